@@ -1,0 +1,17 @@
+/* kreactor: an event-loop reactor on io_uring that daemons embed.
+ *
+ * This header includes all the others. Each can be included alone. */
+#ifndef KREACTOR_H
+#define KREACTOR_H
+
+#include <kreactor/addr.h>
+#include <kreactor/conn.h>
+#include <kreactor/listener.h>
+#include <kreactor/post.h>
+#include <kreactor/reactor.h>
+#include <kreactor/stats.h>
+#include <kreactor/timer.h>
+#include <kreactor/types.h>
+#include <kreactor/version.h>
+
+#endif

@@ -1,0 +1,46 @@
+/* Socket addresses: numeric text to address and back. No name is looked up.
+ *
+ * None of these functions touches a reactor; any thread may call them. */
+#ifndef KREACTOR_ADDR_H
+#define KREACTOR_ADDR_H
+
+#include <kreactor/types.h>
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* An address as the kernel takes it. A caller may also fill `u` and `size` itself. */
+struct kr_addr {
+    socklen_t size; /* bytes of `u` in use; 0 = no address */
+    union {
+        struct sockaddr sa;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+    } u;
+};
+
+/* The room that kr_addr_text needs at most, with the closing 0. */
+#define KR_ADDR_TEXT_SIZE 64
+
+/* Makes an address of `ip`, numeric IPv4 ("127.0.0.1") or IPv6 ("::1", "fe80::1%2" with a numeric
+ * scope), and `port` (host byte order, 0 = the kernel chooses when listening). `ip` is borrowed for
+ * the call. -EINVAL: not a numeric address; `ret` is untouched. */
+KR_API int kr_addr_ip(struct kr_addr *ret, const char *ip, uint16_t port) KR_MUST_CHECK;
+
+/* The port in host byte order; 0 for an address without one. */
+KR_API uint16_t kr_addr_port(const struct kr_addr *addr);
+
+/* Writes "127.0.0.1:80" or "[::1]:80" and a closing 0 into `text`, which has room for `size` bytes
+ * (KR_ADDR_TEXT_SIZE always suffices). Returns the length without the 0. -ENOSPC: the room is too
+ * small; -EAFNOSUPPORT: neither IPv4 nor IPv6; nothing is written. */
+KR_API int kr_addr_text(const struct kr_addr *addr, char *text, size_t size);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,116 @@
+/* Connections: stream sockets whose bytes arrive by callback and leave by queue.
+ *
+ * Life: on_open, then on_data and the others as things happen, then on_close, exactly once and last.
+ * The handle is good from on_open until on_close has returned; afterwards every call answers -ESTALE.
+ *
+ * Back-pressure: reading stops while the connection is paused, and while more than `send_high` bytes
+ * are queued to a peer that does not take them; it goes on at `send_low`. The peer's own sending then
+ * stops, through the TCP window. What had already arrived is kept and shown later; nothing is lost.
+ *
+ * All functions: the reactor's thread (before the first kr_run there are no connections). None of
+ * them runs a callback or enters the kernel; the effect comes later in the same turn or the next. */
+#ifndef KREACTOR_CONN_H
+#define KREACTOR_CONN_H
+
+#include <kreactor/addr.h>
+#include <kreactor/types.h>
+
+#include <sys/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What a connection tells its owner. A constant table, borrowed from kr_listen until the last of its
+ * connections has closed. All but on_data may be NULL. `user` is the pointer given to kr_listen,
+ * or the one set by kr_conn_set_user. From any of them, anything may be closed, also `conn`. */
+struct kr_conn_ops {
+    /* The connection is there. No byte has been read. */
+    void (*on_open)(struct kr_reactor *r, kr_conn conn, void *user);
+
+    /* `size` (at least 1) bytes at `data` have come and are lent until the return. Returns how many
+     * of them were consumed, from the front (more than `size` counts as `size`). The rest is kept and
+     * shown again, contiguous, with the bytes that follow. If more than recv_cap bytes stay
+     * unconsumed, the connection ends with -EMSGSIZE; but while reading is stopped (paused, or above
+     * send_high) the rest waits, and is shown again when reading goes on. So after -ENOBUFS from
+     * kr_conn_send, consume nothing: that is the whole of back-pressure. */
+    size_t (*on_data)(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size);
+
+    /* The peer ended its side; no on_data follows. Sending is still possible. Unconsumed bytes are
+     * dropped after it. NULL: as if it called kr_conn_close(KR_CLOSE_FLUSH), with KR_WHY_PEER. */
+    void (*on_eof)(struct kr_reactor *r, kr_conn conn, void *user);
+
+    /* After more than send_high bytes were queued, send_low or fewer are. Once for each such rise. */
+    void (*on_drain)(struct kr_reactor *r, kr_conn conn, void *user);
+
+    /* The deadline passed. For KR_DEADLINE_IDLE it is set anew after the return unless the connection
+     * was closed. NULL: the connection ends with -ETIMEDOUT. KR_DEADLINE_FLUSH is not reported here:
+     * the connection was already closed by its owner. */
+    void (*on_timeout)(struct kr_reactor *r, kr_conn conn, void *user, enum kr_deadline which);
+
+    /* The connection is gone and the kernel holds nothing of it. `error` is 0 or a negative errno,
+     * see enum kr_why. The handle, the user pointer and the inline memory are good until the return. */
+    void (*on_close)(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why);
+};
+
+/* Queues `size` bytes behind those queued before; all or nothing. The bytes are copied, except that a
+ * part of what on_data is being lent may be held in its buffer instead (an echo costs no copy); either
+ * way the caller's `data` is borrowed for the call only. Queued bytes of one turn leave together.
+ * size 0 does nothing. Legal in on_open, on_data, on_eof, on_drain, on_timeout, timers, posts.
+ *
+ * Errors, with nothing taken: -ENOBUFS when more than send_cap bytes would be queued; -EPIPE once the
+ * connection is being closed, by either side; -ENOMEM. */
+KR_API int kr_conn_send(struct kr_reactor *r, kr_conn conn, const void *data, size_t size);
+
+/* kr_conn_send of `count` pieces (0 to 1024) as if they were one; `iov` and the bytes are borrowed for
+ * the call. All or nothing. Errors as kr_conn_send; -EINVAL when the sizes' sum overflows. */
+KR_API int kr_conn_sendv(struct kr_reactor *r, kr_conn conn, const struct iovec *iov, int count);
+
+/* Lends `size` bytes (1 to 1 MiB) of the send queue's own memory at *ret, for a message to be formatted
+ * in place. Nothing is queued until kr_conn_commit; the memory is lent until that, until the next
+ * send or reserve on this connection, or until the callback returns, whichever is first. Errors as
+ * kr_conn_send. */
+KR_API int kr_conn_reserve(struct kr_reactor *r, kr_conn conn, size_t size, void **ret);
+
+/* Queues the first `size` bytes of the open reservation (0 = none of it) and ends it. -EINVAL: there is
+ * none open, or it is smaller. -EPIPE as kr_conn_send. */
+KR_API int kr_conn_commit(struct kr_reactor *r, kr_conn conn, size_t size);
+
+/* Bytes queued and not yet taken by the kernel. As a size: 0 also for a stale handle. */
+KR_API size_t kr_conn_queued(const struct kr_reactor *r, kr_conn conn);
+
+/* Stops, and lets go on, the reading. While paused no on_data and no on_eof runs; a few bytes that the
+ * kernel had already received are kept. While paused the end of the peer goes unnoticed, but for the
+ * idle deadline and for sends that fail. Neither counts: two pauses need one resume. -EPIPE once the
+ * connection is being closed. */
+KR_API int kr_conn_pause(struct kr_reactor *r, kr_conn conn);
+KR_API int kr_conn_resume(struct kr_reactor *r, kr_conn conn);
+
+/* Ends the connection in the given manner. on_close runs in a later turn, when the kernel has let go;
+ * until then no other callback of this connection runs. A closing connection may be closed again in a
+ * harder manner (FLUSH, NOW, RESET, in this order); a softer one changes nothing and returns 0.
+ * KR_CLOSE_FLUSH waits for the queue, but not for a peer that reads nothing for flush_ns.
+ * RESET on a socket that cannot be reset is as NOW. */
+KR_API int kr_conn_close(struct kr_reactor *r, kr_conn conn, enum kr_close how);
+
+/* The peer's, and this side's, address. Known only for connections of a listener with
+ * `addresses` set; others answer -ENODATA. */
+KR_API int kr_conn_peer(const struct kr_reactor *r, kr_conn conn, struct kr_addr *ret);
+KR_API int kr_conn_local(const struct kr_reactor *r, kr_conn conn, struct kr_addr *ret);
+
+/* The user pointer; NULL for a stale handle. */
+KR_API void *kr_conn_user(const struct kr_reactor *r, kr_conn conn);
+KR_API int kr_conn_set_user(struct kr_reactor *r, kr_conn conn, void *user);
+
+/* The connection's own memory of inline_size bytes (see listener.h), aligned for any type, zeroed
+ * before on_open; good until on_close has returned. NULL for a stale handle and when the size is 0. */
+KR_API void *kr_conn_inline(const struct kr_reactor *r, kr_conn conn);
+
+/* Sets the idle deadline anew: from now, `idle_ns` without a byte received or sent (0 = none). */
+KR_API int kr_conn_idle(struct kr_reactor *r, kr_conn conn, int64_t idle_ns);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

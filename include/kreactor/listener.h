@@ -1,0 +1,80 @@
+/* Listeners: they accept connections, as many as there is room for, and drop none.
+ *
+ * All functions: the reactor's thread, or before its first kr_run any one thread at a time. */
+#ifndef KREACTOR_LISTENER_H
+#define KREACTOR_LISTENER_H
+
+#include <kreactor/addr.h>
+#include <kreactor/conn.h>
+#include <kreactor/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* How a listener listens, and what its connections start with. Fill it with kr_listen_opts_init. */
+struct kr_listen_opts {
+    size_t size; /* sizeof(struct kr_listen_opts), set by kr_listen_opts_init */
+
+    /* Connections that wait in the kernel to be accepted, 1 to 65535; the kernel takes at most
+     * net.core.somaxconn. Default 1024. */
+    unsigned backlog;
+
+    bool reuse_addr; /* SO_REUSEADDR. Default true */
+    bool reuse_port; /* SO_REUSEPORT: a reactor a thread, each with a listener on the port. Default false */
+    bool v6_only;    /* IPV6_V6ONLY: an IPv6 listener takes no IPv4. Default false */
+    bool no_delay;   /* TCP_NODELAY on each connection, inherited at no cost. Default true */
+
+    /* Make peer and local address known (kr_conn_peer, kr_conn_local), at the cost of three system
+     * calls a connection and of a descriptor while it is being accepted. Default false. */
+    bool addresses;
+
+    unsigned conn_max; /* connections of this listener at a time; 0 = as many as the reactor's. Default 0 */
+
+    /* Bytes queued to a peer: reading stops above `send_high` and goes on at `send_low`, when on_drain
+     * runs; kr_conn_send refuses above `send_cap`. low <= high <= cap <= 2^31 - 1.
+     * `send_cap` also bounds what one kr_conn_send may take. Defaults 64 KiB, 256 KiB, 16 MiB. */
+    size_t send_low;
+    size_t send_high;
+    size_t send_cap;
+
+    size_t recv_cap; /* unconsumed bytes a connection may keep, 1 to 2^31 - 1. Default 1 MiB */
+
+    int64_t idle_ns;  /* idle deadline of each connection, 0 = none. Default 0 */
+    int64_t flush_ns; /* how long KR_CLOSE_FLUSH may take, at least 1. Default 30 s */
+
+    size_t inline_size; /* bytes of memory in each connection for the user, 0 to 1 MiB. Default 0 */
+};
+
+/* Fills `opts` with the defaults. Any thread. */
+KR_API void kr_listen_opts_init(struct kr_listen_opts *opts);
+
+/* Listens on `addr` (IPv4 or IPv6; port 0: the kernel chooses, ask kr_listener_addr). `addr` and `opts`
+ * (NULL = defaults) are borrowed for the call; `ops` until the last of its connections has closed;
+ * `user` is handed to the callbacks of each connection. *ret may be NULL when the listener shall
+ * live as long as the reactor. Accepting begins with the next turn.
+ *
+ * Errors: those of socket, setsockopt, bind and listen (-EADDRINUSE, -EACCES, -EADDRNOTAVAIL, -EMFILE,
+ * -EAFNOSUPPORT ...); -ENOSPC when file_max files are in use; -ENOMEM; -ESHUTDOWN once kr_reactor_free
+ * has begun. Uses no descriptor afterwards. */
+KR_API int kr_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_addr *addr,
+                     const struct kr_listen_opts *opts, const struct kr_conn_ops *ops, void *user);
+
+/* The address it is bound to. */
+KR_API int kr_listener_addr(const struct kr_reactor *r, kr_listener listener, struct kr_addr *ret);
+
+/* Stops, and lets go on, the accepting. Clients wait in the backlog meanwhile. Connections that the
+ * kernel had already accepted may still open. Neither counts. */
+KR_API int kr_listener_pause(struct kr_reactor *r, kr_listener listener);
+KR_API int kr_listener_resume(struct kr_reactor *r, kr_listener listener);
+
+/* Ends the listener; the handle is stale at once and no connection of it opens any more (those that the
+ * kernel had accepted meanwhile are closed). Its open connections live on. Clients in the backlog are
+ * reset by the kernel. The port is free after the next turn. */
+KR_API int kr_listener_close(struct kr_reactor *r, kr_listener listener);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

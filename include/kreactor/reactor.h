@@ -1,0 +1,156 @@
+/* The reactor: made, run, stopped, freed.
+ *
+ * A daemon's whole life with it:
+ *
+ *     struct kr_config config;
+ *     kr_config_init(&config);
+ *     struct kr_reactor *r;
+ *     struct kr_failure why;
+ *     int rc = kr_reactor_new(&r, &config, &why);       // rc < 0: `why` says what to do about it
+ *     ... kr_listen(r, ...), kr_timer_start(r, ...) ...
+ *     rc = kr_run(r);                                   // until kr_stop(r)
+ *     kr_reactor_free(r);
+ *
+ * Kernel >= 6.1. Everything newer that is used is asked of the running kernel first. */
+#ifndef KREACTOR_REACTOR_H
+#define KREACTOR_REACTOR_H
+
+#include <kreactor/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* When the kernel runs the second half of an operation (man io_uring_setup). Results are the same;
+ * the cost is not. */
+enum kr_taskrun {
+    KR_TASKRUN_COOP = 0,  /* at the reactor's next transition into the kernel, whichever call it is */
+    KR_TASKRUN_DEFER = 1, /* only when the reactor waits; the kernel then takes 20 or so at a time */
+};
+
+/* Memory other than the page-aligned tables (rings, connection table, receive buffers), which are
+ * mapped. `alloc` returns memory aligned for any type or NULL; `free` gets back the pointer and the
+ * very size it was made with. Both are called on the reactor's thread and by kr_reactor_new and
+ * kr_reactor_free, and must not call back into the library. After warm-up neither is called on the
+ * paths of accept, data, send, timers and posts. */
+struct kr_alloc {
+    void *(*alloc)(void *ctx, size_t size);
+    void (*free)(void *ctx, void *memory, size_t size);
+    void *ctx;
+};
+
+/* What kr_reactor_new makes. Fill it with kr_config_init, then change what you need. Every field has
+ * a working default, and 0 means the default. Every queue that a field bounds is really bounded:
+ * reaching the bound is a result or a pause, never a crash, a spin or a silent loss. */
+struct kr_config {
+    size_t size; /* sizeof(struct kr_config), set by kr_config_init */
+
+    enum kr_taskrun taskrun; /* default KR_TASKRUN_COOP */
+
+    /* Requests made between two entries into the kernel, 1 to 32768, rounded up to a power of two.
+     * More wishes than that wait for the next turn. Default 512 (32 KiB). */
+    unsigned sq_entries;
+
+    /* Completions that wait to be handled, at least sq_entries, at most 65536, rounded up to a power
+     * of two. More than that are kept by the kernel at some cost. Default 4096 (64 KiB). */
+    unsigned cq_entries;
+
+    /* Connections at a time, 1 to 1048576 - file_max. Listeners pause below it; nobody is dropped.
+     * The table of connections and files must fit RLIMIT_NOFILE (soft), although its entries are no
+     * descriptors. Default: what fits that limit, at most 16384. */
+    unsigned conn_max;
+
+    /* Listeners and other files of the library's own, 1 to 65536. Default 64. */
+    unsigned file_max;
+
+    /* Receive buffers, shared by all connections: their number, a power of two from 1 to 32768, and
+     * the size of each, 1 to 1 MiB. They take memory only once used. When all are in use,
+     * connections wait in turn. Default 256 of 16384 bytes. */
+    unsigned buf_count;
+    size_t buf_size;
+
+    /* Calls of kr_post that wait to be run, 1 to 65536, rounded up to a power of two. Default 1024. */
+    unsigned post_max;
+
+    /* At most so many completions, and so many posted calls, are handled before due timers get their
+     * turn. Defaults 1024 and 256. */
+    unsigned turn_cqes;
+    unsigned turn_posts;
+
+    const struct kr_alloc *alloc; /* borrowed until kr_reactor_free; NULL = malloc and free */
+};
+
+/* Fills `config` with the defaults. Any thread. */
+KR_API void kr_config_init(struct kr_config *config);
+
+/* What refused, when kr_reactor_new fails. */
+enum kr_refusal {
+    KR_REFUSED_NOTHING = 0,
+    KR_REFUSED_CONFIG = 1,  /* a field of the config is out of range; `cause` names it */
+    KR_REFUSED_KERNEL = 2,  /* the kernel has no io_uring, or is older than 6.1 */
+    KR_REFUSED_SYSCTL = 3,  /* kernel.io_uring_disabled forbids it to this process */
+    KR_REFUSED_SECCOMP = 4, /* a system call filter (a container's profile) or LSM forbids it */
+    KR_REFUSED_MEMLOCK = 5, /* RLIMIT_MEMLOCK, which all of a user's rings share, is spent */
+    KR_REFUSED_NOFILE = 6,  /* RLIMIT_NOFILE is too low for the table, or no descriptor is left */
+    KR_REFUSED_MEMORY = 7,  /* no memory */
+    KR_REFUSED_OTHER = 8,   /* none of these; `error` is the kernel's word */
+};
+
+/* Why kr_reactor_new failed, for a log line. The strings end with 0. */
+struct kr_failure {
+    int error;               /* the negative errno that was returned */
+    enum kr_refusal refused; /* which of the known causes */
+    char tried[48];          /* what was being done, for example "io_uring_setup" */
+    char cause[160];         /* the likely cause, with figures */
+    char remedy[160];        /* what the operator can do */
+};
+
+/* Makes a reactor. `config` NULL means all defaults; it is borrowed for the call, config->alloc until
+ * kr_reactor_free. On success *ret is owned by the caller, who ends it with kr_reactor_free. On
+ * failure `why`, if not NULL, is filled; on success it is cleared.
+ *
+ * Errors: -EINVAL (config), -ENOSYS, -EPERM or -EACCES (forbidden), -ENOMEM, -EMFILE, -ENFILE; `why`
+ * tells them apart. Nothing is left behind.
+ *
+ * Any thread; the reactor is bound to a thread only by its first kr_run or kr_step. Uses two
+ * descriptors (ring, eventfd). Raises no limit and prints nothing. */
+KR_API int kr_reactor_new(struct kr_reactor **ret, const struct kr_config *config,
+                          struct kr_failure *why) KR_MUST_CHECK;
+
+/* Runs turns until kr_stop. The first kr_run or kr_step binds the reactor to the calling thread for
+ * good (the kernel lets a ring have one submitter, man io_uring_setup on IORING_SETUP_SINGLE_ISSUER);
+ * until then any one thread at a time may set it up. Runs all callbacks. Returns 0 after kr_stop.
+ *
+ * Errors: -EBUSY from within a callback; -EBADR when the kernel had no memory to keep completions and
+ * some are lost: every connection is then unsafe, free the reactor; other kernel errors unaltered. */
+KR_API int kr_run(struct kr_reactor *r);
+
+/* Runs one turn, waiting for something to do for at most `max_wait_ns` (0 = do not wait, negative = as
+ * long as it takes). Returns the count of completions, timers and posted calls handled; 0 when the
+ * time passed, a signal arrived, or kr_stop was called. Errors and thread as for kr_run. */
+KR_API int kr_step(struct kr_reactor *r, int64_t max_wait_ns);
+
+/* Makes kr_run return 0 after the turn it is in, or, when none is running, the next one before it
+ * waits. One stop ends one run. Any thread, and signal handlers. */
+KR_API void kr_stop(struct kr_reactor *r);
+
+/* The monotonic time in nanoseconds at which this turn began to handle completions; outside a turn,
+ * the time now. It is what timers are measured by. 0 from another thread. */
+KR_API int64_t kr_now(const struct kr_reactor *r);
+
+/* Closes every connection at once (on_close runs for each, with KR_WHY_REACTOR), listener and timer,
+ * runs what kr_post accepted, waits for the kernel to let go of everything, and frees. Timers do not
+ * fire. What on_close starts is ended too. Consumes `r`; NULL is allowed.
+ *
+ * No other thread may use `r` any more. In a forked child it only gives the child's copies back: no
+ * callback runs and the parent is not disturbed; returns 0.
+ *
+ * Errors, with nothing done: -EPERM from another thread than the one that ran it, -EBUSY from within
+ * a callback (call kr_stop and free after kr_run). */
+KR_API int kr_reactor_free(struct kr_reactor *r);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

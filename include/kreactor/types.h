@@ -1,0 +1,96 @@
+/* The words that every other header uses: handles, results, ownership, threads.
+ *
+ * Glossary. A *reactor* owns one io_uring ring and belongs to one thread. A *connection* is a stream
+ * socket in the reactor's table; a *listener* makes connections. A *turn* is one pass of the loop:
+ * make requests of what is wanted, enter the kernel, handle completions, due timers, posted work.
+ * A *lent* buffer is the library's own and may be read until the callback returns. `size` is bytes,
+ * `count` is things, `_ns` is nanoseconds of the monotonic clock.
+ *
+ * Ownership, only these words. *Borrows x until y*: the caller keeps x unchanged till y. *Consumes
+ * x*: the callee ends x, also on failure. *Owns x*: must release it, by the function named.
+ *
+ * Results. Functions return 0 or a count, or else a negative errno; on failure nothing has changed
+ * and `ret` parameters are untouched. Four errors are common to nearly all functions and are not
+ * repeated at each:
+ *   -EINVAL  an argument is out of its stated range, or a pointer that must not be NULL is;
+ *   -EPERM   the caller is not the reactor's thread (see kr_run in reactor.h);
+ *   -ECHILD  the process was forked after the reactor was made, and this is the child;
+ *   -ESTALE  the handle's object is gone (or the handle never named one).
+ *
+ * Threads. Only kr_post, kr_stop and kr_stats_read may be called from any thread.
+ *
+ * Callbacks run only inside kr_run, kr_step and kr_reactor_free, on the reactor's thread, one at a
+ * time, never inside any other call. From a callback every function may be called but those three. */
+#ifndef KREACTOR_TYPES_H
+#define KREACTOR_TYPES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define KR_API __attribute__((visibility("default")))
+#define KR_MUST_CHECK __attribute__((warn_unused_result))
+#else
+#define KR_API
+#define KR_MUST_CHECK
+#endif
+
+struct kr_reactor;
+
+/* Handles are values: copy, store, compare, send them to another thread; there is nothing to free.
+ * `bits` packs kind, slot and generation and is opaque, but two handles name the same object exactly
+ * when their `bits` are equal, and 0 never names one. A handle whose object is gone is refused with
+ * -ESTALE; it comes to name a later object of the same slot only after 2^32 lives of that slot. */
+typedef struct {
+    uint64_t bits;
+} kr_conn;
+
+typedef struct {
+    uint64_t bits;
+} kr_listener;
+
+typedef struct {
+    uint64_t bits;
+} kr_timer;
+
+/* Why a connection ended, with the `error` that on_close gets beside it. */
+enum kr_why {
+    KR_WHY_LOCAL = 0,   /* this program called kr_conn_close; error is 0 */
+    KR_WHY_PEER = 1,    /* the peer ended its side and there is no on_eof; error is 0 */
+    KR_WHY_ERROR = 2,   /* the kernel reported `error`, for example -ECONNRESET or -EPIPE */
+    KR_WHY_TIMEOUT = 3, /* a deadline passed; error is -ETIMEDOUT */
+    KR_WHY_LIMIT = 4,   /* unconsumed bytes outgrew recv_cap: -EMSGSIZE; memory refused: -ENOMEM */
+    KR_WHY_REACTOR = 5, /* kr_reactor_free closed it; error is 0 */
+};
+
+/* How kr_conn_close ends a connection. */
+enum kr_close {
+    KR_CLOSE_FLUSH = 0, /* after the queued bytes are sent, or after flush_ns */
+    KR_CLOSE_NOW = 1,   /* at once; queued bytes are dropped */
+    KR_CLOSE_RESET = 2, /* at once and with RST, so that the peer sees an error */
+};
+
+/* The deadlines of a connection. */
+enum kr_deadline {
+    KR_DEADLINE_IDLE = 0,  /* no byte was received or sent for idle_ns */
+    KR_DEADLINE_FLUSH = 1, /* a KR_CLOSE_FLUSH was not done within flush_ns */
+};
+
+/* The name of an error, without the minus sign's meaning lost: kr_errname(-EPIPE) and
+ * kr_errname(EPIPE) are both "EPIPE". Never NULL: an unknown number gives "E?". The string is static.
+ * Any thread. */
+KR_API const char *kr_errname(int error);
+
+/* The name of a kr_why in lower case, "peer" for KR_WHY_PEER; "?" for another number. Any thread. */
+KR_API const char *kr_whyname(enum kr_why why);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,24 @@
+/* The version of the headers, and of the library that is running. */
+#ifndef KREACTOR_VERSION_H
+#define KREACTOR_VERSION_H
+
+#include <kreactor/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KR_VERSION_MAJOR 0
+#define KR_VERSION_MINOR 1
+#define KR_VERSION_PATCH 0
+#define KR_VERSION (KR_VERSION_MAJOR * 10000 + KR_VERSION_MINOR * 100 + KR_VERSION_PATCH)
+
+/* The running library's KR_VERSION. Before 1.0 a program should be built against the very minor
+ * version that it runs with; the soname changes with it. Any thread. */
+KR_API unsigned kr_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

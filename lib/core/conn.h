@@ -1,0 +1,128 @@
+/* Connections: the table, their states, what they want, how they end. */
+#ifndef KR_CORE_CONN_H
+#define KR_CORE_CONN_H
+
+#include "core/owner.h"
+#include "core/timers.h"
+#include "pool/sends.h"
+
+#include <kreactor/conn.h>
+
+struct kr__listener;
+
+enum kr__conn_state {
+    /* Nobody. Left when the kernel has put an accepted socket into the slot. */
+    KR__CONN_FREE = 0,
+    /* Bytes flow. Left by closing, by an error, by a deadline. */
+    KR__CONN_OPEN,
+    /* KR_CLOSE_FLUSH: sends what is queued, receives nothing. Left when the queue is empty, by an error,
+     * by the flush deadline, by a harder close. */
+    KR__CONN_DRAINING,
+    /* Armed requests are cancelled and their last completions awaited; join before close, because the
+     * kernel may give a closed slot to the very next accept. Left at nothing in flight. */
+    KR__CONN_JOINING,
+    /* RESET, if asked for, then CLOSE in flight. Left at the completion of CLOSE, to FREE. */
+    KR__CONN_CLOSING,
+};
+
+struct kr__conn {
+    struct kr__owner owner;
+
+    uint8_t state; /* enum kr__conn_state */
+    uint8_t why;   /* enum kr_why, for on_close */
+    uint8_t close_how;
+    bool announced : 1; /* on_open was called, so on_close is owed */
+    bool paused : 1;    /* by the user */
+    bool blocked : 1;   /* queued rose above send_high and has not come down to send_low */
+    bool parked : 1;    /* waits for a receive buffer; on the parked list */
+    bool eof : 1;       /* the peer ended its side */
+    bool eof_told : 1;  /* on_eof was called */
+    bool reset : 1;     /* a RESET is owed before the CLOSE */
+    bool promised : 1;  /* has a place in the timers' heap */
+    int32_t error;      /* for on_close */
+
+    const struct kr_conn_ops *ops;
+    void *user;
+    struct kr__sendq queue;
+    struct kr__link wait; /* on the parked list, or on the list of those to be shown kept bytes */
+
+    uint32_t queued;    /* bytes in the queue */
+    uint32_t held;      /* receive buffers that the queue holds */
+    void *vector;       /* msghdr and pieces of the send in flight; a block */
+    uint32_t vector_room;
+
+    uint32_t kept_at, kept_size; /* the unconsumed bytes within `kept` */
+    uint32_t kept_room;
+    char *kept; /* a block; NULL while nothing is kept */
+
+    uint32_t send_low, send_high, send_cap, recv_cap;
+    int64_t idle_ns, flush_ns;
+    int64_t touched; /* when a byte was last received or sent */
+    struct kr__deadline deadline; /* idle while OPEN, flush while DRAINING */
+
+    uint64_t listener;  /* handle of the listener that made it; 0: none */
+    uint64_t successor; /* a listener's: its accept was told before this life's CLOSE */
+    void *inline_memory; /* a block, kept with the slot for its next life */
+    uint32_t inline_room, inline_size;
+    struct kr_addr *addrs; /* peer and local, a block; NULL when they were not asked for */
+    struct kr_addr *successor_addrs;
+};
+_Static_assert(sizeof(struct kr__conn) <= 256, "promised: at most 256 bytes an idle connection");
+
+struct kr__conns {
+    struct kr__conn *table; /* mapped; pages come into being when first used */
+    unsigned max;
+    unsigned used;     /* slots that have ever been used are below this */
+    unsigned open;     /* not FREE */
+    unsigned promised; /* free slots that armed accepts may still fill */
+};
+
+int kr__conns_init(struct kr__conns *conns, struct kr_reactor *r, unsigned max);
+void kr__conns_free(struct kr__conns *conns, struct kr_reactor *r);
+
+static inline kr_conn kr__conn_handle(const struct kr__conn *c) {
+    return (kr_conn){kr__handle_pack(KR__KIND_CONN, c->owner.slot, c->owner.generation)};
+}
+
+/* The connection of a handle while its handle is good: until on_close has returned. */
+struct kr__conn *kr__conn_find(const struct kr_reactor *r, kr_conn conn);
+
+/* The kernel has put a new connection of `l` into `slot`. `addrs` (peer, local) may be NULL; copied. */
+void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l,
+                     const struct kr_addr *addrs);
+
+/* What it wants, from its state alone: the one place that decides. */
+struct kr__wants kr__conn_wants(const struct kr__conn *c);
+
+/* True while received bytes are to be kept rather than shown. */
+static inline bool kr__conn_stopped(const struct kr__conn *c) {
+    return c->paused || c->blocked;
+}
+
+/* Begins the end, or makes it harder. `error` and `why` are those of the first cause. */
+void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, int error,
+                  enum kr_why why);
+
+/* A request of it has ended: on to the next state if nothing holds it in this one. */
+void kr__conn_settle(struct kr_reactor *r, struct kr__conn *c);
+
+/* The CLOSE is done: on_close, release of all it held, and the slot's next life if it has begun. */
+void kr__conn_gone(struct kr_reactor *r, struct kr__conn *c);
+
+/* The deadline has been reached, or only the time to look at it again. */
+void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d);
+
+/* To be looked at by the loop's arming phase. */
+void kr__conn_dirty(struct kr_reactor *r, struct kr__conn *c);
+
+/* Waits for a receive buffer, or no longer does. */
+void kr__conn_park(struct kr_reactor *r, struct kr__conn *c);
+void kr__conn_unpark(struct kr_reactor *r, struct kr__conn *c);
+
+/* Has its kept bytes, or a held-back end of stream, shown in the next turn, if it may be shown any. */
+void kr__conn_show_later(struct kr_reactor *r, struct kr__conn *c);
+
+/* For the audit at each wait: is there something that will move it on? */
+bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c);
+
+#endif

@@ -1,0 +1,97 @@
+/* The inbox.
+ *
+ * Happy path: a poster pushes, then wakes the reactor if it sleeps; the reactor announces its sleep, then
+ * looks whether something has come. Each side writes before it reads, with a full fence between, so at
+ * least one of them sees the other (the classical store-buffer pair): no wake-up is lost.
+ * Failure: the queue is full, and the poster is told.
+ *
+ * The waker is an eventfd that the ring polls and that nobody ever reads: a multishot poll completes at
+ * each write (kernel >= 5.13), so a wake costs no request at all. */
+#include "core/inbox.h"
+
+#include "core/reactor.h"
+
+int kr__inbox_init(struct kr__inbox *inbox, const struct kr__kernel *k, struct kr__mem *mem,
+                   unsigned room) {
+    *inbox = (struct kr__inbox){.kernel = k, .mem = mem, .room = room, .wake_fd = -1};
+    struct kr__mpsc_cell *cells = kr__mem_get(mem, room * sizeof *cells);
+    if (!cells)
+        return -ENOMEM;
+    kr__mpsc_init(&inbox->queue, cells, room);
+    inbox->wake_fd = k->wake_open(k);
+    return inbox->wake_fd < 0 ? inbox->wake_fd : 0;
+}
+
+void kr__inbox_free(struct kr__inbox *inbox) {
+    kr__mem_put(inbox->mem, inbox->queue.cells, inbox->room * sizeof *inbox->queue.cells);
+    inbox->queue.cells = NULL;
+    if (inbox->wake_fd >= 0)
+        inbox->kernel->close(inbox->kernel, inbox->wake_fd);
+    inbox->wake_fd = -1;
+}
+
+bool kr__inbox_may_sleep(struct kr__inbox *inbox) {
+    __atomic_store_n(&inbox->asleep, true, __ATOMIC_SEQ_CST);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (!kr__mpsc_ready(&inbox->queue) && !__atomic_load_n(&inbox->stop, __ATOMIC_SEQ_CST))
+        return true;
+    kr__inbox_awake(inbox);
+    return false;
+}
+
+void kr__inbox_awake(struct kr__inbox *inbox) {
+    __atomic_store_n(&inbox->asleep, false, __ATOMIC_RELAXED);
+}
+
+bool kr__inbox_take_stop(struct kr__inbox *inbox) {
+    return __atomic_load_n(&inbox->stop, __ATOMIC_RELAXED) &&
+           __atomic_exchange_n(&inbox->stop, false, __ATOMIC_ACQ_REL);
+}
+
+unsigned kr__inbox_run(struct kr_reactor *r, unsigned budget) {
+    uint64_t end = __atomic_load_n(&r->inbox.queue.push, __ATOMIC_RELAXED);
+    unsigned ran = 0;
+    void (*fn)(void);
+    void *arg;
+    while (ran < budget && r->inbox.queue.pop != end && kr__mpsc_pop(&r->inbox.queue, &fn, &arg)) {
+        ran++;
+        kr__count(&r->stats.posts, 1);
+        ((kr_post_fn *)fn)(r, arg);
+    }
+    return ran;
+}
+
+static void inbox_wake(struct kr__inbox *inbox) {
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&inbox->asleep, __ATOMIC_SEQ_CST) &&
+        __atomic_exchange_n(&inbox->asleep, false, __ATOMIC_SEQ_CST))
+        inbox->kernel->wake_send(inbox->kernel, inbox->wake_fd);
+}
+
+/* The guard of what any thread may call. */
+static int inbox_guard(const struct kr_reactor *r) {
+    if (!r)
+        return -EINVAL;
+    return __atomic_load_n(r->alive, __ATOMIC_RELAXED) ? 0 : -ECHILD;
+}
+
+int kr_post(struct kr_reactor *r, kr_post_fn *fn, void *arg) {
+    int rc = inbox_guard(r);
+    if (rc < 0)
+        return rc;
+    if (!fn)
+        return -EINVAL;
+    if (__atomic_load_n(&r->inbox.closed, __ATOMIC_ACQUIRE))
+        return -ESHUTDOWN;
+    if (!kr__mpsc_push(&r->inbox.queue, (void (*)(void))fn, arg))
+        return -ENOBUFS;
+    inbox_wake(&r->inbox);
+    return 0;
+}
+
+void kr_stop(struct kr_reactor *r) {
+    if (inbox_guard(r) < 0)
+        return;
+    __atomic_store_n(&r->inbox.stop, true, __ATOMIC_SEQ_CST);
+    inbox_wake(&r->inbox);
+}

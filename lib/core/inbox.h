@@ -1,0 +1,35 @@
+/* The inbox: work and stop requests from other threads, and the waking of a sleeping reactor. */
+#ifndef KR_CORE_INBOX_H
+#define KR_CORE_INBOX_H
+
+#include "base/mem.h"
+#include "base/mpsc.h"
+#include "kernel/kernel.h"
+
+#include <kreactor/post.h>
+
+struct kr__inbox {
+    struct kr__mpsc queue;
+    unsigned room;
+    int wake_fd;
+    bool asleep; /* the reactor is about to wait, or waits: whoever clears this wakes it */
+    bool stop;
+    bool closed; /* kr_reactor_free has begun */
+    const struct kr__kernel *kernel;
+    struct kr__mem *mem;
+};
+
+int kr__inbox_init(struct kr__inbox *inbox, const struct kr__kernel *k, struct kr__mem *mem, unsigned room);
+void kr__inbox_free(struct kr__inbox *inbox);
+
+/* Announces a wait. False when something has come meanwhile: do not wait. */
+bool kr__inbox_may_sleep(struct kr__inbox *inbox);
+void kr__inbox_awake(struct kr__inbox *inbox);
+
+/* Runs at most `budget` posted calls that were there at the start; returns how many. */
+unsigned kr__inbox_run(struct kr_reactor *r, unsigned budget);
+
+/* True once for each kr_stop. */
+bool kr__inbox_take_stop(struct kr__inbox *inbox);
+
+#endif

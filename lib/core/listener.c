@@ -1,0 +1,370 @@
+/* Listeners: how much may be accepted, so that nobody is dropped.
+ *
+ * The kernel drops a client that it accepts for a full table (-ENFILE; observed on 6.18), and a multishot
+ * accept takes the whole backlog at once. So slots are set aside before an accept is armed. With room
+ * for two backlogs and more, one multishot accept is armed; with less, up to KR__ACCEPT_ONES one-shot
+ * accepts, never more than there are slots; with none, nothing, until a connection closes.
+ *
+ * Failure modes: -EMFILE, -ENFILE, -ENOMEM, -ENOBUFS and unknown errors are waited out by a timer of 10,
+ * 20, then 40 ms; -ECONNABORTED, -EINTR, -EAGAIN and a client's own network errors (man accept) are not:
+ * the next client may be well. */
+#include "core/listener.h"
+
+#include "core/reactor.h"
+
+#define BACKOFF_FIRST_MS 10u
+#define BACKOFF_LAST_MS 40u
+#define MULTISHOT_SPARE 64u
+
+static size_t table_bytes(unsigned max) {
+    return ((size_t)max * sizeof(struct kr__listener) + 4095) / 4096 * 4096;
+}
+
+int kr__listeners_init(struct kr__listeners *ls, struct kr_reactor *r, unsigned max,
+                       unsigned first_slot) {
+    *ls = (struct kr__listeners){.max = max, .first_slot = first_slot};
+    kr__list_init(&ls->short_of_room);
+    ls->table = r->kernel->map(r->kernel, table_bytes(max), KR__MAP_PLAIN);
+    return ls->table ? 0 : -ENOMEM;
+}
+
+static void arrivals_free(struct kr_reactor *r, struct kr__listener *l) {
+    kr__mem_put(&r->mem, l->arrivals, KR__ACCEPT_ONES * sizeof *l->arrivals);
+    l->arrivals = NULL;
+}
+
+void kr__listeners_free(struct kr__listeners *ls, struct kr_reactor *r) {
+    if (!ls->table)
+        return;
+    for (unsigned i = 0; i < ls->max; i++)
+        arrivals_free(r, &ls->table[i]);
+    r->kernel->unmap(r->kernel, ls->table, table_bytes(ls->max));
+    ls->table = NULL;
+}
+
+struct kr__listener *kr__listener_find(const struct kr_reactor *r, uint64_t bits) {
+    uint32_t index = kr__handle_slot(bits) - r->listeners.first_slot;
+    if (kr__handle_kind(bits) != KR__KIND_LISTENER || index >= r->listeners.max)
+        return NULL;
+    struct kr__listener *l = &r->listeners.table[index];
+    bool good = l->state == KR__LISTENER_OPEN && l->owner.generation == kr__handle_generation(bits);
+    return good ? l : NULL;
+}
+
+/* Slots that this listener may still fill, beyond those set aside for others. */
+static unsigned listener_room(const struct kr_reactor *r, const struct kr__listener *l) {
+    unsigned others = r->conns.promised - l->promised;
+    unsigned used = r->conns.open + others;
+    unsigned room = r->conns.max > used ? r->conns.max - used : 0;
+    if (!l->opts.conn_max)
+        return room;
+    unsigned own = l->opts.conn_max > l->conns ? l->opts.conn_max - l->conns : 0;
+    return own < room ? own : room;
+}
+
+/* Slots have become free: those who wait for some may look again. */
+static void listeners_room_came(struct kr_reactor *r) {
+    struct kr__link *head = &r->listeners.short_of_room.head;
+    for (struct kr__link *link = head->next; link != head; link = link->next)
+        kr__owner_dirty(r, &kr__container_of(link, struct kr__listener, short_link)->owner);
+}
+
+static void listener_promise(struct kr_reactor *r, struct kr__listener *l, unsigned count) {
+    bool less = count < l->promised;
+    r->conns.promised += count - l->promised;
+    l->promised = count;
+    if (less)
+        listeners_room_came(r);
+}
+
+static void listener_wait_for_room(struct kr_reactor *r, struct kr__listener *l, bool wait) {
+    if (l->short_of_room == wait)
+        return;
+    l->short_of_room = wait;
+    if (!wait) {
+        kr__link_off(&l->short_link);
+        return;
+    }
+    kr__list_push(&r->listeners.short_of_room, &l->short_link);
+    kr__count(&r->stats.accept_pauses, 1);
+}
+
+/* One-shot accepts: as many as there are slots, at most KR__ACCEPT_ONES. */
+static uint16_t want_ones(struct kr_reactor *r, struct kr__listener *l, unsigned room) {
+    unsigned many = room < KR__ACCEPT_ONES ? room : KR__ACCEPT_ONES;
+    listener_promise(r, l, many > l->ones ? many : l->ones);
+    if (l->ones >= many)
+        return l->owner.armed & (KR__SET(accept_one) | KR__SET(accept_fd));
+    return l->arrivals ? KR__SET(accept_fd) : KR__SET(accept_one);
+}
+
+static uint16_t want_accepts(struct kr_reactor *r, struct kr__listener *l) {
+    unsigned room = listener_room(r, l);
+    unsigned multishot_room = 2 * l->opts.backlog + MULTISHOT_SPARE;
+    listener_wait_for_room(r, l, room == 0);
+    if (!l->arrivals && room >= multishot_room && !l->ones) {
+        listener_promise(r, l, multishot_room);
+        return KR__SET(accept);
+    }
+    if (l->owner.armed & KR__SET(accept)) /* its cancel must have joined before slots are reckoned */
+        return 0;
+    return want_ones(r, l, room);
+}
+
+struct kr__wants kr__listener_wants(struct kr_reactor *r, struct kr__listener *l) {
+    uint16_t desired = l->owner.armed & KR__SET(install);
+    if (l->state == KR__LISTENER_CLOSING) {
+        if (l->owner.inflight == 0 || l->owner.armed == KR__SET(close))
+            desired |= KR__SET(close);
+    } else if (l->state == KR__LISTENER_OPEN && !l->paused && !l->backing_off) {
+        desired |= want_accepts(r, l);
+    } else {
+        listener_wait_for_room(r, l, false);
+    }
+    struct kr__wants wants = kr__owner_lacks(&l->owner, desired);
+    bool more_ones = desired & (KR__SET(accept_one) | KR__SET(accept_fd)) && l->ones < l->promised;
+    if (more_ones)
+        wants.start |= desired & (KR__SET(accept_one) | KR__SET(accept_fd));
+    for (unsigned i = 0; l->arrivals && i < KR__ACCEPT_ONES; i++) {
+        if (l->arrivals[i].fd >= 0 && !l->arrivals[i].installing)
+            wants.start |= KR__SET(install);
+    }
+    if (!l->owner.armed && !wants.start)
+        listener_promise(r, l, 0);
+    return wants;
+}
+
+static bool is_of_the_client(int error) {
+    switch (-error) {
+    case EAGAIN:
+    case EINTR:
+    case ECONNABORTED:
+    case EPROTO:
+    case ENETDOWN:
+    case ENETUNREACH:
+    case EHOSTDOWN:
+    case EHOSTUNREACH:
+    case ENONET:
+    case ENOPROTOOPT:
+        return true;
+    default:
+        return false;
+    }
+}
+
+void kr__listener_failed(struct kr_reactor *r, struct kr__listener *l, int error) {
+    kr__owner_dirty(r, &l->owner);
+    if (error == -ECANCELED)
+        return;
+    kr__count(&r->stats.accept_errors, 1);
+    if (is_of_the_client(error) || l->state != KR__LISTENER_OPEN)
+        return;
+    l->backing_off = true;
+    l->backoff_ms = l->backoff_ms ? l->backoff_ms * 2 : BACKOFF_FIRST_MS;
+    if (l->backoff_ms > BACKOFF_LAST_MS)
+        l->backoff_ms = BACKOFF_LAST_MS;
+    kr__deadline_file(&r->timers, &l->deadline, kr__time_add(r->now, l->backoff_ms * INT64_C(1000000)));
+}
+
+void kr__listener_due(struct kr_reactor *r, struct kr__deadline *d) {
+    struct kr__listener *l = kr__container_of(d, struct kr__listener, deadline);
+    l->backing_off = false;
+    kr__owner_dirty(r, &l->owner);
+}
+
+void kr__arrival_drop(struct kr_reactor *r, struct kr__listener *l, unsigned index) {
+    r->kernel->close(r->kernel, l->arrivals[index].fd);
+    l->arrivals[index].fd = -1;
+    l->arrivals[index].installing = false;
+    l->ones--;
+}
+
+void kr__listener_opened(struct kr_reactor *r, struct kr__listener *l) {
+    l->conns++;
+    l->backoff_ms = 0;
+    /* What a multishot accept may still take has to stay within what is free. */
+    if (listener_room(r, l) < l->promised)
+        kr__owner_dirty(r, &l->owner);
+}
+
+void kr__listener_left(struct kr_reactor *r, uint64_t bits) {
+    struct kr__listener *l = kr__listener_find(r, bits);
+    if (l)
+        l->conns--;
+    listeners_room_came(r);
+}
+
+void kr__listener_end(struct kr_reactor *r, struct kr__listener *l) {
+    l->state = KR__LISTENER_CLOSING;
+    for (unsigned i = 0; l->arrivals && i < KR__ACCEPT_ONES; i++) {
+        if (l->arrivals[i].fd >= 0 && !l->arrivals[i].installing)
+            kr__arrival_drop(r, l, i);
+    }
+    kr__deadline_end(&r->timers, &l->deadline);
+    kr__owner_dirty(r, &l->owner);
+}
+
+void kr__listener_gone(struct kr_reactor *r, struct kr__listener *l) {
+    kr__assert(l->state == KR__LISTENER_CLOSING && l->owner.inflight == 0 && l->ones == 0);
+    kr__link_off(&l->owner.dirty);
+    listener_wait_for_room(r, l, false);
+    listener_promise(r, l, 0);
+    arrivals_free(r, l);
+    l->state = KR__LISTENER_FREE;
+    kr__owner_age(&l->owner);
+    kr__slots_recycle(&r->slots, l->owner.slot);
+    kr__uncount(&r->stats.listeners, 1);
+}
+
+void kr_listen_opts_init(struct kr_listen_opts *opts) {
+    *opts = (struct kr_listen_opts){
+        .size = sizeof *opts,
+        .backlog = 1024,
+        .reuse_addr = true,
+        .no_delay = true,
+        .send_low = (size_t)64 << 10,
+        .send_high = (size_t)256 << 10,
+        .send_cap = (size_t)16 << 20,
+        .recv_cap = (size_t)1 << 20,
+        .flush_ns = INT64_C(30000000000),
+    };
+}
+
+static bool opts_good(const struct kr_listen_opts *o) {
+    return o->size == sizeof *o && o->backlog >= 1 && o->backlog <= 65535 && o->send_low <= o->send_high &&
+           o->send_high <= o->send_cap && o->send_cap <= INT32_MAX && o->recv_cap >= 1 &&
+           o->recv_cap <= INT32_MAX && o->idle_ns >= 0 && o->flush_ns >= 1 &&
+           o->inline_size <= (size_t)1 << 20;
+}
+
+static bool addr_good(const struct kr_addr *addr) {
+    if (!addr || addr->size < sizeof addr->u.sa.sa_family || addr->size > sizeof addr->u)
+        return false;
+    return addr->u.sa.sa_family == AF_INET || addr->u.sa.sa_family == AF_INET6;
+}
+
+static int listener_socket(struct kr_reactor *r, const struct kr_addr *addr,
+                           const struct kr_listen_opts *opts, struct kr_addr *bound) {
+    struct kr__listen_plan plan = {
+        .addr = addr,
+        .backlog = opts->backlog,
+        .reuse_addr = opts->reuse_addr,
+        .reuse_port = opts->reuse_port,
+        .v6_only = opts->v6_only,
+        .no_delay = opts->no_delay,
+    };
+    int fd = r->kernel->listen(r->kernel, &plan, bound);
+    if (fd < 0)
+        return fd;
+    int slot = kr__slots_put_file(&r->slots, fd);
+    r->kernel->close(r->kernel, fd); /* the table has its own reference */
+    return slot;
+}
+
+/* What may fail for want of memory comes before the socket. */
+static int listener_equip(struct kr_reactor *r, struct kr__arrival **arrivals, bool addresses,
+                          struct kr__deadline *deadline) {
+    *arrivals = NULL;
+    if (addresses && !(*arrivals = kr__mem_get_zeroed(&r->mem, KR__ACCEPT_ONES * sizeof **arrivals)))
+        return -ENOMEM;
+    for (unsigned i = 0; addresses && i < KR__ACCEPT_ONES; i++)
+        (*arrivals)[i].fd = -1;
+    int rc = kr__deadline_promise(&r->timers, deadline, KR__KIND_LISTENER);
+    if (rc < 0)
+        kr__mem_put(&r->mem, *arrivals, KR__ACCEPT_ONES * sizeof **arrivals);
+    return rc;
+}
+
+static struct kr__listener *listener_begin(struct kr_reactor *r, uint32_t slot) {
+    struct kr__listener *l = &r->listeners.table[slot - r->listeners.first_slot];
+    struct kr__owner owner = l->owner;
+    if (owner.generation == 0)
+        kr__owner_init(&owner, KR__KIND_LISTENER, slot);
+    *l = (struct kr__listener){.owner = owner, .state = KR__LISTENER_OPEN};
+    kr__count(&r->stats.listeners, 1);
+    kr__owner_dirty(r, &l->owner);
+    return l;
+}
+
+int kr_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_addr *addr,
+              const struct kr_listen_opts *opts, const struct kr_conn_ops *ops, void *user) {
+    int rc = kr__guard(r);
+    if (rc < 0)
+        return rc;
+    struct kr_listen_opts defaults;
+    kr_listen_opts_init(&defaults);
+    opts = opts ? opts : &defaults;
+    if (!addr_good(addr) || !opts_good(opts) || !ops || !ops->on_data)
+        return -EINVAL;
+    if (r->freeing)
+        return -ESHUTDOWN;
+
+    struct kr__arrival *arrivals;
+    struct kr__deadline deadline;
+    rc = listener_equip(r, &arrivals, opts->addresses, &deadline);
+    if (rc < 0)
+        return rc;
+    struct kr_addr bound = {0};
+    int slot = listener_socket(r, addr, opts, &bound);
+    if (slot < 0) {
+        kr__deadline_end(&r->timers, &deadline);
+        kr__mem_put(&r->mem, arrivals, KR__ACCEPT_ONES * sizeof *arrivals);
+        return slot;
+    }
+    struct kr__listener *l = listener_begin(r, (uint32_t)slot);
+    l->opts = *opts;
+    l->ops = ops;
+    l->user = user;
+    l->bound = bound;
+    l->arrivals = arrivals;
+    l->deadline = deadline;
+    if (ret)
+        *ret = (kr_listener){kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation)};
+    return 0;
+}
+
+static int listener_door(const struct kr_reactor *r, kr_listener listener, struct kr__listener **ret) {
+    int rc = kr__guard(r);
+    if (rc < 0)
+        return rc;
+    *ret = kr__listener_find(r, listener.bits);
+    return *ret ? 0 : -ESTALE;
+}
+
+int kr_listener_addr(const struct kr_reactor *r, kr_listener listener, struct kr_addr *ret) {
+    struct kr__listener *l;
+    int rc = listener_door(r, listener, &l);
+    if (rc < 0)
+        return rc;
+    if (!ret)
+        return -EINVAL;
+    *ret = l->bound;
+    return 0;
+}
+
+static int listener_set_paused(struct kr_reactor *r, kr_listener listener, bool paused) {
+    struct kr__listener *l;
+    int rc = listener_door(r, listener, &l);
+    if (rc < 0)
+        return rc;
+    l->paused = paused;
+    kr__owner_dirty(r, &l->owner);
+    return 0;
+}
+
+int kr_listener_pause(struct kr_reactor *r, kr_listener listener) {
+    return listener_set_paused(r, listener, true);
+}
+
+int kr_listener_resume(struct kr_reactor *r, kr_listener listener) {
+    return listener_set_paused(r, listener, false);
+}
+
+int kr_listener_close(struct kr_reactor *r, kr_listener listener) {
+    struct kr__listener *l;
+    int rc = listener_door(r, listener, &l);
+    if (rc < 0)
+        return rc;
+    kr__listener_end(r, l);
+    return 0;
+}

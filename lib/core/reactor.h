@@ -1,0 +1,76 @@
+/* One reactor: its rooms by value, its lists, its thread. */
+#ifndef KR_CORE_REACTOR_H
+#define KR_CORE_REACTOR_H
+
+#include "core/conn.h"
+#include "core/inbox.h"
+#include "core/listener.h"
+#include "core/timers.h"
+#include "pool/slots.h"
+
+#include <kreactor/stats.h>
+
+#include <errno.h>
+
+/* What on_data is being lent, so that kr_conn_send can hold the buffer instead of copying. */
+struct kr__lent {
+    const struct kr__conn *conn; /* NULL: nothing is lent from a receive buffer */
+    const char *data;
+    size_t size;
+    uint16_t buf;
+};
+
+/* The room last given by kr_conn_reserve. */
+struct kr__reservation {
+    const struct kr__conn *conn; /* NULL: none is open */
+    size_t size;
+};
+
+struct kr_reactor {
+    /* First what each call looks at: whose thread this is, and whether this is a forked child. */
+    const char *thread;       /* kr__thread_mark() of the thread that runs it; NULL before */
+    const uint32_t *alive;    /* a page that reads 0 in a forked child */
+    bool in_turn, freeing;
+
+    int64_t now;
+    struct kr__list dirty, parked, showing;
+    struct kr__lent lent;
+    struct kr__reservation reservation;
+
+    const struct kr__kernel *kernel;
+    struct kr__ring ring;
+    struct kr__conns conns;
+    struct kr__bufs bufs;
+    struct kr__blocks blocks;
+    struct kr__sends sends;
+    struct kr__timers timers;
+    struct kr__listeners listeners;
+    struct kr__slots slots;
+    struct kr__owner self; /* owns the wake-up */
+    struct kr__mem mem;
+    struct kr_config config; /* with defaults resolved */
+    struct kr_stats stats;
+    struct kr__inbox inbox;
+};
+
+/* An address that differs between living threads, at the cost of no system call. */
+const char *kr__thread_mark(void);
+
+/* The guard at the public door: 0, -ECHILD, or -EPERM. */
+static inline int kr__guard(const struct kr_reactor *r) {
+    if (kr__unlikely(!r))
+        return -EINVAL;
+    if (kr__unlikely(__atomic_load_n(r->alive, __ATOMIC_RELAXED) == 0))
+        return -ECHILD;
+    const char *thread = __atomic_load_n(&r->thread, __ATOMIC_RELAXED);
+    if (kr__unlikely(thread && thread != kr__thread_mark()))
+        return -EPERM;
+    return 0;
+}
+
+static inline void kr__owner_dirty(struct kr_reactor *r, struct kr__owner *o) {
+    if (!kr__link_on(&o->dirty))
+        kr__list_push(&r->dirty, &o->dirty);
+}
+
+#endif

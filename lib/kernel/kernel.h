@@ -1,0 +1,66 @@
+/* The door: the only way out of the library. Every system call that it makes stands behind one of these
+ * functions, and nothing above this floor knows which kernel answers. `linux.c` is the real one.
+ *
+ * The ring's memory is a liburing `struct io_uring` in either case, so that the inline helpers of
+ * liburing.h and all code above run unchanged. All functions return 0 or a count, or -errno. */
+#ifndef KR_KERNEL_KERNEL_H
+#define KR_KERNEL_KERNEL_H
+
+#include "kernel/uapi.h"
+
+#include <kreactor/addr.h>
+
+#include <liburing.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct kr__kernel;
+
+/* How a block of pages behaves when the process forks. */
+enum kr__map {
+    KR__MAP_PLAIN = 0, /* the child gets a copy */
+    KR__MAP_WIPE = 1,  /* the child finds zeros: MADV_WIPEONFORK, man madvise */
+    KR__MAP_KEEP = 2,  /* the child has no such pages: MADV_DONTFORK; for what the kernel has pinned */
+};
+
+/* A listening socket to be. */
+struct kr__listen_plan {
+    const struct kr_addr *addr;
+    unsigned backlog;
+    bool reuse_addr, reuse_port, v6_only, no_delay;
+};
+
+struct kr__kernel {
+    /* The ring. `open` fills `ring` and `params`; `bind` makes the calling thread its one submitter and
+     * registers the ring's descriptor with it; `close` ends it, or in a forked child just gives the
+     * copies back. `enter` submits what the SQ holds. */
+    int (*ring_open)(const struct kr__kernel *k, struct io_uring *ring, unsigned entries,
+                     struct io_uring_params *params);
+    int (*ring_bind)(const struct kr__kernel *k, struct io_uring *ring, bool *registered);
+    void (*ring_close)(const struct kr__kernel *k, struct io_uring *ring, bool registered, bool child);
+    int (*enter)(const struct kr__kernel *k, struct io_uring *ring, unsigned submit, unsigned wait_for,
+                 unsigned flags, const struct kr__getevents_arg *arg);
+    int (*reg)(const struct kr__kernel *k, struct io_uring *ring, unsigned opcode, const void *arg,
+               unsigned count);
+
+    int64_t (*clock)(const struct kr__kernel *k); /* monotonic nanoseconds */
+
+    void *(*map)(const struct kr__kernel *k, size_t size, enum kr__map how); /* zeroed; NULL: none */
+    void (*unmap)(const struct kr__kernel *k, void *pages, size_t size);
+
+    int (*listen)(const struct kr__kernel *k, const struct kr__listen_plan *plan, struct kr_addr *bound);
+    int (*sock_addrs)(const struct kr__kernel *k, int fd, struct kr_addr *peer, struct kr_addr *local);
+    int (*close)(const struct kr__kernel *k, int fd);
+
+    int (*wake_open)(const struct kr__kernel *k);           /* a descriptor that poll and wake know */
+    int (*wake_send)(const struct kr__kernel *k, int fd);   /* any thread, any signal handler */
+
+    uint64_t (*limit_nofile)(const struct kr__kernel *k);   /* soft RLIMIT_NOFILE */
+    uint64_t (*limit_memlock)(const struct kr__kernel *k);  /* soft RLIMIT_MEMLOCK */
+    int (*sysctl_disabled)(const struct kr__kernel *k);     /* kernel.io_uring_disabled; -1: not there */
+};
+
+extern const struct kr__kernel kr__linux;
+
+#endif

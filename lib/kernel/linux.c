@@ -1,0 +1,234 @@
+/* The real kernel, by liburing and libc.
+ *
+ * Relies on: a ring created with IORING_SETUP_R_DISABLED takes registrations from any thread and
+ * belongs to the thread that enables it (man io_uring_setup; observed on 6.18). liburing 2.3's shared
+ * library has no io_uring_enable_rings, so that goes through io_uring_register. Its
+ * io_uring_queue_init_params writes an index array that IORING_SETUP_NO_SQARRAY rings do not have,
+ * so setup and mmap are called apart and the array, where there is one, is filled here. */
+#include "kernel/kernel.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+static int linux_ring_open(const struct kr__kernel *k, struct io_uring *ring, unsigned entries,
+                           struct io_uring_params *params) {
+    (void)k;
+    int fd = io_uring_setup(entries, params);
+    if (fd < 0)
+        return fd;
+    memset(ring, 0, sizeof *ring);
+    int rc = io_uring_queue_mmap(fd, params, ring);
+    if (rc < 0) {
+        close(fd);
+        return rc;
+    }
+    ring->features = params->features;
+    if (!(params->flags & KR__SETUP_NO_SQARRAY)) {
+        for (unsigned i = 0; i < params->sq_entries; i++)
+            ring->sq.array[i] = i;
+    }
+    rc = io_uring_ring_dontfork(ring);
+    if (rc < 0)
+        io_uring_queue_exit(ring);
+    return rc;
+}
+
+/* A registered ring descriptor saves a reference count in each enter; a thread has 16 of them, and when
+ * they are spent the plain one does as well. */
+static int linux_ring_bind(const struct kr__kernel *k, struct io_uring *ring, bool *registered) {
+    (void)k;
+    int rc = io_uring_register((unsigned)ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+    if (rc < 0)
+        return rc;
+    *registered = io_uring_register_ring_fd(ring) == 1;
+    return 0;
+}
+
+/* The child never had the ring's pages (dontfork): unmapping would hit whatever is there now. */
+static void linux_ring_close(const struct kr__kernel *k, struct io_uring *ring, bool registered,
+                             bool child) {
+    (void)k;
+    if (child) {
+        close(ring->ring_fd);
+        return;
+    }
+    if (registered)
+        io_uring_unregister_ring_fd(ring);
+    io_uring_queue_exit(ring);
+}
+
+static int linux_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
+                       unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
+    (void)k;
+    int fd = ring->ring_fd;
+    if (ring->enter_ring_fd != fd) {
+        fd = ring->enter_ring_fd;
+        flags |= IORING_ENTER_REGISTERED_RING;
+    }
+    if (!arg)
+        return io_uring_enter2((unsigned)fd, submit, wait_for, flags, NULL, 0);
+    return io_uring_enter2((unsigned)fd, submit, wait_for, flags | IORING_ENTER_EXT_ARG,
+                           (sigset_t *)(uintptr_t)arg, sizeof *arg);
+}
+
+static int linux_reg(const struct kr__kernel *k, struct io_uring *ring, unsigned opcode,
+                     const void *arg, unsigned count) {
+    (void)k;
+    return io_uring_register((unsigned)ring->ring_fd, opcode, arg, count);
+}
+
+static int64_t linux_clock(const struct kr__kernel *k) {
+    (void)k;
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+static void *linux_map(const struct kr__kernel *k, size_t size, enum kr__map how) {
+    (void)k;
+    void *pages = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (pages == MAP_FAILED)
+        return NULL;
+    if ((how == KR__MAP_WIPE && madvise(pages, size, MADV_WIPEONFORK) < 0) ||
+        (how == KR__MAP_KEEP && madvise(pages, size, MADV_DONTFORK) < 0)) {
+        munmap(pages, size);
+        return NULL;
+    }
+    return pages;
+}
+
+static void linux_unmap(const struct kr__kernel *k, void *pages, size_t size) {
+    (void)k;
+    munmap(pages, size);
+}
+
+static int set_flag(int fd, int level, int name, bool wanted) {
+    int on = 1;
+    if (!wanted || setsockopt(fd, level, name, &on, sizeof on) == 0)
+        return 0;
+    return -errno;
+}
+
+/* TCP_NODELAY set on a listener is inherited by what it accepts (net/ipv4/tcp_minisocks.c copies the
+ * socket), so that no connection pays for it. */
+static int set_listen_flags(int fd, const struct kr__listen_plan *plan) {
+    int family = plan->addr->u.sa.sa_family;
+    bool v6_only = plan->v6_only && family == AF_INET6;
+    int rc = set_flag(fd, SOL_SOCKET, SO_REUSEADDR, plan->reuse_addr);
+    if (rc == 0)
+        rc = set_flag(fd, SOL_SOCKET, SO_REUSEPORT, plan->reuse_port);
+    if (rc == 0)
+        rc = set_flag(fd, IPPROTO_IPV6, IPV6_V6ONLY, v6_only);
+    if (rc == 0)
+        rc = set_flag(fd, IPPROTO_TCP, TCP_NODELAY, plan->no_delay);
+    return rc;
+}
+
+static int linux_listen(const struct kr__kernel *k, const struct kr__listen_plan *plan,
+                        struct kr_addr *bound) {
+    (void)k;
+    int fd = socket(plan->addr->u.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return -errno;
+    int rc = set_listen_flags(fd, plan);
+    if (rc == 0 && (bind(fd, &plan->addr->u.sa, plan->addr->size) < 0 ||
+                    listen(fd, (int)plan->backlog) < 0))
+        rc = -errno;
+    bound->size = sizeof bound->u;
+    if (rc == 0 && getsockname(fd, &bound->u.sa, &bound->size) < 0)
+        rc = -errno;
+    if (rc < 0) {
+        close(fd);
+        return rc;
+    }
+    return fd;
+}
+
+static int linux_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *peer,
+                            struct kr_addr *local) {
+    (void)k;
+    peer->size = local->size = sizeof peer->u;
+    if (getpeername(fd, &peer->u.sa, &peer->size) < 0)
+        return -errno;
+    if (getsockname(fd, &local->u.sa, &local->size) < 0)
+        return -errno;
+    return 0;
+}
+
+static int linux_close(const struct kr__kernel *k, int fd) {
+    (void)k;
+    return close(fd) < 0 ? -errno : 0;
+}
+
+static int linux_wake_open(const struct kr__kernel *k) {
+    (void)k;
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return fd < 0 ? -errno : fd;
+}
+
+/* eventfd's write is async-signal-safe, as write is; errno is kept for the code it interrupted. */
+static int linux_wake_send(const struct kr__kernel *k, int fd) {
+    (void)k;
+    int saved = errno;
+    uint64_t one = 1;
+    ssize_t n = write(fd, &one, sizeof one);
+    int rc = n < 0 ? -errno : 0;
+    errno = saved;
+    return rc;
+}
+
+static uint64_t soft_limit(__rlimit_resource_t which) {
+    struct rlimit limit;
+    return getrlimit(which, &limit) < 0 ? 0 : (uint64_t)limit.rlim_cur;
+}
+
+static uint64_t linux_limit_nofile(const struct kr__kernel *k) {
+    (void)k;
+    return soft_limit(RLIMIT_NOFILE);
+}
+
+static uint64_t linux_limit_memlock(const struct kr__kernel *k) {
+    (void)k;
+    return soft_limit(RLIMIT_MEMLOCK);
+}
+
+/* The file is there since kernel 6.6. */
+static int linux_sysctl_disabled(const struct kr__kernel *k) {
+    (void)k;
+    int fd = open("/proc/sys/kernel/io_uring_disabled", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    char digit = 0;
+    ssize_t n = read(fd, &digit, 1);
+    close(fd);
+    return n == 1 && digit >= '0' && digit <= '9' ? digit - '0' : -1;
+}
+
+const struct kr__kernel kr__linux = {
+    .ring_open = linux_ring_open,
+    .ring_bind = linux_ring_bind,
+    .ring_close = linux_ring_close,
+    .enter = linux_enter,
+    .reg = linux_reg,
+    .clock = linux_clock,
+    .map = linux_map,
+    .unmap = linux_unmap,
+    .listen = linux_listen,
+    .sock_addrs = linux_sock_addrs,
+    .close = linux_close,
+    .wake_open = linux_wake_open,
+    .wake_send = linux_wake_send,
+    .limit_nofile = linux_limit_nofile,
+    .limit_memlock = linux_limit_memlock,
+    .sysctl_disabled = linux_sysctl_disabled,
+};

@@ -1,0 +1,132 @@
+/* Capabilities from the ring's parameters, and refusals in plain words.
+ *
+ * The causes behind an errno (man io_uring_setup; kernel.io_uring_disabled since 6.6, in
+ * Documentation/admin-guide/sysctl/kernel.rst):
+ *   ENOSYS       kernel without io_uring, or a filter that answers so
+ *   EPERM        the sysctl, else a seccomp filter (Docker's and containerd's default profiles)
+ *   EACCES       a security module (since 6.15), or a restricted ring
+ *   ENOMEM       RLIMIT_MEMLOCK, which rings of one user share, charged again since about 6.14
+ *                (io_uring/memmap.c); root is not charged
+ *   EMFILE       no descriptor left, or a file table longer than RLIMIT_NOFILE (io_uring/rsrc.c)
+ *   EINVAL       a set-up flag that the kernel does not know: older than 6.1 */
+#include "kernel/probe.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+unsigned kr__probe_caps(const struct io_uring_params *params) {
+    unsigned caps = 0;
+    if (params->flags & KR__SETUP_NO_SQARRAY)
+        caps |= KR__CAP_NO_SQARRAY;
+    if (params->features & KR__FEAT_MIN_TIMEOUT)
+        caps |= KR__CAP_MIN_WAIT;
+    if (params->features & KR__FEAT_NO_IOWAIT)
+        caps |= KR__CAP_NO_IOWAIT;
+    return caps;
+}
+
+#define SAY(field, ...) snprintf((field), sizeof(field), __VA_ARGS__)
+
+static void explain_forbidden(struct kr_failure *why, int sysctl) {
+    if (why->error == -EPERM && sysctl > 0) {
+        why->refused = KR_REFUSED_SYSCTL;
+        SAY(why->cause, "kernel.io_uring_disabled is %d: %s", sysctl,
+            sysctl == 1 ? "only members of kernel.io_uring_group and CAP_SYS_ADMIN may use io_uring"
+                        : "no process may use io_uring");
+        SAY(why->remedy, "sysctl -w kernel.io_uring_disabled=0, or %s",
+            sysctl == 1 ? "put the user into the group kernel.io_uring_group" : "ask who set it");
+        return;
+    }
+    why->refused = KR_REFUSED_SECCOMP;
+    SAY(why->cause, "a system call filter or security module forbids %s (container profiles do so by "
+                    "default)", why->tried);
+    SAY(why->remedy, "allow io_uring_setup, io_uring_enter and io_uring_register in the container's "
+                     "seccomp profile");
+}
+
+static void explain_missing(struct kr_failure *why, int sysctl) {
+    if (sysctl >= 0) { /* this kernel does have io_uring */
+        why->refused = KR_REFUSED_SECCOMP;
+        SAY(why->cause, "the kernel has io_uring, but a system call filter answers ENOSYS to %s",
+            why->tried);
+        SAY(why->remedy, "allow io_uring_setup, io_uring_enter and io_uring_register in the sandbox");
+        return;
+    }
+    why->refused = KR_REFUSED_KERNEL;
+    SAY(why->cause, "the kernel has no io_uring (or a sandbox hides it)");
+    SAY(why->remedy, "run on Linux 6.1 or newer, built with CONFIG_IO_URING");
+}
+
+static void explain_memory(const struct kr__kernel *k, struct kr_failure *why, size_t locked) {
+    uint64_t limit = k->limit_memlock(k);
+    if (locked == 0 || limit == UINT64_MAX) {
+        why->refused = KR_REFUSED_MEMORY;
+        SAY(why->cause, "no memory for %s", why->tried);
+        SAY(why->remedy, "give the process more memory, or configure fewer connections and buffers");
+        return;
+    }
+    why->refused = KR_REFUSED_MEMLOCK;
+    SAY(why->cause, "the ring locks about %zu KiB; RLIMIT_MEMLOCK is %llu KiB for all rings of this "
+                    "user together", locked / 1024, (unsigned long long)(limit / 1024));
+    SAY(why->remedy, "raise it (ulimit -l, LimitMEMLOCK=), or lower sq_entries and cq_entries");
+}
+
+static void explain_files(const struct kr__kernel *k, struct kr_failure *why, unsigned files) {
+    why->refused = KR_REFUSED_NOFILE;
+    uint64_t limit = k->limit_nofile(k);
+    if (files > limit)
+        SAY(why->cause, "the table of %u connections and files is longer than RLIMIT_NOFILE, %llu",
+            files, (unsigned long long)limit);
+    else
+        SAY(why->cause, "no descriptor is left; RLIMIT_NOFILE is %llu", (unsigned long long)limit);
+    SAY(why->remedy, "raise it (ulimit -n, LimitNOFILE=), or lower conn_max");
+}
+
+static void explain_old(struct kr_failure *why) {
+    why->refused = KR_REFUSED_KERNEL;
+    SAY(why->cause, "the kernel does not know what %s asks for; it is older than 6.1", why->tried);
+    SAY(why->remedy, "run on Linux 6.1 or newer");
+}
+
+int kr__probe_explain(const struct kr__kernel *k, struct kr_failure *why, const char *tried, int error,
+                      size_t locked, unsigned files) {
+    if (!why)
+        return error;
+    *why = (struct kr_failure){.error = error, .refused = KR_REFUSED_OTHER};
+    SAY(why->tried, "%s", tried);
+    switch (-error) {
+    case EPERM:
+    case EACCES:
+        explain_forbidden(why, k->sysctl_disabled(k));
+        break;
+    case ENOSYS:
+        explain_missing(why, k->sysctl_disabled(k));
+        break;
+    case ENOMEM:
+        explain_memory(k, why, locked);
+        break;
+    case EMFILE:
+    case ENFILE:
+        explain_files(k, why, files);
+        break;
+    case EINVAL:
+        explain_old(why);
+        break;
+    default:
+        SAY(why->cause, "%s failed with %s", tried, strerror(-error));
+        SAY(why->remedy, "see man io_uring_setup");
+        break;
+    }
+    return error;
+}
+
+int kr__probe_refuse_config(struct kr_failure *why, const char *cause) {
+    if (why) {
+        *why = (struct kr_failure){.error = -EINVAL, .refused = KR_REFUSED_CONFIG};
+        SAY(why->tried, "struct kr_config");
+        SAY(why->cause, "%s", cause);
+        SAY(why->remedy, "fill it with kr_config_init first, then change fields within their ranges");
+    }
+    return -EINVAL;
+}

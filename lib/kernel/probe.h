@@ -1,0 +1,27 @@
+/* What this kernel can do beyond 6.1, and why it refuses. */
+#ifndef KR_KERNEL_PROBE_H
+#define KR_KERNEL_PROBE_H
+
+#include "kernel/kernel.h"
+
+#include <kreactor/reactor.h>
+
+/* Read once when a ring is made. Tests mask bits away to make a new kernel look old. */
+#define KR__CAP_NO_SQARRAY (1u << 0) /* kernel >= 6.6 */
+#define KR__CAP_MIN_WAIT (1u << 1)   /* kernel >= 6.12 */
+#define KR__CAP_NO_IOWAIT (1u << 2)  /* kernel >= 6.15 */
+#define KR__CAPS_ALL (~0u)
+#define KR__CAPS_6_1 0u
+
+/* The capabilities that a ring's parameters tell of. */
+unsigned kr__probe_caps(const struct io_uring_params *params);
+
+/* Fills `why` (NULL is allowed) for `error`, met while doing `tried`, and returns `error`. `locked` is
+ * how many bytes the ring would lock, `files` how long its file table would be, both for the text. */
+int kr__probe_explain(const struct kr__kernel *k, struct kr_failure *why, const char *tried, int error,
+                      size_t locked, unsigned files);
+
+/* Fills `why` for a field of the config that is out of range; returns -EINVAL. */
+int kr__probe_refuse_config(struct kr_failure *why, const char *cause);
+
+#endif

@@ -1,0 +1,41 @@
+/* What this library uses of io_uring that is newer than liburing 2.3's header: value, first kernel, and
+ * where it stands. Names are private, so that a newer liburing's own never clash; the only `#if` about
+ * the kernel belongs here. Opcodes and register codes are enumerators, for which #ifdef does not work. */
+#ifndef KR_KERNEL_UAPI_H
+#define KR_KERNEL_UAPI_H
+
+#include <stdint.h>
+
+/* Set-up: the SQ has no index array (kernel >= 6.6, man io_uring_setup). */
+#define KR__SETUP_NO_SQARRAY (1u << 16)
+
+/* Features of the ring (params.features). */
+#define KR__FEAT_MIN_TIMEOUT (1u << 15) /* kernel >= 6.12, man io_uring_enter */
+#define KR__FEAT_NO_IOWAIT (1u << 17)   /* kernel >= 6.15, man io_uring_enter */
+
+/* Enter: the wait is not accounted as I/O wait (kernel >= 6.15). */
+#define KR__ENTER_NO_IOWAIT (1u << 7)
+
+/* NOP completes with the result given in sqe->len (kernel >= 6.10, liburing test/nop.c). */
+#define KR__NOP_INJECT_RESULT (1u << 0)
+
+/* The argument of IORING_ENTER_EXT_ARG; `min_wait_us` was padding before kernel 6.12. */
+struct kr__getevents_arg {
+    uint64_t sigmask;
+    uint32_t sigmask_size;
+    uint32_t min_wait_us;
+    uint64_t timespec;
+};
+_Static_assert(sizeof(struct kr__getevents_arg) == 24, "the kernel checks the size");
+
+/* The argument of IORING_REGISTER_PBUF_RING; `flags` was padding before kernel 6.4. */
+struct kr__buf_reg {
+    uint64_t ring_addr;
+    uint32_t ring_entries;
+    uint16_t group;
+    uint16_t flags;
+    uint64_t reserved[3];
+};
+_Static_assert(sizeof(struct kr__buf_reg) == 40, "the kernel checks the size");
+
+#endif

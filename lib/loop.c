@@ -1,0 +1,316 @@
+/* The turn.
+ *
+ *     show     kept bytes of connections that read on again
+ *     arm      requests of what dirty owners want
+ *     enter    submit, and wait if there is nothing to do, until the next deadline at most
+ *     reap     completions: tag -> owner -> count -> done -> settle; buffers go back with one store
+ *     expire   timers and deadlines that were due when the phase began
+ *     inbox    posted calls
+ *
+ * Only this file touches an owner's counter: it rises where an SQE is tagged and falls at a completion
+ * without F_MORE. One rule for one-shot, multishot and zero-copy alike.
+ * Failure modes: the SQ is full (the owner stays dirty, the turn does not wait); the CQ overflows (the
+ * kernel keeps the rest, and says so in the SQ's flags); completions lost for want of memory (-EBADR). */
+#include "loop.h"
+
+#include "op/op.h"
+#include "op/recv.h"
+#include "ring/tag.h"
+
+#define REAP_CHUNK 64u /* COOP posts while we handle: give CQEs back at least this often */
+#define PREFETCH_AHEAD 2u
+#define REST_NS 1000000
+
+static uint64_t owner_tag(const struct kr__owner *o, enum kr__verb verb, uint16_t operand) {
+    return kr__tag_pack((struct kr__tag){
+        .op = (uint8_t)verb,
+        .slot = o->slot,
+        .generation = (uint16_t)o->generation,
+        .operand = operand,
+    });
+}
+
+static void aim(struct io_uring_sqe *sqe, enum kr__target target, uint32_t slot) {
+    if (target == KR__TARGET_SLOT) {
+        sqe->fd = (int32_t)slot;
+        sqe->flags |= IOSQE_FIXED_FILE;
+    } else if (target == KR__TARGET_INDEX) {
+        sqe->file_index = slot + 1;
+    }
+}
+
+static void start(struct kr_reactor *r, struct kr__owner *o, enum kr__verb verb,
+                  struct io_uring_sqe *sqe) {
+    const struct kr__op *op = &kr__ops[verb];
+    uint16_t operand = op->prep(r, o, sqe);
+    aim(sqe, op->target, o->slot);
+    sqe->user_data = owner_tag(o, verb, operand);
+    o->armed |= (uint16_t)(1u << verb);
+    o->inflight++;
+    kr__count(&r->stats.inflight, 1);
+}
+
+/* One cancel ends all requests of the verb, where several may be in flight. */
+static void cancel(struct kr_reactor *r, struct kr__owner *o, enum kr__verb verb,
+                   struct io_uring_sqe *sqe) {
+    kr__ops[KR__VERB_cancel].prep(r, o, sqe);
+    sqe->addr = owner_tag(o, verb, 0);
+    if (kr__ops[verb].many)
+        sqe->cancel_flags = IORING_ASYNC_CANCEL_ALL;
+    sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+    sqe->user_data = owner_tag(o, KR__VERB_cancel, (uint16_t)verb);
+    o->cancelled |= (uint16_t)(1u << verb);
+}
+
+static struct kr__wants wants_of(struct kr_reactor *r, struct kr__owner *o) {
+    switch ((enum kr__kind)o->kind) {
+    case KR__KIND_CONN:
+        return kr__conn_wants(kr__owner_conn(o));
+    case KR__KIND_LISTENER:
+        return kr__listener_wants(r, kr__owner_listener(o));
+    default:
+        return kr__owner_lacks(o, r->freeing ? 0 : KR__SET(wake));
+    }
+}
+
+/* False when the SQ was full before all was armed. */
+static bool arm_owner(struct kr_reactor *r, struct kr__owner *o) {
+    for (;;) {
+        struct kr__wants wants = wants_of(r, o);
+        if (!(wants.start | wants.cancel))
+            return true;
+        struct io_uring_sqe *sqe = kr__ring_sqe(&r->ring);
+        if (!sqe)
+            return false;
+        kr__count(&r->stats.sqes, 1);
+        if (wants.cancel)
+            cancel(r, o, (enum kr__verb)__builtin_ctz(wants.cancel), sqe);
+        else
+            start(r, o, (enum kr__verb)__builtin_ctz(wants.start), sqe);
+    }
+}
+
+static void arm(struct kr_reactor *r) {
+    while (!kr__list_empty(&r->dirty)) {
+        struct kr__owner *o = kr__container_of(r->dirty.head.next, struct kr__owner, dirty);
+        if (!arm_owner(r, o)) {
+            kr__count(&r->stats.sq_full_turns, 1);
+            return;
+        }
+        kr__link_off(&o->dirty);
+    }
+}
+
+static void show(struct kr_reactor *r) {
+    struct kr__list showing;
+    kr__list_init(&showing);
+    kr__list_splice(&showing, &r->showing);
+    struct kr__link *link;
+    while ((link = kr__list_pop(&showing)))
+        kr__recv_show(r, kr__container_of(link, struct kr__conn, wait));
+}
+
+/* The wedge detector: at a blocking wait, everything alive has something that will move it on. */
+static void audit(const struct kr_reactor *r) {
+    kr__assert(kr__list_empty(&r->dirty) && kr__list_empty(&r->showing));
+    unsigned open = 0;
+    for (unsigned slot = 0; slot < r->conns.used; slot++) {
+        kr__assert(kr__conn_moves(r, &r->conns.table[slot]));
+        open += r->conns.table[slot].state != KR__CONN_FREE;
+    }
+    kr__assert(open == r->conns.open);
+    for (unsigned i = 0; i < r->listeners.max; i++) {
+        const struct kr__listener *l = &r->listeners.table[i];
+        kr__assert(l->state != KR__LISTENER_CLOSING || l->owner.inflight);
+        kr__assert(l->state != KR__LISTENER_OPEN || l->paused || l->backing_off || l->short_of_room ||
+                   l->owner.inflight);
+    }
+    kr__assert(r->conns.open + r->conns.promised <= r->conns.max);
+}
+
+static int64_t wait_time(const struct kr_reactor *r, int64_t max_wait_ns) {
+    int64_t due = r->freeing ? KR__NEVER : kr__heap_next(&r->timers.heap);
+    if (due == KR__NEVER)
+        return max_wait_ns;
+    int64_t left = due - r->kernel->clock(r->kernel);
+    left = left > 0 ? left : 0;
+    return max_wait_ns >= 0 && max_wait_ns < left ? max_wait_ns : left;
+}
+
+/* Whether, and how long, this turn may wait: not with work at hand. */
+static int64_t may_wait(struct kr_reactor *r, int64_t max_wait_ns) {
+    if (!kr__list_empty(&r->dirty) || !kr__list_empty(&r->showing) || kr__ring_ready(&r->ring))
+        return 0;
+    if (max_wait_ns == 0)
+        return 0;
+    int64_t wait_ns = wait_time(r, max_wait_ns);
+    return wait_ns && kr__inbox_may_sleep(&r->inbox) ? wait_ns : 0;
+}
+
+/* The kernel could not take requests for now: wait for completions to make room, but not for ever. */
+static int refused(struct kr_reactor *r, int rc) {
+    switch (-rc) {
+    case EINTR:
+        return 0;
+    case EAGAIN:
+    case EBUSY:
+        if (!kr__ring_ready(&r->ring))
+            kr__ring_rest(&r->ring, REST_NS);
+        return 0;
+    default:
+        return rc;
+    }
+}
+
+static int enter(struct kr_reactor *r, int64_t max_wait_ns) {
+    int64_t wait_ns = may_wait(r, max_wait_ns);
+    bool pending = kr__ring_pending(&r->ring);
+    if (!wait_ns && !pending && !kr__ring_unsubmitted(&r->ring) && kr__ring_ready(&r->ring))
+        return 0;
+    if (pending && kr__ring_overflown(&r->ring))
+        kr__count(&r->stats.cq_overflows, 1);
+    if (wait_ns) {
+        kr__count(&r->stats.waits, 1);
+        if (KR_CHECKED)
+            audit(r);
+    }
+    kr__count(&r->stats.enters, 1);
+    int rc = kr__ring_enter(&r->ring, wait_ns ? 1 : 0, wait_ns, 0);
+    kr__inbox_awake(&r->inbox);
+    return kr__unlikely(rc < 0) ? refused(r, rc) : 0;
+}
+
+static struct kr__owner *owner_of(struct kr_reactor *r, uint32_t slot) {
+    if (kr__likely(slot < r->conns.max))
+        return &r->conns.table[slot].owner;
+    uint32_t file = slot - r->listeners.first_slot;
+    if (file < r->listeners.max)
+        return &r->listeners.table[file].owner;
+    return slot == KR__SLOT_SELF ? &r->self : NULL;
+}
+
+/* A completion of an earlier life: nobody is told, but the buffer it carries goes back. */
+static void stale(struct kr_reactor *r, uint32_t flags) {
+    kr__count(&r->stats.stale_cqes, 1);
+    uint16_t buf = (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT);
+    if (!(flags & IORING_CQE_F_BUFFER) || buf >= r->bufs.count)
+        return;
+    kr__buf_take(&r->bufs, buf, 0);
+    kr__buf_unref(&r->bufs, buf);
+}
+
+static void count_down(struct kr_reactor *r, struct kr__owner *o, const struct kr__op *op,
+                       enum kr__verb verb) {
+    kr__assert(o->inflight > 0);
+    o->inflight--;
+    kr__uncount(&r->stats.inflight, 1);
+    if (op->many)
+        return;
+    o->armed &= (uint16_t)~(1u << verb);
+    o->cancelled &= (uint16_t)~(1u << verb);
+}
+
+void kr__loop_complete(struct kr_reactor *r, uint64_t user_data, int32_t res, uint32_t flags) {
+    struct kr__tag tag = kr__tag_unpack(user_data);
+    struct kr__owner *o = owner_of(r, tag.slot);
+    if (kr__unlikely(!o || (uint16_t)o->generation != tag.generation || tag.op >= KR__VERB_COUNT)) {
+        stale(r, flags);
+        return;
+    }
+    const struct kr__op *op = &kr__ops[tag.op];
+    bool last = op->counted && !(flags & IORING_CQE_F_MORE);
+    if (last)
+        count_down(r, o, op, (enum kr__verb)tag.op);
+    struct kr__completion how = {.res = res, .flags = flags, .operand = tag.operand};
+    op->done(r, o, &how);
+    if (!last)
+        return;
+    if (o->kind == KR__KIND_CONN)
+        kr__conn_settle(r, kr__owner_conn(o));
+    else
+        kr__owner_dirty(r, o);
+}
+
+static void prefetch(struct kr_reactor *r, unsigned i) {
+    uint32_t slot = kr__tag_unpack(kr__ring_cqe(&r->ring, i)->user_data).slot;
+    if (slot < r->conns.max)
+        __builtin_prefetch(&r->conns.table[slot]);
+}
+
+static unsigned reap_chunk(struct kr_reactor *r, unsigned count) {
+    for (unsigned i = 0; i < count; i++) {
+        if (i + PREFETCH_AHEAD < count)
+            prefetch(r, i + PREFETCH_AHEAD);
+        const struct io_uring_cqe *cqe = kr__ring_cqe(&r->ring, i);
+        kr__loop_complete(r, cqe->user_data, cqe->res, cqe->flags);
+    }
+    kr__ring_advance(&r->ring, count);
+    return count;
+}
+
+/* Those who wait for buffers, as many as there are buffers, in the order in which they began to wait. */
+static void unpark(struct kr_reactor *r) {
+    for (unsigned i = 0; i < r->bufs.published && !kr__list_empty(&r->parked); i++)
+        kr__conn_unpark(r, kr__container_of(r->parked.head.next, struct kr__conn, wait));
+}
+
+static unsigned reap(struct kr_reactor *r) {
+    unsigned done = 0, budget = r->config.turn_cqes, ready;
+    while (done < budget && (ready = kr__ring_ready(&r->ring))) {
+        unsigned count = ready < REAP_CHUNK ? ready : REAP_CHUNK;
+        done += reap_chunk(r, count < budget - done ? count : budget - done);
+    }
+    kr__count(&r->stats.cqes, done);
+    kr__bufs_publish(&r->bufs);
+    unpark(r);
+    return done;
+}
+
+static void expire_one(struct kr_reactor *r, struct kr__deadline *d) {
+    switch ((enum kr__kind)d->kind) {
+    case KR__KIND_CONN:
+        kr__conn_due(r, d);
+        break;
+    case KR__KIND_LISTENER:
+        kr__listener_due(r, d);
+        break;
+    default:
+        kr__timer_fire(r, d);
+    }
+}
+
+/* What was filed since the phase began has a later order and waits for the next turn: it is due now at
+ * the earliest, so nothing that was due before stands behind it. */
+static unsigned expire(struct kr_reactor *r) {
+    struct kr__heap *heap = &r->timers.heap;
+    uint64_t order = heap->order;
+    unsigned done = 0;
+    while (heap->count && heap->items[0].at <= r->now && heap->items[0].order < order) {
+        struct kr__heap_node *node = kr__heap_pop_due(heap, r->now);
+        expire_one(r, kr__container_of(node, struct kr__deadline, node));
+        done++;
+    }
+    return done;
+}
+
+static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
+    kr__count(&r->stats.turns, 1);
+    show(r);
+    arm(r);
+    int rc = enter(r, max_wait_ns);
+    if (rc < 0)
+        return rc;
+    r->now = r->kernel->clock(r->kernel);
+    unsigned done = reap(r);
+    if (!r->freeing)
+        done += expire(r);
+    done += kr__inbox_run(r, r->config.turn_posts);
+    return (int)done;
+}
+
+int kr__loop_turn(struct kr_reactor *r, int64_t max_wait_ns) {
+    r->in_turn = true;
+    int rc = turn(r, max_wait_ns);
+    r->in_turn = false;
+    return rc;
+}

@@ -1,0 +1,32 @@
+/* Close: gives a slot back to the kernel, when nothing else of its owner is in flight.
+ *
+ * Happy path: CLOSE of the direct descriptor, without the fixed-file flag, by file index
+ * (io_uring/openclose.c). The kernel drops the last reference to the socket, so that the peer sees FIN.
+ * Failure: an error of CLOSE means that the slot was empty; the owner is as gone. */
+#include "op/op.h"
+
+uint16_t kr__prep_close(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
+    (void)r;
+    kr__assert(o->inflight == 0);
+    io_uring_prep_close(sqe, 0);
+    return 0;
+}
+
+void kr__done_close(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
+    (void)how;
+    if (o->kind == KR__KIND_CONN)
+        kr__conn_gone(r, kr__owner_conn(o));
+    else
+        kr__listener_gone(r, kr__owner_listener(o));
+}
+
+int kr_conn_close(struct kr_reactor *r, kr_conn conn, enum kr_close how) {
+    struct kr__conn *c;
+    int rc = kr__conn_door(r, conn, &c);
+    if (rc < 0)
+        return rc;
+    if (how != KR_CLOSE_FLUSH && how != KR_CLOSE_NOW && how != KR_CLOSE_RESET)
+        return -EINVAL;
+    kr__conn_end(r, c, how, 0, KR_WHY_LOCAL);
+    return 0;
+}

@@ -1,0 +1,16 @@
+/* NOP: a request that only completes. For measuring the way through the ring, and for tests that want a
+ * completion of their making to come through the real queue. */
+#ifndef KR_OP_NOP_H
+#define KR_OP_NOP_H
+
+#include "core/reactor.h"
+#include "ring/tag.h"
+
+/* The tag of a NOP that means nothing. */
+uint64_t kr__nop_tag(const struct kr_reactor *r);
+
+/* Makes a NOP that completes with `user_data` and `result` (other than 0: kernel >= 6.10). A tag of a
+ * counted verb is counted for its owner. Between turns or in a callback; -EAGAIN: the SQ is full. */
+int kr__nop(struct kr_reactor *r, uint64_t user_data, int32_t result);
+
+#endif

@@ -1,0 +1,193 @@
+/* Recv: one multishot receive a connection, into the shared buffers.
+ *
+ * Happy path: a completion brings a buffer; its bytes are lent to on_data; the buffer goes back unless a
+ * send holds it. What on_data leaves is copied to the connection's kept bytes and shown again with what
+ * follows, or when reading goes on.
+ * Failure modes: no buffer (-ENOBUFS: the connection parks; the kernel keeps its data); the multishot
+ * ends with data (CQ overflow: armed again, only F_MORE says what is armed); the peer's end (res 0,
+ * whatever F_SOCK_NONEMPTY says); an error (the connection ends); kept bytes outgrow recv_cap.
+ *
+ * Relies on: man io_uring_prep_recv_multishot; `len` is 0 before kernel 6.17; a completion with F_BUFFER
+ * hands the buffer over whatever its result. */
+#include "op/recv.h"
+
+#include "op/op.h"
+
+uint16_t kr__prep_recv(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
+    (void)r;
+    (void)o;
+    io_uring_prep_recv_multishot(sqe, 0, NULL, 0, 0);
+    sqe->flags = IOSQE_BUFFER_SELECT;
+    sqe->buf_group = KR__BUFS_GROUP;
+    return 0;
+}
+
+/* Makes room for `size` more kept bytes, by closing the gap in front or in a larger block. */
+static int kept_ready(struct kr_reactor *r, struct kr__conn *c, size_t size) {
+    size_t need = c->kept_size + size, room;
+    if (c->kept && c->kept_at + need <= c->kept_room)
+        return 0;
+    if (c->kept && need <= c->kept_room / 2) {
+        memmove(c->kept, c->kept + c->kept_at, c->kept_size);
+        c->kept_at = 0;
+        return 0;
+    }
+    char *kept = need <= UINT32_MAX / 2 ? kr__block_get(&r->blocks, need, &room) : NULL;
+    if (!kept)
+        return -ENOMEM;
+    if (c->kept) {
+        memcpy(kept, c->kept + c->kept_at, c->kept_size);
+        kr__block_put(&r->blocks, c->kept, c->kept_room);
+    }
+    c->kept = kept;
+    c->kept_room = (uint32_t)room;
+    c->kept_at = 0;
+    return 0;
+}
+
+/* Keeps bytes; a refusal of memory ends the connection, since they could not be shown again. */
+static void keep(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size) {
+    if (kept_ready(r, c, size) < 0) {
+        kr__conn_end(r, c, KR_CLOSE_NOW, -ENOMEM, KR_WHY_LIMIT);
+        return;
+    }
+    memcpy(c->kept + c->kept_at + c->kept_size, data, size);
+    c->kept_size += (uint32_t)size;
+    kr__count(&r->stats.bytes_kept, size);
+}
+
+/* While reading is stopped the cap waits: the bytes had arrived before the peer could be told. */
+static void check_cap(struct kr_reactor *r, struct kr__conn *c) {
+    if (c->state == KR__CONN_OPEN && c->kept_size > c->recv_cap && !kr__conn_stopped(c))
+        kr__conn_end(r, c, KR_CLOSE_NOW, -EMSGSIZE, KR_WHY_LIMIT);
+}
+
+static void show_kept(struct kr_reactor *r, struct kr__conn *c) {
+    size_t size = c->kept_size;
+    size_t used = c->ops->on_data(r, kr__conn_handle(c), c->user, c->kept + c->kept_at, size);
+    used = kr__min_size(used, size);
+    c->kept_at += (uint32_t)used;
+    c->kept_size -= (uint32_t)used;
+    if (c->kept_size == 0) {
+        kr__block_put(&r->blocks, c->kept, c->kept_room);
+        c->kept = NULL;
+    }
+    check_cap(r, c);
+}
+
+/* Lends the receive buffer itself, so that a send of these bytes need not copy them. */
+static void show_buffer(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size,
+                        uint16_t buf) {
+    r->lent = (struct kr__lent){c, data, size, buf};
+    size_t used = c->ops->on_data(r, kr__conn_handle(c), c->user, data, size);
+    r->lent.conn = NULL;
+    if (kr__likely(used >= size) || c->state != KR__CONN_OPEN)
+        return;
+    keep(r, c, data + used, size - used);
+    check_cap(r, c);
+}
+
+static void deliver(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size,
+                    uint16_t buf) {
+    if (c->state != KR__CONN_OPEN)
+        return;
+    if (kr__likely(!c->kept_size && !kr__conn_stopped(c))) {
+        show_buffer(r, c, data, size, buf);
+        return;
+    }
+    keep(r, c, data, size);
+    if (!kr__conn_stopped(c) && c->state == KR__CONN_OPEN)
+        show_kept(r, c);
+}
+
+static void tell_eof(struct kr_reactor *r, struct kr__conn *c) {
+    c->eof_told = true;
+    if (c->ops->on_eof)
+        c->ops->on_eof(r, kr__conn_handle(c), c->user);
+    else
+        kr__conn_end(r, c, KR_CLOSE_FLUSH, 0, KR_WHY_PEER);
+    if (c->kept) {
+        kr__block_put(&r->blocks, c->kept, c->kept_room);
+        c->kept = NULL;
+        c->kept_size = 0;
+    }
+}
+
+/* The end of the stream comes after all bytes: not before those that are held back. */
+static void ended(struct kr_reactor *r, struct kr__conn *c) {
+    c->eof = true;
+    if (c->state == KR__CONN_OPEN && !kr__conn_stopped(c) && !kr__link_on(&c->wait))
+        tell_eof(r, c);
+}
+
+static void failed(struct kr_reactor *r, struct kr__conn *c, int error) {
+    switch (-error) {
+    case ENOBUFS:
+        kr__bufs_starved(&r->bufs);
+        if (kr__conn_wants(c).start & KR__SET(recv))
+            kr__conn_park(r, c);
+        return;
+    case ECANCELED:
+    case EINTR:
+    case EAGAIN:
+        return; /* armed again if it is wanted */
+    default:
+        if (c->state == KR__CONN_OPEN)
+            kr__conn_end(r, c, KR_CLOSE_NOW, error, KR_WHY_ERROR);
+    }
+}
+
+void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
+    struct kr__conn *c = kr__owner_conn(o);
+    size_t size = how->res > 0 ? (size_t)how->res : 0;
+    bool filled = how->flags & IORING_CQE_F_BUFFER;
+    uint16_t buf = (uint16_t)(how->flags >> IORING_CQE_BUFFER_SHIFT);
+    if (filled)
+        kr__buf_take(&r->bufs, buf, size);
+    if (kr__likely(size)) {
+        kr__assert(filled);
+        c->touched = r->now;
+        kr__count(&r->stats.bytes_in, size);
+        deliver(r, c, kr__buf_at(&r->bufs, buf), size, buf);
+    } else if (how->res == 0) {
+        ended(r, c);
+    } else {
+        failed(r, c, how->res);
+    }
+    if (filled)
+        kr__buf_unref(&r->bufs, buf);
+}
+
+/* What waited while reading was stopped: kept bytes, then the end of the stream. The turn's own phase. */
+void kr__recv_show(struct kr_reactor *r, struct kr__conn *c) {
+    kr__assert(c->state == KR__CONN_OPEN && !kr__conn_stopped(c));
+    if (c->kept_size)
+        show_kept(r, c);
+    if (c->state == KR__CONN_OPEN && c->eof && !c->eof_told && !kr__conn_stopped(c))
+        tell_eof(r, c);
+}
+
+static int set_paused(struct kr_reactor *r, kr_conn conn, bool paused) {
+    struct kr__conn *c;
+    int rc = kr__conn_door(r, conn, &c);
+    if (rc < 0)
+        return rc;
+    if (c->state != KR__CONN_OPEN)
+        return -EPIPE;
+    c->paused = paused;
+    if (paused) {
+        kr__conn_unpark(r, c);
+        kr__link_off(&c->wait);
+    }
+    kr__conn_show_later(r, c);
+    kr__conn_dirty(r, c);
+    return 0;
+}
+
+int kr_conn_pause(struct kr_reactor *r, kr_conn conn) {
+    return set_paused(r, conn, true);
+}
+
+int kr_conn_resume(struct kr_reactor *r, kr_conn conn) {
+    return set_paused(r, conn, false);
+}

@@ -1,0 +1,206 @@
+/* Send: one in flight a stream, of all that is queued.
+ *
+ * Happy path: the queue's pieces go out in one SEND (one piece) or SENDMSG (several) with MSG_WAITALL, by
+ * which the kernel itself resumes a short send; the completion consumes the front of the queue.
+ * Failure modes: a short result all the same (cancel, shutdown, memory): the rest is sent next, from the
+ * right offset, as the queue only loses what was taken; an error (the connection ends); the queue rises
+ * above send_high (reading stops until it is down to send_low), above send_cap (the caller is refused).
+ *
+ * Relies on: two sends in flight on one stream may overtake each other (liburing #1001), hence one;
+ * payload is borrowed by the kernel until the completion, msghdr and pieces until the submit
+ * (IORING_FEAT_SUBMIT_STABLE), which a full SQ may delay, so they are kept until the completion too. */
+#include "op/op.h"
+
+#include <sys/socket.h>
+
+#define PIECES_MAX 64
+/* Less than this is copied: it costs less than holding a whole buffer. */
+#define HOLD_MIN 1024u
+
+struct vector {
+    struct msghdr msg;
+    struct iovec pieces[PIECES_MAX];
+};
+
+/* Several pieces need memory for their list; without any, the first piece alone goes. */
+static struct msghdr *vector_ready(struct kr_reactor *r, struct kr__conn *c) {
+    if (!c->queue.head->next)
+        return NULL;
+    size_t room;
+    struct vector *v = kr__block_get(&r->blocks, sizeof *v, &room);
+    if (!v)
+        return NULL;
+    c->vector = v;
+    c->vector_room = (uint32_t)room;
+    int count = kr__sendq_pieces(&c->queue, v->pieces, PIECES_MAX);
+    v->msg = (struct msghdr){.msg_iov = v->pieces, .msg_iovlen = (size_t)count};
+    return &v->msg;
+}
+
+uint16_t kr__prep_send(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
+    struct kr__conn *c = kr__owner_conn(o);
+    kr__assert(c->queued && !c->vector);
+    struct msghdr *msg = vector_ready(r, c);
+    if (msg) {
+        io_uring_prep_sendmsg(sqe, 0, msg, MSG_WAITALL | MSG_NOSIGNAL);
+        return 0;
+    }
+    struct iovec piece;
+    kr__sendq_pieces(&c->queue, &piece, 1);
+    io_uring_prep_send(sqe, 0, piece.iov_base, piece.iov_len, MSG_WAITALL | MSG_NOSIGNAL);
+    return 0;
+}
+
+static void drained(struct kr_reactor *r, struct kr__conn *c) {
+    c->blocked = false;
+    if (c->ops->on_drain)
+        c->ops->on_drain(r, kr__conn_handle(c), c->user);
+    kr__conn_show_later(r, c);
+}
+
+static void sent(struct kr_reactor *r, struct kr__conn *c, size_t size) {
+    c->touched = r->now;
+    kr__count(&r->stats.bytes_out, size);
+    c->queued -= (uint32_t)size;
+    c->held -= kr__sendq_consume(&r->sends, &c->queue, size);
+    if (c->blocked && c->queued <= c->send_low && c->state == KR__CONN_OPEN)
+        drained(r, c);
+}
+
+void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
+    struct kr__conn *c = kr__owner_conn(o);
+    if (c->vector)
+        kr__block_put(&r->blocks, c->vector, c->vector_room);
+    c->vector = NULL;
+    if (r->reservation.conn == c)
+        r->reservation.conn = NULL;
+    if (kr__likely(how->res >= 0)) {
+        sent(r, c, (size_t)how->res);
+        return;
+    }
+    if (how->res == -ECANCELED || how->res == -EINTR || how->res == -EAGAIN)
+        return; /* sent again if it is wanted */
+    kr__conn_end(r, c, KR_CLOSE_NOW, how->res, KR_WHY_ERROR);
+}
+
+/* Whether `size` more bytes may be queued. A refusal counts as a rise above send_high, so that a caller
+ * who then consumes nothing is shown the same bytes again when there is room. */
+static int admit(struct kr__conn *c, size_t size) {
+    if (c->state != KR__CONN_OPEN)
+        return -EPIPE;
+    if (size <= c->send_cap - c->queued)
+        return 0;
+    if (c->queued)
+        c->blocked = true;
+    return -ENOBUFS;
+}
+
+static void queued(struct kr_reactor *r, struct kr__conn *c, size_t size) {
+    c->queued += (uint32_t)size;
+    if (c->queued > c->send_high)
+        c->blocked = true;
+    kr__conn_dirty(r, c);
+}
+
+/* A part of the lent buffer is held rather than copied, as long as one connection does not hold more than
+ * its share, and all of them leave some for receiving. */
+static bool may_hold(const struct kr_reactor *r, const struct kr__conn *c, const char *data,
+                     size_t size) {
+    const struct kr__lent *lent = &r->lent;
+    if (lent->conn != c || size < HOLD_MIN)
+        return false;
+    if (data < lent->data || data + size > lent->data + lent->size)
+        return false;
+    const struct kr__bufs *bufs = &r->bufs;
+    return c->held < kr__max_size(1, bufs->count / 8) &&
+           bufs->held < bufs->count - kr__max_size(1, bufs->count / 8);
+}
+
+static int queue_pieces(struct kr_reactor *r, struct kr__conn *c, const struct iovec *iov, int count,
+                        size_t total) {
+    int rc = admit(c, total);
+    if (rc < 0 || total == 0)
+        return rc;
+    if (r->reservation.conn == c)
+        r->reservation.conn = NULL;
+    if (count == 1 && may_hold(r, c, iov->iov_base, total)) {
+        rc = kr__sendq_lend(&r->sends, &c->queue, iov->iov_base, total, r->lent.buf);
+        c->held += rc == 0;
+    } else {
+        rc = kr__sendq_copy(&r->sends, &c->queue, iov, count, total);
+        kr__count(&r->stats.bytes_copied, rc == 0 ? total : 0);
+    }
+    if (rc == 0)
+        queued(r, c, total);
+    return rc;
+}
+
+int kr_conn_send(struct kr_reactor *r, kr_conn conn, const void *data, size_t size) {
+    struct kr__conn *c;
+    int rc = kr__conn_door(r, conn, &c);
+    if (rc < 0)
+        return rc;
+    if (!data && size)
+        return -EINVAL;
+    struct iovec piece = {(void *)(uintptr_t)data, size};
+    return queue_pieces(r, c, &piece, 1, size);
+}
+
+int kr_conn_sendv(struct kr_reactor *r, kr_conn conn, const struct iovec *iov, int count) {
+    struct kr__conn *c;
+    int rc = kr__conn_door(r, conn, &c);
+    if (rc < 0)
+        return rc;
+    if (count < 0 || count > 1024 || (count && !iov))
+        return -EINVAL;
+    size_t total = 0;
+    for (int i = 0; i < count; i++) {
+        if (!iov[i].iov_base && iov[i].iov_len)
+            return -EINVAL;
+        if (__builtin_add_overflow(total, iov[i].iov_len, &total))
+            return -EINVAL;
+    }
+    return queue_pieces(r, c, iov, count, total);
+}
+
+int kr_conn_reserve(struct kr_reactor *r, kr_conn conn, size_t size, void **ret) {
+    struct kr__conn *c;
+    int rc = kr__conn_door(r, conn, &c);
+    if (rc < 0)
+        return rc;
+    if (!ret || size < 1 || size > (size_t)1 << 20)
+        return -EINVAL;
+    rc = admit(c, size);
+    if (rc < 0)
+        return rc;
+    char *room = kr__sendq_room(&r->sends, &c->queue, size);
+    if (!room)
+        return -ENOMEM;
+    r->reservation = (struct kr__reservation){c, size};
+    *ret = room;
+    return 0;
+}
+
+int kr_conn_commit(struct kr_reactor *r, kr_conn conn, size_t size) {
+    struct kr__conn *c;
+    int rc = kr__conn_door(r, conn, &c);
+    if (rc < 0)
+        return rc;
+    if (c->state != KR__CONN_OPEN)
+        return -EPIPE;
+    if (r->reservation.conn != c || size > r->reservation.size)
+        return -EINVAL;
+    r->reservation.conn = NULL;
+    kr__sendq_commit(&c->queue, size);
+    kr__count(&r->stats.bytes_copied, size);
+    if (size)
+        queued(r, c, size);
+    return 0;
+}
+
+size_t kr_conn_queued(const struct kr_reactor *r, kr_conn conn) {
+    if (kr__guard(r) < 0)
+        return 0;
+    const struct kr__conn *c = kr__conn_find(r, conn);
+    return c ? c->queued : 0;
+}

@@ -1,0 +1,16 @@
+/* One row a verb, from the one list. */
+#include "op/op.h"
+
+const struct kr__op kr__ops[KR__VERB_COUNT] = {
+#define X(verb, where, is_counted, is_many)                                                        \
+    [KR__VERB_##verb] = {                                                                          \
+        .name = #verb,                                                                             \
+        .target = KR__TARGET_##where,                                                              \
+        .counted = is_counted,                                                                     \
+        .many = is_many,                                                                           \
+        .prep = kr__prep_##verb,                                                                   \
+        .done = kr__done_##verb,                                                                   \
+    },
+    KR__VERBS(X)
+#undef X
+};

@@ -1,0 +1,110 @@
+/* The provided buffer ring.
+ *
+ * Happy path: take on a completion, unref when the callback and the sends are done, publish once a turn.
+ * Failure: all are out, and connections wait (core/conn.c parks them) until one comes back.
+ *
+ * Relies on: entries are consumed in the order of publishing, the tail is 16 bits and free-running, the
+ * kernel does not check for more than `count` published (man io_uring_register_buf_ring). A zero-length
+ * entry would look like the end of stream on a live connection (observed on 6.18), hence the assert.
+ * The ring's memory is pinned, so a forked child must not have it: its copy-on-write would part us
+ * from the page that the kernel reads. */
+#include "pool/bufs.h"
+
+#include <errno.h>
+
+static size_t ring_bytes(unsigned count) {
+    return ((size_t)count * sizeof(struct io_uring_buf) + 4095) / 4096 * 4096;
+}
+
+static int bufs_map(struct kr__bufs *bufs) {
+    const struct kr__kernel *k = bufs->kernel;
+    bufs->ring = k->map(k, ring_bytes(bufs->count), KR__MAP_KEEP);
+    bufs->base = k->map(k, bufs->count * bufs->size, KR__MAP_PLAIN);
+    bufs->free = kr__mem_get(bufs->mem, bufs->count * sizeof *bufs->free);
+    bufs->refs = kr__mem_get_zeroed(bufs->mem, bufs->count * sizeof *bufs->refs);
+    return bufs->ring && bufs->base && bufs->free && bufs->refs ? 0 : -ENOMEM;
+}
+
+int kr__bufs_init(struct kr__bufs *bufs, struct kr__ring *ring, struct kr__mem *mem, unsigned count,
+                  size_t size) {
+    *bufs = (struct kr__bufs){.kernel = ring->kernel, .mem = mem, .count = count, .mask = count - 1,
+                              .size = size};
+    int rc = bufs_map(bufs);
+    if (rc == 0) {
+        struct kr__buf_reg reg = {
+            .ring_addr = (uint64_t)(uintptr_t)bufs->ring,
+            .ring_entries = count,
+            .group = KR__BUFS_GROUP,
+        };
+        rc = kr__ring_register(ring, IORING_REGISTER_PBUF_RING, &reg, 1);
+    }
+    if (rc < 0) {
+        kr__bufs_free(bufs, false);
+        return rc;
+    }
+    for (unsigned id = count; id-- > 0;)
+        bufs->free[bufs->free_count++] = (uint16_t)id;
+    bufs->target = count < 64 ? count : 64;
+    kr__bufs_publish(bufs);
+    return 0;
+}
+
+void kr__bufs_free(struct kr__bufs *bufs, bool child) {
+    const struct kr__kernel *k = bufs->kernel;
+    kr__mem_put(bufs->mem, bufs->free, bufs->count * sizeof *bufs->free);
+    kr__mem_put(bufs->mem, bufs->refs, bufs->count * sizeof *bufs->refs);
+    if (bufs->base)
+        k->unmap(k, bufs->base, bufs->count * bufs->size);
+    if (bufs->ring && !child)
+        k->unmap(k, bufs->ring, ring_bytes(bufs->count));
+    *bufs = (struct kr__bufs){.kernel = k, .mem = bufs->mem};
+}
+
+/* How many published buffers keep KR__BUFS_WARM bytes in flight, as receives usually are. */
+static unsigned warm_target(const struct kr__bufs *bufs) {
+    size_t warm = KR__BUFS_WARM / (bufs->usual + 1);
+    if (warm < KR__BUFS_TARGET_MIN)
+        warm = KR__BUFS_TARGET_MIN;
+    return warm < bufs->count ? (unsigned)warm : bufs->count;
+}
+
+void kr__buf_take(struct kr__bufs *bufs, uint16_t id, size_t filled) {
+    kr__assert(id < bufs->count && bufs->refs[id] == 0 && bufs->published > 0);
+    bufs->published--;
+    bufs->refs[id] = 1;
+    bufs->usual += (filled >> 4) - (bufs->usual >> 4);
+}
+
+void kr__buf_unref(struct kr__bufs *bufs, uint16_t id) {
+    kr__assert(id < bufs->count && bufs->refs[id] > 0);
+    if (--bufs->refs[id] == 0)
+        bufs->free[bufs->free_count++] = id;
+}
+
+void kr__bufs_publish(struct kr__bufs *bufs) {
+    unsigned warm = warm_target(bufs);
+    if (bufs->target > warm)
+        bufs->target = warm;
+    uint16_t tail = bufs->tail;
+    while (bufs->published < bufs->target && bufs->free_count) {
+        uint16_t id = bufs->free[--bufs->free_count];
+        struct io_uring_buf *entry = &bufs->ring->bufs[tail++ & bufs->mask];
+        kr__assert(bufs->size > 0);
+        entry->addr = (uint64_t)(uintptr_t)kr__buf_at(bufs, id);
+        entry->len = (uint32_t)bufs->size;
+        entry->bid = id;
+        bufs->published++;
+    }
+    if (tail == bufs->tail)
+        return;
+    bufs->tail = tail;
+    __atomic_store_n(&bufs->ring->tail, tail, __ATOMIC_RELEASE);
+}
+
+bool kr__bufs_starved(struct kr__bufs *bufs) {
+    if (bufs->free_count && bufs->target < bufs->count) {
+        unsigned warm = warm_target(bufs);
+        bufs->target = bufs->target * 2 < warm ? bufs->target * 2 : warm;
+    }
+    return kr__bufs_some(bufs);
+}

@@ -1,0 +1,56 @@
+/* Send queues: what a connection has yet to send, in records, and their one release.
+ *
+ * A record is a block. A COPY record holds its bytes behind itself, and later bytes of the same
+ * connection are added while there is room, also while its front is being sent: nothing in it ever
+ * moves. A LENT record holds a reference to a receive buffer, in which its bytes are. */
+#ifndef KR_POOL_SENDS_H
+#define KR_POOL_SENDS_H
+
+#include "pool/blocks.h"
+#include "pool/bufs.h"
+
+#include <sys/uio.h>
+
+struct kr__send {
+    struct kr__send *next;
+    const char *data; /* the first byte not yet sent */
+    uint32_t size;    /* bytes not yet sent */
+    uint32_t spare;   /* COPY: room behind them */
+    uint32_t room;    /* the block's size */
+    uint16_t buf;     /* LENT: the receive buffer */
+    bool lent;
+};
+
+struct kr__sendq {
+    struct kr__send *head, *tail;
+};
+
+struct kr__sends {
+    struct kr__blocks *blocks;
+    struct kr__bufs *bufs;
+    uint64_t out; /* records in all queues */
+};
+
+/* Room for `size` more contiguous bytes at the tail, which become part of the queue only by
+ * kr__sendq_commit; NULL when memory is refused. */
+char *kr__sendq_room(struct kr__sends *sends, struct kr__sendq *q, size_t size);
+void kr__sendq_commit(struct kr__sendq *q, size_t size);
+
+/* Copies bytes to the tail, filling the tail's room first. All or nothing: -ENOMEM. */
+int kr__sendq_copy(struct kr__sends *sends, struct kr__sendq *q, const struct iovec *iov, int count,
+                   size_t total);
+
+/* Adds bytes that lie in receive buffer `buf`, and a reference to it. -ENOMEM. */
+int kr__sendq_lend(struct kr__sends *sends, struct kr__sendq *q, const char *data, size_t size,
+                   uint16_t buf);
+
+/* The first pieces, at most `max`; returns how many. */
+int kr__sendq_pieces(const struct kr__sendq *q, struct iovec *iov, int max);
+
+/* `size` bytes of the front are sent; what is empty is released. Returns the count of lent records let go. */
+unsigned kr__sendq_consume(struct kr__sends *sends, struct kr__sendq *q, size_t size);
+
+/* Releases all. */
+void kr__sendq_drop(struct kr__sends *sends, struct kr__sendq *q);
+
+#endif

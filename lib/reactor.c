@@ -1,0 +1,384 @@
+/* A reactor's life: built, bound to its thread, run, taken down.
+ *
+ * Happy path: resolve the config, map and register the rooms on a disabled ring; the first run enables
+ * the ring, which makes its thread the one submitter; free ends every owner, runs turns until the kernel
+ * owes nothing, and unmaps.
+ * Failure modes: any step of building is refused (each is explained, all before it are undone); free in
+ * a forked child (copies are given back, the parent's ring is not touched); free of a reactor that
+ * never ran (there is nothing in flight). */
+#include "reactor.h"
+
+#include "kernel/probe.h"
+#include "loop.h"
+#include "ring/tag.h"
+
+#define PAGE 4096u
+#define CONN_MAX_DEFAULT 16384u
+#define FILE_MAX_DEFAULT 64u
+#define TABLE_MAX (1u << 20) /* of a registered file table, io_uring/rsrc.c */
+
+/* Its address is the mark; initial-exec makes that one instruction, not a call. */
+static _Thread_local char thread_mark __attribute__((tls_model("initial-exec")));
+
+const char *kr__thread_mark(void) {
+    return &thread_mark;
+}
+
+static void *libc_alloc(void *ctx, size_t size) {
+    (void)ctx;
+    return malloc(size);
+}
+
+static void libc_free(void *ctx, void *memory, size_t size) {
+    (void)ctx;
+    (void)size;
+    free(memory);
+}
+
+static const struct kr_alloc libc_allocator = {.alloc = libc_alloc, .free = libc_free};
+
+void kr_config_init(struct kr_config *config) {
+    *config = (struct kr_config){
+        .size = sizeof *config,
+        .taskrun = KR_TASKRUN_COOP,
+        .sq_entries = 512,
+        .cq_entries = 4096,
+        .file_max = FILE_MAX_DEFAULT,
+        .buf_count = 256,
+        .buf_size = 16384,
+        .post_max = 1024,
+        .turn_cqes = 1024,
+        .turn_posts = 256,
+    };
+}
+
+static void or_default(unsigned *field, unsigned value) {
+    if (*field == 0)
+        *field = value;
+}
+
+/* As many connections as the descriptor limit lets the table have. */
+static unsigned conn_max_default(const struct kr__kernel *k, unsigned file_max) {
+    uint64_t limit = k->limit_nofile(k);
+    uint64_t room = limit > file_max ? limit - file_max : 1;
+    return room < CONN_MAX_DEFAULT ? (unsigned)room : CONN_MAX_DEFAULT;
+}
+
+static void config_resolve(struct kr_config *c, const struct kr__kernel *k) {
+    struct kr_config defaults;
+    kr_config_init(&defaults);
+    or_default(&c->sq_entries, defaults.sq_entries);
+    or_default(&c->cq_entries, defaults.cq_entries);
+    or_default(&c->file_max, defaults.file_max);
+    or_default(&c->conn_max, conn_max_default(k, c->file_max));
+    or_default(&c->buf_count, defaults.buf_count);
+    c->buf_size = c->buf_size ? c->buf_size : defaults.buf_size;
+    or_default(&c->post_max, defaults.post_max);
+    or_default(&c->turn_cqes, defaults.turn_cqes);
+    or_default(&c->turn_posts, defaults.turn_posts);
+    c->alloc = c->alloc ? c->alloc : &libc_allocator;
+}
+
+/* NULL, or which field is wrong. Before resolving: 0 is the default. */
+static const char *config_fault(const struct kr_config *c) {
+    if (c->size != sizeof *c)
+        return "size is not sizeof(struct kr_config): call kr_config_init first";
+    if (c->taskrun != KR_TASKRUN_COOP && c->taskrun != KR_TASKRUN_DEFER)
+        return "taskrun is neither KR_TASKRUN_COOP nor KR_TASKRUN_DEFER";
+    if (c->sq_entries > 32768)
+        return "sq_entries is above 32768";
+    if (c->cq_entries > 65536)
+        return "cq_entries is above 65536";
+    if (c->file_max > 65536)
+        return "file_max is above 65536";
+    if (c->conn_max > TABLE_MAX - (c->file_max ? c->file_max : FILE_MAX_DEFAULT))
+        return "conn_max and file_max are together above 1048576";
+    if (c->buf_count > 32768 || (c->buf_count & (c->buf_count - 1)))
+        return "buf_count is not a power of two up to 32768";
+    if (c->buf_size > (size_t)1 << 20)
+        return "buf_size is above 1 MiB";
+    if (c->post_max > 65536)
+        return "post_max is above 65536";
+    if (c->turn_cqes > INT32_MAX || c->turn_posts > INT32_MAX)
+        return "turn_cqes or turn_posts is above 2^31 - 1";
+    if (c->alloc && (!c->alloc->alloc || !c->alloc->free))
+        return "alloc lacks a function";
+    return NULL;
+}
+
+/* After resolving. */
+static const char *config_conflict(const struct kr_config *c) {
+    if (kr__power_of_two(c->cq_entries) < kr__power_of_two(c->sq_entries))
+        return "cq_entries is below sq_entries";
+    return NULL;
+}
+
+static int build_ring(struct kr_reactor *r, unsigned caps_mask) {
+    struct kr__ring_plan plan = {
+        .sq_entries = r->config.sq_entries,
+        .cq_entries = r->config.cq_entries,
+        .defer = r->config.taskrun == KR_TASKRUN_DEFER,
+        .caps_mask = caps_mask,
+    };
+    return kr__ring_open(&r->ring, r->kernel, &plan);
+}
+
+/* One system call may be filtered though others are not. A disabled ring answers -EBADFD to a submit. */
+static int try_enter(struct kr_reactor *r) {
+    int rc = r->kernel->enter(r->kernel, &r->ring.uring, 0, 0, 0, NULL);
+    return rc == -EBADFD ? 0 : rc;
+}
+
+/* The rooms on an open ring. *tried says which step failed. */
+static int build_rooms(struct kr_reactor *r, const char **tried) {
+    const struct kr_config *c = &r->config;
+    kr__blocks_init(&r->blocks, &r->mem);
+    r->sends = (struct kr__sends){.blocks = &r->blocks, .bufs = &r->bufs};
+    kr__timers_init(&r->timers, &r->mem);
+    *tried = "io_uring_enter";
+    int rc = try_enter(r);
+    if (rc == 0) {
+        *tried = "io_uring_register of the file table";
+        rc = kr__slots_init(&r->slots, &r->ring, &r->mem, c->conn_max, c->file_max);
+    }
+    if (rc == 0) {
+        *tried = "io_uring_register of the buffers";
+        rc = kr__bufs_init(&r->bufs, &r->ring, &r->mem, c->buf_count, c->buf_size);
+    }
+    if (rc == 0) {
+        *tried = "eventfd";
+        rc = kr__inbox_init(&r->inbox, r->kernel, &r->mem, kr__power_of_two(c->post_max));
+    }
+    if (rc == 0) {
+        *tried = "mmap of the tables";
+        rc = kr__conns_init(&r->conns, r, c->conn_max);
+    }
+    if (rc == 0)
+        rc = kr__listeners_init(&r->listeners, r, c->file_max, c->conn_max);
+    return rc;
+}
+
+/* Each part may be missing, if building failed there. */
+static void raze_rooms(struct kr_reactor *r, bool child) {
+    kr__listeners_free(&r->listeners, r);
+    kr__conns_free(&r->conns, r);
+    if (r->inbox.mem)
+        kr__inbox_free(&r->inbox);
+    if (r->bufs.mem)
+        kr__bufs_free(&r->bufs, child);
+    if (r->slots.mem)
+        kr__slots_free(&r->slots);
+    kr__timers_free(&r->timers);
+    kr__blocks_free(&r->blocks);
+}
+
+static void raze_self(struct kr_reactor *r) {
+    struct kr__mem mem = r->mem;
+    r->kernel->unmap(r->kernel, (void *)(uintptr_t)r->alive, PAGE);
+    kr__mem_put(&mem, r, sizeof *r);
+}
+
+static struct kr_reactor *build_self(const struct kr_config *config, const struct kr__kernel *k) {
+    struct kr__mem mem = {.alloc = *config->alloc};
+    struct kr_reactor *r = kr__mem_get_zeroed(&mem, sizeof *r);
+    if (!r)
+        return NULL;
+    uint32_t *alive = k->map(k, PAGE, KR__MAP_WIPE);
+    if (!alive) {
+        kr__mem_put(&mem, r, sizeof *r);
+        return NULL;
+    }
+    *alive = 1;
+    r->alive = alive;
+    r->kernel = k;
+    r->mem = mem;
+    r->config = *config;
+    kr__list_init(&r->dirty);
+    kr__list_init(&r->parked);
+    kr__list_init(&r->showing);
+    kr__owner_init(&r->self, KR__KIND_SELF, KR__SLOT_SELF);
+    return r;
+}
+
+static size_t locked_bytes(const struct kr_reactor *r) {
+    return r->ring.locked + r->config.buf_count * sizeof(struct io_uring_buf);
+}
+
+static int build(struct kr_reactor *r, struct kr_failure *why, unsigned caps_mask) {
+    unsigned files = r->config.conn_max + r->config.file_max;
+    const char *tried = "io_uring_setup";
+    int rc = build_ring(r, caps_mask);
+    if (rc < 0) {
+        kr__probe_explain(r->kernel, why, tried, rc, locked_bytes(r), files);
+        return rc;
+    }
+    rc = build_rooms(r, &tried);
+    if (rc < 0) {
+        kr__probe_explain(r->kernel, why, tried, rc, locked_bytes(r), files);
+        kr__ring_close(&r->ring, false);
+        raze_rooms(r, false);
+        return rc;
+    }
+    kr__owner_dirty(r, &r->self);
+    return 0;
+}
+
+int kr__reactor_new(struct kr_reactor **ret, const struct kr_config *config, struct kr_failure *why,
+                    const struct kr__kernel *kernel, unsigned caps_mask) {
+    struct kr_config resolved;
+    kr_config_init(&resolved);
+    if (config)
+        resolved = *config;
+    const char *fault = config_fault(&resolved);
+    if (!fault) {
+        config_resolve(&resolved, kernel);
+        fault = config_conflict(&resolved);
+    }
+    if (fault)
+        return kr__probe_refuse_config(why, fault);
+
+    struct kr_reactor *r = build_self(&resolved, kernel);
+    if (!r)
+        return kr__probe_explain(kernel, why, "the allocator", -ENOMEM, 0, 0);
+    int rc = build(r, why, caps_mask);
+    if (rc < 0) {
+        raze_self(r);
+        return rc;
+    }
+    if (why)
+        *why = (struct kr_failure){0};
+    *ret = r;
+    return 0;
+}
+
+int kr_reactor_new(struct kr_reactor **ret, const struct kr_config *config, struct kr_failure *why) {
+    if (!ret)
+        return kr__probe_refuse_config(why, "ret is NULL");
+    return kr__reactor_new(ret, config, why, &kr__linux, KR__CAPS_ALL);
+}
+
+/* The door of kr_run and kr_step; the first one binds. */
+static int begin(struct kr_reactor *r) {
+    int rc = kr__guard(r);
+    if (rc < 0)
+        return rc;
+    if (r->in_turn || r->freeing)
+        return -EBUSY;
+    if (r->ring.bound)
+        return 0;
+    rc = kr__ring_bind(&r->ring);
+    if (rc == 0)
+        __atomic_store_n(&r->thread, kr__thread_mark(), __ATOMIC_RELAXED);
+    return rc;
+}
+
+int kr_run(struct kr_reactor *r) {
+    int rc = begin(r);
+    while (rc >= 0) {
+        if (kr__inbox_take_stop(&r->inbox))
+            return 0;
+        rc = kr__loop_turn(r, -1);
+    }
+    return rc;
+}
+
+int kr_step(struct kr_reactor *r, int64_t max_wait_ns) {
+    int rc = begin(r);
+    if (rc < 0)
+        return rc;
+    if (kr__inbox_take_stop(&r->inbox))
+        return 0;
+    return kr__loop_turn(r, max_wait_ns);
+}
+
+int64_t kr_now(const struct kr_reactor *r) {
+    if (kr__guard(r) < 0)
+        return 0;
+    return r->in_turn ? r->now : r->kernel->clock(r->kernel);
+}
+
+int kr_stats_read(const struct kr_reactor *r, struct kr_stats *ret, size_t size) {
+    if (!r || !ret)
+        return -EINVAL;
+    struct kr_stats stats;
+    const uint64_t *from = (const uint64_t *)&r->stats;
+    uint64_t *to = (uint64_t *)&stats;
+    for (size_t i = 0; i < sizeof stats / sizeof *to; i++)
+        to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+    stats.bufs_out = __atomic_load_n(&r->bufs.held, __ATOMIC_RELAXED);
+    stats.sends_out = __atomic_load_n(&r->sends.out, __ATOMIC_RELAXED);
+    stats.blocks_out = __atomic_load_n(&r->blocks.out, __ATOMIC_RELAXED);
+    stats.allocs = __atomic_load_n(&r->mem.calls, __ATOMIC_RELAXED);
+    stats.alloc_bytes = __atomic_load_n(&r->mem.bytes, __ATOMIC_RELAXED);
+    memset(ret, 0, size);
+    memcpy(ret, &stats, kr__min_size(size, sizeof stats));
+    return 0;
+}
+
+static void end_conns(struct kr_reactor *r) {
+    for (unsigned slot = 0; slot < r->conns.used; slot++) {
+        struct kr__conn *c = &r->conns.table[slot];
+        if (c->state == KR__CONN_OPEN || c->state == KR__CONN_DRAINING)
+            kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_REACTOR);
+    }
+}
+
+static void end_listeners(struct kr_reactor *r) {
+    for (unsigned i = 0; i < r->listeners.max; i++) {
+        struct kr__listener *l = &r->listeners.table[i];
+        if (l->state == KR__LISTENER_OPEN)
+            kr__listener_end(r, l);
+    }
+}
+
+/* Ends every owner and turns until the kernel owes nothing more. */
+static void wind_down(struct kr_reactor *r) {
+    end_listeners(r);
+    end_conns(r);
+    kr__owner_dirty(r, &r->self);
+    while (r->stats.inflight || r->conns.open || r->stats.listeners ||
+           kr__mpsc_ready(&r->inbox.queue)) {
+        if (kr__loop_turn(r, -1) < 0)
+            return;
+        end_conns(r); /* an accept that was under way */
+    }
+}
+
+/* A ring that nobody ran has nothing in flight, but its listeners' ports are to be free at once. */
+static void clear_files(struct kr_reactor *r) {
+    r->in_turn = true;
+    while (kr__inbox_run(r, r->config.turn_posts)) {}
+    r->in_turn = false;
+    for (unsigned i = 0; i < r->listeners.max; i++) {
+        if (r->listeners.table[i].state == KR__LISTENER_OPEN)
+            kr__slots_clear(&r->slots, r->listeners.first_slot + i);
+    }
+}
+
+static void raze(struct kr_reactor *r, bool child) {
+    kr__ring_close(&r->ring, child);
+    raze_rooms(r, child);
+    raze_self(r);
+}
+
+int kr_reactor_free(struct kr_reactor *r) {
+    if (!r)
+        return 0;
+    int rc = kr__guard(r);
+    if (rc == -ECHILD) {
+        raze(r, true);
+        return 0;
+    }
+    if (rc < 0)
+        return rc;
+    if (r->in_turn)
+        return -EBUSY;
+    r->freeing = true;
+    __atomic_store_n(&r->inbox.closed, true, __ATOMIC_RELEASE);
+    if (r->ring.bound)
+        wind_down(r);
+    else
+        clear_files(r);
+    raze(r, false);
+    return 0;
+}
