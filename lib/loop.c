@@ -141,6 +141,8 @@ static int64_t wait_time(const struct kr_reactor *r, int64_t max_wait_ns) {
 static int64_t may_wait(struct kr_reactor *r, int64_t max_wait_ns) {
     if (!kr__list_empty(&r->dirty) || !kr__list_empty(&r->showing) || kr__ring_ready(&r->ring))
         return 0;
+    if (!kr__list_empty(&r->parked) && kr__bufs_some(&r->bufs))
+        return 0; /* the next of those who wait for buffers have their turn */
     if (max_wait_ns == 0)
         return 0;
     int64_t wait_ns = wait_time(r, max_wait_ns);
@@ -267,7 +269,7 @@ static unsigned reap(struct kr_reactor *r) {
 }
 
 static void expire_one(struct kr_reactor *r, struct kr__deadline *d) {
-    switch ((enum kr__kind)d->kind) {
+    switch ((enum kr__kind)d->node.kind) {
     case KR__KIND_CONN:
         kr__conn_due(r, d);
         break;
@@ -279,14 +281,11 @@ static void expire_one(struct kr_reactor *r, struct kr__deadline *d) {
     }
 }
 
-/* What was filed since the phase began has a later order and waits for the next turn: it is due now at
- * the earliest, so nothing that was due before stands behind it. */
+/* Ends, whatever callbacks file: what they file is due after r->now. */
 static unsigned expire(struct kr_reactor *r) {
-    struct kr__heap *heap = &r->timers.heap;
-    uint64_t order = heap->order;
     unsigned done = 0;
-    while (heap->count && heap->items[0].at <= r->now && heap->items[0].order < order) {
-        struct kr__heap_node *node = kr__heap_pop_due(heap, r->now);
+    struct kr__heap_node *node;
+    while ((node = kr__heap_pop_due(&r->timers.heap, r->now))) {
         expire_one(r, kr__container_of(node, struct kr__deadline, node));
         done++;
     }

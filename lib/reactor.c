@@ -200,7 +200,10 @@ static struct kr_reactor *build_self(const struct kr_config *config, const struc
     return r;
 }
 
+/* 0 when it was not the kernel that had no memory. */
 static size_t locked_bytes(const struct kr_reactor *r) {
+    if (r->mem.refused)
+        return 0;
     return r->ring.locked + r->config.buf_count * sizeof(struct io_uring_buf);
 }
 

@@ -17,18 +17,19 @@
 
 struct kr__heap_node {
     uint32_t place;
+    uint32_t order : 24; /* of filing; it decides only between equal times, so it may wrap */
+    uint32_t kind : 8;   /* the owner's: in what the node is embedded */
 };
 
 struct kr__heap_item {
     int64_t at;
-    uint64_t order;
     struct kr__heap_node *node;
 };
 
 struct kr__heap {
     struct kr__heap_item *items;
     uint32_t count, room, promised;
-    uint64_t order;
+    uint32_t order;
     struct kr__mem *mem;
 };
 
@@ -67,7 +68,9 @@ static inline void kr__heap_unpromise(struct kr__heap *heap) {
 }
 
 static inline bool kr__heap_before(const struct kr__heap_item *a, const struct kr__heap_item *b) {
-    return a->at < b->at || (a->at == b->at && a->order < b->order);
+    if (a->at != b->at)
+        return a->at < b->at;
+    return (int32_t)((a->node->order - b->node->order) << 8) < 0;
 }
 
 static inline void kr__heap_set(struct kr__heap *heap, uint32_t place, struct kr__heap_item item) {
@@ -132,7 +135,8 @@ static inline void kr__heap_file(struct kr__heap *heap, struct kr__heap_node *no
     kr__heap_remove(heap, node);
     kr__assert(heap->count < heap->promised && heap->promised <= heap->room);
     uint32_t place = heap->count++;
-    kr__heap_set(heap, place, (struct kr__heap_item){at, heap->order++, node});
+    node->order = heap->order++ & 0xffffffu;
+    kr__heap_set(heap, place, (struct kr__heap_item){at, node});
     kr__heap_rise(heap, place);
 }
 

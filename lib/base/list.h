@@ -34,6 +34,14 @@ static inline void kr__list_push(struct kr__list *list, struct kr__link *link) {
     list->head.prev = link;
 }
 
+static inline void kr__list_push_front(struct kr__list *list, struct kr__link *link) {
+    kr__assert(!kr__link_on(link));
+    link->prev = &list->head;
+    link->next = list->head.next;
+    link->next->prev = link;
+    list->head.next = link;
+}
+
 /* Taking off a link that is on no list does nothing. */
 static inline void kr__link_off(struct kr__link *link) {
     if (!kr__link_on(link))

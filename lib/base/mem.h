@@ -12,6 +12,7 @@ struct kr__mem {
     struct kr_alloc alloc;
     uint64_t calls; /* of alloc */
     uint64_t bytes; /* held now */
+    bool refused;   /* the allocator has said no at least once */
 };
 
 static inline void *kr__mem_get(struct kr__mem *mem, size_t size) {
@@ -20,6 +21,8 @@ static inline void *kr__mem_get(struct kr__mem *mem, size_t size) {
     void *memory = mem->alloc.alloc(mem->alloc.ctx, size);
     if (memory)
         kr__count(&mem->bytes, size);
+    else
+        mem->refused = true;
     return memory;
 }
 

@@ -23,8 +23,11 @@ struct kr__mpsc_cell {
 struct kr__mpsc {
     struct kr__mpsc_cell *cells;
     uint64_t mask;
-    uint64_t push __attribute__((aligned(64))); /* apart from `pop`, which one thread alone writes */
-    uint64_t pop __attribute__((aligned(64)));
+    char apart_1[64]; /* what all pushers write, what the popper writes: no two on one cache line */
+    uint64_t push;
+    char apart_2[64];
+    uint64_t pop;
+    char apart_3[64];
 };
 
 /* `count` is a power of two; the cells are the caller's. */

@@ -20,13 +20,12 @@ int kr__conns_init(struct kr__conns *conns, struct kr_reactor *r, unsigned max) 
     return conns->table ? 0 : -ENOMEM;
 }
 
-/* Peer and local address; a power of two, as kr__block_put wants to hear the size that was got. */
-#define ADDRS_ROOM 64u
-_Static_assert(2 * sizeof(struct kr_addr) <= ADDRS_ROOM, "two addresses fit");
+/* Peer and local address, a block. */
+#define ADDRS_SIZE (2 * sizeof(struct kr_addr))
 
 static void addrs_put(struct kr_reactor *r, struct kr_addr *addrs) {
     if (addrs)
-        kr__block_put(&r->blocks, addrs, ADDRS_ROOM);
+        kr__block_put(&r->blocks, addrs, kr__block_room(ADDRS_SIZE));
 }
 
 static int addrs_copy(struct kr_reactor *r, struct kr_addr **ret, const struct kr_addr *addrs) {
@@ -34,11 +33,17 @@ static int addrs_copy(struct kr_reactor *r, struct kr_addr **ret, const struct k
     if (!addrs)
         return 0;
     size_t room;
-    *ret = kr__block_get(&r->blocks, ADDRS_ROOM, &room);
+    *ret = kr__block_get(&r->blocks, ADDRS_SIZE, &room);
     if (!*ret)
         return -ENOMEM;
-    memcpy(*ret, addrs, 2 * sizeof *addrs);
+    memcpy(*ret, addrs, ADDRS_SIZE);
     return 0;
+}
+
+void kr__conn_vector_put(struct kr_reactor *r, struct kr__conn *c) {
+    if (c->vector)
+        kr__block_put(&r->blocks, c->vector, kr__block_room(sizeof(struct kr__vector)));
+    c->vector = NULL;
 }
 
 /* The one release of all that a connection held. */
@@ -53,9 +58,7 @@ static void conn_release(struct kr_reactor *r, struct kr__conn *c) {
     if (c->promised)
         kr__deadline_end(&r->timers, &c->deadline);
     c->promised = false;
-    if (c->vector)
-        kr__block_put(&r->blocks, c->vector, c->vector_room);
-    c->vector = NULL;
+    kr__conn_vector_put(r, c);
     if (r->reservation.conn == c)
         r->reservation.conn = NULL;
 }
@@ -130,8 +133,7 @@ static int conn_inline_ready(struct kr_reactor *r, struct kr__conn *c, size_t si
 }
 
 /* A fresh life: all but the owner and the slot's own memory starts from zero. */
-static void conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
-                       const struct kr__listener *l) {
+static void conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot) {
     if (c->owner.generation == 0)
         kr__owner_init(&c->owner, KR__KIND_CONN, slot);
     if (slot >= r->conns.used)
@@ -139,21 +141,25 @@ static void conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
     *c = (struct kr__conn){
         .owner = c->owner,
         .state = KR__CONN_OPEN,
-        .ops = l->ops,
-        .user = l->user,
-        .send_low = (uint32_t)l->opts.send_low,
-        .send_high = (uint32_t)l->opts.send_high,
-        .send_cap = (uint32_t)l->opts.send_cap,
-        .recv_cap = (uint32_t)l->opts.recv_cap,
-        .idle_ns = l->opts.idle_ns,
-        .flush_ns = l->opts.flush_ns,
         .touched = r->now,
-        .listener = kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation),
         .inline_memory = c->inline_memory,
         .inline_room = c->inline_room,
     };
     r->conns.open++;
     kr__count(&r->stats.conns, 1);
+    kr__conn_dirty(r, c);
+}
+
+static void conn_inherit(struct kr__conn *c, const struct kr__listener *l) {
+    c->ops = l->ops;
+    c->user = l->user;
+    c->send_low = (uint32_t)l->opts.send_low;
+    c->send_high = (uint32_t)l->opts.send_high;
+    c->send_cap = (uint32_t)l->opts.send_cap;
+    c->recv_cap = (uint32_t)l->opts.recv_cap;
+    c->idle_ns = l->opts.idle_ns;
+    c->flush_ns = l->opts.flush_ns;
+    c->listener = kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation);
 }
 
 static int conn_equip(struct kr_reactor *r, struct kr__conn *c, size_t inline_size,
@@ -181,17 +187,17 @@ void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l
         addrs_copy(r, &c->successor_addrs, addrs); /* refused memory: the addresses stay unknown */
         return;
     }
-    conn_begin(r, c, slot, l);
-    kr__conn_dirty(r, c);
+    conn_begin(r, c, slot);
+    if (!l || l->state != KR__LISTENER_OPEN) { /* nobody is there to serve it */
+        kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_LOCAL);
+        return;
+    }
+    conn_inherit(c, l);
     kr__listener_opened(r, l);
     int rc = conn_equip(r, c, l->opts.inline_size, addrs);
     if (rc < 0) {
         kr__count(&r->stats.accept_errors, 1);
         kr__conn_end(r, c, KR_CLOSE_NOW, rc, KR_WHY_LIMIT);
-        return;
-    }
-    if (l->state != KR__LISTENER_OPEN) {
-        kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_LOCAL);
         return;
     }
     kr__count(&r->stats.accepts, 1);
@@ -205,7 +211,10 @@ void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l
 void kr__conn_park(struct kr_reactor *r, struct kr__conn *c) {
     kr__assert(!kr__link_on(&c->wait));
     c->parked = true;
-    kr__list_push(&r->parked, &c->wait);
+    if (c->hungry)
+        kr__list_push_front(&r->parked, &c->wait);
+    else
+        kr__list_push(&r->parked, &c->wait);
     kr__count(&r->stats.starved_parks, 1);
 }
 
@@ -213,6 +222,7 @@ void kr__conn_unpark(struct kr_reactor *r, struct kr__conn *c) {
     if (!c->parked)
         return;
     c->parked = false;
+    c->hungry = true; /* whoever takes the buffer before it must not cost it its place */
     kr__link_off(&c->wait);
     kr__conn_dirty(r, c);
 }
@@ -223,10 +233,14 @@ void kr__conn_show_later(struct kr_reactor *r, struct kr__conn *c) {
         kr__list_push(&r->showing, &c->wait);
 }
 
-/* No more than what is in flight keeps it now. */
-static void conn_join(struct kr_reactor *r, struct kr__conn *c) {
+void kr__conn_hold(struct kr_reactor *r, struct kr__conn *c) {
     kr__conn_unpark(r, c);
     kr__link_off(&c->wait);
+}
+
+/* No more than what is in flight keeps it now. */
+static void conn_join(struct kr_reactor *r, struct kr__conn *c) {
+    kr__conn_hold(r, c);
     if (c->promised)
         kr__deadline_unfile(&r->timers, &c->deadline);
     c->state = c->owner.inflight ? KR__CONN_JOINING : KR__CONN_CLOSING;
@@ -234,8 +248,7 @@ static void conn_join(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 static void conn_drain(struct kr_reactor *r, struct kr__conn *c) {
-    kr__conn_unpark(r, c);
-    kr__link_off(&c->wait);
+    kr__conn_hold(r, c);
     c->state = KR__CONN_DRAINING;
     conn_deadline_file(r, c, c->flush_ns);
     kr__conn_dirty(r, c);
@@ -245,7 +258,7 @@ void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, i
                   enum kr_why why) {
     bool lost = c->state == KR__CONN_DRAINING && error;
     if (c->state == KR__CONN_OPEN || lost) {
-        c->error = error;
+        c->error = (int16_t)error;
         c->why = (uint8_t)why;
     }
     bool ending = c->state == KR__CONN_JOINING || c->state == KR__CONN_CLOSING;
@@ -270,12 +283,10 @@ void kr__conn_settle(struct kr_reactor *r, struct kr__conn *c) {
         kr__conn_dirty(r, c);
 }
 
-/* The slot's next connection, whose accept was told early. Its listener may be closing by now, but it is
- * not gone: its slot is free only when all of its accepts were seen. */
+/* The slot's next connection, whose accept was told early. */
 static void conn_succeed(struct kr_reactor *r, struct kr__conn *c) {
-    uint32_t index = kr__handle_slot(c->successor) - r->listeners.first_slot;
     struct kr_addr *addrs = c->successor_addrs;
-    kr__conn_arrive(r, c->owner.slot, &r->listeners.table[index], addrs);
+    kr__conn_arrive(r, c->owner.slot, kr__listener_find(r, c->successor), addrs);
     addrs_put(r, addrs);
 }
 

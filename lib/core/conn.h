@@ -30,7 +30,6 @@ struct kr__conn {
 
     uint8_t state; /* enum kr__conn_state */
     uint8_t why;   /* enum kr_why, for on_close */
-    uint8_t close_how;
     bool announced : 1; /* on_open was called, so on_close is owed */
     bool paused : 1;    /* by the user */
     bool blocked : 1;   /* queued rose above send_high and has not come down to send_low */
@@ -39,17 +38,17 @@ struct kr__conn {
     bool eof_told : 1;  /* on_eof was called */
     bool reset : 1;     /* a RESET is owed before the CLOSE */
     bool promised : 1;  /* has a place in the timers' heap */
-    int32_t error;      /* for on_close */
+    bool hungry : 1;    /* was unparked and has received nothing since: waits in front */
+    int16_t error;      /* for on_close; the kernel's reach to -4095 */
+    uint16_t held;      /* receive buffers that the queue holds */
 
     const struct kr_conn_ops *ops;
     void *user;
     struct kr__sendq queue;
     struct kr__link wait; /* on the parked list, or on the list of those to be shown kept bytes */
 
-    uint32_t queued;    /* bytes in the queue */
-    uint32_t held;      /* receive buffers that the queue holds */
-    void *vector;       /* msghdr and pieces of the send in flight; a block */
-    uint32_t vector_room;
+    void *vector;    /* msghdr and pieces of the send in flight; a block, struct kr__vector */
+    uint32_t queued; /* bytes in the queue */
 
     uint32_t kept_at, kept_size; /* the unconsumed bytes within `kept` */
     uint32_t kept_room;
@@ -67,7 +66,15 @@ struct kr__conn {
     struct kr_addr *addrs; /* peer and local, a block; NULL when they were not asked for */
     struct kr_addr *successor_addrs;
 };
-_Static_assert(sizeof(struct kr__conn) <= 256, "promised: at most 256 bytes an idle connection");
+/* With its place in the timers' heap, which doubles as it grows, at most 256. */
+_Static_assert(sizeof(struct kr__conn) + 2 * sizeof(struct kr__heap_item) <= 256,
+               "promised: at most 256 bytes an idle connection");
+
+#define KR__VECTOR_PIECES 64
+struct kr__vector {
+    struct msghdr msg;
+    struct iovec pieces[KR__VECTOR_PIECES];
+};
 
 struct kr__conns {
     struct kr__conn *table; /* mapped; pages come into being when first used */
@@ -87,12 +94,16 @@ static inline kr_conn kr__conn_handle(const struct kr__conn *c) {
 /* The connection of a handle while its handle is good: until on_close has returned. */
 struct kr__conn *kr__conn_find(const struct kr_reactor *r, kr_conn conn);
 
-/* The kernel has put a new connection of `l` into `slot`. `addrs` (peer, local) may be NULL; copied. */
+/* The kernel has put a new connection of `l` into `slot`; one of a listener that is gone (NULL) or closing
+ * is closed unannounced. `addrs` (peer, local) may be NULL; copied. */
 void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l,
                      const struct kr_addr *addrs);
 
 /* What it wants, from its state alone: the one place that decides. */
 struct kr__wants kr__conn_wants(const struct kr__conn *c);
+
+/* Reading stops: nothing is shown, no buffer is waited for. It goes on with kr__conn_show_later. */
+void kr__conn_hold(struct kr_reactor *r, struct kr__conn *c);
 
 /* True while received bytes are to be kept rather than shown. */
 static inline bool kr__conn_stopped(const struct kr__conn *c) {
@@ -111,6 +122,9 @@ void kr__conn_gone(struct kr_reactor *r, struct kr__conn *c);
 
 /* The deadline has been reached, or only the time to look at it again. */
 void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d);
+
+/* Gives back the list of pieces of a send, if there is one. */
+void kr__conn_vector_put(struct kr_reactor *r, struct kr__conn *c);
 
 /* To be looked at by the loop's arming phase. */
 void kr__conn_dirty(struct kr_reactor *r, struct kr__conn *c);

@@ -129,6 +129,7 @@ struct kr__wants kr__listener_wants(struct kr_reactor *r, struct kr__listener *l
         if (l->arrivals[i].fd >= 0 && !l->arrivals[i].installing)
             wants.start |= KR__SET(install);
     }
+    wants.start &= (uint16_t)~l->owner.cancelled; /* those under cancel join before others begin */
     if (!l->owner.armed && !wants.start)
         listener_promise(r, l, 0);
     return wants;

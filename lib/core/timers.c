@@ -57,9 +57,10 @@ static int64_t timer_now(const struct kr_reactor *r) {
     return r->kernel->clock(r->kernel);
 }
 
-/* From the real now, not the turn's: the time that callbacks took must not make a timer early. */
+/* From the real now, not the turn's: the time that callbacks took must not make a timer early. And later
+ * than the turn's now, so that what a due timer starts is not due in the same turn. */
 static int64_t timer_due(const struct kr_reactor *r, int64_t in_ns) {
-    return kr__time_add(in_ns ? timer_now(r) : r->now, in_ns);
+    return kr__time_add(in_ns ? timer_now(r) : r->now + 1, in_ns);
 }
 
 int kr_timer_start(struct kr_reactor *r, kr_timer *ret, int64_t in_ns, int64_t every_ns,

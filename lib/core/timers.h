@@ -7,10 +7,9 @@
 
 #include <kreactor/timer.h>
 
-/* A place in the heap; `kind` (enum kr__kind) says in what it is embedded. */
+/* A place in the heap; the node's `kind` (enum kr__kind) says in what it is embedded. */
 struct kr__deadline {
     struct kr__heap_node node;
-    uint8_t kind;
 };
 
 /* A user timer. Freed by stopping it, or after a one-shot's callback that has not filed it again. */
@@ -32,7 +31,7 @@ void kr__timers_free(struct kr__timers *timers);
 
 /* For whoever embeds a deadline: promise once, then file and unfile at will. */
 static inline int kr__deadline_promise(struct kr__timers *timers, struct kr__deadline *d, uint8_t kind) {
-    *d = (struct kr__deadline){.node = {KR__HEAP_OUT}, .kind = kind};
+    *d = (struct kr__deadline){.node = {.place = KR__HEAP_OUT, .kind = kind}};
     return kr__heap_promise(&timers->heap);
 }
 

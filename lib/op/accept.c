@@ -33,7 +33,8 @@ void kr__done_accept(struct kr_reactor *r, struct kr__owner *o, const struct kr_
 uint16_t kr__prep_accept_one(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
     (void)r;
     kr__owner_listener(o)->ones++;
-    io_uring_prep_accept_direct(sqe, 0, NULL, NULL, 0, IORING_FILE_INDEX_ALLOC);
+    io_uring_prep_accept(sqe, 0, NULL, NULL, 0);
+    sqe->file_index = IORING_FILE_INDEX_ALLOC; /* liburing 2.3's direct helper would add 1, making it 0 */
     return 0;
 }
 

@@ -124,8 +124,8 @@ static void failed(struct kr_reactor *r, struct kr__conn *c, int error) {
     switch (-error) {
     case ENOBUFS:
         kr__bufs_starved(&r->bufs);
-        if (kr__conn_wants(c).start & KR__SET(recv))
-            kr__conn_park(r, c);
+        if ((kr__conn_wants(c).start & KR__SET(recv)) && !kr__link_on(&c->wait))
+            kr__conn_park(r, c); /* one that is to be shown bytes first is armed again after that */
         return;
     case ECANCELED:
     case EINTR:
@@ -147,6 +147,7 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
     if (kr__likely(size)) {
         kr__assert(filled);
         c->touched = r->now;
+        c->hungry = false;
         kr__count(&r->stats.bytes_in, size);
         deliver(r, c, kr__buf_at(&r->bufs, buf), size, buf);
     } else if (how->res == 0) {
@@ -175,11 +176,10 @@ static int set_paused(struct kr_reactor *r, kr_conn conn, bool paused) {
     if (c->state != KR__CONN_OPEN)
         return -EPIPE;
     c->paused = paused;
-    if (paused) {
-        kr__conn_unpark(r, c);
-        kr__link_off(&c->wait);
-    }
-    kr__conn_show_later(r, c);
+    if (paused)
+        kr__conn_hold(r, c);
+    else
+        kr__conn_show_later(r, c);
     kr__conn_dirty(r, c);
     return 0;
 }

@@ -13,26 +13,19 @@
 
 #include <sys/socket.h>
 
-#define PIECES_MAX 64
 /* Less than this is copied: it costs less than holding a whole buffer. */
 #define HOLD_MIN 1024u
-
-struct vector {
-    struct msghdr msg;
-    struct iovec pieces[PIECES_MAX];
-};
 
 /* Several pieces need memory for their list; without any, the first piece alone goes. */
 static struct msghdr *vector_ready(struct kr_reactor *r, struct kr__conn *c) {
     if (!c->queue.head->next)
         return NULL;
     size_t room;
-    struct vector *v = kr__block_get(&r->blocks, sizeof *v, &room);
+    struct kr__vector *v = kr__block_get(&r->blocks, sizeof *v, &room);
     if (!v)
         return NULL;
     c->vector = v;
-    c->vector_room = (uint32_t)room;
-    int count = kr__sendq_pieces(&c->queue, v->pieces, PIECES_MAX);
+    int count = kr__sendq_pieces(&c->queue, v->pieces, KR__VECTOR_PIECES);
     v->msg = (struct msghdr){.msg_iov = v->pieces, .msg_iovlen = (size_t)count};
     return &v->msg;
 }
@@ -62,16 +55,14 @@ static void sent(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     c->touched = r->now;
     kr__count(&r->stats.bytes_out, size);
     c->queued -= (uint32_t)size;
-    c->held -= kr__sendq_consume(&r->sends, &c->queue, size);
+    c->held = (uint16_t)(c->held - kr__sendq_consume(&r->sends, &c->queue, size));
     if (c->blocked && c->queued <= c->send_low && c->state == KR__CONN_OPEN)
         drained(r, c);
 }
 
 void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     struct kr__conn *c = kr__owner_conn(o);
-    if (c->vector)
-        kr__block_put(&r->blocks, c->vector, c->vector_room);
-    c->vector = NULL;
+    kr__conn_vector_put(r, c);
     if (r->reservation.conn == c)
         r->reservation.conn = NULL;
     if (kr__likely(how->res >= 0)) {
@@ -83,22 +74,28 @@ void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
     kr__conn_end(r, c, KR_CLOSE_NOW, how->res, KR_WHY_ERROR);
 }
 
+/* Reading stops until the queue is down to send_low. */
+static void block(struct kr_reactor *r, struct kr__conn *c) {
+    c->blocked = true;
+    kr__conn_hold(r, c);
+}
+
 /* Whether `size` more bytes may be queued. A refusal counts as a rise above send_high, so that a caller
  * who then consumes nothing is shown the same bytes again when there is room. */
-static int admit(struct kr__conn *c, size_t size) {
+static int admit(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     if (c->state != KR__CONN_OPEN)
         return -EPIPE;
     if (size <= c->send_cap - c->queued)
         return 0;
     if (c->queued)
-        c->blocked = true;
+        block(r, c);
     return -ENOBUFS;
 }
 
 static void queued(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     c->queued += (uint32_t)size;
     if (c->queued > c->send_high)
-        c->blocked = true;
+        block(r, c);
     kr__conn_dirty(r, c);
 }
 
@@ -118,14 +115,14 @@ static bool may_hold(const struct kr_reactor *r, const struct kr__conn *c, const
 
 static int queue_pieces(struct kr_reactor *r, struct kr__conn *c, const struct iovec *iov, int count,
                         size_t total) {
-    int rc = admit(c, total);
+    int rc = admit(r, c, total);
     if (rc < 0 || total == 0)
         return rc;
     if (r->reservation.conn == c)
         r->reservation.conn = NULL;
     if (count == 1 && may_hold(r, c, iov->iov_base, total)) {
         rc = kr__sendq_lend(&r->sends, &c->queue, iov->iov_base, total, r->lent.buf);
-        c->held += rc == 0;
+        c->held = (uint16_t)(c->held + (rc == 0));
     } else {
         rc = kr__sendq_copy(&r->sends, &c->queue, iov, count, total);
         kr__count(&r->stats.bytes_copied, rc == 0 ? total : 0);
@@ -170,7 +167,7 @@ int kr_conn_reserve(struct kr_reactor *r, kr_conn conn, size_t size, void **ret)
         return rc;
     if (!ret || size < 1 || size > (size_t)1 << 20)
         return -EINVAL;
-    rc = admit(c, size);
+    rc = admit(r, c, size);
     if (rc < 0)
         return rc;
     char *room = kr__sendq_room(&r->sends, &c->queue, size);

@@ -19,6 +19,11 @@ static unsigned class_of(size_t size) {
     return class < KR__BLOCK_CLASSES ? class : KR__BLOCK_CLASSES;
 }
 
+size_t kr__block_room(size_t size) {
+    unsigned class = class_of(size);
+    return class == KR__BLOCK_CLASSES ? size : class_room(class);
+}
+
 void kr__blocks_free(struct kr__blocks *blocks) {
     kr__assert(blocks->out == 0);
     for (unsigned class = 0; class < KR__BLOCK_CLASSES; class++) {
@@ -33,17 +38,13 @@ void kr__blocks_free(struct kr__blocks *blocks) {
 
 void *kr__block_get(struct kr__blocks *blocks, size_t size, size_t *room) {
     unsigned class = class_of(size);
+    *room = kr__block_room(size);
     void *block;
-    if (class == KR__BLOCK_CLASSES) {
-        *room = size;
-        block = kr__mem_get(blocks->mem, size);
-    } else if (kr__likely(blocks->free[class] != NULL)) {
-        *room = class_room(class);
+    if (class < KR__BLOCK_CLASSES && kr__likely(blocks->free[class] != NULL)) {
         block = blocks->free[class];
         blocks->free[class] = *(void **)block;
         blocks->kept -= *room;
     } else {
-        *room = class_room(class);
         block = kr__mem_get(blocks->mem, *room);
     }
     if (block)

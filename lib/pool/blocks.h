@@ -23,6 +23,9 @@ struct kr__blocks {
 void kr__blocks_init(struct kr__blocks *blocks, struct kr__mem *mem);
 void kr__blocks_free(struct kr__blocks *blocks);
 
+/* How large a block for `size` bytes is. */
+size_t kr__block_room(size_t size);
+
 /* A block of at least `size` bytes (1 and more), and how large it is, which kr__block_put wants to hear
  * again; NULL when memory is refused. */
 void *kr__block_get(struct kr__blocks *blocks, size_t size, size_t *room);
