@@ -73,12 +73,16 @@ static struct kr__wants wants_of(struct kr_reactor *r, struct kr__owner *o) {
     }
 }
 
-/* False when the SQ was full before all was armed. */
+/* False when the SQ was full before all was armed; otherwise the owner is off the dirty list. */
 static bool arm_owner(struct kr_reactor *r, struct kr__owner *o) {
     for (;;) {
         struct kr__wants wants = wants_of(r, o);
-        if (!(wants.start | wants.cancel))
+        if (!(wants.start | wants.cancel)) {
+            kr__link_off(&o->dirty);
+            if (kr__unlikely(wants.again))
+                kr__list_push(&r->again, &o->dirty);
             return true;
+        }
         struct io_uring_sqe *sqe = kr__ring_sqe(&r->ring);
         if (!sqe)
             return false;
@@ -97,7 +101,6 @@ static void arm(struct kr_reactor *r) {
             kr__count(&r->stats.sq_full_turns, 1);
             return;
         }
-        kr__link_off(&o->dirty);
     }
 }
 
@@ -139,7 +142,9 @@ static int64_t wait_time(const struct kr_reactor *r, int64_t max_wait_ns) {
 
 /* Whether, and how long, this turn may wait: not with work at hand. */
 static int64_t may_wait(struct kr_reactor *r, int64_t max_wait_ns) {
-    if (!kr__list_empty(&r->dirty) || !kr__list_empty(&r->showing) || kr__ring_ready(&r->ring))
+    if (!kr__list_empty(&r->dirty) || !kr__list_empty(&r->again) || !kr__list_empty(&r->showing))
+        return 0;
+    if (kr__ring_ready(&r->ring))
         return 0;
     if (!kr__list_empty(&r->parked) && kr__bufs_some(&r->bufs))
         return 0; /* the next of those who wait for buffers have their turn */
@@ -265,6 +270,7 @@ static unsigned reap(struct kr_reactor *r) {
     kr__count(&r->stats.cqes, done);
     kr__bufs_publish(&r->bufs);
     unpark(r);
+    kr__list_splice(&r->dirty, &r->again);
     return done;
 }
 
@@ -309,7 +315,9 @@ static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
 
 int kr__loop_turn(struct kr_reactor *r, int64_t max_wait_ns) {
     r->in_turn = true;
+    kr__reservation_drop(r); /* made between turns */
     int rc = turn(r, max_wait_ns);
+    kr__reservation_drop(r);
     r->in_turn = false;
     return rc;
 }

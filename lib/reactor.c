@@ -194,6 +194,7 @@ static struct kr_reactor *build_self(const struct kr_config *config, const struc
     r->mem = mem;
     r->config = *config;
     kr__list_init(&r->dirty);
+    kr__list_init(&r->again);
     kr__list_init(&r->parked);
     kr__list_init(&r->showing);
     kr__owner_init(&r->self, KR__KIND_SELF, KR__SLOT_SELF);
@@ -303,6 +304,8 @@ int64_t kr_now(const struct kr_reactor *r) {
 int kr_stats_read(const struct kr_reactor *r, struct kr_stats *ret, size_t size) {
     if (!r || !ret)
         return -EINVAL;
+    if (__atomic_load_n(r->alive, __ATOMIC_RELAXED) == 0)
+        return -ECHILD;
     struct kr_stats stats;
     const uint64_t *from = (const uint64_t *)&r->stats;
     uint64_t *to = (uint64_t *)&stats;
@@ -353,7 +356,7 @@ static void clear_files(struct kr_reactor *r) {
     while (kr__inbox_run(r, r->config.turn_posts)) {}
     r->in_turn = false;
     for (unsigned i = 0; i < r->listeners.max; i++) {
-        if (r->listeners.table[i].state == KR__LISTENER_OPEN)
+        if (r->listeners.table[i].state != KR__LISTENER_FREE)
             kr__slots_clear(&r->slots, r->listeners.first_slot + i);
     }
 }
@@ -377,7 +380,7 @@ int kr_reactor_free(struct kr_reactor *r) {
     if (r->in_turn)
         return -EBUSY;
     r->freeing = true;
-    __atomic_store_n(&r->inbox.closed, true, __ATOMIC_RELEASE);
+    kr__inbox_close(&r->inbox);
     if (r->ring.bound)
         wind_down(r);
     else

@@ -68,7 +68,7 @@ KR_API int kr_conn_sendv(struct kr_reactor *r, kr_conn conn, const struct iovec 
 
 /* Lends `size` bytes (1 to 1 MiB) of the send queue's own memory at *ret, for a message to be formatted
  * in place. Nothing is queued until kr_conn_commit; the memory is lent until that, until the next
- * send or reserve on this connection, or until the callback returns, whichever is first. Errors as
+ * send on this connection or reserve on any, or until the turn ends, whichever is first. Errors as
  * kr_conn_send. */
 KR_API int kr_conn_reserve(struct kr_reactor *r, kr_conn conn, size_t size, void **ret);
 

@@ -142,7 +142,8 @@ KR_API int64_t kr_now(const struct kr_reactor *r);
  * runs what kr_post accepted, waits for the kernel to let go of everything, and frees. Timers do not
  * fire. What on_close starts is ended too. Consumes `r`; NULL is allowed.
  *
- * No other thread may use `r` any more. In a forked child it only gives the child's copies back: no
+ * No other thread may call anything with `r` any more; a kr_stop or kr_post that began before may still
+ * be on its way out, and is waited for. In a forked child it only gives the child's copies back: no
  * callback runs and the parent is not disturbed; returns 0.
  *
  * Errors, with nothing done: -EPERM from another thread than the one that ran it, -EBUSY from within

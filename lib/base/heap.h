@@ -70,7 +70,8 @@ static inline void kr__heap_unpromise(struct kr__heap *heap) {
 static inline bool kr__heap_before(const struct kr__heap_item *a, const struct kr__heap_item *b) {
     if (a->at != b->at)
         return a->at < b->at;
-    return (int32_t)((a->node->order - b->node->order) << 8) < 0;
+    uint32_t apart = (uint32_t)a->node->order - (uint32_t)b->node->order;
+    return (int32_t)(apart << 8) < 0;
 }
 
 static inline void kr__heap_set(struct kr__heap *heap, uint32_t place, struct kr__heap_item item) {

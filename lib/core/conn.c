@@ -60,7 +60,7 @@ static void conn_release(struct kr_reactor *r, struct kr__conn *c) {
     c->promised = false;
     kr__conn_vector_put(r, c);
     if (r->reservation.conn == c)
-        r->reservation.conn = NULL;
+        kr__reservation_drop(r);
 }
 
 /* In a forked child, and when the kernel failed us, connections may be left to release. */
@@ -176,24 +176,15 @@ static void conn_deadline_file(struct kr_reactor *r, struct kr__conn *c, int64_t
     kr__deadline_file(&r->timers, &c->deadline, kr__time_add(r->now, in_ns));
 }
 
-void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l,
-                     const struct kr_addr *addrs) {
-    struct kr__conn *c = &r->conns.table[slot];
-    if (kr__unlikely(c->state != KR__CONN_FREE)) {
-        /* The kernel ran our CLOSE, gave the slot away, and told of that first: completions of a
-         * multishot accept overtake those of the batch (io_uring/io_uring.c). */
-        kr__assert(c->state == KR__CONN_CLOSING && !c->successor);
-        c->successor = kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation);
-        addrs_copy(r, &c->successor_addrs, addrs); /* refused memory: the addresses stay unknown */
-        return;
-    }
+static void conn_open(struct kr_reactor *r, struct kr__conn *c, uint32_t slot, struct kr__listener *l,
+                      const struct kr_addr *addrs) {
     conn_begin(r, c, slot);
     if (!l || l->state != KR__LISTENER_OPEN) { /* nobody is there to serve it */
         kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_LOCAL);
         return;
     }
     conn_inherit(c, l);
-    kr__listener_opened(r, l);
+    kr__listener_opened(l);
     int rc = conn_equip(r, c, l->opts.inline_size, addrs);
     if (rc < 0) {
         kr__count(&r->stats.accept_errors, 1);
@@ -206,6 +197,21 @@ void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l
         conn_deadline_file(r, c, c->idle_ns);
     if (c->ops->on_open)
         c->ops->on_open(r, kr__conn_handle(c), c->user);
+}
+
+void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l,
+                     const struct kr_addr *addrs) {
+    struct kr__conn *c = &r->conns.table[slot];
+    kr__listener_took_slot(r, l);
+    if (kr__likely(c->state == KR__CONN_FREE)) {
+        conn_open(r, c, slot, l, addrs);
+        return;
+    }
+    /* The kernel ran our CLOSE, gave the slot away, and told of that first: completions of a multishot
+     * accept overtake those of the batch (io_uring/io_uring.c). */
+    kr__assert(c->state == KR__CONN_CLOSING && !c->successor);
+    c->successor = kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation);
+    addrs_copy(r, &c->successor_addrs, addrs); /* refused memory: the addresses stay unknown */
 }
 
 void kr__conn_park(struct kr_reactor *r, struct kr__conn *c) {
@@ -286,7 +292,7 @@ void kr__conn_settle(struct kr_reactor *r, struct kr__conn *c) {
 /* The slot's next connection, whose accept was told early. */
 static void conn_succeed(struct kr_reactor *r, struct kr__conn *c) {
     struct kr_addr *addrs = c->successor_addrs;
-    kr__conn_arrive(r, c->owner.slot, kr__listener_find(r, c->successor), addrs);
+    conn_open(r, c, c->owner.slot, kr__listener_find(r, c->successor), addrs);
     addrs_put(r, addrs);
 }
 

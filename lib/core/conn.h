@@ -94,8 +94,8 @@ static inline kr_conn kr__conn_handle(const struct kr__conn *c) {
 /* The connection of a handle while its handle is good: until on_close has returned. */
 struct kr__conn *kr__conn_find(const struct kr_reactor *r, kr_conn conn);
 
-/* The kernel has put a new connection of `l` into `slot`; one of a listener that is gone (NULL) or closing
- * is closed unannounced. `addrs` (peer, local) may be NULL; copied. */
+/* The kernel has put a new connection of `l` into `slot`; one of a closing listener is closed
+ * unannounced. `addrs` (peer, local) may be NULL; copied. */
 void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l,
                      const struct kr_addr *addrs);
 

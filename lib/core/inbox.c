@@ -68,30 +68,50 @@ static void inbox_wake(struct kr__inbox *inbox) {
         inbox->kernel->wake_send(inbox->kernel, inbox->wake_fd);
 }
 
-/* The guard of what any thread may call. */
-static int inbox_guard(const struct kr_reactor *r) {
-    if (!r)
-        return -EINVAL;
-    return __atomic_load_n(r->alive, __ATOMIC_RELAXED) ? 0 : -ECHILD;
+void kr__inbox_close(struct kr__inbox *inbox) {
+    __atomic_store_n(&inbox->closed, true, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&inbox->inside, __ATOMIC_ACQUIRE))
+        inbox->kernel->yield(inbox->kernel);
 }
 
-int kr_post(struct kr_reactor *r, kr_post_fn *fn, void *arg) {
-    int rc = inbox_guard(r);
-    if (rc < 0)
-        return rc;
-    if (!fn)
+/* The door of what any thread may call. After success, leave() is owed. */
+static int visit(struct kr_reactor *r) {
+    if (!r)
         return -EINVAL;
-    if (__atomic_load_n(&r->inbox.closed, __ATOMIC_ACQUIRE))
-        return -ESHUTDOWN;
-    if (!kr__mpsc_push(&r->inbox.queue, (void (*)(void))fn, arg))
-        return -ENOBUFS;
-    inbox_wake(&r->inbox);
+    if (!__atomic_load_n(r->alive, __ATOMIC_RELAXED))
+        return -ECHILD;
+    __atomic_fetch_add(&r->inbox.inside, 1, __ATOMIC_SEQ_CST);
     return 0;
 }
 
+static void leave(struct kr_reactor *r) {
+    __atomic_fetch_sub(&r->inbox.inside, 1, __ATOMIC_RELEASE);
+}
+
+static int post(struct kr__inbox *inbox, kr_post_fn *fn, void *arg) {
+    if (__atomic_load_n(&inbox->closed, __ATOMIC_SEQ_CST))
+        return -ESHUTDOWN;
+    if (!kr__mpsc_push(&inbox->queue, (void (*)(void))fn, arg))
+        return -ENOBUFS;
+    inbox_wake(inbox);
+    return 0;
+}
+
+int kr_post(struct kr_reactor *r, kr_post_fn *fn, void *arg) {
+    if (!fn)
+        return -EINVAL;
+    int rc = visit(r);
+    if (rc < 0)
+        return rc;
+    rc = post(&r->inbox, fn, arg);
+    leave(r);
+    return rc;
+}
+
 void kr_stop(struct kr_reactor *r) {
-    if (inbox_guard(r) < 0)
+    if (visit(r) < 0)
         return;
     __atomic_store_n(&r->inbox.stop, true, __ATOMIC_SEQ_CST);
     inbox_wake(&r->inbox);
+    leave(r);
 }

@@ -14,13 +14,18 @@ struct kr__inbox {
     int wake_fd;
     bool asleep; /* the reactor is about to wait, or waits: whoever clears this wakes it */
     bool stop;
-    bool closed; /* kr_reactor_free has begun */
+    bool closed;     /* kr_reactor_free has begun */
+    unsigned inside; /* callers that are within kr_post or kr_stop */
     const struct kr__kernel *kernel;
     struct kr__mem *mem;
 };
 
 int kr__inbox_init(struct kr__inbox *inbox, const struct kr__kernel *k, struct kr__mem *mem, unsigned room);
 void kr__inbox_free(struct kr__inbox *inbox);
+
+/* Takes no more posts, and waits for callers that are still on their way out: who is released by a
+ * kr_stop of another thread may free the reactor before that thread has returned from it. */
+void kr__inbox_close(struct kr__inbox *inbox);
 
 /* Announces a wait. False when something has come meanwhile: do not wait. */
 bool kr__inbox_may_sleep(struct kr__inbox *inbox);

@@ -1,9 +1,11 @@
 /* Listeners: how much may be accepted, so that nobody is dropped.
  *
  * The kernel drops a client that it accepts for a full table (-ENFILE; observed on 6.18), and a multishot
- * accept takes the whole backlog at once. So slots are set aside before an accept is armed. With room
- * for two backlogs and more, one multishot accept is armed; with less, up to KR__ACCEPT_ONES one-shot
- * accepts, never more than there are slots; with none, nothing, until a connection closes.
+ * accept takes the whole backlog at once. So slots are set aside before an accept is armed. As long as
+ * two backlogs of every listener fit into what is free, one multishot accept a listener is armed. When
+ * it gets tighter the listener polls instead, which takes no slot, and makes one-shot accepts when a
+ * client waits: as many as found one the last time, doubled while all do, never more than are free.
+ * Those that find none are cancelled in the next turn, so that no idle listener keeps slots from another.
  *
  * Failure modes: -EMFILE, -ENFILE, -ENOMEM, -ENOBUFS and unknown errors are waited out by a timer of 10,
  * 20, then 40 ms; -ECONNABORTED, -EINTR, -EAGAIN and a client's own network errors (man accept) are not:
@@ -15,6 +17,7 @@
 #define BACKOFF_FIRST_MS 10u
 #define BACKOFF_LAST_MS 40u
 #define MULTISHOT_SPARE 64u
+#define ONES (KR__SET(accept_one) | KR__SET(accept_fd))
 
 static size_t table_bytes(unsigned max) {
     return ((size_t)max * sizeof(struct kr__listener) + 4095) / 4096 * 4096;
@@ -23,7 +26,7 @@ static size_t table_bytes(unsigned max) {
 int kr__listeners_init(struct kr__listeners *ls, struct kr_reactor *r, unsigned max,
                        unsigned first_slot) {
     *ls = (struct kr__listeners){.max = max, .first_slot = first_slot};
-    kr__list_init(&ls->short_of_room);
+    kr__list_init(&ls->want_room);
     ls->table = r->kernel->map(r->kernel, table_bytes(max), KR__MAP_PLAIN);
     return ls->table ? 0 : -ENOMEM;
 }
@@ -64,9 +67,13 @@ static unsigned listener_room(const struct kr_reactor *r, const struct kr__liste
 
 /* Slots have become free: those who wait for some may look again. */
 static void listeners_room_came(struct kr_reactor *r) {
-    struct kr__link *head = &r->listeners.short_of_room.head;
+    struct kr__link *head = &r->listeners.want_room.head;
     for (struct kr__link *link = head->next; link != head; link = link->next)
-        kr__owner_dirty(r, &kr__container_of(link, struct kr__listener, short_link)->owner);
+        kr__owner_dirty(r, &kr__container_of(link, struct kr__listener, room_link)->owner);
+}
+
+static unsigned multishot_room(const struct kr__listener *l) {
+    return 2 * l->opts.backlog + MULTISHOT_SPARE;
 }
 
 static void listener_promise(struct kr_reactor *r, struct kr__listener *l, unsigned count) {
@@ -77,38 +84,83 @@ static void listener_promise(struct kr_reactor *r, struct kr__listener *l, unsig
         listeners_room_came(r);
 }
 
-static void listener_wait_for_room(struct kr_reactor *r, struct kr__listener *l, bool wait) {
-    if (l->short_of_room == wait)
-        return;
-    l->short_of_room = wait;
-    if (!wait) {
-        kr__link_off(&l->short_link);
-        return;
-    }
-    kr__list_push(&r->listeners.short_of_room, &l->short_link);
-    kr__count(&r->stats.accept_pauses, 1);
+/* Whether the listener would do more with more room, and whether it can do nothing without. */
+static void listener_note_room(struct kr_reactor *r, struct kr__listener *l, bool wants_more,
+                               bool has_none) {
+    if (has_none && !l->short_of_room)
+        kr__count(&r->stats.accept_pauses, 1);
+    l->short_of_room = has_none;
+    if (!wants_more)
+        kr__link_off(&l->room_link);
+    else if (!kr__link_on(&l->room_link))
+        kr__list_push(&r->listeners.want_room, &l->room_link);
 }
 
-/* One-shot accepts: as many as there are slots, at most KR__ACCEPT_ONES. */
+/* Multishot while two backlogs of every listener fit, and back to it only with half as much again, so
+ * that a table on the edge does not change its mind at each client. */
+static bool multishot_fits(const struct kr_reactor *r, const struct kr__listener *l) {
+    uint64_t need = r->listeners.multishot_room, own = multishot_room(l);
+    if (!(l->owner.armed & KR__SET(accept)) && l->conns) {
+        need += need / 2;
+        own += own / 2;
+    }
+    bool own_fits = !l->opts.conn_max || l->opts.conn_max >= l->conns + own;
+    return !l->arrivals && own_fits && r->conns.max - r->conns.open >= need;
+}
+
+static void begin_batch(struct kr_reactor *r, struct kr__listener *l, unsigned room) {
+    l->batch = l->batch ? l->batch : 1;
+    l->to_start = l->batch_size = room < l->batch ? room : l->batch;
+    l->taken = 0;
+    l->batch_turn = r->stats.turns;
+    l->ready = false;
+}
+
+void kr__listener_tried(struct kr__listener *l, bool took) {
+    l->taken += took;
+    if (l->accepting || l->to_start)
+        return;
+    unsigned doubled = 2 * l->batch_size < KR__ACCEPT_ONES ? 2 * l->batch_size : KR__ACCEPT_ONES;
+    l->batch = l->taken == l->batch_size ? doubled : l->taken;
+}
+
+/* The poll comes after the accepts of a batch in the same submission, so it tells of clients beyond. */
 static uint16_t want_ones(struct kr_reactor *r, struct kr__listener *l, unsigned room) {
-    unsigned many = room < KR__ACCEPT_ONES ? room : KR__ACCEPT_ONES;
-    listener_promise(r, l, many > l->ones ? many : l->ones);
-    if (l->ones >= many)
-        return l->owner.armed & (KR__SET(accept_one) | KR__SET(accept_fd));
-    return l->arrivals ? KR__SET(accept_fd) : KR__SET(accept_one);
+    unsigned free_arrivals = KR__ACCEPT_ONES - l->ones;
+    room = l->arrivals && free_arrivals < room ? free_arrivals : room;
+    if (l->ready && !l->accepting && !l->to_start && room)
+        begin_batch(r, l, room);
+    listener_promise(r, l, l->ones + l->to_start);
+    uint16_t desired = l->ready ? 0 : KR__SET(accept_poll);
+    if (l->to_start || l->batch_turn == r->stats.turns)
+        desired |= l->arrivals ? KR__SET(accept_fd) : KR__SET(accept_one);
+    return desired;
 }
 
 static uint16_t want_accepts(struct kr_reactor *r, struct kr__listener *l) {
     unsigned room = listener_room(r, l);
-    unsigned multishot_room = 2 * l->opts.backlog + MULTISHOT_SPARE;
-    listener_wait_for_room(r, l, room == 0);
-    if (!l->arrivals && room >= multishot_room && !l->ones) {
-        listener_promise(r, l, multishot_room);
+    bool multishot = multishot_fits(r, l);
+    listener_note_room(r, l, !multishot, l->ready && room <= l->ones);
+    if (multishot && l->accepting) /* these are cancelled first */
+        return 0;
+    if (multishot) {
+        l->ready = false;
+        listener_promise(r, l, multishot_room(l));
         return KR__SET(accept);
     }
     if (l->owner.armed & KR__SET(accept)) /* its cancel must have joined before slots are reckoned */
         return 0;
-    return want_ones(r, l, room);
+    return want_ones(r, l, room > l->ones ? room - l->ones : 0);
+}
+
+/* One-shot accepts and installs are of those verbs of which many may be in flight. */
+static uint16_t want_many(const struct kr__listener *l, uint16_t desired) {
+    uint16_t start = l->to_start ? desired & ONES : 0;
+    for (unsigned i = 0; l->arrivals && i < KR__ACCEPT_ONES; i++) {
+        if (l->arrivals[i].fd >= 0 && !l->arrivals[i].installing)
+            start |= KR__SET(install);
+    }
+    return start;
 }
 
 struct kr__wants kr__listener_wants(struct kr_reactor *r, struct kr__listener *l) {
@@ -119,17 +171,14 @@ struct kr__wants kr__listener_wants(struct kr_reactor *r, struct kr__listener *l
     } else if (l->state == KR__LISTENER_OPEN && !l->paused && !l->backing_off) {
         desired |= want_accepts(r, l);
     } else {
-        listener_wait_for_room(r, l, false);
+        l->to_start = 0;
+        listener_note_room(r, l, false, false);
     }
     struct kr__wants wants = kr__owner_lacks(&l->owner, desired);
-    bool more_ones = desired & (KR__SET(accept_one) | KR__SET(accept_fd)) && l->ones < l->promised;
-    if (more_ones)
-        wants.start |= desired & (KR__SET(accept_one) | KR__SET(accept_fd));
-    for (unsigned i = 0; l->arrivals && i < KR__ACCEPT_ONES; i++) {
-        if (l->arrivals[i].fd >= 0 && !l->arrivals[i].installing)
-            wants.start |= KR__SET(install);
-    }
+    wants.start &= (uint16_t)~ONES;
+    wants.start |= want_many(l, desired);
     wants.start &= (uint16_t)~l->owner.cancelled; /* those under cancel join before others begin */
+    wants.again = (l->owner.armed & desired & ONES) != 0;
     if (!l->owner.armed && !wants.start)
         listener_promise(r, l, 0);
     return wants;
@@ -180,12 +229,17 @@ void kr__arrival_drop(struct kr_reactor *r, struct kr__listener *l, unsigned ind
     l->ones--;
 }
 
-void kr__listener_opened(struct kr_reactor *r, struct kr__listener *l) {
+void kr__listener_opened(struct kr__listener *l) {
     l->conns++;
     l->backoff_ms = 0;
-    /* What a multishot accept may still take has to stay within what is free. */
-    if (listener_room(r, l) < l->promised)
-        kr__owner_dirty(r, &l->owner);
+}
+
+void kr__listener_took_slot(struct kr_reactor *r, struct kr__listener *l) {
+    if (l->promised) {
+        l->promised--;
+        r->conns.promised--;
+    }
+    kr__owner_dirty(r, &l->owner);
 }
 
 void kr__listener_left(struct kr_reactor *r, uint64_t bits) {
@@ -197,6 +251,8 @@ void kr__listener_left(struct kr_reactor *r, uint64_t bits) {
 
 void kr__listener_end(struct kr_reactor *r, struct kr__listener *l) {
     l->state = KR__LISTENER_CLOSING;
+    l->to_start = 0;
+    r->listeners.multishot_room -= multishot_room(l);
     for (unsigned i = 0; l->arrivals && i < KR__ACCEPT_ONES; i++) {
         if (l->arrivals[i].fd >= 0 && !l->arrivals[i].installing)
             kr__arrival_drop(r, l, i);
@@ -208,7 +264,7 @@ void kr__listener_end(struct kr_reactor *r, struct kr__listener *l) {
 void kr__listener_gone(struct kr_reactor *r, struct kr__listener *l) {
     kr__assert(l->state == KR__LISTENER_CLOSING && l->owner.inflight == 0 && l->ones == 0);
     kr__link_off(&l->owner.dirty);
-    listener_wait_for_room(r, l, false);
+    listener_note_room(r, l, false, false);
     listener_promise(r, l, 0);
     arrivals_free(r, l);
     l->state = KR__LISTENER_FREE;
@@ -276,6 +332,13 @@ static int listener_equip(struct kr_reactor *r, struct kr__arrival **arrivals, b
     return rc;
 }
 
+static void listeners_dirty(struct kr_reactor *r) {
+    for (unsigned i = 0; i < r->listeners.max; i++) {
+        if (r->listeners.table[i].state == KR__LISTENER_OPEN)
+            kr__owner_dirty(r, &r->listeners.table[i].owner);
+    }
+}
+
 static struct kr__listener *listener_begin(struct kr_reactor *r, uint32_t slot) {
     struct kr__listener *l = &r->listeners.table[slot - r->listeners.first_slot];
     struct kr__owner owner = l->owner;
@@ -283,7 +346,6 @@ static struct kr__listener *listener_begin(struct kr_reactor *r, uint32_t slot) 
         kr__owner_init(&owner, KR__KIND_LISTENER, slot);
     *l = (struct kr__listener){.owner = owner, .state = KR__LISTENER_OPEN};
     kr__count(&r->stats.listeners, 1);
-    kr__owner_dirty(r, &l->owner);
     return l;
 }
 
@@ -319,6 +381,8 @@ int kr_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_addr *addr
     l->bound = bound;
     l->arrivals = arrivals;
     l->deadline = deadline;
+    r->listeners.multishot_room += multishot_room(l);
+    listeners_dirty(r); /* with one more there may be room for fewer multishots */
     if (ret)
         *ret = (kr_listener){kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation)};
     return 0;

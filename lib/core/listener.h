@@ -30,13 +30,20 @@ struct kr__listener {
     struct kr__owner owner;
     uint8_t state; /* enum kr__listener_state */
     bool paused, backing_off;
-    bool short_of_room; /* on the list of those who wait for a connection to close */
-    struct kr__link short_link;
+    bool short_of_room;        /* not a single slot is free for it */
+    struct kr__link room_link; /* on the list of those who would do more with more room */
 
     unsigned conns;    /* open ones of this listener */
     unsigned promised; /* slots set aside for armed accepts */
+
+    bool ready;        /* a client is waiting, says the poll */
+    unsigned batch;    /* one-shot accepts to be made at the next client */
+    unsigned to_start; /* of the batch, not yet made */
+    unsigned accepting, installing; /* requests in flight: one-shot accepts, installs */
     unsigned ones;     /* one-shot accepts in flight, and arrivals */
-    unsigned accepting, installing; /* accept_fd and install in flight */
+    unsigned batch_size, taken; /* of the running batch: accepts made, clients got */
+    uint64_t batch_turn;
+
     unsigned backoff_ms;
     struct kr__deadline deadline;
     struct kr__arrival *arrivals; /* KR__ACCEPT_ONES of them, with `addresses` */
@@ -50,7 +57,8 @@ struct kr__listener {
 struct kr__listeners {
     struct kr__listener *table; /* mapped */
     unsigned max, first_slot;
-    struct kr__list short_of_room;
+    struct kr__list want_room;
+    uint64_t multishot_room; /* free slots with which all of them may arm multishot accepts */
 };
 
 int kr__listeners_init(struct kr__listeners *ls, struct kr_reactor *r, unsigned max, unsigned first_slot);
@@ -62,6 +70,9 @@ struct kr__listener *kr__listener_find(const struct kr_reactor *r, uint64_t bits
 /* What it wants, from its state alone; sets slots aside for what it will be granted. */
 struct kr__wants kr__listener_wants(struct kr_reactor *r, struct kr__listener *l);
 
+/* A one-shot accept of it has ended, with a client or without. */
+void kr__listener_tried(struct kr__listener *l, bool took);
+
 /* An accept failed with `error`: again at once, or after a while. */
 void kr__listener_failed(struct kr_reactor *r, struct kr__listener *l, int error);
 void kr__listener_due(struct kr_reactor *r, struct kr__deadline *d);
@@ -69,8 +80,11 @@ void kr__listener_due(struct kr_reactor *r, struct kr__deadline *d);
 /* Closes the descriptor of an arrival; whoever it was for has its slot, or does not want one. */
 void kr__arrival_drop(struct kr_reactor *r, struct kr__listener *l, unsigned index);
 
-/* A connection of the listener `bits` (which may be gone) came to be, or is no more. */
-void kr__listener_opened(struct kr_reactor *r, struct kr__listener *l);
+/* An accept of it has filled one of the slots set aside. */
+void kr__listener_took_slot(struct kr_reactor *r, struct kr__listener *l);
+
+/* A connection of the listener, in `bits` one that may be gone, came to be, or is no more. */
+void kr__listener_opened(struct kr__listener *l);
 void kr__listener_left(struct kr_reactor *r, uint64_t bits);
 
 void kr__listener_end(struct kr_reactor *r, struct kr__listener *l);

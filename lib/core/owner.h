@@ -30,6 +30,7 @@ struct kr__owner {
 /* What an owner lacks: verbs to start, and armed ones to cancel. */
 struct kr__wants {
     uint16_t start, cancel;
+    bool again; /* to be asked once more in the next turn, which therefore comes without a wait */
 };
 
 static inline void kr__owner_init(struct kr__owner *o, enum kr__kind kind, uint32_t slot) {

@@ -20,10 +20,11 @@ struct kr__lent {
     uint16_t buf;
 };
 
-/* The room last given by kr_conn_reserve. */
+/* The room last given by kr_conn_reserve, until the turn ends. */
 struct kr__reservation {
     const struct kr__conn *conn; /* NULL: none is open */
     size_t size;
+    struct kr__send *fresh; /* a record of its own, or NULL: room in the queue's tail */
 };
 
 struct kr_reactor {
@@ -33,7 +34,7 @@ struct kr_reactor {
     bool in_turn, freeing;
 
     int64_t now;
-    struct kr__list dirty, parked, showing;
+    struct kr__list dirty, again, parked, showing;
     struct kr__lent lent;
     struct kr__reservation reservation;
 
@@ -66,6 +67,14 @@ static inline int kr__guard(const struct kr_reactor *r) {
     if (kr__unlikely(thread && thread != kr__thread_mark()))
         return -EPERM;
     return 0;
+}
+
+/* Forgets the open reservation, if there is one. */
+static inline void kr__reservation_drop(struct kr_reactor *r) {
+    if (kr__likely(!r->reservation.conn))
+        return;
+    kr__send_discard(&r->sends, r->reservation.fresh);
+    r->reservation = (struct kr__reservation){0};
 }
 
 static inline void kr__owner_dirty(struct kr_reactor *r, struct kr__owner *o) {

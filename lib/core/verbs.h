@@ -18,6 +18,7 @@
     X(accept, SLOT, true, false)                                                                   \
     X(accept_one, SLOT, true, true)                                                                \
     X(accept_fd, SLOT, true, true)                                                                 \
+    X(accept_poll, SLOT, true, false)                                                              \
     X(install, NONE, true, true)                                                                   \
     X(recv, SLOT, true, false)                                                                     \
     X(send, SLOT, true, false)                                                                     \

@@ -56,6 +56,8 @@ struct kr__kernel {
     int (*wake_open)(const struct kr__kernel *k);           /* a descriptor that poll and wake know */
     int (*wake_send)(const struct kr__kernel *k, int fd);   /* any thread, any signal handler */
 
+    void (*yield)(const struct kr__kernel *k); /* lets another thread run */
+
     uint64_t (*limit_nofile)(const struct kr__kernel *k);   /* soft RLIMIT_NOFILE */
     uint64_t (*limit_memlock)(const struct kr__kernel *k);  /* soft RLIMIT_MEMLOCK */
     int (*sysctl_disabled)(const struct kr__kernel *k);     /* kernel.io_uring_disabled; -1: not there */

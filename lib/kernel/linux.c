@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -187,6 +188,11 @@ static int linux_wake_send(const struct kr__kernel *k, int fd) {
     return rc;
 }
 
+static void linux_yield(const struct kr__kernel *k) {
+    (void)k;
+    sched_yield();
+}
+
 static uint64_t soft_limit(__rlimit_resource_t which) {
     struct rlimit limit;
     return getrlimit(which, &limit) < 0 ? 0 : (uint64_t)limit.rlim_cur;
@@ -228,6 +234,7 @@ const struct kr__kernel kr__linux = {
     .close = linux_close,
     .wake_open = linux_wake_open,
     .wake_send = linux_wake_send,
+    .yield = linux_yield,
     .limit_nofile = linux_limit_nofile,
     .limit_memlock = linux_limit_memlock,
     .sysctl_disabled = linux_sysctl_disabled,

@@ -1,15 +1,18 @@
-/* Accept: three verbs for one act.
+/* Accept: four verbs for one act.
  *
- *   accept      multishot into slots that the kernel chooses: one request for all clients
- *   accept_one  one-shot, likewise; several in flight, never more than there are slots (core/listener.c)
- *   accept_fd   one-shot to a plain descriptor, whose addresses can be asked; then install.c
+ *   accept       multishot into slots that the kernel chooses: one request for all clients
+ *   accept_poll  one-shot poll: is a client waiting? For when slots are few (core/listener.c)
+ *   accept_one   one-shot accept into a slot that the kernel chooses
+ *   accept_fd    one-shot accept to a plain descriptor, whose addresses can be asked; then install.c
  *
  * Happy path: the result is the slot, the connection arrives there. Failure modes: see core/listener.c.
  * Relies on: a one-shot accept with IORING_FILE_INDEX_ALLOC returns the slot; direct sockets take no
  * SOCK_CLOEXEC (-EINVAL) and need no SOCK_NONBLOCK (observed on 6.18); no address is asked of a
- * multishot accept, as each client's would overwrite the last. */
+ * multishot accept, as each client's would overwrite the last; a poll completes at once if a client
+ * waits already when it is made (man io_uring_enter, IORING_OP_POLL_ADD). */
 #include "op/op.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
 uint16_t kr__prep_accept(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
@@ -30,33 +33,56 @@ void kr__done_accept(struct kr_reactor *r, struct kr__owner *o, const struct kr_
     accepted(r, kr__owner_listener(o), how->res);
 }
 
+uint16_t kr__prep_accept_poll(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
+    (void)r;
+    (void)o;
+    io_uring_prep_poll_add(sqe, 0, POLLIN);
+    return 0;
+}
+
+/* An error of the listening socket shows as readiness, too; the accept will name it. */
+void kr__done_accept_poll(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
+    struct kr__listener *l = kr__owner_listener(o);
+    if (how->res < 0)
+        kr__listener_failed(r, l, how->res);
+    else
+        l->ready = true;
+}
+
+static void one_begins(struct kr__listener *l) {
+    l->ones++;
+    l->accepting++;
+    if (l->to_start)
+        l->to_start--;
+}
+
+/* One of several in flight has ended; the armed bit falls with the last. */
+static void one_ended(struct kr__listener *l, enum kr__verb verb, bool took) {
+    if (--l->accepting == 0) {
+        l->owner.armed &= (uint16_t)~(1u << verb);
+        l->owner.cancelled &= (uint16_t)~(1u << verb);
+    }
+    kr__listener_tried(l, took);
+}
+
 uint16_t kr__prep_accept_one(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
     (void)r;
-    kr__owner_listener(o)->ones++;
+    one_begins(kr__owner_listener(o));
     io_uring_prep_accept(sqe, 0, NULL, NULL, 0);
     sqe->file_index = IORING_FILE_INDEX_ALLOC; /* liburing 2.3's direct helper would add 1, making it 0 */
     return 0;
 }
 
-/* One of several in flight has ended; the armed bit falls with the last. */
-static void one_ended(struct kr__listener *l, enum kr__verb verb, unsigned left) {
-    if (left == 0) {
-        l->owner.armed &= (uint16_t)~(1u << verb);
-        l->owner.cancelled &= (uint16_t)~(1u << verb);
-    }
-}
-
 void kr__done_accept_one(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     struct kr__listener *l = kr__owner_listener(o);
-    one_ended(l, KR__VERB_accept_one, --l->ones);
+    l->ones--;
+    one_ended(l, KR__VERB_accept_one, how->res >= 0);
     accepted(r, l, how->res);
 }
 
 uint16_t kr__prep_accept_fd(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
     (void)r;
-    struct kr__listener *l = kr__owner_listener(o);
-    l->ones++;
-    l->accepting++;
+    one_begins(kr__owner_listener(o));
     io_uring_prep_accept(sqe, 0, NULL, NULL, SOCK_CLOEXEC);
     return 0;
 }
@@ -81,7 +107,7 @@ static void arrive_by_fd(struct kr_reactor *r, struct kr__listener *l, int fd) {
 
 void kr__done_accept_fd(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     struct kr__listener *l = kr__owner_listener(o);
-    one_ended(l, KR__VERB_accept_fd, --l->accepting);
+    one_ended(l, KR__VERB_accept_fd, how->res >= 0);
     if (how->res >= 0) {
         arrive_by_fd(r, l, how->res);
         return;

@@ -63,8 +63,8 @@ static void sent(struct kr_reactor *r, struct kr__conn *c, size_t size) {
 void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     struct kr__conn *c = kr__owner_conn(o);
     kr__conn_vector_put(r, c);
-    if (r->reservation.conn == c)
-        r->reservation.conn = NULL;
+    if (kr__unlikely(r->reservation.conn == c)) /* its room may go with the bytes in front of it */
+        kr__reservation_drop(r);
     if (kr__likely(how->res >= 0)) {
         sent(r, c, (size_t)how->res);
         return;
@@ -119,7 +119,7 @@ static int queue_pieces(struct kr_reactor *r, struct kr__conn *c, const struct i
     if (rc < 0 || total == 0)
         return rc;
     if (r->reservation.conn == c)
-        r->reservation.conn = NULL;
+        kr__reservation_drop(r);
     if (count == 1 && may_hold(r, c, iov->iov_base, total)) {
         rc = kr__sendq_lend(&r->sends, &c->queue, iov->iov_base, total, r->lent.buf);
         c->held = (uint16_t)(c->held + (rc == 0));
@@ -170,10 +170,12 @@ int kr_conn_reserve(struct kr_reactor *r, kr_conn conn, size_t size, void **ret)
     rc = admit(r, c, size);
     if (rc < 0)
         return rc;
-    char *room = kr__sendq_room(&r->sends, &c->queue, size);
+    kr__reservation_drop(r);
+    struct kr__send *fresh;
+    char *room = kr__sendq_room(&r->sends, &c->queue, size, &fresh);
     if (!room)
         return -ENOMEM;
-    r->reservation = (struct kr__reservation){c, size};
+    r->reservation = (struct kr__reservation){c, size, fresh};
     *ret = room;
     return 0;
 }
@@ -187,8 +189,8 @@ int kr_conn_commit(struct kr_reactor *r, kr_conn conn, size_t size) {
         return -EPIPE;
     if (r->reservation.conn != c || size > r->reservation.size)
         return -EINVAL;
-    r->reservation.conn = NULL;
-    kr__sendq_commit(&c->queue, size);
+    kr__sendq_commit(&r->sends, &c->queue, r->reservation.fresh, size);
+    r->reservation = (struct kr__reservation){0};
     kr__count(&r->stats.bytes_copied, size);
     if (size)
         queued(r, c, size);

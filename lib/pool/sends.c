@@ -44,25 +44,39 @@ static char *send_end(struct kr__send *send) {
     return (char *)(uintptr_t)(send->data + send->size);
 }
 
-char *kr__sendq_room(struct kr__sends *sends, struct kr__sendq *q, size_t size) {
-    if (!q->tail || q->tail->spare < size) {
-        struct kr__send *send = send_new_copy(sends, size);
-        if (!send)
-            return NULL;
-        sendq_append(sends, q, send);
-    }
-    return send_end(q->tail);
+char *kr__sendq_room(struct kr__sends *sends, const struct kr__sendq *q, size_t size,
+                     struct kr__send **fresh) {
+    *fresh = NULL;
+    if (q->tail && q->tail->spare >= size)
+        return send_end(q->tail);
+    *fresh = send_new_copy(sends, size);
+    return *fresh ? send_end(*fresh) : NULL;
 }
 
-void kr__sendq_commit(struct kr__sendq *q, size_t size) {
+void kr__send_discard(struct kr__sends *sends, struct kr__send *fresh) {
+    if (fresh)
+        kr__block_put(sends->blocks, fresh, fresh->room);
+}
+
+static void grow_tail(struct kr__sendq *q, size_t size) {
     kr__assert(q->tail && q->tail->spare >= size);
     q->tail->size += (uint32_t)size;
     q->tail->spare -= (uint32_t)size;
 }
 
+void kr__sendq_commit(struct kr__sends *sends, struct kr__sendq *q, struct kr__send *fresh, size_t size) {
+    if (size == 0) {
+        kr__send_discard(sends, fresh);
+        return;
+    }
+    if (fresh)
+        sendq_append(sends, q, fresh);
+    grow_tail(q, size);
+}
+
 static void copy_in(struct kr__sendq *q, const char *data, size_t size) {
     memcpy(send_end(q->tail), data, size);
-    kr__sendq_commit(q, size);
+    grow_tail(q, size);
 }
 
 int kr__sendq_copy(struct kr__sends *sends, struct kr__sendq *q, const struct iovec *iov, int count,
@@ -106,8 +120,8 @@ int kr__sendq_lend(struct kr__sends *sends, struct kr__sendq *q, const char *dat
 int kr__sendq_pieces(const struct kr__sendq *q, struct iovec *iov, int max) {
     int count = 0;
     for (const struct kr__send *send = q->head; send && count < max; send = send->next) {
-        if (send->size)
-            iov[count++] = (struct iovec){(void *)(uintptr_t)send->data, send->size};
+        kr__assert(send->size);
+        iov[count++] = (struct iovec){(void *)(uintptr_t)send->data, send->size};
     }
     return count;
 }

@@ -31,10 +31,16 @@ struct kr__sends {
     uint64_t out; /* records in all queues */
 };
 
-/* Room for `size` more contiguous bytes at the tail, which become part of the queue only by
- * kr__sendq_commit; NULL when memory is refused. */
-char *kr__sendq_room(struct kr__sends *sends, struct kr__sendq *q, size_t size);
-void kr__sendq_commit(struct kr__sendq *q, size_t size);
+/* Room for `size` more contiguous bytes: behind the tail's, or in a fresh record (*fresh, else NULL) that
+ * is not in the queue yet. NULL when memory is refused. */
+char *kr__sendq_room(struct kr__sends *sends, const struct kr__sendq *q, size_t size,
+                     struct kr__send **fresh);
+
+/* Makes the first `size` bytes of that room part of the queue. */
+void kr__sendq_commit(struct kr__sends *sends, struct kr__sendq *q, struct kr__send *fresh, size_t size);
+
+/* Gives a fresh record back that was not committed; NULL is allowed. */
+void kr__send_discard(struct kr__sends *sends, struct kr__send *fresh);
 
 /* Copies bytes to the tail, filling the tail's room first. All or nothing: -ENOMEM. */
 int kr__sendq_copy(struct kr__sends *sends, struct kr__sendq *q, const struct iovec *iov, int count,
