@@ -1,0 +1,881 @@
+/* The public functions, one by one: what they refuse, and what they answer.
+ *
+ * What must hold of each: an argument out of its range is -EINVAL, a handle whose object is gone (or never was) is
+ * -ESTALE, in both cases nothing was done and what `ret` points to is untouched. */
+#include "harness/net.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdalign.h>
+#include <string.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define MS 1000000ll
+#define HOUR (3600 * 1000 * MS)
+
+/* ---- words and numbers ---- */
+
+/* Ours: the headers' version is the library's. */
+TEST(version_is_that_of_the_headers) {
+    CHECK_EQ(kr_version(), (unsigned)KR_VERSION);
+    CHECK_EQ(KR_VERSION, KR_VERSION_MAJOR * 10000 + KR_VERSION_MINOR * 100 + KR_VERSION_PATCH);
+}
+
+/* Ours: every error that the headers speak of has its name, with either sign; no number has a wrong one (libc's list
+ * is the judge), and none has NULL. */
+TEST(errname_names_errors) {
+    static const int spoken_of[] = {
+        EINVAL,   EPERM,        ECHILD,     ESTALE,     ENOBUFS,      EPIPE,  ENOMEM,
+        ENODATA,  EADDRINUSE,   EACCES,     EMFILE,     EAFNOSUPPORT, ENOSPC, EADDRNOTAVAIL,
+        EBUSY,    EBADR,        ENOSYS,     ENFILE,     ECONNRESET,   EINTR,  ETIMEDOUT,
+        EMSGSIZE, ECONNABORTED, ECANCELED,  EAGAIN,     ECONNREFUSED, EIO,    ENOTCONN,
+    };
+    for (size_t i = 0; i < sizeof spoken_of / sizeof *spoken_of; i++) {
+        CHECK_STR_EQ(kr_errname(spoken_of[i]), strerrorname_np(spoken_of[i]));
+        CHECK_STR_EQ(kr_errname(-spoken_of[i]), strerrorname_np(spoken_of[i]));
+    }
+    for (int error = 1; error < 5000; error++) {
+        const char *name = strerrorname_np(error);
+        CHECK(kr_errname(error));
+        if (strcmp(kr_errname(error), "E?") != 0)
+            CHECK_STR_EQ(kr_errname(error), name ? name : "E?");
+        CHECK_STR_EQ(kr_errname(-error), kr_errname(error));
+    }
+    CHECK(kr_errname(0));
+    CHECK_STR_EQ(kr_errname(INT_MIN), "E?");
+    CHECK_STR_EQ(kr_errname(INT_MAX), "E?");
+}
+
+TEST(whyname_names_causes) {
+    CHECK_STR_EQ(kr_whyname(KR_WHY_LOCAL), "local");
+    CHECK_STR_EQ(kr_whyname(KR_WHY_PEER), "peer");
+    CHECK_STR_EQ(kr_whyname(KR_WHY_ERROR), "error");
+    CHECK_STR_EQ(kr_whyname(KR_WHY_TIMEOUT), "timeout");
+    CHECK_STR_EQ(kr_whyname(KR_WHY_LIMIT), "limit");
+    CHECK_STR_EQ(kr_whyname(KR_WHY_REACTOR), "reactor");
+    CHECK_STR_EQ(kr_whyname((enum kr_why)6), "?");
+    CHECK_STR_EQ(kr_whyname((enum kr_why)250), "?");
+}
+
+/* ---- addresses ---- */
+
+static void check_round_trip(const char *ip, uint16_t port, const char *text) {
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_ip(&addr, ip, port));
+    CHECK_EQ(kr_addr_port(&addr), port);
+    char got[KR_ADDR_TEXT_SIZE];
+    int size = CHECK_OK(kr_addr_text(&addr, got, sizeof got));
+    CHECK_STR_EQ(got, text);
+    CHECK_EQ((size_t)size, strlen(text));
+}
+
+TEST(addr_to_text_and_back) {
+    check_round_trip("127.0.0.1", 80, "127.0.0.1:80");
+    check_round_trip("0.0.0.0", 0, "0.0.0.0:0");
+    check_round_trip("255.255.255.255", 65535, "255.255.255.255:65535");
+    check_round_trip("::1", 443, "[::1]:443");
+    check_round_trip("::", 0, "[::]:0");
+    check_round_trip("2001:db8:1111:2222:3333:4444:5555:6666", 65535,
+                     "[2001:db8:1111:2222:3333:4444:5555:6666]:65535");
+    check_round_trip("::ffff:192.0.2.255", 1, "[::ffff:192.0.2.255]:1");
+}
+
+/* Ours: the scope of a link-local address is kept, and the longest text there is has room. */
+TEST(addr_keeps_a_scope) {
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_ip(&addr, "fe80::1%7", 9));
+    CHECK_EQ(addr.u.in6.sin6_scope_id, 7u);
+    CHECK_EQ(kr_addr_port(&addr), 9);
+    addr.u.in6.sin6_scope_id = UINT32_MAX;
+    memset(&addr.u.in6.sin6_addr, 0xff, sizeof addr.u.in6.sin6_addr);
+    addr.u.in6.sin6_port = 0xffff;
+    char text[KR_ADDR_TEXT_SIZE];
+    CHECK_GT(kr_addr_text(&addr, text, sizeof text), 0);
+    CHECK(memchr(text, 0, sizeof text));
+}
+
+TEST(addr_refuses_what_is_not_numeric) {
+    static const char *const bad[] = {
+        "",          "localhost", "1.2.3",     "1.2.3.4.5", "256.1.1.1", "127.0.0.1 ", " 127.0.0.1",
+        "127.0.0.1:80", "[::1]",  "::g",       ":",         "1:2:3",     "::1%",       "fe80::1%no such",
+        "fe80::1%4294967296",
+    };
+    struct kr_addr addr, before;
+    memset(&addr, 0x5a, sizeof addr);
+    before = addr;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        if (kr_addr_ip(&addr, bad[i], 1) != -EINVAL)
+            FAIL("\"%s\" is taken for an address", bad[i]);
+        CHECK_MEM_EQ(&addr, &before, sizeof addr);
+    }
+    CHECK_ERR(kr_addr_ip(&addr, NULL, 1), EINVAL);
+    CHECK_ERR(kr_addr_ip(NULL, "127.0.0.1", 1), EINVAL);
+    CHECK_MEM_EQ(&addr, &before, sizeof addr);
+}
+
+/* Ours: in a room that is too small nothing is written, not even the closing 0; one byte less than needed is too
+ * small, what is needed is enough. */
+TEST(addr_text_needs_its_room) {
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 80));
+    char text[16];
+    for (size_t size = 0; size < sizeof "127.0.0.1:80"; size++) {
+        memset(text, '#', sizeof text);
+        CHECK_ERR(kr_addr_text(&addr, text, size), ENOSPC);
+        for (size_t i = 0; i < sizeof text; i++)
+            CHECK_EQ(text[i], '#');
+    }
+    CHECK_EQ(kr_addr_text(&addr, text, sizeof "127.0.0.1:80"), 12);
+    CHECK_EQ(text[sizeof "127.0.0.1:80"], '#');
+}
+
+TEST(addr_of_another_family) {
+    struct kr_addr addr = {.size = sizeof addr.u.sa, .u.sa.sa_family = AF_UNIX};
+    char text[KR_ADDR_TEXT_SIZE] = "#";
+    CHECK_EQ(kr_addr_port(&addr), 0);
+    CHECK_ERR(kr_addr_text(&addr, text, sizeof text), EAFNOSUPPORT);
+    CHECK_STR_EQ(text, "#");
+    struct kr_addr none = {0};
+    CHECK_EQ(kr_addr_port(&none), 0);
+    CHECK_ERR(kr_addr_text(&none, text, sizeof text), EAFNOSUPPORT);
+    CHECK_STR_EQ(text, "#");
+}
+
+/* ---- defaults ---- */
+
+/* Ours: the defaults are those that the header gives. */
+TEST(listen_opts_are_as_documented) {
+    struct kr_listen_opts o;
+    memset(&o, 0x5a, sizeof o);
+    kr_listen_opts_init(&o);
+    CHECK_EQ(o.size, sizeof o);
+    CHECK_EQ(o.backlog, 1024u);
+    CHECK(o.reuse_addr && !o.reuse_port && !o.v6_only && o.no_delay && !o.addresses);
+    CHECK_EQ(o.conn_max, 0u);
+    CHECK_EQ(o.send_low, 64u << 10);
+    CHECK_EQ(o.send_high, 256u << 10);
+    CHECK_EQ(o.send_cap, 16u << 20);
+    CHECK_EQ(o.recv_cap, 1u << 20);
+    CHECK_EQ(o.idle_ns, 0);
+    CHECK_EQ(o.flush_ns, 30000 * MS);
+    CHECK_EQ(o.inline_size, 0u);
+}
+
+TEST(config_is_as_documented) {
+    struct kr_config c;
+    memset(&c, 0x5a, sizeof c);
+    kr_config_init(&c);
+    CHECK_EQ(c.size, sizeof c);
+    CHECK_EQ(c.taskrun, KR_TASKRUN_COOP);
+    CHECK_EQ(c.sq_entries, 512u);
+    CHECK_EQ(c.cq_entries, 4096u);
+    CHECK_EQ(c.file_max, 64u);
+    CHECK_EQ(c.buf_count, 256u);
+    CHECK_EQ(c.buf_size, 65536u);
+    CHECK_EQ(c.post_max, 1024u);
+    CHECK_EQ(c.turn_cqes, 1024u);
+    CHECK_EQ(c.turn_posts, 256u);
+    CHECK(!c.alloc);
+}
+
+/* ---- one connection, and what was seen of it ---- */
+
+struct seen {
+    kr_conn conn;
+    unsigned opens, closes, datas;
+    size_t bytes;
+    void *close_user;
+    void (*in_open)(struct kr_reactor *r, kr_conn conn, struct seen *seen);
+    void (*in_close)(struct kr_reactor *r, kr_conn conn, struct seen *seen);
+};
+
+static struct seen *the_seen; /* the user pointer is itself under test */
+
+static void seen_open(struct kr_reactor *r, kr_conn conn, void *user) {
+    (void)user;
+    the_seen->opens++;
+    the_seen->conn = conn;
+    if (the_seen->in_open)
+        the_seen->in_open(r, conn, the_seen);
+}
+
+static size_t seen_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+    (void)r;
+    (void)conn;
+    (void)user;
+    (void)data;
+    the_seen->datas++;
+    the_seen->bytes += size;
+    return size;
+}
+
+static void seen_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+    (void)error;
+    (void)why;
+    the_seen->closes++;
+    the_seen->close_user = user;
+    if (the_seen->in_close)
+        the_seen->in_close(r, conn, the_seen);
+}
+
+static const struct kr_conn_ops seen_ops = {
+    .on_open = seen_open, .on_data = seen_data, .on_close = seen_close};
+
+/* A reactor with one listener and one connection. */
+struct pair {
+    struct kr_reactor *r;
+    struct seen seen;
+    kr_listener listener;
+    uint16_t port;
+    int fd;
+};
+
+static void pair_make(struct pair *p, const struct kr_listen_opts *opts) {
+    p->r = test_reactor(NULL);
+    the_seen = &p->seen;
+    p->port = test_listen(p->r, &p->listener, opts, &seen_ops, p);
+    p->fd = test_connect(p->port);
+    TEST_UNTIL(p->r, p->seen.opens == 1);
+}
+
+static void pair_end(struct pair *p) {
+    test_close(p->fd);
+    TEST_UNTIL(p->r, test_stats(p->r).conns == 0);
+    CHECK_EQ(p->seen.closes, p->seen.opens);
+    test_rest(p->r, (struct test_levels){.listeners = (unsigned)test_stats(p->r).listeners});
+    test_reactor_free(p->r);
+}
+
+/* Nothing has been queued or sent, and the client has heard nothing. */
+static void check_silent(struct pair *p) {
+    CHECK_EQ(kr_conn_queued(p->r, p->seen.conn), 0u);
+    for (unsigned i = 0; i < 3; i++)
+        CHECK_EQ(kr_step(p->r, 0), 0);
+    CHECK_EQ(test_recv_some(p->fd, &(char){0}, 1), 0);
+    CHECK_EQ(test_stats(p->r).bytes_out, 0u);
+    CHECK_EQ(p->seen.closes + 1, p->seen.opens);
+}
+
+/* ---- arguments ---- */
+
+/* Ours: without a reactor nothing can be done; freeing none is allowed. */
+TEST(no_reactor_is_refused) {
+    struct kr_addr addr;
+    kr_conn conn = {1};
+    kr_listener listener = {1};
+    kr_timer timer = {1};
+    void *room;
+    struct kr_stats stats;
+    CHECK_ERR(kr_run(NULL), EINVAL);
+    CHECK_ERR(kr_step(NULL, 0), EINVAL);
+    CHECK_OK(kr_reactor_free(NULL));
+    CHECK_ERR(kr_stats_read(NULL, &stats, sizeof stats), EINVAL);
+    CHECK_ERR(kr_post(NULL, NULL, NULL), EINVAL);
+    CHECK_ERR(kr_conn_send(NULL, conn, "x", 1), EINVAL);
+    CHECK_ERR(kr_conn_sendv(NULL, conn, NULL, 0), EINVAL);
+    CHECK_ERR(kr_conn_reserve(NULL, conn, 1, &room), EINVAL);
+    CHECK_ERR(kr_conn_commit(NULL, conn, 0), EINVAL);
+    CHECK_ERR(kr_conn_pause(NULL, conn), EINVAL);
+    CHECK_ERR(kr_conn_resume(NULL, conn), EINVAL);
+    CHECK_ERR(kr_conn_close(NULL, conn, KR_CLOSE_NOW), EINVAL);
+    CHECK_ERR(kr_conn_peer(NULL, conn, &addr), EINVAL);
+    CHECK_ERR(kr_conn_local(NULL, conn, &addr), EINVAL);
+    CHECK_ERR(kr_conn_set_user(NULL, conn, NULL), EINVAL);
+    CHECK_ERR(kr_conn_idle(NULL, conn, 0), EINVAL);
+    CHECK_ERR(kr_listener_addr(NULL, listener, &addr), EINVAL);
+    CHECK_ERR(kr_listener_pause(NULL, listener), EINVAL);
+    CHECK_ERR(kr_listener_resume(NULL, listener), EINVAL);
+    CHECK_ERR(kr_listener_close(NULL, listener), EINVAL);
+    CHECK_ERR(kr_timer_restart(NULL, timer, 0, 0), EINVAL);
+    CHECK_ERR(kr_timer_stop(NULL, timer), EINVAL);
+    CHECK_ERR(kr_reactor_new(NULL, NULL, NULL), EINVAL);
+}
+
+static void never(struct kr_reactor *r, kr_timer timer, void *user) {
+    (void)r;
+    (void)timer;
+    (void)user;
+    FAIL("fired");
+}
+
+TEST_EACH(timer_refuses_bad_arguments) {
+    struct kr_reactor *r = test_reactor(NULL);
+    kr_timer timer = {.bits = 7};
+    CHECK_ERR(kr_timer_start(r, &timer, -1, 0, never, NULL), EINVAL);
+    CHECK_ERR(kr_timer_start(r, &timer, INT64_MIN, 0, never, NULL), EINVAL);
+    CHECK_ERR(kr_timer_start(r, &timer, 0, -1, never, NULL), EINVAL);
+    CHECK_ERR(kr_timer_start(r, &timer, 0, 0, NULL, NULL), EINVAL);
+    CHECK_ERR(kr_timer_start(NULL, &timer, 0, 0, never, NULL), EINVAL);
+    CHECK_EQ(timer.bits, 7u);
+    CHECK_EQ(test_stats(r).timers, 0u);
+    CHECK_OK(kr_timer_start(r, &timer, HOUR, 0, never, NULL));
+    CHECK_ERR(kr_timer_restart(r, timer, -1, 0), EINVAL);
+    CHECK_ERR(kr_timer_restart(r, timer, 0, -1), EINVAL);
+    CHECK_EQ(kr_step(r, 0), 0);
+    CHECK_OK(kr_timer_stop(r, timer));
+    test_rest(r, (struct test_levels){0});
+    test_reactor_free(r);
+}
+
+TEST_EACH(post_and_stats_refuse_bad_arguments) {
+    struct kr_reactor *r = test_reactor(NULL);
+    CHECK_ERR(kr_post(r, NULL, NULL), EINVAL);
+    CHECK_ERR(kr_stats_read(r, NULL, sizeof(struct kr_stats)), EINVAL);
+    CHECK_EQ(kr_step(r, 0), 0);
+    test_reactor_free(r);
+}
+
+static void listen_refused(struct kr_reactor *r, const struct kr_addr *addr,
+                           const struct kr_listen_opts *opts, const struct kr_conn_ops *ops) {
+    kr_listener listener = {.bits = 7};
+    CHECK_ERR(kr_listen(r, &listener, addr, opts, ops, NULL), EINVAL);
+    CHECK_EQ(listener.bits, 7u);
+    CHECK_EQ(test_stats(r).listeners, 0u);
+}
+
+#define OPTS_REFUSED(field, value)                                                                 \
+    do {                                                                                           \
+        struct kr_listen_opts opts;                                                                \
+        kr_listen_opts_init(&opts);                                                                \
+        opts.field = (value);                                                                      \
+        listen_refused(r, &loopback, &opts, &seen_ops);                                            \
+    } while (0)
+
+/* Ours: each option out of its range, and each pointer that must be, is refused; no descriptor is left open, which the
+ * harness checks. */
+TEST_EACH(listen_refuses_bad_arguments) {
+    struct kr_reactor *r = test_reactor(NULL);
+    struct kr_addr loopback;
+    CHECK_OK(kr_addr_ip(&loopback, "127.0.0.1", 0));
+    struct kr_conn_ops mute = seen_ops;
+    mute.on_data = NULL;
+    listen_refused(r, NULL, NULL, &seen_ops);
+    listen_refused(r, &loopback, NULL, NULL);
+    listen_refused(r, &loopback, NULL, &mute);
+    listen_refused(r, &(struct kr_addr){0}, NULL, &seen_ops);
+    struct kr_addr cut = loopback;
+    cut.size = 4;
+    listen_refused(r, &cut, NULL, &seen_ops);
+    cut.size = sizeof cut.u + 1;
+    listen_refused(r, &cut, NULL, &seen_ops);
+
+    OPTS_REFUSED(size, 0);
+    OPTS_REFUSED(size, 8);
+    OPTS_REFUSED(backlog, 0);
+    OPTS_REFUSED(backlog, 65536);
+    OPTS_REFUSED(send_low, (256u << 10) + 1);
+    OPTS_REFUSED(send_high, (16u << 20) + 1);
+    OPTS_REFUSED(send_cap, (256u << 10) - 1);
+    OPTS_REFUSED(send_cap, (size_t)1 << 31);
+    OPTS_REFUSED(send_cap, SIZE_MAX);
+    OPTS_REFUSED(recv_cap, 0);
+    OPTS_REFUSED(recv_cap, (size_t)1 << 31);
+    OPTS_REFUSED(recv_cap, SIZE_MAX);
+    OPTS_REFUSED(idle_ns, -1);
+    OPTS_REFUSED(flush_ns, 0);
+    OPTS_REFUSED(flush_ns, -1);
+    OPTS_REFUSED(inline_size, ((size_t)1 << 20) + 1);
+    OPTS_REFUSED(inline_size, SIZE_MAX);
+
+    struct kr_addr local = {.size = sizeof local.u.sa, .u.sa.sa_family = AF_UNIX};
+    listen_refused(r, &local, NULL, &seen_ops);
+    CHECK_ERR(kr_listen(NULL, NULL, &loopback, NULL, &seen_ops, NULL), EINVAL);
+    test_reactor_free(r);
+}
+
+/* Ours: a refused send has taken nothing, however it is refused. */
+TEST_EACH(send_refuses_bad_arguments) {
+    struct pair p = {0};
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    opts.send_low = opts.send_high = opts.send_cap = 1000;
+    pair_make(&p, &opts);
+    kr_conn c = p.seen.conn;
+    CHECK_ERR(kr_conn_send(p.r, c, NULL, 1), EINVAL);
+    CHECK_OK(kr_conn_send(p.r, c, NULL, 0));
+    static char bytes[1001];
+    CHECK_ERR(kr_conn_send(p.r, c, bytes, 1001), ENOBUFS);
+
+    struct iovec iov[2] = {{bytes, 1}, {bytes, SIZE_MAX}};
+    CHECK_ERR(kr_conn_sendv(p.r, c, NULL, 1), EINVAL);
+    CHECK_ERR(kr_conn_sendv(p.r, c, iov, -1), EINVAL);
+    CHECK_ERR(kr_conn_sendv(p.r, c, iov, 1025), EINVAL);
+    CHECK_ERR(kr_conn_sendv(p.r, c, iov, 2), EINVAL);
+    CHECK_ERR(kr_conn_sendv(p.r, c, &(struct iovec){NULL, 1}, 1), EINVAL);
+    CHECK_ERR(kr_conn_sendv(p.r, c, &(struct iovec){bytes, 1001}, 1), ENOBUFS);
+    CHECK_OK(kr_conn_sendv(p.r, c, NULL, 0));
+    CHECK_OK(kr_conn_sendv(p.r, c, &(struct iovec){NULL, 0}, 1));
+
+    void *room = bytes;
+    CHECK_ERR(kr_conn_reserve(p.r, c, 0, &room), EINVAL);
+    CHECK_ERR(kr_conn_reserve(p.r, c, 8, NULL), EINVAL);
+    CHECK_ERR(kr_conn_reserve(p.r, c, ((size_t)1 << 20) + 1, &room), EINVAL);
+    CHECK_ERR(kr_conn_reserve(p.r, c, SIZE_MAX, &room), EINVAL);
+    CHECK_ERR(kr_conn_reserve(p.r, c, 1001, &room), ENOBUFS);
+    CHECK(room == bytes);
+    CHECK_ERR(kr_conn_commit(p.r, c, 0), EINVAL);
+    CHECK_OK(kr_conn_reserve(p.r, c, 8, &room));
+    CHECK_ERR(kr_conn_commit(p.r, c, 9), EINVAL);
+    CHECK_OK(kr_conn_commit(p.r, c, 0));
+    CHECK_ERR(kr_conn_commit(p.r, c, 0), EINVAL);
+    check_silent(&p);
+    pair_end(&p);
+}
+
+/* Ours: a send ends an open reservation, whose bytes are not sent. */
+TEST_EACH(send_ends_the_reservation) {
+    struct pair p = {0};
+    pair_make(&p, NULL);
+    void *room;
+    CHECK_OK(kr_conn_reserve(p.r, p.seen.conn, 5, &room));
+    memcpy(room, "wrong", 5);
+    CHECK_OK(kr_conn_send(p.r, p.seen.conn, "right", 5));
+    CHECK_ERR(kr_conn_commit(p.r, p.seen.conn, 5), EINVAL);
+    char got[5];
+    test_recv(p.r, p.fd, got, 5);
+    CHECK_MEM_EQ(got, "right", 5);
+    CHECK_EQ(test_stats(p.r).bytes_out, 5u);
+    pair_end(&p);
+}
+
+TEST_EACH(conn_refuses_bad_arguments) {
+    struct pair p = {0};
+    pair_make(&p, NULL);
+    kr_conn c = p.seen.conn;
+    CHECK_ERR(kr_conn_close(p.r, c, (enum kr_close)3), EINVAL);
+    CHECK_ERR(kr_conn_close(p.r, c, (enum kr_close)-1), EINVAL);
+    CHECK_ERR(kr_conn_idle(p.r, c, -1), EINVAL);
+    CHECK_ERR(kr_conn_peer(p.r, c, NULL), EINVAL);
+    CHECK_ERR(kr_conn_local(p.r, c, NULL), EINVAL);
+    CHECK_ERR(kr_listener_addr(p.r, p.listener, NULL), EINVAL);
+    check_silent(&p);
+    pair_end(&p);
+}
+
+/* ---- handles ---- */
+
+/* Whatever is asked about a connection that is not there. */
+static void check_stale_conn(struct kr_reactor *r, kr_conn c) {
+    struct kr_addr addr, before;
+    memset(&addr, 0x5a, sizeof addr);
+    before = addr;
+    void *room = &addr;
+    CHECK_ERR(kr_conn_send(r, c, "x", 1), ESTALE);
+    CHECK_ERR(kr_conn_send(r, c, "", 0), ESTALE);
+    CHECK_ERR(kr_conn_sendv(r, c, &(struct iovec){(void *)(uintptr_t) "x", 1}, 1), ESTALE);
+    CHECK_ERR(kr_conn_reserve(r, c, 8, &room), ESTALE);
+    CHECK_ERR(kr_conn_commit(r, c, 0), ESTALE);
+    CHECK_ERR(kr_conn_pause(r, c), ESTALE);
+    CHECK_ERR(kr_conn_resume(r, c), ESTALE);
+    CHECK_ERR(kr_conn_close(r, c, KR_CLOSE_RESET), ESTALE);
+    CHECK_ERR(kr_conn_peer(r, c, &addr), ESTALE);
+    CHECK_ERR(kr_conn_local(r, c, &addr), ESTALE);
+    CHECK_ERR(kr_conn_set_user(r, c, r), ESTALE);
+    CHECK_ERR(kr_conn_idle(r, c, HOUR), ESTALE);
+    CHECK_EQ(kr_conn_queued(r, c), 0u);
+    CHECK(!kr_conn_user(r, c));
+    CHECK(!kr_conn_inline(r, c));
+    CHECK(room == &addr);
+    CHECK_MEM_EQ(&addr, &before, sizeof addr);
+}
+
+static void check_stale_listener(struct kr_reactor *r, kr_listener l) {
+    CHECK_ERR(kr_listener_addr(r, l, &(struct kr_addr){0}), ESTALE);
+    CHECK_ERR(kr_listener_pause(r, l), ESTALE);
+    CHECK_ERR(kr_listener_resume(r, l), ESTALE);
+    CHECK_ERR(kr_listener_close(r, l), ESTALE);
+}
+
+static void check_stale_timer(struct kr_reactor *r, kr_timer t) {
+    CHECK_ERR(kr_timer_restart(r, t, 0, 0), ESTALE);
+    CHECK_ERR(kr_timer_stop(r, t), ESTALE);
+}
+
+/* Ours: zero is no handle, nor is one of another kind, of a slot beyond the table, of another life, or all ones; and
+ * the living things whose neighbours they are do not notice. */
+TEST_EACH(what_is_no_handle_is_stale) {
+    struct pair p = {0};
+    pair_make(&p, NULL);
+    kr_timer timer;
+    CHECK_OK(kr_timer_start(p.r, &timer, HOUR, 0, never, NULL));
+    uint64_t bits[64] = {0, UINT64_MAX, p.seen.conn.bits, p.listener.bits, timer.bits};
+    unsigned count = 5;
+    for (unsigned i = 2; i < 5; i++) {
+        bits[count++] = bits[i] + 1;
+        bits[count++] = bits[i] - 1;
+        for (unsigned bit = 0; bit < 64; bit += 4)
+            bits[count++] = bits[i] ^ (uint64_t)1 << bit;
+    }
+    for (unsigned i = 0; i < count; i++) {
+        if (bits[i] != p.seen.conn.bits)
+            check_stale_conn(p.r, (kr_conn){bits[i]});
+        if (bits[i] != p.listener.bits)
+            check_stale_listener(p.r, (kr_listener){bits[i]});
+        if (bits[i] != timer.bits)
+            check_stale_timer(p.r, (kr_timer){bits[i]});
+    }
+    check_silent(&p);
+    CHECK_EQ(test_stats(p.r).timers, 1u);
+    CHECK_EQ(test_stats(p.r).listeners, 1u);
+    CHECK_OK(kr_timer_stop(p.r, timer));
+    check_stale_timer(p.r, timer);
+    CHECK_OK(kr_listener_close(p.r, p.listener));
+    check_stale_listener(p.r, p.listener);
+    pair_end(&p);
+}
+
+/* Ours: when on_close has returned, the connection's handle is stale for good, also when its slot has the next
+ * connection in it, which has another handle. */
+TEST_EACH(closed_connection_stays_stale) {
+    struct pair p = {0};
+    pair_make(&p, NULL);
+    kr_conn gone[20];
+    for (unsigned i = 0; i < 20; i++) {
+        gone[i] = p.seen.conn;
+        test_close(p.fd);
+        TEST_UNTIL(p.r, p.seen.closes == i + 1);
+        p.fd = test_connect(p.port);
+        TEST_UNTIL(p.r, p.seen.opens == i + 2);
+        for (unsigned k = 0; k <= i; k++) {
+            CHECK_NE(gone[k].bits, p.seen.conn.bits);
+            check_stale_conn(p.r, gone[k]);
+        }
+    }
+    check_silent(&p);
+    pair_end(&p);
+}
+
+static char other_user;
+
+static void still_good(struct kr_reactor *r, kr_conn conn, struct seen *seen) {
+    CHECK_EQ(conn.bits, seen->conn.bits);
+    CHECK(kr_conn_user(r, conn) == &other_user);
+    CHECK_MEM_EQ(kr_conn_inline(r, conn), "inline", 6);
+    CHECK_ERR(kr_conn_send(r, conn, "x", 1), EPIPE);
+    CHECK_ERR(kr_conn_pause(r, conn), EPIPE);
+    CHECK_ERR(kr_conn_resume(r, conn), EPIPE);
+    CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_RESET));
+}
+
+static void write_inline(struct kr_reactor *r, kr_conn conn, struct seen *seen) {
+    (void)seen;
+    memcpy(kr_conn_inline(r, conn), "inline", 6);
+}
+
+/* Ours: in on_close the handle, the user pointer and the inline memory are good; what would send is -EPIPE, and closing
+ * again changes nothing. */
+TEST_EACH(handle_is_good_in_on_close) {
+    struct pair p = {.seen = {.in_open = write_inline, .in_close = still_good}};
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    opts.inline_size = 6;
+    pair_make(&p, &opts);
+    CHECK(kr_conn_user(p.r, p.seen.conn) == &p);
+    CHECK_OK(kr_conn_set_user(p.r, p.seen.conn, &other_user));
+    CHECK(kr_conn_user(p.r, p.seen.conn) == &other_user);
+    CHECK_OK(kr_conn_close(p.r, p.seen.conn, KR_CLOSE_NOW));
+    CHECK_ERR(kr_conn_send(p.r, p.seen.conn, "x", 1), EPIPE);
+    TEST_UNTIL(p.r, p.seen.closes == 1);
+    CHECK(p.seen.close_user == &other_user);
+    check_stale_conn(p.r, p.seen.conn);
+    test_close(p.fd);
+    test_reactor_free(p.r);
+}
+
+/* Ours: NULL is a user pointer like any other. */
+TEST_EACH(user_pointer_may_be_null) {
+    struct pair p = {0};
+    pair_make(&p, NULL);
+    CHECK_OK(kr_conn_set_user(p.r, p.seen.conn, NULL));
+    CHECK(!kr_conn_user(p.r, p.seen.conn));
+    pair_end(&p);
+    CHECK(!p.seen.close_user);
+}
+
+/* ---- inline memory ---- */
+
+static size_t inline_size;
+
+static void check_inline_fresh(struct kr_reactor *r, kr_conn conn, struct seen *seen) {
+    (void)seen;
+    unsigned char *memory = kr_conn_inline(r, conn);
+    CHECK(memory);
+    CHECK_EQ((uintptr_t)memory % alignof(max_align_t), 0u);
+    for (size_t i = 0; i < inline_size; i++)
+        CHECK(memory[i] == 0);
+    memset(memory, 0xa5, inline_size);
+}
+
+static void check_inline_kept(struct kr_reactor *r, kr_conn conn, struct seen *seen) {
+    (void)seen;
+    const unsigned char *memory = kr_conn_inline(r, conn);
+    for (size_t i = 0; i < inline_size; i++)
+        CHECK(memory[i] == 0xa5);
+}
+
+static void inline_of(size_t size) {
+    inline_size = size;
+    struct pair p = {.seen = {.in_open = check_inline_fresh, .in_close = check_inline_kept}};
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    opts.inline_size = size;
+    pair_make(&p, &opts);
+    int fds[3];
+    for (unsigned round = 0; round < 3; round++) {
+        for (unsigned i = 0; i < 3; i++)
+            fds[i] = test_connect(p.port);
+        TEST_UNTIL(p.r, test_stats(p.r).conns == 4);
+        for (unsigned i = 0; i < 3; i++)
+            test_close(fds[i]);
+        TEST_UNTIL(p.r, test_stats(p.r).conns == 1);
+    }
+    test_close(p.fd);
+    TEST_UNTIL(p.r, test_stats(p.r).conns == 0);
+    CHECK_EQ(p.seen.closes, 10u);
+    test_reactor_free(p.r);
+}
+
+/* Ours: inline memory is zeroed for each life, aligned for any type, of the full size, and nobody else's: each
+ * connection fills its own and finds it so in on_close. */
+TEST_EACH(inline_memory_is_fresh_and_its_own) {
+    inline_of(1);
+    inline_of(8);
+    inline_of(100);
+    inline_of(4097);
+    inline_of((size_t)1 << 20);
+}
+
+TEST_EACH(no_inline_memory_was_asked_for) {
+    struct pair p = {0};
+    pair_make(&p, NULL);
+    CHECK(!kr_conn_inline(p.r, p.seen.conn));
+    pair_end(&p);
+}
+
+/* ---- queued bytes and addresses ---- */
+
+/* Ours: kr_conn_queued counts what was given and not yet taken by the kernel, of all sends together. */
+TEST_EACH(queued_counts_bytes) {
+    struct pair p = {0};
+    pair_make(&p, NULL);
+    kr_conn c = p.seen.conn;
+    CHECK_OK(kr_conn_send(p.r, c, "12345", 5));
+    CHECK_EQ(kr_conn_queued(p.r, c), 5u);
+    struct iovec iov[3] = {{(void *)(uintptr_t) "67", 2}, {NULL, 0}, {(void *)(uintptr_t) "8", 1}};
+    CHECK_OK(kr_conn_sendv(p.r, c, iov, 3));
+    CHECK_EQ(kr_conn_queued(p.r, c), 8u);
+    void *room;
+    CHECK_OK(kr_conn_reserve(p.r, c, 100, &room));
+    CHECK_EQ(kr_conn_queued(p.r, c), 8u);
+    memcpy(room, "90", 2);
+    CHECK_OK(kr_conn_commit(p.r, c, 2));
+    CHECK_EQ(kr_conn_queued(p.r, c), 10u);
+    char got[10];
+    test_recv(p.r, p.fd, got, 10);
+    CHECK_MEM_EQ(got, "1234567890", 10);
+    TEST_UNTIL(p.r, kr_conn_queued(p.r, c) == 0);
+    CHECK_EQ(test_stats(p.r).bytes_out, 10u);
+    pair_end(&p);
+}
+
+/* Ours: a thousand and twenty-four pieces are one send. */
+TEST_EACH(sendv_takes_1024_pieces) {
+    struct pair p = {0};
+    pair_make(&p, NULL);
+    char bytes[1024], got[1024];
+    test_pattern(bytes, sizeof bytes, 1, 0);
+    struct iovec iov[1024];
+    for (unsigned i = 0; i < 1024; i++)
+        iov[i] = (struct iovec){bytes + i, 1};
+    CHECK_OK(kr_conn_sendv(p.r, p.seen.conn, iov, 1024));
+    test_recv(p.r, p.fd, got, sizeof got);
+    test_pattern_check(got, sizeof got, 1, 0);
+    pair_end(&p);
+}
+
+static void check_addresses(const char *ip) {
+    struct kr_reactor *r = test_reactor(NULL);
+    struct seen seen = {0};
+    the_seen = &seen;
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    opts.addresses = true;
+    struct kr_addr at, peer, local, mine = {.size = sizeof mine.u}, theirs = {.size = sizeof theirs.u};
+    CHECK_OK(kr_addr_ip(&at, ip, 0));
+    kr_listener listener;
+    int rc = kr_listen(r, &listener, &at, &opts, &seen_ops, NULL);
+    if (rc == -EAFNOSUPPORT || rc == -EADDRNOTAVAIL) {
+        test_reactor_free(r);
+        tap_skip("needs %s on loopback", ip);
+    }
+    CHECK_OK(rc);
+    CHECK_OK(kr_listener_addr(r, listener, &at));
+    int fd = CHECK_SYS(socket(at.u.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    CHECK_SYS(connect(fd, &at.u.sa, at.size));
+    TEST_UNTIL(r, seen.opens == 1);
+    CHECK_SYS(getsockname(fd, &mine.u.sa, &mine.size));
+    CHECK_SYS(getpeername(fd, &theirs.u.sa, &theirs.size));
+
+    CHECK_OK(kr_conn_peer(r, seen.conn, &peer));
+    CHECK_EQ(peer.size, mine.size);
+    CHECK_MEM_EQ(&peer.u, &mine.u, mine.size);
+    CHECK_OK(kr_conn_local(r, seen.conn, &local));
+    CHECK_EQ(local.size, theirs.size);
+    CHECK_MEM_EQ(&local.u, &theirs.u, theirs.size);
+    CHECK_EQ(kr_addr_port(&local), kr_addr_port(&at));
+    test_close(fd);
+    TEST_UNTIL(r, seen.closes == 1);
+    test_reactor_free(r);
+}
+
+/* Ours: peer and local address are the client's own view the other way round. */
+TEST_EACH(addresses_of_a_connection_ipv4) {
+    check_addresses("127.0.0.1");
+}
+
+TEST_EACH(addresses_of_a_connection_ipv6) {
+    check_addresses("::1");
+}
+
+TEST_EACH(addresses_not_asked_for_are_unknown) {
+    struct pair p = {0};
+    pair_make(&p, NULL);
+    struct kr_addr addr, before;
+    memset(&addr, 0x5a, sizeof addr);
+    before = addr;
+    CHECK_ERR(kr_conn_peer(p.r, p.seen.conn, &addr), ENODATA);
+    CHECK_ERR(kr_conn_local(p.r, p.seen.conn, &addr), ENODATA);
+    CHECK_MEM_EQ(&addr, &before, sizeof addr);
+    pair_end(&p);
+}
+
+/* ---- counters and time ---- */
+
+/* Ours: an older program's smaller struct gets its part and not a byte more; a newer one's larger struct gets zeros
+ * behind. */
+TEST_EACH(stats_of_any_size) {
+    struct kr_reactor *r = test_reactor(NULL);
+    CHECK_EQ(kr_step(r, 0), 0);
+    CHECK_EQ(kr_step(r, 0), 0);
+    struct kr_stats whole = test_stats(r);
+    CHECK_EQ(whole.turns, 2u);
+    for (size_t size = 0; size <= sizeof whole; size += 8) {
+        struct kr_stats part;
+        memset(&part, 0x5a, sizeof part);
+        CHECK_OK(kr_stats_read(r, &part, size));
+        CHECK_MEM_EQ(&part, &whole, size);
+        for (size_t i = size; i < sizeof part; i++)
+            CHECK_EQ(((unsigned char *)&part)[i], 0x5a);
+    }
+    struct {
+        struct kr_stats known;
+        uint64_t later[3], beyond;
+    } larger;
+    memset(&larger, 0x5a, sizeof larger);
+    CHECK_OK(kr_stats_read(r, (struct kr_stats *)&larger, sizeof larger - 8));
+    CHECK_MEM_EQ(&larger.known, &whole, sizeof whole);
+    CHECK_EQ(larger.later[0] | larger.later[1] | larger.later[2], 0u);
+    CHECK_EQ(larger.beyond, 0x5a5a5a5a5a5a5a5au);
+    test_reactor_free(r);
+}
+
+/* Ours: the counters count what they say. Ten bytes in and out over one connection, one timer, one post. */
+TEST_EACH(stats_count_what_happens) {
+    struct pair p = {0};
+    pair_make(&p, NULL);
+    test_send(p.r, p.fd, "0123456789", 10);
+    TEST_UNTIL(p.r, p.seen.bytes == 10);
+    CHECK_OK(kr_conn_send(p.r, p.seen.conn, "9876543210", 10));
+    char got[10];
+    test_recv(p.r, p.fd, got, 10);
+    test_rest(p.r, (struct test_levels){.conns = 1, .listeners = 1});
+    struct kr_stats s = test_stats(p.r);
+    CHECK_EQ(s.accepts, 1u);
+    CHECK_EQ(s.closes, 0u);
+    CHECK_EQ(s.bytes_in, 10u);
+    CHECK_EQ(s.bytes_out, 10u);
+    CHECK_EQ(s.bytes_copied, 10u);
+    CHECK_EQ(s.bytes_kept, 0u);
+    CHECK_EQ(s.stale_cqes, 0u);
+    CHECK_EQ(s.cq_overflows, 0u);
+    CHECK_GT(s.allocs, 0u);
+    CHECK_GT(s.alloc_bytes, 0u);
+    CHECK_GE(s.turns, s.waits);
+    CHECK_GE(s.enters, s.waits);
+    pair_end(&p);
+}
+
+struct moment {
+    int64_t first, second;
+};
+
+static void look_twice(struct kr_reactor *r, void *arg) {
+    struct moment *m = arg;
+    m->first = kr_now(r);
+    for (int64_t until = tap_now_ns() + MS; tap_now_ns() < until;)
+        ;
+    m->second = kr_now(r);
+}
+
+/* Ours: within a turn time stands still; outside it is the clock's. */
+TEST_EACH(now_stands_still_in_a_turn) {
+    struct kr_reactor *r = test_reactor(NULL);
+    int64_t before = tap_now_ns(), outside = kr_now(r);
+    CHECK_GE(outside, before);
+    CHECK_LE(outside, tap_now_ns());
+    struct moment m = {0};
+    CHECK_OK(kr_post(r, look_twice, &m));
+    TEST_UNTIL(r, m.second);
+    CHECK_EQ(m.first, m.second);
+    CHECK_GE(m.first, outside);
+    CHECK_GE(kr_now(r), m.second + MS);
+    test_reactor_free(r);
+}
+
+/* ---- calls that a callback may not make ---- */
+
+static unsigned nested;
+
+static void run_nested(struct kr_reactor *r) {
+    nested++;
+    CHECK_ERR(kr_run(r), EBUSY);
+    CHECK_ERR(kr_step(r, 0), EBUSY);
+    CHECK_ERR(kr_reactor_free(r), EBUSY);
+}
+
+static void nested_in_timer(struct kr_reactor *r, kr_timer timer, void *user) {
+    (void)timer;
+    (void)user;
+    run_nested(r);
+}
+
+static void nested_in_post(struct kr_reactor *r, void *arg) {
+    (void)arg;
+    run_nested(r);
+}
+
+static void nested_in_conn(struct kr_reactor *r, kr_conn conn, struct seen *seen) {
+    (void)conn;
+    (void)seen;
+    run_nested(r);
+}
+
+/* Ours: kr_run, kr_step and kr_reactor_free from within a callback are -EBUSY, and nothing happened; also in the
+ * callbacks that kr_reactor_free itself runs. */
+TEST_EACH(running_and_freeing_in_a_callback_is_busy) {
+    struct pair p = {.seen = {.in_open = nested_in_conn, .in_close = nested_in_conn}};
+    pair_make(&p, NULL);
+    CHECK_EQ(nested, 1u);
+    CHECK_OK(kr_timer_start(p.r, NULL, 0, 0, nested_in_timer, NULL));
+    CHECK_OK(kr_post(p.r, nested_in_post, NULL));
+    TEST_UNTIL(p.r, nested == 3);
+    check_silent(&p);
+    CHECK_OK(kr_post(p.r, nested_in_post, NULL));
+    test_reactor_free(p.r);
+    CHECK_EQ(nested, 5u);
+    CHECK_EQ(p.seen.closes, 1u);
+    test_close(p.fd);
+}
+
+TAP_MAIN(api, 91)

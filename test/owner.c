@@ -1,0 +1,638 @@
+/* Whose reactor it is: threads, forked children, many reactors, and signals that interrupt its waits.
+ *
+ * What must hold: only the owner's thread gets anything done, everyone else an error and no effect; a forked child
+ * can neither use nor harm the parent's reactor; reactors do not know of each other and leave nothing
+ * behind. This suite also runs under TSan. */
+#include "harness/net.h"
+
+#include "reactor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MS 1000000ll
+#define HOUR (3600 * 1000 * MS)
+
+static pthread_t thread_start(void *(*fn)(void *), void *arg) {
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, fn, arg), 0);
+    return thread;
+}
+
+static void thread_join(pthread_t thread) {
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+}
+
+/* Waits for a forked child and checks that it ended well. */
+static void child_join(pid_t child) {
+    int status;
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK(WIFEXITED(status));
+    CHECK_EQ(WEXITSTATUS(status), 0);
+}
+
+/* ---- a reactor with one of each thing ---- */
+
+struct things {
+    struct kr_reactor *r;
+    kr_conn conn;
+    kr_listener listener;
+    kr_timer timer;
+    uint16_t port;
+    int fd;
+    unsigned opens, closes;
+};
+
+static void things_open(struct kr_reactor *r, kr_conn conn, void *user) {
+    (void)r;
+    struct things *t = user;
+    t->conn = conn;
+    t->opens++;
+}
+
+static size_t things_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+    (void)user;
+    return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
+}
+
+static void things_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+    (void)r;
+    (void)conn;
+    (void)error;
+    (void)why;
+    ((struct things *)user)->closes++;
+}
+
+static const struct kr_conn_ops things_ops = {
+    .on_open = things_open, .on_data = things_data, .on_close = things_close};
+
+static void never(struct kr_reactor *r, kr_timer timer, void *user) {
+    (void)r;
+    (void)timer;
+    (void)user;
+    FAIL("a timer of the far future fired");
+}
+
+static void nothing(struct kr_reactor *r, void *arg) {
+    (void)r;
+    (void)arg;
+}
+
+static void echo_once(struct things *t, const char *text) {
+    char back[64];
+    size_t size = strlen(text);
+    test_send(t->r, t->fd, text, size);
+    test_recv(t->r, t->fd, back, size);
+    CHECK_MEM_EQ(back, text, size);
+}
+
+static void things_make(struct things *t) {
+    *t = (struct things){.r = test_reactor(NULL)};
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    opts.addresses = true;
+    opts.inline_size = 16;
+    t->port = test_listen(t->r, &t->listener, &opts, &things_ops, t);
+    CHECK_OK(kr_timer_start(t->r, &t->timer, HOUR, 0, never, NULL));
+    t->fd = test_connect(t->port);
+    TEST_UNTIL(t->r, t->opens == 1);
+    echo_once(t, "before");
+}
+
+static void things_check_unharmed(struct things *t) {
+    echo_once(t, "after");
+    struct kr_stats stats = test_stats(t->r);
+    CHECK_EQ(stats.conns, 1u);
+    CHECK_EQ(stats.listeners, 1u);
+    CHECK_EQ(stats.timers, 1u);
+    CHECK_EQ(t->opens, 1u);
+    CHECK_EQ(t->closes, 0u);
+}
+
+static void things_end(struct things *t) {
+    test_close(t->fd);
+    test_reactor_free(t->r);
+    CHECK_EQ(t->closes, 1u);
+}
+
+static int run_stopped(struct kr_reactor *r) {
+    kr_stop(r);
+    return kr_run(r);
+}
+
+/* Every function that answers with an error, called as it would succeed on its own thread. The last ones end
+ * things, so that the table can also be run through there. kr_reactor_free, kr_post, kr_stop and
+ * kr_stats_read have rules of their own and are not here. */
+#define CALLS(X)                                                                                   \
+    X(kr_conn_send, kr_conn_send(t->r, t->conn, "x", 1))                                           \
+    X(kr_conn_send_nothing, kr_conn_send(t->r, t->conn, "", 0))                                    \
+    X(kr_conn_sendv, kr_conn_sendv(t->r, t->conn, &(struct iovec){(void *)(uintptr_t)"x", 1}, 1))  \
+    X(kr_conn_reserve, kr_conn_reserve(t->r, t->conn, 8, &room))                                   \
+    X(kr_conn_commit, kr_conn_commit(t->r, t->conn, 0))                                            \
+    X(kr_conn_pause, kr_conn_pause(t->r, t->conn))                                                 \
+    X(kr_conn_resume, kr_conn_resume(t->r, t->conn))                                               \
+    X(kr_conn_peer, kr_conn_peer(t->r, t->conn, &addr))                                            \
+    X(kr_conn_local, kr_conn_local(t->r, t->conn, &addr))                                          \
+    X(kr_conn_set_user, kr_conn_set_user(t->r, t->conn, kr_conn_user(t->r, t->conn)))              \
+    X(kr_conn_idle, kr_conn_idle(t->r, t->conn, 0))                                                \
+    X(kr_listen, kr_listen(t->r, &listener, &loopback, NULL, &things_ops, NULL))                   \
+    X(kr_listener_addr, kr_listener_addr(t->r, t->listener, &addr))                                \
+    X(kr_listener_pause, kr_listener_pause(t->r, t->listener))                                     \
+    X(kr_listener_resume, kr_listener_resume(t->r, t->listener))                                   \
+    X(kr_timer_start, kr_timer_start(t->r, NULL, HOUR, 0, never, NULL))                            \
+    X(kr_timer_restart, kr_timer_restart(t->r, t->timer, HOUR, 0))                                 \
+    X(kr_step, kr_step(t->r, 0))                                                                   \
+    X(kr_run, run_stopped(t->r))                                                                       \
+    X(kr_timer_stop, kr_timer_stop(t->r, t->timer))                                                \
+    X(kr_listener_close, kr_listener_close(t->r, t->listener))                                     \
+    X(kr_conn_close, kr_conn_close(t->r, t->conn, KR_CLOSE_NOW))
+
+/* Calls them all. Each must answer `error`, or succeed when that is 0. */
+static void check_calls(const struct things *t, int error) {
+    struct kr_addr addr, loopback;
+    kr_listener listener;
+    void *room;
+    CHECK_OK(kr_addr_ip(&loopback, "127.0.0.1", 0));
+#define X(name, call)                                                                              \
+    if (error)                                                                                     \
+        CHECK_ERR(call, error);                                                                    \
+    else                                                                                           \
+        CHECK_OK(call);
+    CALLS(X)
+#undef X
+}
+
+static void check_refused(const struct things *t, int error) {
+    check_calls(t, error);
+    CHECK_EQ(kr_conn_queued(t->r, t->conn), 0u);
+    CHECK(!kr_conn_user(t->r, t->conn));
+    CHECK(!kr_conn_inline(t->r, t->conn));
+    CHECK_EQ(kr_now(t->r), 0);
+}
+
+static void *stranger_main(void *arg) {
+    struct things *t = arg;
+    check_refused(t, EPERM);
+    CHECK_ERR(kr_reactor_free(t->r), EPERM);
+    struct kr_stats stats;
+    CHECK_OK(kr_stats_read(t->r, &stats, sizeof stats));
+    CHECK_EQ(stats.conns, 1u);
+    CHECK_OK(kr_post(t->r, nothing, NULL));
+    kr_stop(t->r);
+    return NULL;
+}
+
+/* Ours: from another thread every call but three answers -EPERM, kr_reactor_free too, and has no effect: the
+ * connection, listener and timer that were to be ended live on, and no byte was sent. */
+TEST_EACH(another_thread_is_refused_everything) {
+    struct things t;
+    things_make(&t);
+    thread_join(thread_start(stranger_main, &t));
+    CHECK_EQ(kr_run(t.r), 0);
+    things_check_unharmed(&t);
+    things_end(&t);
+}
+
+/* Ours: the table of the two cases around is not refused for what is in it: on its own thread each call is
+ * good. Else a wrong argument could pass for a refused thread. */
+TEST_EACH(its_own_thread_is_refused_nothing) {
+    struct things t;
+    things_make(&t);
+    check_calls(&t, 0);
+    TEST_UNTIL(t.r, test_stats(t.r).conns == 0 && t.closes == 1);
+    things_end(&t);
+}
+
+/* ---- threads ---- */
+
+struct runner {
+    struct things things;
+    pthread_barrier_t over; /* nobody may still be inside a call when the reactor is freed */
+};
+
+static void *runner_main(void *arg) {
+    struct runner *runner = arg;
+    CHECK_EQ(kr_run(runner->things.r), 0);
+    pthread_barrier_wait(&runner->over);
+    test_reactor_free(runner->things.r);
+    return NULL;
+}
+
+/* Ours: a reactor that was made and set up on one thread runs on another, which then alone may use it. */
+TEST_EACH(made_on_one_thread_and_run_on_another) {
+    struct runner runner = {.things.r = test_reactor(NULL)};
+    struct things *t = &runner.things;
+    struct kr_reactor *r = t->r;
+    CHECK_EQ(pthread_barrier_init(&runner.over, NULL, 2), 0);
+    t->port = test_listen(r, &t->listener, NULL, &things_ops, t);
+    CHECK_OK(kr_timer_start(r, &t->timer, HOUR, 0, never, NULL));
+    pthread_t thread = thread_start(runner_main, &runner);
+
+    t->fd = test_connect(t->port);
+    char back[5];
+    test_send(NULL, t->fd, "hello", 5);
+    test_recv(NULL, t->fd, back, 5);
+    CHECK_MEM_EQ(back, "hello", 5);
+    CHECK_ERR(kr_timer_stop(r, t->timer), EPERM);
+    CHECK_ERR(kr_listener_close(r, t->listener), EPERM);
+    kr_stop(r);
+    pthread_barrier_wait(&runner.over);
+    thread_join(thread);
+    pthread_barrier_destroy(&runner.over);
+    CHECK_EQ(t->closes, 1u);
+    test_close(t->fd);
+}
+
+static void *maker_main(void *arg) {
+    things_make(arg);
+    struct things *t = arg;
+    things_end(t);
+    return NULL;
+}
+
+/* Ours: threads come and go; what one has left behind in thread-locals and tables is no trouble to the next. */
+TEST_EACH(reactors_of_threads_one_after_another) {
+    for (unsigned i = 0; i < 20; i++) {
+        struct things t;
+        thread_join(thread_start(maker_main, &t));
+    }
+}
+
+#define RING 64
+#define ROUNDS 20
+
+/* A reactor of a ring of reactors, through which a token is passed. */
+struct member {
+    struct kr_reactor *r;
+    struct member *next;
+    unsigned passes;
+};
+
+static void small_config(struct kr_config *config) {
+    kr_config_init(config);
+    config->sq_entries = 8;
+    config->cq_entries = 16;
+    config->conn_max = 16;
+    config->file_max = 4;
+    config->buf_count = 4;
+    config->buf_size = 4096;
+    config->post_max = 16;
+}
+
+/* A reactor of the running variant, over a kernel of the case's own, with malloc for its allocator. */
+static struct kr_reactor *variant_reactor(const struct kr_config *config, const struct kr__kernel *kernel) {
+    struct kr_config own = *config;
+    own.taskrun = (enum kr_taskrun)tap_variant()->mode;
+    struct kr_reactor *r;
+    struct kr_failure why;
+    CHECK_OK(kr__reactor_new(&r, &own, &why, kernel, (unsigned)tap_variant()->caps_mask));
+    return r;
+}
+
+static void pass_on(struct kr_reactor *r, void *arg) {
+    struct member *m = arg;
+    CHECK_EQ(m->r, r);
+    if (++m->passes < ROUNDS || m->next->passes < ROUNDS)
+        CHECK_OK(kr_post(m->next->r, pass_on, m->next));
+    if (m->passes >= ROUNDS)
+        kr_stop(r);
+}
+
+struct together {
+    struct member members[RING];
+    pthread_barrier_t made, over;
+};
+
+struct seat {
+    struct together *all;
+    unsigned index;
+};
+
+static void *member_main(void *arg) {
+    struct seat *seat = arg;
+    struct member *m = &seat->all->members[seat->index];
+    struct kr_config config;
+    small_config(&config);
+    m->r = variant_reactor(&config, &kr__linux);
+    pthread_barrier_wait(&seat->all->made);
+    if (seat->index == 0)
+        CHECK_OK(kr_post(m->r, pass_on, m));
+    CHECK_EQ(kr_run(m->r), 0);
+    pthread_barrier_wait(&seat->all->over);
+    CHECK_OK(kr_reactor_free(m->r));
+    return NULL;
+}
+
+/* Ours: 64 threads with a reactor each, which wake each other in a ring. A lost wake-up stops the token. */
+TEST_EACH(sixty_four_threads_with_a_reactor_each) {
+    static struct together all;
+    static struct seat seats[RING];
+    pthread_t threads[RING];
+    CHECK_EQ(pthread_barrier_init(&all.made, NULL, RING), 0);
+    CHECK_EQ(pthread_barrier_init(&all.over, NULL, RING), 0);
+    for (unsigned i = 0; i < RING; i++) {
+        all.members[i].next = &all.members[(i + 1) % RING];
+        seats[i] = (struct seat){&all, i};
+        threads[i] = thread_start(member_main, &seats[i]);
+    }
+    for (unsigned i = 0; i < RING; i++)
+        thread_join(threads[i]);
+    for (unsigned i = 0; i < RING; i++)
+        CHECK_EQ(all.members[i].passes, ROUNDS);
+    pthread_barrier_destroy(&all.made);
+    pthread_barrier_destroy(&all.over);
+}
+
+/* Ours: more reactors on one thread than it can register ring descriptors (16, io_uring/register.c); each has its
+ * own connections, and freeing some does not disturb the others. */
+TEST_EACH(twenty_reactors_on_one_thread) {
+    static struct things all[20];
+    for (unsigned i = 0; i < 20; i++)
+        things_make(&all[i]);
+    for (unsigned i = 0; i < 20; i += 2)
+        things_end(&all[i]);
+    for (unsigned i = 1; i < 20; i += 2)
+        things_check_unharmed(&all[i]);
+    for (unsigned i = 0; i < 20; i += 2)
+        things_make(&all[i]);
+    for (unsigned i = 0; i < 20; i++) {
+        things_check_unharmed(&all[i]);
+        things_end(&all[i]);
+    }
+}
+
+/* ---- fork ---- */
+
+/* Ours: in a forked child every call answers -ECHILD, kr_post and kr_stats_read too, and has no effect on the
+ * parent, who is in the middle of things. */
+TEST_EACH(forked_child_is_refused_everything) {
+    struct things t;
+    things_make(&t);
+    pid_t child = CHECK_SYS(fork());
+    if (child == 0) {
+        check_refused(&t, ECHILD);
+        struct kr_stats stats;
+        CHECK_ERR(kr_stats_read(t.r, &stats, sizeof stats), ECHILD);
+        CHECK_ERR(kr_post(t.r, nothing, NULL), ECHILD);
+        kr_stop(t.r);
+        _exit(0);
+    }
+    child_join(child);
+    things_check_unharmed(&t);
+    things_end(&t);
+}
+
+/* Ours: kr_reactor_free in the child closes the child's copies of the descriptors and gives its memory back, runs
+ * no callback, and the parent does not notice: its connection, timer and listener go on. */
+TEST_EACH(forked_child_frees_its_copies) {
+    int before = tap_fd_count();
+    struct things t;
+    things_make(&t);
+    pid_t child = CHECK_SYS(fork());
+    if (child == 0) {
+        test_reactor_free(t.r);
+        test_close(t.fd);
+        CHECK_EQ(t.closes, 0u);
+        CHECK_EQ(tap_fd_count(), before);
+        _exit(0);
+    }
+    child_join(child);
+    things_check_unharmed(&t);
+    int fd = t.fd;
+    t.fd = test_connect(t.port);
+    echo_once(&t, "a second connection");
+    test_close(fd);
+    TEST_UNTIL(t.r, t.closes == 1);
+    t.closes = 0;
+    things_end(&t);
+}
+
+/* Ours: a reactor made before the fork and never run is the parent's all the same; the child may make its own. */
+TEST_EACH(forked_child_makes_its_own) {
+    struct things t = {.r = test_reactor(NULL)};
+    pid_t child = CHECK_SYS(fork());
+    if (child == 0) {
+        CHECK_ERR(kr_step(t.r, 0), ECHILD);
+        struct things own;
+        things_make(&own);
+        things_end(&own);
+        test_reactor_free(t.r);
+        _exit(0);
+    }
+    child_join(child);
+    t.port = test_listen(t.r, &t.listener, NULL, &things_ops, &t);
+    t.fd = test_connect(t.port);
+    echo_once(&t, "the parent's");
+    things_end(&t);
+}
+
+struct forker {
+    unsigned beats;
+};
+
+static void fork_in_callback(struct kr_reactor *r, kr_timer timer, void *user) {
+    pid_t child = CHECK_SYS(fork());
+    if (child == 0) {
+        CHECK_ERR(kr_timer_stop(r, timer), ECHILD);
+        CHECK_ERR(kr_step(r, 0), ECHILD);
+        _exit(0);
+    }
+    child_join(child);
+    ((struct forker *)user)->beats++;
+}
+
+/* Ours: forking inside a callback, amid traffic, is no different; bytes are neither lost nor doubled by the
+ * children's copies of the rings. */
+TEST_EACH(fork_inside_callbacks_amid_traffic) {
+    struct things t;
+    things_make(&t);
+    struct forker forker = {0};
+    CHECK_OK(kr_timer_start(t.r, NULL, 0, MS, fork_in_callback, &forker));
+    struct test_echo echo = {.fd = t.fd, .seed = 5, .total = 1 << 20, .send_piece = 4096};
+    while (forker.beats < 10 || !test_echo_done(&echo)) {
+        test_echo_move(&echo);
+        test_step(t.r, "an echo beside forks");
+    }
+    things_end(&t);
+}
+
+/* Ours: no descriptor of a reactor is inherited by a program that the process executes. */
+TEST_EACH(descriptors_are_closed_on_exec) {
+    struct kr_reactor *r = test_reactor(NULL);
+    test_listen(r, NULL, NULL, &things_ops, NULL);
+    CHECK_EQ(kr_step(r, 0), 0);
+    unsigned found = 0;
+    for (int fd = 3; fd < 64; fd++) {
+        int flags = fcntl(fd, F_GETFD);
+        if (flags < 0)
+            continue;
+        CHECK(flags & FD_CLOEXEC);
+        found++;
+    }
+    CHECK_EQ(found, 2u);
+    test_reactor_free(r);
+}
+
+/* ---- made and freed, many times ---- */
+
+/* The real kernel, with what is opened and mapped counted. */
+static struct {
+    long rings, mapped, wakes;
+    size_t bytes;
+} held;
+
+static int counted_ring_open(const struct kr__kernel *k, struct io_uring *ring, unsigned entries,
+                             struct io_uring_params *params) {
+    int rc = kr__linux.ring_open(k, ring, entries, params);
+    held.rings += rc >= 0;
+    return rc;
+}
+
+static void counted_ring_close(const struct kr__kernel *k, struct io_uring *ring, bool registered,
+                               bool child) {
+    kr__linux.ring_close(k, ring, registered, child);
+    held.rings--;
+}
+
+static void *counted_map(const struct kr__kernel *k, size_t size, enum kr__map how) {
+    void *pages = kr__linux.map(k, size, how);
+    held.mapped += pages != NULL;
+    held.bytes += pages ? size : 0;
+    return pages;
+}
+
+static void counted_unmap(const struct kr__kernel *k, void *pages, size_t size) {
+    kr__linux.unmap(k, pages, size);
+    held.mapped--;
+    held.bytes -= size;
+}
+
+static unsigned count_ring_mappings(void) {
+    FILE *maps = fopen("/proc/self/maps", "re");
+    CHECK(maps);
+    char line[512];
+    unsigned count = 0;
+    while (fgets(line, sizeof line, maps))
+        count += strstr(line, "[io_uring]") != NULL;
+    fclose(maps);
+    return count;
+}
+
+static void make_use_and_free(const struct kr__kernel *kernel, const struct kr_config *config,
+                              unsigned i) {
+    struct kr_reactor *r = variant_reactor(config, kernel);
+    struct things t = {.r = r, .fd = -1};
+    if (i % 8 == 1)
+        CHECK_OK(kr_timer_start(r, NULL, 0, 0, never, NULL));
+    if (i % 8 == 2 || i % 8 == 3)
+        t.port = test_listen(r, NULL, NULL, &things_ops, &t);
+    if (i % 8 == 3) {
+        t.fd = test_connect(t.port);
+        TEST_UNTIL(r, t.opens == 1);
+    }
+    if (i % 8 == 4)
+        CHECK_EQ(kr_step(r, 0), 0);
+    CHECK_OK(kr_reactor_free(r));
+    CHECK_EQ(t.closes, t.opens);
+    if (t.fd >= 0)
+        test_close(t.fd);
+}
+
+/* Ours: reactors made and freed one after another, run or not, with listeners and connections or without, leave
+ * no descriptor, mapping, ring or byte behind. */
+TEST_EACH(thousands_made_and_freed, .deadline_s = 120) {
+    struct kr__kernel counted = kr__linux;
+    counted.ring_open = counted_ring_open;
+    counted.ring_close = counted_ring_close;
+    counted.map = counted_map;
+    counted.unmap = counted_unmap;
+    struct kr_config small, usual;
+    small_config(&small);
+    kr_config_init(&usual);
+
+    int before = tap_fd_count();
+    unsigned count = tap_full() ? 10000 : 400;
+    for (unsigned i = 0; i < count; i++) {
+        make_use_and_free(&counted, i % 10 == 9 ? &usual : &small, i);
+        CHECK_EQ(tap_fd_count(), before);
+        CHECK_EQ(held.rings, 0);
+        CHECK_EQ(held.mapped, 0);
+        CHECK_EQ(held.bytes, 0u);
+    }
+    CHECK_EQ(count_ring_mappings(), 0u);
+}
+
+/* ---- signals ---- */
+
+static void ignore(int signo) {
+    (void)signo;
+}
+
+static void storm(long every_us) {
+    struct sigaction action = {.sa_handler = ignore};
+    CHECK_SYS(sigaction(SIGALRM, &action, NULL));
+    struct itimerval timer = {.it_interval.tv_usec = every_us, .it_value.tv_usec = every_us};
+    CHECK_SYS(setitimer(ITIMER_REAL, &timer, NULL));
+}
+
+struct driver {
+    struct test_echo echoes[16];
+    unsigned beats;
+};
+
+static void drive(struct kr_reactor *r, kr_timer timer, void *user) {
+    (void)timer;
+    struct driver *d = user;
+    bool done = ++d->beats > 200;
+    for (unsigned i = 0; i < 16; i++) {
+        test_echo_move(&d->echoes[i]);
+        done = done && test_echo_done(&d->echoes[i]);
+    }
+    if (done)
+        kr_stop(r);
+}
+
+/* Ours: signals that interrupt every wait end no run, lose no byte and no timer. kr_run is left only by the kr_stop
+ * that follows the last echo. */
+TEST_EACH(signal_storm_ends_no_run) {
+    struct things t = {.r = test_reactor(NULL)};
+    t.port = test_listen(t.r, NULL, NULL, &things_ops, &t);
+    static struct driver d;
+    for (unsigned i = 0; i < 16; i++)
+        d.echoes[i] = (struct test_echo){
+            .fd = test_connect(t.port), .seed = i, .total = 256 * 1024, .send_piece = 3000};
+    kr_timer timer;
+    CHECK_OK(kr_timer_start(t.r, &timer, 0, 100000, drive, &d));
+    storm(100);
+    CHECK_EQ(kr_run(t.r), 0);
+    storm(0);
+    CHECK_OK(kr_timer_stop(t.r, timer));
+    for (unsigned i = 0; i < 16; i++) {
+        CHECK(test_echo_done(&d.echoes[i]));
+        test_close(d.echoes[i].fd);
+    }
+    test_rest(t.r, (struct test_levels){.listeners = 1});
+    test_reactor_free(t.r);
+}
+
+/* Ours: a signal may end the wait of a kr_step, which then answers 0, never an error. */
+TEST_EACH(signal_storm_fails_no_step) {
+    struct kr_reactor *r = test_reactor(NULL);
+    kr_timer timer;
+    CHECK_OK(kr_timer_start(r, &timer, HOUR, 0, never, NULL));
+    storm(200);
+    for (int64_t until = tap_now_ns() + 100 * MS; tap_now_ns() < until;)
+        CHECK_EQ(kr_step(r, 10 * MS), 0);
+    storm(0);
+    CHECK_OK(kr_timer_stop(r, timer));
+    test_reactor_free(r);
+}
+
+TAP_MAIN(owner, 56)

@@ -1,0 +1,229 @@
+/* Send queues against the plainest model: one array of bytes, of which the front has been sent. */
+#include "harness/tap.h"
+
+#include "pool/sends.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BUFS 8u
+#define BUF_SIZE 4096u
+#define MODEL_MAX (1u << 20)
+
+static int64_t grants = -1; /* allocations still granted; -1: all */
+
+static void *bank_alloc(void *ctx, size_t size) {
+    (void)ctx;
+    if (grants == 0)
+        return NULL;
+    if (grants > 0)
+        grants--;
+    return malloc(size);
+}
+
+static void bank_free(void *ctx, void *memory, size_t size) {
+    (void)ctx;
+    (void)size;
+    free(memory);
+}
+
+struct queue_test {
+    struct kr__mem mem;
+    struct kr__blocks blocks;
+    struct kr__bufs bufs;
+    struct kr__sends sends;
+    struct kr__sendq q;
+    char model[MODEL_MAX];
+    size_t front, back; /* of the model: what is queued lies between */
+    uint16_t refs[BUFS], free[BUFS];
+    char bytes[BUFS * BUF_SIZE];
+};
+
+/* Buffers without a kernel: all are out, with one reference that the test itself holds. */
+static void test_init(struct queue_test *t) {
+    grants = -1;
+    t->mem = (struct kr__mem){.alloc = {.alloc = bank_alloc, .free = bank_free}};
+    kr__blocks_init(&t->blocks, &t->mem);
+    t->bufs = (struct kr__bufs){
+        .base = t->bytes, .size = BUF_SIZE, .count = BUFS, .refs = t->refs, .free = t->free};
+    for (unsigned i = 0; i < BUFS; i++)
+        t->refs[i] = 1;
+    t->sends = (struct kr__sends){.blocks = &t->blocks, .bufs = &t->bufs};
+    t->q = (struct kr__sendq){NULL, NULL};
+    t->front = t->back = 0;
+    for (size_t i = 0; i < sizeof t->bytes; i++)
+        t->bytes[i] = (char)tap_random();
+}
+
+static void model_add(struct queue_test *t, const void *data, size_t size) {
+    CHECK_LE(t->back + size, MODEL_MAX);
+    memcpy(t->model + t->back, data, size);
+    t->back += size;
+}
+
+static void check_nothing_held(struct queue_test *t) {
+    CHECK(t->q.head == NULL && t->q.tail == NULL);
+    CHECK_EQ(t->sends.out, 0);
+    CHECK_EQ(t->bufs.held, 0);
+    CHECK_EQ(t->blocks.out, 0);
+    for (unsigned i = 0; i < BUFS; i++)
+        CHECK_EQ(t->refs[i], 1);
+    kr__blocks_free(&t->blocks);
+    CHECK_EQ(t->mem.bytes, 0);
+}
+
+static void copy_some(struct queue_test *t) {
+    struct iovec iov[6];
+    size_t total = 0;
+    int count = (int)tap_random_below(7);
+    for (int i = 0; i < count; i++) {
+        size_t size = (size_t)tap_random_below(tap_random_below(4) ? 60 : 3000);
+        iov[i] = (struct iovec){t->bytes + tap_random_below(BUF_SIZE), size};
+        total += size;
+        model_add(t, iov[i].iov_base, size);
+    }
+    if (total)
+        CHECK_OK(kr__sendq_copy(&t->sends, &t->q, iov, count, total));
+}
+
+static void lend_some(struct queue_test *t) {
+    uint16_t buf = (uint16_t)tap_random_below(BUFS);
+    size_t at = (size_t)tap_random_below(BUF_SIZE), size = 1 + (size_t)tap_random_below(BUF_SIZE - at);
+    const char *data = kr__buf_at(&t->bufs, buf) + at;
+    CHECK_OK(kr__sendq_lend(&t->sends, &t->q, data, size, buf));
+    model_add(t, data, size);
+}
+
+/* Reserves, writes all, commits a part. */
+static void format_some(struct queue_test *t) {
+    size_t room = 1 + (size_t)tap_random_below(2000), size = (size_t)tap_random_below(room + 1);
+    struct kr__send *fresh;
+    char *at = kr__sendq_room(&t->sends, &t->q, room, &fresh);
+    CHECK(at != NULL);
+    memset(at, (int)tap_random_below(256), room);
+    model_add(t, at, size);
+    kr__sendq_commit(&t->sends, &t->q, fresh, size);
+}
+
+static void check_pieces(const struct queue_test *t) {
+    struct iovec iov[64];
+    int max = 1 + (int)tap_random_below(64), count = kr__sendq_pieces(&t->q, iov, max);
+    size_t at = t->front;
+    CHECK_LE(count, max);
+    for (int i = 0; i < count; i++) {
+        CHECK_GT(iov[i].iov_len, 0u);
+        CHECK_LE(iov[i].iov_len, t->back - at);
+        CHECK_MEM_EQ((const char *)iov[i].iov_base, t->model + at, iov[i].iov_len);
+        at += iov[i].iov_len;
+    }
+    CHECK(count == max || at == t->back);
+}
+
+static void consume_some(struct queue_test *t) {
+    size_t queued = t->back - t->front;
+    if (queued == 0)
+        return;
+    size_t size = 1 + (size_t)tap_random_below(tap_random_below(3) ? (queued < 500 ? queued : 500) : queued);
+    uint64_t held = t->bufs.held;
+    unsigned lent = kr__sendq_consume(&t->sends, &t->q, size);
+    CHECK_EQ(held - t->bufs.held, lent);
+    t->front += size;
+}
+
+static void random_step(struct queue_test *t) {
+    switch (tap_random_below(7)) {
+    case 0:
+    case 1:
+        copy_some(t);
+        break;
+    case 2:
+        lend_some(t);
+        break;
+    case 3:
+        format_some(t);
+        break;
+    default:
+        consume_some(t);
+    }
+    check_pieces(t);
+}
+
+static struct queue_test t;
+
+/* Ours: over random copies of many pieces, lent buffers, bytes formatted in place and sends of any length, what
+ * is to be sent is the model's bytes in order, and at the end nothing is held. */
+TEST(sends_keep_every_byte_in_order) {
+    for (int round = 0; round < 50; round++) {
+        test_init(&t);
+        while (t.back < MODEL_MAX - 40000)
+            random_step(&t);
+        while (t.front < t.back)
+            consume_some(&t);
+        kr__sendq_drop(&t.sends, &t.q);
+        check_nothing_held(&t);
+    }
+}
+
+/* Ours: dropping a queue, at whatever point, releases every record and buffer once. */
+TEST(sends_drop_releases_all) {
+    for (int round = 0; round < 300; round++) {
+        test_init(&t);
+        for (uint64_t steps = tap_random_below(60); steps > 0; steps--)
+            random_step(&t);
+        kr__sendq_drop(&t.sends, &t.q);
+        check_nothing_held(&t);
+    }
+}
+
+/* Ours: many small sends of one turn share a record. */
+TEST(sends_of_few_bytes_share_a_record) {
+    test_init(&t);
+    for (int i = 0; i < 40; i++)
+        CHECK_OK(kr__sendq_copy(&t.sends, &t.q, &(struct iovec){"0123456789", 10}, 1, 10));
+    CHECK_EQ(t.sends.out, 1);
+    struct iovec iov[4];
+    CHECK_EQ(kr__sendq_pieces(&t.q, iov, 4), 1);
+    CHECK_EQ(iov[0].iov_len, 400u);
+    kr__sendq_drop(&t.sends, &t.q);
+    check_nothing_held(&t);
+}
+
+/* Ours: bytes whose send is in flight do not move when more are queued behind them. */
+TEST(sends_in_flight_do_not_move) {
+    test_init(&t);
+    CHECK_OK(kr__sendq_copy(&t.sends, &t.q, &(struct iovec){t.bytes, 100}, 1, 100));
+    struct iovec before, after;
+    CHECK_EQ(kr__sendq_pieces(&t.q, &before, 1), 1);
+    for (int i = 0; i < 100; i++)
+        CHECK_OK(kr__sendq_copy(&t.sends, &t.q, &(struct iovec){t.bytes, 100}, 1, 100));
+    CHECK_EQ(kr__sendq_pieces(&t.q, &after, 1), 1);
+    CHECK(after.iov_base == before.iov_base);
+    CHECK_MEM_EQ((const char *)after.iov_base, t.bytes, 100);
+    kr__sendq_drop(&t.sends, &t.q);
+    check_nothing_held(&t);
+}
+
+/* Ours: when memory is refused, at a first or a later record, nothing of that send is queued. */
+TEST(sends_are_all_or_nothing) {
+    test_init(&t);
+    for (int64_t g = 0; g < 3; g++) {
+        grants = g;
+        struct iovec iov[2] = {{t.model, 400}, {t.model + 400, 100000}};
+        size_t queued = 0;
+        while (kr__sendq_copy(&t.sends, &t.q, iov, 2, 100400) == 0)
+            queued += 100400;
+        CHECK_EQ(queued, 100400u * (size_t)g);
+        CHECK_ERR(kr__sendq_lend(&t.sends, &t.q, t.bytes, 5, 0), ENOMEM);
+        struct kr__send *fresh;
+        CHECK(kr__sendq_room(&t.sends, &t.q, 200000, &fresh) == NULL);
+        CHECK_EQ(t.refs[0], 1);
+        if (queued)
+            kr__sendq_consume(&t.sends, &t.q, queued);
+        kr__blocks_free(&t.blocks);
+        CHECK(t.q.head == NULL);
+    }
+    check_nothing_held(&t);
+}
+
+TAP_MAIN(sends, 5)

@@ -1,0 +1,590 @@
+/* Making a reactor where it is refused: each cause has its own words, and nothing is left behind.
+ *
+ * Limits, filters and identities are changed in the case's own process, or in a child of it where the change
+ * can not be taken back. Users that only this suite knows keep cases from sharing RLIMIT_MEMLOCK. */
+#include "harness/net.h"
+
+#include "kernel/probe.h"
+#include "reactor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* ---- what is checked of every refusal ---- */
+
+static void check_text(const char *text, size_t size) {
+    CHECK(memchr(text, 0, size));
+    CHECK_GT(strlen(text), 0u);
+    CHECK_LT(strlen(text), size - 1); /* a full array would be a text cut short */
+}
+
+static void check_why(const struct kr_failure *why, int error, enum kr_refusal refused) {
+    tap_note("tried %s; %s; %s", why->tried, why->cause, why->remedy);
+    CHECK_EQ(why->error, -error);
+    CHECK_EQ(why->refused, refused);
+    check_text(why->tried, sizeof why->tried);
+    check_text(why->cause, sizeof why->cause);
+    check_text(why->remedy, sizeof why->remedy);
+}
+
+static void check_refused(const struct kr_config *config, int error, enum kr_refusal refused,
+                          struct kr_failure *why) {
+    struct kr_reactor *r = NULL;
+    memset(why, 'x', sizeof *why);
+    CHECK_ERR(test_reactor_try(&r, config, why), error);
+    CHECK(!r);
+    check_why(why, error, refused);
+    CHECK_ERR(test_reactor_try(&r, config, NULL), error);
+    CHECK(!r);
+}
+
+static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+    (void)user;
+    return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
+}
+
+static const struct kr_conn_ops echo_ops = {.on_data = echo_data};
+
+static void check_echoes(struct kr_reactor *r) {
+    int fd = test_connect(test_listen(r, NULL, NULL, &echo_ops, NULL));
+    char back[5];
+    test_send(r, fd, "hello", 5);
+    test_recv(r, fd, back, 5);
+    CHECK_MEM_EQ(back, "hello", 5);
+    test_close(fd);
+    TEST_UNTIL(r, test_stats(r).conns == 0);
+}
+
+static void check_works(const struct kr_config *config) {
+    struct kr_reactor *r = test_reactor(config);
+    check_echoes(r);
+    test_reactor_free(r);
+}
+
+/* ---- limits ---- */
+
+/* Sets soft limits only, which can be taken back; returns the old one. */
+static rlim_t soft_limit(__rlimit_resource_t which, rlim_t soft) {
+    struct rlimit limit;
+    CHECK_SYS(getrlimit(which, &limit));
+    rlim_t old = limit.rlim_cur;
+    limit.rlim_cur = soft;
+    CHECK_SYS(setrlimit(which, &limit));
+    return old;
+}
+
+/* Ours: all defaults work under the usual soft limit of 1024 descriptors, and do not raise it. */
+TEST_EACH(defaults_work_under_nofile_1024) {
+    soft_limit(RLIMIT_NOFILE, 1024);
+    check_works(NULL);
+    CHECK_EQ(soft_limit(RLIMIT_NOFILE, 1024), 1024u);
+}
+
+/* Ours: the default table takes what fits under the limit, however low, and is refused only below file_max. */
+TEST_EACH(default_table_fits_a_low_nofile) {
+    soft_limit(RLIMIT_NOFILE, 80);
+    check_works(NULL);
+    CHECK_EQ(soft_limit(RLIMIT_NOFILE, 80), 80u);
+}
+
+/* Ours: a table that RLIMIT_NOFILE does not allow is refused as such, with both figures. */
+TEST_EACH(table_longer_than_nofile) {
+    struct kr_failure why;
+    struct kr_config config;
+    kr_config_init(&config);
+    config.conn_max = 1000;
+    rlim_t old = soft_limit(RLIMIT_NOFILE, 100);
+    check_refused(&config, EMFILE, KR_REFUSED_NOFILE, &why);
+    CHECK(strstr(why.cause, "RLIMIT_NOFILE"));
+    CHECK(strstr(why.cause, "100"));
+    CHECK(strstr(why.cause, "1064"));
+    soft_limit(RLIMIT_NOFILE, 16);
+    check_refused(NULL, EMFILE, KR_REFUSED_NOFILE, &why);
+    soft_limit(RLIMIT_NOFILE, old);
+    check_works(&config);
+}
+
+/* Ours: a reactor needs two descriptors. With none or one left it is refused, in other words than a long table
+ * is, and gives back what it had; with two it works. */
+TEST_EACH(no_descriptor_left) {
+    struct kr_failure why;
+    struct kr_config config;
+    kr_config_init(&config);
+    config.conn_max = 8;
+    config.file_max = 4;
+    soft_limit(RLIMIT_NOFILE, 64);
+    int fds[64], count = 0, fd;
+    while ((fd = dup(0)) >= 0)
+        fds[count++] = fd;
+    CHECK_EQ(errno, EMFILE);
+    for (int left = 0; left < 2; left++) {
+        check_refused(&config, EMFILE, KR_REFUSED_NOFILE, &why);
+        CHECK(strstr(why.cause, "no descriptor is left"));
+        CHECK_SYS(close(fds[--count]));
+    }
+    struct kr_reactor *r = test_reactor(&config);
+    CHECK_EQ(kr_step(r, 0), 0);
+    test_reactor_free(r);
+    while (count > 0)
+        CHECK_SYS(close(fds[--count]));
+}
+
+/* Becomes a user of its own, with so much locked memory, in a child that fn runs in. */
+static void as_nobody(rlim_t memlock, void (*fn)(void)) {
+    pid_t child = CHECK_SYS(fork());
+    if (child == 0) {
+        struct rlimit limit = {memlock, memlock};
+        CHECK_SYS(setrlimit(RLIMIT_MEMLOCK, &limit));
+        uid_t uid = 200000 + (uid_t)(getpid() % 1000000);
+        CHECK_SYS(setresgid(uid, uid, uid));
+        CHECK_SYS(setresuid(uid, uid, uid));
+        fn();
+        _exit(0);
+    }
+    int status;
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK(WIFEXITED(status));
+    CHECK_EQ(WEXITSTATUS(status), 0);
+}
+
+static void need_root(void) {
+    if (geteuid() != 0)
+        tap_skip("needs root, to become other users");
+}
+
+static void refused_memlock(void) {
+    struct kr_failure why;
+    check_refused(NULL, ENOMEM, KR_REFUSED_MEMLOCK, &why);
+    CHECK(strstr(why.cause, "RLIMIT_MEMLOCK"));
+}
+
+/* Ours: an unprivileged user whose locked memory does not suffice is told so, with the figures. */
+TEST_EACH(memlock_too_small) {
+    need_root();
+    as_nobody(0, refused_memlock);
+    as_nobody(16384, refused_memlock);
+}
+
+static void eight_then_as_many_as_fit(void) {
+    static struct kr_reactor *all[512];
+    unsigned count = 0;
+    for (; count < 8; count++)
+        all[count] = test_reactor(NULL);
+    for (unsigned i = 0; i < 8; i++)
+        check_echoes(all[i]);
+
+    struct kr_failure why = {0};
+    int rc = 0;
+    while (count < 512 && (rc = test_reactor_try(&all[count], NULL, &why)) == 0)
+        count++;
+    tap_note("%u reactors", count);
+    CHECK_ERR(rc, ENOMEM);
+    check_why(&why, ENOMEM, KR_REFUSED_MEMLOCK);
+    for (unsigned i = 0; i < count; i++)
+        check_echoes(all[i]);
+    while (count > 0)
+        test_reactor_free(all[--count]);
+}
+
+/* Ours: with 8 MiB of locked memory an unprivileged user has at least eight reactors of all defaults. The one that
+ * no longer fits is refused for just that, and the others go on. */
+TEST_EACH(eight_reactors_in_8_mib) {
+    need_root();
+    as_nobody(8 << 20, eight_then_as_many_as_fit);
+}
+
+/* ---- system call filters ---- */
+
+/* From now on this process gets `error` from that system call. */
+static void forbid(int call, int error) {
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)call, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = 4, .filter = code};
+    CHECK_SYS(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    CHECK_SYS(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+}
+
+static void filtered_setup(int call, int error) {
+    struct kr_failure why;
+    check_works(NULL);
+    forbid(call, error);
+    check_refused(NULL, error, KR_REFUSED_SECCOMP, &why);
+    CHECK(strstr(why.cause, "filter"));
+    CHECK(strstr(why.remedy, "io_uring_setup"));
+}
+
+/* Ours: a filter that forbids io_uring_setup, as container profiles do, is named as the cause, not the sysctl or a
+ * missing kernel feature. */
+TEST_EACH(filter_on_setup_with_eperm) {
+    filtered_setup(SYS_io_uring_setup, EPERM);
+}
+
+TEST_EACH(filter_on_setup_with_enosys) {
+    filtered_setup(SYS_io_uring_setup, ENOSYS);
+}
+
+/* Ours: the same for io_uring_register; the ring that was already made is given back. */
+TEST_EACH(filter_on_register_with_eperm) {
+    filtered_setup(SYS_io_uring_register, EPERM);
+}
+
+TEST_EACH(filter_on_register_with_enosys) {
+    filtered_setup(SYS_io_uring_register, ENOSYS);
+}
+
+static void filtered_enter(int error) {
+    struct kr_reactor *fresh = test_reactor(NULL), *used = test_reactor(NULL);
+    int fd = test_connect(test_listen(used, NULL, NULL, &echo_ops, NULL));
+    test_send(used, fd, "hello", 5);
+    char back[5];
+    test_recv(used, fd, back, 5);
+    forbid(SYS_io_uring_enter, error);
+
+    struct kr_reactor *r;
+    struct kr_failure why;
+    int rc = test_reactor_try(&r, NULL, &why);
+    if (rc < 0) {
+        CHECK_ERR(rc, error);
+        check_why(&why, error, KR_REFUSED_SECCOMP);
+    } else {
+        CHECK_ERR(kr_step(r, 0), error);
+        CHECK_ERR(kr_run(r), error);
+        test_reactor_free(r);
+    }
+    CHECK_ERR(kr_run(fresh), error);
+    test_reactor_free(fresh);
+    CHECK_ERR(kr_step(used, -1), error);
+    test_reactor_free(used);
+    test_close(fd);
+}
+
+/* Ours: where io_uring_enter is forbidden, running ends with that error, in place of going round for ever; and a
+ * reactor, also one that had connections before, is freed though the kernel can no longer be asked. */
+TEST_EACH(filter_on_enter_with_eperm) {
+    filtered_enter(EPERM);
+}
+
+TEST_EACH(filter_on_enter_with_enosys) {
+    filtered_enter(ENOSYS);
+}
+
+/* ---- the sysctl ---- */
+
+/* The real kernel, but for what a case has it answer. */
+static struct {
+    int ring_error, sysctl;
+    uint64_t memlock;
+} fake;
+
+static int fake_ring_open(const struct kr__kernel *k, struct io_uring *ring, unsigned entries,
+                          struct io_uring_params *params) {
+    (void)k;
+    (void)ring;
+    (void)entries;
+    (void)params;
+    return -fake.ring_error;
+}
+
+static int fake_sysctl(const struct kr__kernel *k) {
+    (void)k;
+    return fake.sysctl;
+}
+
+static uint64_t fake_memlock(const struct kr__kernel *k) {
+    (void)k;
+    return fake.memlock;
+}
+
+static void check_fake(int error, int sysctl, enum kr_refusal refused, struct kr_failure *why) {
+    struct kr__kernel kernel = kr__linux;
+    kernel.ring_open = fake_ring_open;
+    kernel.sysctl_disabled = fake_sysctl;
+    kernel.limit_memlock = fake_memlock;
+    fake.ring_error = error;
+    fake.sysctl = sysctl;
+    struct kr_config config;
+    kr_config_init(&config);
+    config.taskrun = (enum kr_taskrun)tap_variant()->mode;
+    struct kr_reactor *r = NULL;
+    CHECK_ERR(kr__reactor_new(&r, &config, why, &kernel, (unsigned)tap_variant()->caps_mask), error);
+    CHECK(!r);
+    check_why(why, error, refused);
+}
+
+/* Ours: what the kernel may answer to io_uring_setup is told apart, and no two causes share their words. The answers
+ * come from a made-up kernel, since the sysctl is the whole machine's. */
+TEST_EACH(each_cause_has_its_own_words) {
+    struct kr_failure why[9];
+    unsigned count = 0;
+    fake.memlock = 65536;
+    check_fake(EPERM, 1, KR_REFUSED_SYSCTL, &why[count++]);
+    check_fake(EPERM, 2, KR_REFUSED_SYSCTL, &why[count++]);
+    check_fake(EPERM, 0, KR_REFUSED_SECCOMP, &why[count++]);
+    check_fake(ENOSYS, 0, KR_REFUSED_SECCOMP, &why[count++]);
+    check_fake(ENOSYS, -1, KR_REFUSED_KERNEL, &why[count++]);
+    check_fake(EINVAL, -1, KR_REFUSED_KERNEL, &why[count++]);
+    check_fake(ENOMEM, 0, KR_REFUSED_MEMLOCK, &why[count++]);
+    fake.memlock = UINT64_MAX;
+    check_fake(ENOMEM, 0, KR_REFUSED_MEMORY, &why[count++]);
+    check_fake(EIO, 0, KR_REFUSED_OTHER, &why[count++]);
+    for (unsigned i = 0; i < count; i++) {
+        for (unsigned k = 0; k < i; k++)
+            CHECK(strcmp(why[i].cause, why[k].cause) != 0);
+    }
+    CHECK(strstr(why[0].cause, "io_uring_disabled is 1"));
+    CHECK(strstr(why[1].cause, "io_uring_disabled is 2"));
+}
+
+/* Ours: the sysctl is read where the kernel shows it. A file of our own is mounted over it, for this process only,
+ * and a filter answers as the kernel would. */
+TEST(sysctl_is_read_from_the_system) {
+    if (unshare(CLONE_NEWNS) < 0)
+        tap_skip("needs the right to make a mount namespace");
+    char path[] = "/tmp/kreactor-sysctl-XXXXXX";
+    int fd = CHECK_SYS(mkstemp(path));
+    CHECK_EQ(write(fd, "2\n", 2), 2);
+    CHECK_SYS(close(fd));
+    const char *sysctl = "/proc/sys/kernel/io_uring_disabled";
+    int rc = mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
+    if (rc == 0)
+        rc = mount(path, sysctl, NULL, MS_BIND, NULL);
+    CHECK_SYS(unlink(path));
+    if (rc < 0)
+        tap_skip("needs the right to mount, and kernel 6.6 for the sysctl");
+    forbid(SYS_io_uring_setup, EPERM);
+    struct kr_failure why;
+    check_refused(NULL, EPERM, KR_REFUSED_SYSCTL, &why);
+    CHECK(strstr(why.cause, "io_uring_disabled is 2"));
+}
+
+/* ---- every step may fail ---- */
+
+/* Counts down over all that may fail in a set-up; at 0 the step fails. */
+static struct {
+    long left;
+    long held; /* rings, mappings, descriptors and blocks not given back */
+} steps;
+
+static bool step_fails(void) {
+    return steps.left-- == 0;
+}
+
+static int step_ring_open(const struct kr__kernel *k, struct io_uring *ring, unsigned entries,
+                          struct io_uring_params *params) {
+    if (step_fails())
+        return -ENFILE;
+    int rc = kr__linux.ring_open(k, ring, entries, params);
+    steps.held += rc >= 0;
+    return rc;
+}
+
+static void step_ring_close(const struct kr__kernel *k, struct io_uring *ring, bool registered,
+                            bool child) {
+    kr__linux.ring_close(k, ring, registered, child);
+    steps.held--;
+}
+
+static int step_reg(const struct kr__kernel *k, struct io_uring *ring, unsigned opcode, const void *arg,
+                    unsigned count) {
+    return step_fails() ? -ENOMEM : kr__linux.reg(k, ring, opcode, arg, count);
+}
+
+static void *step_map(const struct kr__kernel *k, size_t size, enum kr__map how) {
+    void *pages = step_fails() ? NULL : kr__linux.map(k, size, how);
+    steps.held += pages != NULL;
+    return pages;
+}
+
+static void step_unmap(const struct kr__kernel *k, void *pages, size_t size) {
+    kr__linux.unmap(k, pages, size);
+    steps.held--;
+}
+
+static int step_wake_open(const struct kr__kernel *k) {
+    int fd = step_fails() ? -EMFILE : kr__linux.wake_open(k);
+    steps.held += fd >= 0;
+    return fd;
+}
+
+static int step_close(const struct kr__kernel *k, int fd) {
+    steps.held--;
+    return kr__linux.close(k, fd);
+}
+
+static void *step_alloc(void *ctx, size_t size) {
+    (void)ctx;
+    void *memory = step_fails() ? NULL : malloc(size);
+    steps.held += memory != NULL;
+    return memory;
+}
+
+static void step_free(void *ctx, void *memory, size_t size) {
+    (void)ctx;
+    (void)size;
+    free(memory);
+    steps.held--;
+}
+
+/* Ours: whichever step of a set-up fails, it is refused with a filled kr_failure, and all that the steps before
+ * had taken is given back. One run for each step, until none is left to fail. */
+TEST_EACH(whichever_step_fails_nothing_is_left) {
+    struct kr__kernel kernel = kr__linux;
+    kernel.ring_open = step_ring_open;
+    kernel.ring_close = step_ring_close;
+    kernel.reg = step_reg;
+    kernel.map = step_map;
+    kernel.unmap = step_unmap;
+    kernel.wake_open = step_wake_open;
+    kernel.close = step_close;
+    struct kr_alloc alloc = {.alloc = step_alloc, .free = step_free};
+    struct kr_config config;
+    kr_config_init(&config);
+    config.taskrun = (enum kr_taskrun)tap_variant()->mode;
+    config.alloc = &alloc;
+
+    int before = tap_fd_count();
+    for (long step = 0;; step++) {
+        steps.left = step;
+        struct kr_reactor *r = NULL;
+        struct kr_failure why = {0};
+        int rc = kr__reactor_new(&r, &config, &why, &kernel, (unsigned)tap_variant()->caps_mask);
+        if (rc == 0) {
+            bool all_went_well = steps.left >= 0;
+            steps.left = -1;
+            CHECK_OK(kr_reactor_free(r));
+            CHECK_EQ(steps.held, 0);
+            if (!all_went_well)
+                continue; /* what failed was no more than an advantage */
+            CHECK_GE(step, 5);
+            break;
+        }
+        CHECK_LT(rc, 0);
+        CHECK(!r);
+        CHECK_EQ(why.error, rc);
+        CHECK_NE(why.refused, KR_REFUSED_NOTHING);
+        check_text(why.cause, sizeof why.cause);
+        CHECK_EQ(steps.held, 0);
+        CHECK_EQ(tap_fd_count(), before);
+    }
+}
+
+/* ---- the config ---- */
+
+static void check_config(struct kr_config config, const char *field) {
+    struct kr_failure why;
+    check_refused(&config, EINVAL, KR_REFUSED_CONFIG, &why);
+    if (!strstr(why.cause, field))
+        FAIL("the cause does not name %s: %s", field, why.cause);
+}
+
+#define REFUSED(field, value)                                                                      \
+    do {                                                                                           \
+        struct kr_config config;                                                                   \
+        kr_config_init(&config);                                                                   \
+        config.field = (value);                                                                    \
+        check_config(config, #field);                                                              \
+    } while (0)
+
+/* Ours: each field outside of its range is refused by name. */
+TEST_EACH(each_bound_of_the_config_is_refused_by_name) {
+    REFUSED(size, 0);
+    REFUSED(size, sizeof(struct kr_config) - 1);
+    REFUSED(size, sizeof(struct kr_config) + 8);
+    REFUSED(sq_entries, 32769);
+    REFUSED(cq_entries, 65537);
+    REFUSED(conn_max, 1048576);
+    REFUSED(conn_max, UINT32_MAX);
+    REFUSED(file_max, 65537);
+    REFUSED(buf_count, 3);
+    REFUSED(buf_count, 32769);
+    REFUSED(buf_count, 65536);
+    REFUSED(buf_size, ((size_t)1 << 20) + 1);
+    REFUSED(buf_size, SIZE_MAX);
+    REFUSED(post_max, 65537);
+    REFUSED(post_max, UINT32_MAX);
+
+    struct kr_config config;
+    kr_config_init(&config);
+    config.sq_entries = 512;
+    config.cq_entries = 256;
+    check_config(config, "cq_entries");
+    struct kr_alloc none = {0};
+    kr_config_init(&config);
+    config.alloc = &none;
+    check_config(config, "alloc");
+}
+
+/* Ours: a task-run mode that there is not is refused. It does not go through test_reactor_try, which sets one. */
+TEST(unknown_taskrun_is_refused) {
+    struct kr_config config;
+    kr_config_init(&config);
+    memcpy(&config.taskrun, &(int){7}, sizeof(int));
+    struct kr_failure why;
+    struct kr_reactor *r;
+    CHECK_ERR(kr_reactor_new(&r, &config, &why), EINVAL);
+    check_why(&why, EINVAL, KR_REFUSED_CONFIG);
+    CHECK(strstr(why.cause, "taskrun"));
+}
+
+/* Ours: the least of everything is a working reactor. */
+TEST_EACH(least_config_works) {
+    struct kr_config config;
+    kr_config_init(&config);
+    config.sq_entries = config.cq_entries = 1;
+    config.conn_max = config.file_max = 1;
+    config.buf_count = 1;
+    config.buf_size = 1;
+    config.post_max = 1;
+    config.turn_cqes = config.turn_posts = 1;
+    check_works(&config);
+}
+
+/* Ours: and so is the most of all that the machine's limits do not bound. */
+TEST_EACH(greatest_rings_work) {
+    struct kr_config config;
+    kr_config_init(&config);
+    config.sq_entries = 32768;
+    config.cq_entries = 65536;
+    config.file_max = 1000;
+    config.buf_count = 32768;
+    config.post_max = 65536;
+    config.turn_cqes = config.turn_posts = INT32_MAX;
+    check_works(&config);
+}
+
+/* Ours: no config at all means the defaults, and success leaves no failure behind. */
+TEST(no_config_means_defaults) {
+    struct kr_failure why;
+    memset(&why, 'x', sizeof why);
+    struct kr_reactor *r;
+    CHECK_OK(kr_reactor_new(&r, NULL, &why));
+    CHECK_EQ(why.error, 0);
+    CHECK_EQ(why.refused, KR_REFUSED_NOTHING);
+    CHECK_STR_EQ(why.cause, "");
+    check_echoes(r);
+    CHECK_OK(kr_reactor_free(r));
+}
+
+/* Ours: fields that are 0 mean their defaults. */
+TEST_EACH(zero_fields_mean_defaults) {
+    struct kr_config config = {.size = sizeof config};
+    check_works(&config);
+}
+
+TAP_MAIN(setup, 66)
