@@ -2,6 +2,8 @@
  * of sending; and what is queued stays within its bounds. */
 #include "harness/net.h"
 
+#include "kernel/kernel.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -741,6 +743,68 @@ TEST_EACH(echo_reservations_end_as_promised) {
     test_reactor_free(r);
 }
 
+/* A kernel in bad temper: one enter in three is interrupted, refused for want of memory, or takes but one of the
+ * requests that it is given (io_uring/io_uring.c: a short submit). */
+static unsigned moods;
+
+static int moody_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit, unsigned wait_for,
+                       unsigned flags, const struct kr__getevents_arg *arg) {
+    static const int refusals[] = {-EINTR, -EAGAIN, -EBUSY};
+    uint64_t mood = tap_random_below(12);
+    moods += mood < 4;
+    if (mood < 3)
+        return refusals[mood];
+    if (mood == 3 && submit > 1)
+        return kr__linux.enter(k, ring, 1, 0, flags, NULL);
+    return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+}
+
+/* Ours: interrupted, refused and short enters lose no request and no byte. */
+TEST_EACH(echo_survives_a_moody_kernel) {
+    struct kr__kernel kernel = kr__linux;
+    kernel.enter = moody_enter;
+    struct kr_config config = small_buffers(8, 1000);
+    struct kr_reactor *r = test_reactor_on(&kernel, &config);
+    struct test_echo clients[16];
+    start_clients(clients, 16, test_listen(r, NULL, NULL, &echo_ops, NULL), 50000);
+    run_clients(r, clients, 16);
+    test_rest(r, (struct test_levels){.conns = 16, .listeners = 1});
+    end_clients(clients, 16);
+    test_rest(r, (struct test_levels){.listeners = 1});
+    CHECK_GT(moods, 20u);
+    test_reactor_free(r);
+}
+
+static bool losing;
+
+static int losing_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit, unsigned wait_for,
+                        unsigned flags, const struct kr__getevents_arg *arg) {
+    if (!losing)
+        return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+    losing = false;
+    return -EBADR;
+}
+
+/* Ours: that the kernel has lost completions (-EBADR, man io_uring_enter) is told by kr_step and kr_run, unaltered;
+ * the reactor can still be freed. */
+TEST_EACH(echo_lost_completions_are_told) {
+    struct kr__kernel kernel = kr__linux;
+    kernel.enter = losing_enter;
+    struct kr_reactor *r = test_reactor_on(&kernel, NULL);
+    struct test_echo client = {.seed = 1, .total = 100};
+    client.fd = test_connect(test_listen(r, NULL, NULL, &echo_ops, NULL));
+    while (!test_echo_done(&client)) {
+        test_step(r, "the bytes back");
+        test_echo_move(&client);
+    }
+    losing = true;
+    CHECK_ERR(kr_step(r, 0), EBADR);
+    losing = true;
+    CHECK_ERR(kr_run(r), EBADR);
+    test_close(client.fd);
+    test_reactor_free(r);
+}
+
 static size_t forgetful_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
     kr_conn *forgotten = user;
     void *room;
@@ -811,4 +875,4 @@ TEST_EACH(echo_survives_refused_memory) {
     }
 }
 
-TAP_MAIN(echo, 68)
+TAP_MAIN(echo, 76)

@@ -95,13 +95,17 @@ static void lend_some(struct queue_test *t) {
     model_add(t, data, size);
 }
 
-/* Reserves, writes all, commits a part. */
+/* Reserves, writes all, commits a part, or nothing, or forgets it. */
 static void format_some(struct queue_test *t) {
     size_t room = 1 + (size_t)tap_random_below(2000), size = (size_t)tap_random_below(room + 1);
     struct kr__send *fresh;
     char *at = kr__sendq_room(&t->sends, &t->q, room, &fresh);
     CHECK(at != NULL);
     memset(at, (int)tap_random_below(256), room);
+    if (tap_random_below(8) == 0) {
+        kr__send_discard(&t->sends, fresh);
+        return;
+    }
     model_add(t, at, size);
     kr__sendq_commit(&t->sends, &t->q, fresh, size);
 }

@@ -8,8 +8,8 @@
 
 enum tap_status { TAP_STATUS_SKIP = 77, TAP_STATUS_OVERRUN = 124, TAP_STATUS_FORKED_ON = 125 };
 
-/* Written by the case, read by the runner when the case has ended. A case has passed only if it says
- * so here: an exit status of 0 alone may come from a stray exit(). */
+/* Written by the case, read by the runner when the case has ended. A case has passed only if it
+ * says so here: an exit status of 0 alone may come from a stray exit(). */
 struct tap_shared {
     enum { TAP_OUTCOME_NONE, TAP_OUTCOME_PASSED, TAP_OUTCOME_SKIPPED } outcome;
     char reason[240]; /* of a skip */

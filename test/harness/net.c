@@ -126,7 +126,8 @@ static struct memory *list_remove(const struct kr_reactor *r) {
 
 /* ---- the reactor ---- */
 
-int test_reactor_try(struct kr_reactor **ret, const struct kr_config *config, struct kr_failure *why) {
+static int reactor_try(struct kr_reactor **ret, const struct kr__kernel *kernel,
+                       const struct kr_config *config, struct kr_failure *why) {
     struct kr_config own;
     kr_config_init(&own);
     if (config)
@@ -135,7 +136,7 @@ int test_reactor_try(struct kr_reactor **ret, const struct kr_config *config, st
     struct memory *memory = memory_new();
     if (!own.alloc)
         own.alloc = &memory->alloc;
-    int rc = kr__reactor_new(&memory->r, &own, why, &kr__linux, (unsigned)tap_variant()->caps_mask);
+    int rc = kr__reactor_new(&memory->r, &own, why, kernel, (unsigned)tap_variant()->caps_mask);
     if (rc < 0) {
         memory_free(memory);
         return rc;
@@ -145,13 +146,21 @@ int test_reactor_try(struct kr_reactor **ret, const struct kr_config *config, st
     return rc;
 }
 
-struct kr_reactor *test_reactor(const struct kr_config *config) {
+int test_reactor_try(struct kr_reactor **ret, const struct kr_config *config, struct kr_failure *why) {
+    return reactor_try(ret, &kr__linux, config, why);
+}
+
+struct kr_reactor *test_reactor_on(const struct kr__kernel *kernel, const struct kr_config *config) {
     struct kr_failure why;
     struct kr_reactor *r;
-    int rc = test_reactor_try(&r, config, &why);
+    int rc = reactor_try(&r, kernel, config, &why);
     if (rc < 0)
         FAIL("kr_reactor_new: %s: %s: %s (%s)", kr_errname(rc), why.tried, why.cause, why.remedy);
     return r;
+}
+
+struct kr_reactor *test_reactor(const struct kr_config *config) {
+    return test_reactor_on(&kr__linux, config);
 }
 
 void test_reactor_free(struct kr_reactor *r) {

@@ -22,6 +22,10 @@ struct kr_reactor *test_reactor(const struct kr_config *config);
 /* The same, which yields the error of a refused reactor (`why` may be NULL). */
 int test_reactor_try(struct kr_reactor **ret, const struct kr_config *config, struct kr_failure *why);
 
+/* A reactor on a kernel of the test's making, usually a copy of kr__linux with a function replaced. */
+struct kr__kernel;
+struct kr_reactor *test_reactor_on(const struct kr__kernel *kernel, const struct kr_config *config);
+
 /* Frees it and checks that its allocator got everything back. Consumes `r`. */
 void test_reactor_free(struct kr_reactor *r);
 

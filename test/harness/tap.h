@@ -11,7 +11,8 @@
  *   - it dies of a signal, calls exit, or ends with a status other than 0 (as a leak report does);
  *   - at its end it holds a descriptor it did not have at its start, or lacks one it had.
  * What a failed case wrote to stdout and stderr is shown as diagnostics. A suite fails when a case
- * fails, or when fewer cases ran than its floor; a skipped case has not run.
+ * fails, or when fewer cases ran than its floor; a skipped case has not run. A suite of which six
+ * cases overran gives up without a plan, which counts as a failure.
  *
  * A case starts with descriptors 0, 1 and 2 only, in a process group of its own, single-threaded.
  * A process that a case forks ends with _exit; CHECK may be used there and in any thread, but
