@@ -44,7 +44,7 @@ void kr_config_init(struct kr_config *config) {
         .sq_entries = 512,
         .cq_entries = 4096,
         .file_max = FILE_MAX_DEFAULT,
-        .buf_count = 256,
+        .buf_count = 1024,
         .buf_size = 65536,
         .post_max = 1024,
         .turn_cqes = 1024,

@@ -171,7 +171,7 @@ TEST(config_is_as_documented) {
     CHECK_EQ(c.sq_entries, 512u);
     CHECK_EQ(c.cq_entries, 4096u);
     CHECK_EQ(c.file_max, 64u);
-    CHECK_EQ(c.buf_count, 256u);
+    CHECK_EQ(c.buf_count, 1024u);
     CHECK_EQ(c.buf_size, 65536u);
     CHECK_EQ(c.post_max, 1024u);
     CHECK_EQ(c.turn_cqes, 1024u);

@@ -65,7 +65,7 @@ struct kr_config {
 
     /* Receive buffers, shared by all connections: their number, a power of two from 1 to 32768, and
      * the size of each, 1 to 1 MiB. They take memory only where bytes were received into them. When
-     * all are in use, connections wait in turn. Default 256 of 65536 bytes. */
+     * all are in use, connections wait in turn. Default 1024 of 65536 bytes. */
     unsigned buf_count;
     size_t buf_size;
 

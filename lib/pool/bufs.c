@@ -81,10 +81,18 @@ void kr__buf_unref(struct kr__bufs *bufs, uint16_t id) {
         bufs->free[bufs->free_count++] = id;
 }
 
-void kr__bufs_publish(struct kr__bufs *bufs) {
+/* However many starved in a turn, the target doubles once. */
+static void adjust_target(struct kr__bufs *bufs) {
     unsigned warm = warm_target(bufs);
+    if (bufs->starved)
+        bufs->target *= 2;
+    bufs->starved = false;
     if (bufs->target > warm)
         bufs->target = warm;
+}
+
+void kr__bufs_publish(struct kr__bufs *bufs) {
+    adjust_target(bufs);
     uint16_t tail = bufs->tail;
     while (bufs->published < bufs->target && bufs->free_count) {
         uint16_t id = bufs->free[--bufs->free_count];
@@ -99,12 +107,4 @@ void kr__bufs_publish(struct kr__bufs *bufs) {
         return;
     bufs->tail = tail;
     __atomic_store_n(&bufs->ring->tail, tail, __ATOMIC_RELEASE);
-}
-
-bool kr__bufs_starved(struct kr__bufs *bufs) {
-    if (bufs->free_count && bufs->target < bufs->count) {
-        unsigned warm = warm_target(bufs);
-        bufs->target = bufs->target * 2 < warm ? bufs->target * 2 : warm;
-    }
-    return kr__bufs_some(bufs);
 }

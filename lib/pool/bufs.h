@@ -23,6 +23,7 @@ struct kr__bufs {
     size_t size; /* of a buffer */
     unsigned count, mask;
     unsigned published, target;
+    bool starved;       /* since the last publish */
     uint16_t tail;      /* of the ring; published by kr__bufs_publish */
     uint16_t *free;     /* a stack of buffer ids */
     unsigned free_count;
@@ -55,9 +56,10 @@ void kr__buf_unref(struct kr__bufs *bufs, uint16_t id);
 /* Hands free buffers to the kernel up to the target, with one store of the tail. */
 void kr__bufs_publish(struct kr__bufs *bufs);
 
-/* A connection found the ring empty: raises the target if there is a reserve. True when buffers are, or
- * will with the next publish be, there for it; false when all are out. */
-bool kr__bufs_starved(struct kr__bufs *bufs);
+/* A connection found the ring empty: the next publish raises the target, if there is a reserve. */
+static inline void kr__bufs_starved(struct kr__bufs *bufs) {
+    bufs->starved = true;
+}
 
 /* True while a buffer is there, or will be with the next publish. */
 static inline bool kr__bufs_some(const struct kr__bufs *bufs) {
