@@ -6,6 +6,7 @@
 
 #include <kreactor/addr.h>
 #include <kreactor/conn.h>
+#include <kreactor/dump.h>
 #include <kreactor/listener.h>
 #include <kreactor/post.h>
 #include <kreactor/reactor.h>

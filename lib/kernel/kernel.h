@@ -52,6 +52,7 @@ struct kr__kernel {
     int (*listen)(const struct kr__kernel *k, const struct kr__listen_plan *plan, struct kr_addr *bound);
     int (*sock_addrs)(const struct kr__kernel *k, int fd, struct kr_addr *peer, struct kr_addr *local);
     int (*close)(const struct kr__kernel *k, int fd);
+    int (*write)(const struct kr__kernel *k, int fd, const void *data, size_t size); /* bytes written */
 
     int (*wake_open)(const struct kr__kernel *k);           /* a descriptor that poll and wake know */
     int (*wake_send)(const struct kr__kernel *k, int fd);   /* any thread, any signal handler */

@@ -171,6 +171,15 @@ static int linux_close(const struct kr__kernel *k, int fd) {
     return close(fd) < 0 ? -errno : 0;
 }
 
+static int linux_write(const struct kr__kernel *k, int fd, const void *data, size_t size) {
+    (void)k;
+    ssize_t n;
+    do {
+        n = write(fd, data, size);
+    } while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : (int)n;
+}
+
 static int linux_wake_open(const struct kr__kernel *k) {
     (void)k;
     int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -232,6 +241,7 @@ const struct kr__kernel kr__linux = {
     .listen = linux_listen,
     .sock_addrs = linux_sock_addrs,
     .close = linux_close,
+    .write = linux_write,
     .wake_open = linux_wake_open,
     .wake_send = linux_wake_send,
     .yield = linux_yield,

@@ -1,0 +1,141 @@
+/* A reactor in text. Happy path: lines gather in a small buffer, which is written when it is full.
+ * Failure: the first error of write ends it. Nothing is changed, so it may be called at any moment that
+ * the reactor's thread has. */
+#include "op/op.h"
+
+#include <kreactor/dump.h>
+#include <kreactor/version.h>
+
+#include <stdarg.h>
+
+struct dump {
+    const struct kr__kernel *kernel;
+    int fd, error;
+    size_t size;
+    char text[2048];
+};
+
+static void flush(struct dump *d) {
+    size_t done = 0;
+    while (!d->error && done < d->size) {
+        int n = d->kernel->write(d->kernel, d->fd, d->text + done, d->size - done);
+        if (n < 0)
+            d->error = n;
+        else
+            done += (size_t)n;
+    }
+    d->size = 0;
+}
+
+#define LINE_MAX_SIZE 512
+
+__attribute__((format(printf, 2, 3))) static void put(struct dump *d, const char *format, ...) {
+    if (sizeof d->text - d->size < LINE_MAX_SIZE)
+        flush(d);
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(d->text + d->size, LINE_MAX_SIZE, format, args);
+    va_end(args);
+    d->size += n < LINE_MAX_SIZE ? (size_t)n : LINE_MAX_SIZE - 1;
+}
+
+static void put_set(struct dump *d, const char *word, uint16_t set) {
+    if (!set)
+        return;
+    put(d, " %s", word);
+    for (unsigned verb = 0; verb < KR__VERB_COUNT; verb++) {
+        if (set & (1u << verb))
+            put(d, ":%s", kr__ops[verb].name);
+    }
+}
+
+static void put_owner(struct dump *d, const struct kr__owner *o) {
+    put(d, " life %u inflight %u", o->generation, o->inflight);
+    put_set(d, "armed", o->armed);
+    put_set(d, "cancelled", o->cancelled);
+    if (kr__link_on(&o->dirty))
+        put(d, " dirty");
+}
+
+static const char *conn_state_name(unsigned state) {
+    static const char *const names[] = {
+        [KR__CONN_FREE] = "free",       [KR__CONN_OPEN] = "open",       [KR__CONN_DRAINING] = "draining",
+        [KR__CONN_JOINING] = "joining", [KR__CONN_CLOSING] = "closing",
+    };
+    return names[state];
+}
+
+static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr__conn *c) {
+    put(d, "conn %u %s", c->owner.slot, conn_state_name(c->state));
+    put_owner(d, &c->owner);
+    struct kr__wants wants = kr__conn_wants(c);
+    put_set(d, "wants", wants.start);
+    put_set(d, "unwants", wants.cancel);
+    bool listed = kr__link_on(&c->owner.dirty) || kr__link_on(&c->wait);
+    bool stuck = !listed && !r->in_turn && !kr__conn_moves(r, c);
+    put(d, " queued %u held %u kept %u quiet_ms %lld", c->queued, c->held, c->kept_size,
+        (long long)((r->now - c->touched) / 1000000));
+    put(d, "%s%s%s%s%s%s%s\n", c->paused ? " paused" : "", c->blocked ? " blocked" : "",
+        c->parked ? " parked" : "", c->eof ? " eof" : "", c->reset ? " reset" : "",
+        c->successor ? " successor" : "", stuck ? " STUCK" : "");
+}
+
+static void put_listener(struct dump *d, const struct kr__listener *l) {
+    char addr[KR_ADDR_TEXT_SIZE] = "?";
+    kr_addr_text(&l->bound, addr, sizeof addr);
+    put(d, "listener %u %s %s", l->owner.slot, l->state == KR__LISTENER_OPEN ? "open" : "closing", addr);
+    put_owner(d, &l->owner);
+    put(d, " conns %u promised %u ones %u batch %u%s%s%s%s\n", l->conns, l->promised, l->ones, l->batch,
+        l->ready ? " ready" : "", l->paused ? " paused" : "", l->backing_off ? " backing-off" : "",
+        l->short_of_room ? " short-of-room" : "");
+}
+
+static unsigned list_count(const struct kr__list *list) {
+    unsigned count = 0;
+    for (const struct kr__link *link = list->head.next; link != &list->head; link = link->next)
+        count++;
+    return count;
+}
+
+static void put_ring(struct dump *d, const struct kr_reactor *r) {
+    const struct io_uring *u = &r->ring.uring;
+    put(d, "ring sq head %u tail %u made %u of %u; cq head %u tail %u of %u; flags %#x overflow %u\n",
+        *u->sq.khead, *u->sq.ktail, r->ring.sq_tail, r->ring.sq_entries, *u->cq.khead, *u->cq.ktail,
+        r->ring.cq_entries, *u->sq.kflags, *u->cq.koverflow);
+}
+
+static void put_rooms(struct dump *d, const struct kr_reactor *r) {
+    put(d, "slots conns %u of %u promised %u; files free %u of %u\n", r->conns.open, r->conns.max,
+        r->conns.promised, r->slots.free_count, r->slots.files);
+    put(d, "bufs published %u target %u free %u of %u size %zu held %llu usual %zu\n", r->bufs.published,
+        r->bufs.target, r->bufs.free_count, r->bufs.count, r->bufs.size,
+        (unsigned long long)r->bufs.held, r->bufs.usual);
+    put(d, "lists dirty %u again %u parked %u showing %u; timers filed %u, next in_ns %lld\n",
+        list_count(&r->dirty), list_count(&r->again), list_count(&r->parked),
+        list_count(&r->showing), r->timers.heap.count,
+        r->timers.heap.count ? (long long)(kr__heap_next(&r->timers.heap) - r->now) : -1);
+}
+
+int kr_dump(const struct kr_reactor *r, int fd) {
+    int rc = kr__guard(r);
+    if (rc < 0)
+        return rc;
+    struct dump d = {.kernel = r->kernel, .fd = fd};
+    put(&d, "kreactor %d.%d.%d turns %llu%s%s\n", KR_VERSION_MAJOR, KR_VERSION_MINOR, KR_VERSION_PATCH,
+        (unsigned long long)r->stats.turns, r->in_turn ? " in-turn" : "", r->freeing ? " freeing" : "");
+    put_ring(&d, r);
+    put_rooms(&d, r);
+    put(&d, "self");
+    put_owner(&d, &r->self);
+    put(&d, "\n");
+    for (unsigned i = 0; i < r->listeners.max; i++) {
+        if (r->listeners.table[i].state != KR__LISTENER_FREE)
+            put_listener(&d, &r->listeners.table[i]);
+    }
+    for (unsigned slot = 0; slot < r->conns.used; slot++) {
+        if (r->conns.table[slot].state != KR__CONN_FREE)
+            put_conn(&d, r, &r->conns.table[slot]);
+    }
+    flush(&d);
+    return d.error;
+}
