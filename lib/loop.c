@@ -154,19 +154,16 @@ static int64_t may_wait(struct kr_reactor *r, int64_t max_wait_ns) {
     return wait_ns && kr__inbox_may_sleep(&r->inbox) ? wait_ns : 0;
 }
 
-/* The kernel could not take requests for now: wait for completions to make room, but not for ever. */
+static bool is_passing(int rc) {
+    return rc == -EINTR || rc == -EAGAIN || rc == -EBUSY;
+}
+
+/* The kernel could not take requests for now: wait for completions to make room, but not for ever. Its
+ * other errors are told once only, by whichever call meets them. */
 static int refused(struct kr_reactor *r, int rc) {
-    switch (-rc) {
-    case EINTR:
-        return 0;
-    case EAGAIN:
-    case EBUSY:
-        if (!kr__ring_ready(&r->ring))
-            kr__ring_rest(&r->ring, REST_NS);
-        return 0;
-    default:
-        return rc;
-    }
+    if (rc != -EINTR && is_passing(rc) && !kr__ring_ready(&r->ring))
+        rc = kr__ring_rest(&r->ring, REST_NS);
+    return is_passing(rc) ? 0 : rc;
 }
 
 static int enter(struct kr_reactor *r, int64_t max_wait_ns) {
@@ -319,5 +316,7 @@ int kr__loop_turn(struct kr_reactor *r, int64_t max_wait_ns) {
     int rc = turn(r, max_wait_ns);
     kr__reservation_drop(r);
     r->in_turn = false;
+    if (kr__unlikely(rc < 0))
+        r->lost = true;
     return rc;
 }

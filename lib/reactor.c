@@ -5,7 +5,8 @@
  * owes nothing, and unmaps.
  * Failure modes: any step of building is refused (each is explained, all before it are undone); free in
  * a forked child (copies are given back, the parent's ring is not touched); free of a reactor that
- * never ran (there is nothing in flight). */
+ * never ran (there is nothing in flight); free after the kernel has lost completions (what does not come
+ * within 100 ms is given up). */
 #include "reactor.h"
 
 #include "kernel/probe.h"
@@ -15,6 +16,7 @@
 #define PAGE 4096u
 #define CONN_MAX_DEFAULT 16384u
 #define FILE_MAX_DEFAULT 64u
+#define LOST_WAIT_NS 100000000
 #define TABLE_MAX (1u << 20) /* of a registered file table, io_uring/rsrc.c */
 
 /* Its address is the mark; initial-exec makes that one instruction, not a call. */
@@ -337,24 +339,46 @@ static void end_listeners(struct kr_reactor *r) {
     }
 }
 
+static bool is_settled(struct kr_reactor *r) {
+    return !r->stats.inflight && !r->conns.open && !r->stats.listeners &&
+           !kr__mpsc_ready(&r->inbox.queue);
+}
+
+static void run_posts(struct kr_reactor *r) {
+    r->in_turn = true;
+    while (kr__inbox_run(r, r->config.turn_posts)) {}
+    r->in_turn = false;
+}
+
+/* The kernel has lost completions, so that the last ones of some owners may never come. Their users are
+ * told all the same. */
+static void abandon(struct kr_reactor *r) {
+    r->in_turn = true;
+    for (unsigned slot = 0; slot < r->conns.used; slot++)
+        kr__conn_abandon(r, &r->conns.table[slot]);
+    r->in_turn = false;
+    run_posts(r);
+}
+
 /* Ends every owner and turns until the kernel owes nothing more. */
 static void wind_down(struct kr_reactor *r) {
     end_listeners(r);
     end_conns(r);
     kr__owner_dirty(r, &r->self);
-    while (r->stats.inflight || r->conns.open || r->stats.listeners ||
-           kr__mpsc_ready(&r->inbox.queue)) {
-        if (kr__loop_turn(r, -1) < 0)
+    while (!is_settled(r)) {
+        bool lost = r->lost;
+        int rc = kr__loop_turn(r, lost ? LOST_WAIT_NS : -1);
+        if (lost && rc <= 0) {
+            abandon(r);
             return;
+        }
         end_conns(r); /* an accept that was under way */
     }
 }
 
 /* A ring that nobody ran has nothing in flight, but its listeners' ports are to be free at once. */
 static void clear_files(struct kr_reactor *r) {
-    r->in_turn = true;
-    while (kr__inbox_run(r, r->config.turn_posts)) {}
-    r->in_turn = false;
+    run_posts(r);
     for (unsigned i = 0; i < r->listeners.max; i++) {
         if (r->listeners.table[i].state != KR__LISTENER_FREE)
             kr__slots_clear(&r->slots, r->listeners.first_slot + i);

@@ -524,7 +524,8 @@ TEST_EACH(timers_do_not_starve_traffic) {
 struct idle {
     kr_conn conn;
     int64_t opened, active, closed;
-    unsigned timeouts, sends;
+    int64_t queued[8]; /* when each byte was given to kr_conn_send */
+    unsigned timeouts, beats, sends;
     int error;
     enum kr_why why;
 };
@@ -607,21 +608,25 @@ TEST_EACH(idle_is_deferred_by_received_bytes) {
 
 static void idle_send(struct kr_reactor *r, kr_timer timer, void *user) {
     struct idle *seen = user;
-    if (seen->opened && !seen->closed && kr_conn_send(r, seen->conn, "x", 1) == 0)
-        seen->active = kr_now(r);
-    if (++seen->sends == 8)
+    if (!seen->closed && kr_conn_send(r, seen->conn, "x", 1) == 0)
+        seen->queued[seen->sends++] = kr_now(r);
+    if (++seen->beats == 8)
         CHECK_OK(kr_timer_stop(r, timer));
 }
 
-/* Ours: sent bytes put the deadline off as received ones do. */
+/* Ours: sent bytes put the deadline off as received ones do. Which were sent, and not just queued when the end came,
+ * the client knows. */
 TEST_EACH(idle_is_deferred_by_sent_bytes) {
     struct kr_reactor *r = test_reactor(NULL);
     struct idle seen = {0};
     int fd = test_connect(idle_listen(r, &idle_ops, &seen));
     TEST_UNTIL(r, seen.opened);
     CHECK_OK(kr_timer_start(r, NULL, IDLE / 4, IDLE / 4, idle_send, &seen));
-    TEST_UNTIL(r, seen.closed && seen.sends == 8);
-    check_timed_out(&seen, seen.active);
+    TEST_UNTIL(r, seen.closed && seen.beats == 8);
+    size_t got;
+    CHECK_EQ(test_recv_end(r, fd, &got), 0);
+    CHECK_LE(got, seen.sends);
+    check_timed_out(&seen, got ? seen.queued[got - 1] : seen.opened);
     test_close(fd);
     test_rest(r, (struct test_levels){.listeners = 1});
     test_reactor_free(r);
@@ -679,6 +684,23 @@ TEST_EACH(idle_can_be_changed_and_taken_away) {
     test_reactor_free(r);
 }
 
+/* Ours: set between turns, the idle deadline counts from the call, not from the last turn, which was a while ago. */
+TEST_EACH(idle_set_between_turns_counts_from_then) {
+    struct kr_reactor *r = test_reactor(NULL);
+    struct idle seen = {0};
+    int fd = test_connect(test_listen(r, NULL, NULL, &idle_ops, &seen));
+    TEST_UNTIL(r, seen.opened);
+    for (int64_t until = tap_now_ns() + IDLE / 2; tap_now_ns() < until;)
+        ;
+    int64_t since = tap_now_ns();
+    CHECK_OK(kr_conn_idle(r, seen.conn, IDLE));
+    TEST_UNTIL(r, seen.closed);
+    check_timed_out(&seen, since);
+    test_close(fd);
+    test_rest(r, (struct test_levels){.listeners = 1});
+    test_reactor_free(r);
+}
+
 static void idle_open_paused(struct kr_reactor *r, kr_conn conn, void *user) {
     idle_open(r, conn, user);
     CHECK_OK(kr_conn_pause(r, conn));
@@ -700,4 +722,4 @@ TEST_EACH(idle_closes_a_paused_connection) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(timer, 88)
+TAP_MAIN(timer, 92)

@@ -17,8 +17,8 @@ typedef void kr_timer_fn(struct kr_reactor *r, kr_timer timer, void *user);
 /* Calls `fn` in `in_ns` (>= 0; one in the far future is as good as never), and if `every_ns` is not 0
  * (> 0) every `every_ns` after that. A periodic timer that is late skips the beats it missed; it does
  * not fire them in a row. *ret may be NULL. A one-shot timer is gone when its `fn` has returned, unless
- * that restarted it. In 0 ns means in the next turn, never inside this call, nor twice in one turn.
- * -ENOMEM. */
+ * that restarted it. In 0 ns means when timers next have their turn, never inside this call, and
+ * when a timer's callback asks for it, not before the next turn of the loop. -ENOMEM. */
 KR_API int kr_timer_start(struct kr_reactor *r, kr_timer *ret, int64_t in_ns, int64_t every_ns,
                           kr_timer_fn *fn, void *user);
 

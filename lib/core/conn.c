@@ -172,8 +172,10 @@ static int conn_equip(struct kr_reactor *r, struct kr__conn *c, size_t inline_si
     return rc < 0 ? rc : addrs_copy(r, &c->addrs, addrs);
 }
 
+/* From the real now: a turn may have been under way for long, or none is. */
 static void conn_deadline_file(struct kr_reactor *r, struct kr__conn *c, int64_t in_ns) {
-    kr__deadline_file(&r->timers, &c->deadline, kr__time_add(r->now, in_ns));
+    c->touched = r->kernel->clock(r->kernel);
+    kr__deadline_file(&r->timers, &c->deadline, kr__time_add(c->touched, in_ns));
 }
 
 static void conn_open(struct kr_reactor *r, struct kr__conn *c, uint32_t slot, struct kr__listener *l,
@@ -296,13 +298,16 @@ static void conn_succeed(struct kr_reactor *r, struct kr__conn *c) {
     addrs_put(r, addrs);
 }
 
+static void conn_tell_close(struct kr_reactor *r, struct kr__conn *c, int error, enum kr_why why) {
+    kr__count(&r->stats.closes, 1);
+    if (c->ops->on_close)
+        c->ops->on_close(r, kr__conn_handle(c), c->user, error, why);
+}
+
 void kr__conn_gone(struct kr_reactor *r, struct kr__conn *c) {
     kr__assert(c->state == KR__CONN_CLOSING && c->owner.inflight == 0 && !c->vector);
-    if (c->announced) {
-        kr__count(&r->stats.closes, 1);
-        if (c->ops->on_close)
-            c->ops->on_close(r, kr__conn_handle(c), c->user, c->error, (enum kr_why)c->why);
-    }
+    if (c->announced)
+        conn_tell_close(r, c, c->error, (enum kr_why)c->why);
     conn_release(r, c);
     kr__link_off(&c->owner.dirty);
     kr__owner_age(&c->owner);
@@ -315,6 +320,15 @@ void kr__conn_gone(struct kr_reactor *r, struct kr__conn *c) {
         conn_succeed(r, c);
 }
 
+void kr__conn_abandon(struct kr_reactor *r, struct kr__conn *c) {
+    if (c->state == KR__CONN_FREE || !c->announced)
+        return;
+    bool failed = c->why == KR_WHY_ERROR;
+    c->state = KR__CONN_CLOSING;
+    conn_tell_close(r, c, failed ? c->error : -EBADR, KR_WHY_ERROR);
+    c->announced = false;
+}
+
 static void conn_idled(struct kr_reactor *r, struct kr__conn *c) {
     int64_t due = kr__time_add(c->touched, c->idle_ns);
     if (due > r->now) { /* traffic only stored a time; the deadline is filed anew now */
@@ -325,7 +339,6 @@ static void conn_idled(struct kr_reactor *r, struct kr__conn *c) {
         kr__conn_end(r, c, KR_CLOSE_NOW, -ETIMEDOUT, KR_WHY_TIMEOUT);
         return;
     }
-    c->touched = r->now;
     conn_deadline_file(r, c, c->idle_ns);
     c->ops->on_timeout(r, kr__conn_handle(c), c->user, KR_DEADLINE_IDLE);
 }
@@ -423,7 +436,6 @@ int kr_conn_idle(struct kr_reactor *r, kr_conn conn, int64_t idle_ns) {
     if (c->state != KR__CONN_OPEN)
         return -EPIPE;
     c->idle_ns = idle_ns;
-    c->touched = r->now;
     if (idle_ns)
         conn_deadline_file(r, c, idle_ns);
     else

@@ -120,6 +120,9 @@ void kr__conn_settle(struct kr_reactor *r, struct kr__conn *c);
 /* The CLOSE is done: on_close, release of all it held, and the slot's next life if it has begun. */
 void kr__conn_gone(struct kr_reactor *r, struct kr__conn *c);
 
+/* The CLOSE will never be seen done: on_close all the same. What it held is released with the table. */
+void kr__conn_abandon(struct kr_reactor *r, struct kr__conn *c);
+
 /* The deadline has been reached, or only the time to look at it again. */
 void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d);
 

@@ -32,6 +32,10 @@ int kr__listeners_init(struct kr__listeners *ls, struct kr_reactor *r, unsigned 
 }
 
 static void arrivals_free(struct kr_reactor *r, struct kr__listener *l) {
+    for (unsigned i = 0; l->arrivals && i < KR__ACCEPT_ONES; i++) {
+        if (l->arrivals[i].fd >= 0)
+            r->kernel->close(r->kernel, l->arrivals[i].fd);
+    }
     kr__mem_put(&r->mem, l->arrivals, KR__ACCEPT_ONES * sizeof *l->arrivals);
     l->arrivals = NULL;
 }

@@ -87,6 +87,6 @@ int kr__ring_enter(struct kr__ring *ring, unsigned wait_for, int64_t wait_ns, un
     return ring_enter(ring, kr__ring_unsubmitted(ring), wait_for, wait_ns, min_wait_us);
 }
 
-void kr__ring_rest(struct kr__ring *ring, int64_t wait_ns) {
-    ring_enter(ring, 0, 1, wait_ns, 0);
+int kr__ring_rest(struct kr__ring *ring, int64_t wait_ns) {
+    return ring_enter(ring, 0, 1, wait_ns, 0);
 }

@@ -82,6 +82,6 @@ static inline bool kr__ring_overflown(const struct kr__ring *ring) {
 int kr__ring_enter(struct kr__ring *ring, unsigned wait_for, int64_t wait_ns, unsigned min_wait_us);
 
 /* Submits nothing and waits for one CQE, `wait_ns` at most: for when the kernel takes no requests. */
-void kr__ring_rest(struct kr__ring *ring, int64_t wait_ns);
+int kr__ring_rest(struct kr__ring *ring, int64_t wait_ns);
 
 #endif
