@@ -118,6 +118,8 @@ static void begin_batch(struct kr_reactor *r, struct kr__listener *l, unsigned r
     l->taken = 0;
     l->batch_turn = r->stats.turns;
     l->ready = false;
+    kr__link_off(&l->room_link); /* to the end: the next free slot is another listener's first */
+    kr__list_push(&r->listeners.want_room, &l->room_link);
 }
 
 void kr__listener_tried(struct kr__listener *l, bool took) {
