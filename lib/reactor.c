@@ -203,9 +203,9 @@ static struct kr_reactor *build_self(const struct kr_config *config, const struc
     return r;
 }
 
-/* 0 when it was not the kernel that had no memory. */
-static size_t locked_bytes(const struct kr_reactor *r) {
-    if (r->mem.refused)
+/* 0 when it was not the kernel that had no memory, or not memory that is locked: only the ring's own is. */
+static size_t locked_bytes(const struct kr_reactor *r, const char *tried) {
+    if (r->mem.refused || strncmp(tried, "io_uring", strlen("io_uring")) != 0)
         return 0;
     return r->ring.locked + r->config.buf_count * sizeof(struct io_uring_buf);
 }
@@ -215,12 +215,12 @@ static int build(struct kr_reactor *r, struct kr_failure *why, unsigned caps_mas
     const char *tried = "io_uring_setup";
     int rc = build_ring(r, caps_mask);
     if (rc < 0) {
-        kr__probe_explain(r->kernel, why, tried, rc, locked_bytes(r), files);
+        kr__probe_explain(r->kernel, why, tried, rc, locked_bytes(r, tried), files);
         return rc;
     }
     rc = build_rooms(r, &tried);
     if (rc < 0) {
-        kr__probe_explain(r->kernel, why, tried, rc, locked_bytes(r), files);
+        kr__probe_explain(r->kernel, why, tried, rc, locked_bytes(r, tried), files);
         kr__ring_close(&r->ring, false);
         raze_rooms(r, false);
         return rc;

@@ -3,7 +3,7 @@
  * Happy path: a poster pushes, then wakes the reactor if it sleeps; the reactor announces its sleep, then
  * looks whether something has come. Each side writes before it reads, with a full fence between, so at
  * least one of them sees the other (the classical store-buffer pair): no wake-up is lost.
- * Failure: the queue is full, and the poster is told.
+ * Failure: the queue is full, and the poster is told; the wake cannot be sent, and the next post tries again.
  *
  * The waker is an eventfd that the ring polls and that nobody ever reads: a multishot poll completes at
  * each write (kernel >= 5.13), so a wake costs no request at all. */
@@ -64,8 +64,9 @@ unsigned kr__inbox_run(struct kr_reactor *r, unsigned budget) {
 static void inbox_wake(struct kr__inbox *inbox) {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (__atomic_load_n(&inbox->asleep, __ATOMIC_SEQ_CST) &&
-        __atomic_exchange_n(&inbox->asleep, false, __ATOMIC_SEQ_CST))
-        inbox->kernel->wake_send(inbox->kernel, inbox->wake_fd);
+        __atomic_exchange_n(&inbox->asleep, false, __ATOMIC_SEQ_CST) &&
+        inbox->kernel->wake_send(inbox->kernel, inbox->wake_fd) < 0)
+        __atomic_store_n(&inbox->asleep, true, __ATOMIC_SEQ_CST); /* the next one tries again */
 }
 
 void kr__inbox_close(struct kr__inbox *inbox) {
