@@ -14,9 +14,9 @@
  * 1 and a reason.
  *
  * The load is the same for all servers. It spins: a client that slept would have each server pay,
- * in its sends, for waking it on the other core, a microsecond or more that is no part of a
- * server's work when its clients are on other machines. It takes completions in bites of at most
- * 64, so that a thousand replies are not followed by a thousand requests in one gulp.
+ * in its sends, for waking it on the other core, which is no part of a server's work when its
+ * clients are on other machines. It takes completions in bites of at most 64, so that a thousand
+ * replies are not followed by a thousand requests in one gulp.
  *
  * Memory: one pattern for all sends and at most 4 MiB of receive buffers for all connections.
  *

@@ -270,6 +270,8 @@ TEST(no_reactor_is_refused) {
     CHECK_ERR(kr_run(NULL), EINVAL);
     CHECK_ERR(kr_step(NULL, 0), EINVAL);
     CHECK_OK(kr_reactor_free(NULL));
+    kr_stop(NULL);
+    CHECK_ERR(kr_dump(NULL, 1), EINVAL);
     CHECK_ERR(kr_stats_read(NULL, &stats, sizeof stats), EINVAL);
     CHECK_ERR(kr_post(NULL, NULL, NULL), EINVAL);
     CHECK_ERR(kr_conn_send(NULL, conn, "x", 1), EINVAL);
@@ -833,7 +835,78 @@ TEST_EACH(now_stands_still_in_a_turn) {
     test_reactor_free(r);
 }
 
-/* ---- calls that a callback may not make ---- */
+/* ---- calls and callbacks ---- */
+
+static unsigned fires, posts;
+
+static void count_fire(struct kr_reactor *r, kr_timer timer, void *user) {
+    (void)r;
+    (void)timer;
+    (void)user;
+    fires++;
+}
+
+static void count_post(struct kr_reactor *r, void *arg) {
+    (void)r;
+    (void)arg;
+    posts++;
+}
+
+/* Ours: no call but the three that run the reactor runs a callback, though everything is due: a client waits, bytes have
+ * come, a timer is due, a call was posted, the connection is closed. The turns that follow run them all. */
+TEST_EACH(no_call_runs_a_callback) {
+    struct pair p = {0};
+    pair_make(&p, NULL);
+    kr_conn c = p.seen.conn;
+    kr_timer timer;
+    void *room;
+    int second = test_connect(p.port);
+    test_send(NULL, p.fd, "bytes", 5);
+    CHECK_OK(kr_timer_start(p.r, &timer, 0, 0, count_fire, NULL));
+    CHECK_OK(kr_post(p.r, count_post, NULL));
+    CHECK_OK(kr_timer_restart(p.r, timer, 0, 0));
+    CHECK_OK(kr_conn_send(p.r, c, "x", 1));
+    CHECK_OK(kr_conn_sendv(p.r, c, &(struct iovec){(void *)(uintptr_t) "y", 1}, 1));
+    CHECK_OK(kr_conn_reserve(p.r, c, 10, &room));
+    CHECK_OK(kr_conn_commit(p.r, c, 0));
+    CHECK_OK(kr_conn_pause(p.r, c));
+    CHECK_OK(kr_conn_resume(p.r, c));
+    CHECK_OK(kr_conn_idle(p.r, c, 1));
+    CHECK_OK(kr_listener_pause(p.r, p.listener));
+    CHECK_OK(kr_listener_resume(p.r, p.listener));
+    CHECK_OK(kr_conn_close(p.r, c, KR_CLOSE_FLUSH));
+    CHECK_OK(kr_conn_close(p.r, c, KR_CLOSE_NOW));
+    CHECK_OK(kr_conn_close(p.r, c, KR_CLOSE_RESET));
+    CHECK_EQ(p.seen.opens, 1u);
+    CHECK_EQ(p.seen.datas + p.seen.closes + fires + posts, 0u);
+
+    TEST_UNTIL(p.r, p.seen.opens == 2 && p.seen.closes == 1 && fires == 1 && posts == 1);
+    CHECK_EQ(test_recv_end(p.r, p.fd, NULL), ECONNRESET);
+    test_close(second);
+    pair_end(&p);
+}
+
+/* Ours: a send for which there is no memory takes nothing, and the next is good. */
+TEST_EACH(send_without_memory_takes_nothing) {
+    static char bytes[200000];
+    struct pair p = {0};
+    pair_make(&p, NULL);
+    kr_conn c = p.seen.conn;
+    void *room = bytes;
+    test_reactor_refuse_memory(p.r, 0);
+    CHECK_ERR(kr_conn_send(p.r, c, bytes, sizeof bytes), ENOMEM);
+    CHECK_ERR(kr_conn_sendv(p.r, c, &(struct iovec){bytes, sizeof bytes}, 1), ENOMEM);
+    CHECK_ERR(kr_conn_reserve(p.r, c, sizeof bytes, &room), ENOMEM);
+    CHECK(room == bytes);
+    CHECK_ERR(kr_conn_commit(p.r, c, 0), EINVAL);
+    check_silent(&p);
+    test_reactor_refuse_memory(p.r, -1);
+    CHECK_OK(kr_conn_send(p.r, c, "good", 4));
+    char got[4];
+    test_recv(p.r, p.fd, got, 4);
+    CHECK_MEM_EQ(got, "good", 4);
+    pair_end(&p);
+}
 
 static unsigned nested;
 
@@ -878,4 +951,4 @@ TEST_EACH(running_and_freeing_in_a_callback_is_busy) {
     test_close(p.fd);
 }
 
-TAP_MAIN(api, 91)
+TAP_MAIN(api, 99)

@@ -227,7 +227,8 @@ static size_t model_first(const struct heap_test *t) {
     size_t first = NODES;
     for (size_t i = 0; i < NODES; i++) {
         const struct model_item *a = &t->model[i], *b = &t->model[first % NODES];
-        if (a->filed && (first == NODES || a->at < b->at || (a->at == b->at && a->order < b->order)))
+        if (a->filed &&
+            (first == NODES || a->at < b->at || (a->at == b->at && a->order < b->order)))
             first = i;
     }
     return first;
@@ -257,8 +258,8 @@ static void heap_test_check(const struct heap_test *t) {
     }
 }
 
-/* Ours: a million random operations do to the heap what they do to an unsorted array that is searched; few
- * different times, so that equal ones are common, and the ends of time among them. */
+/* Ours: a million random operations do to the heap what they do to an unsorted array that is
+ * searched; few different times, so that equal ones are common, and the ends of time among them. */
 TEST(heap_does_as_the_model, .deadline_s = 60) {
     struct bank bank = {.left = -1};
     static struct heap_test t;
@@ -333,7 +334,11 @@ TEST(slab_finds_the_living_only) {
     struct bank bank = {.left = -1};
     struct kr__mem mem = mem_of(&bank);
     struct kr__slab slab;
-    static struct { struct piece *piece; uint32_t index, generation; uint64_t value; } kept[1000];
+    static struct {
+        struct piece *piece;
+        uint32_t index, generation;
+        uint64_t value;
+    } kept[1000];
     kr__slab_init(&slab, &mem, sizeof(struct piece));
     for (uint64_t round = 0; round < 200000; round++) {
         size_t i = (size_t)tap_random_below(1000);
@@ -398,8 +403,8 @@ TEST(slab_generation_wraps_past_zero) {
     kr__slab_free(&slab);
 }
 
-/* Ours: refused memory is NULL, changes nothing, and growing goes on when there is memory again; refused
- * at each allocation of the first 20 chunks in turn. */
+/* Ours: refused memory is NULL, changes nothing, and growing goes on when there is memory again;
+ * refused at each allocation of the first 20 chunks in turn. */
 TEST(slab_survives_refused_memory) {
     for (int64_t left = 0; left < 24; left++) {
         struct bank bank = {.left = left};
@@ -430,7 +435,8 @@ static void *number(uint64_t n) {
     return (void *)(uintptr_t)n;
 }
 
-/* Ours: as many fit as there are cells, one more is refused, and all leave in order; many times round. */
+/* Ours: as many fit as there are cells, one more is refused, and all leave in order; many times
+ * round. */
 TEST(mpsc_is_bounded_and_ordered) {
     struct kr__mpsc_cell cells[8];
     struct kr__mpsc q;
@@ -526,8 +532,8 @@ static void push_in_signal(int number_of_signal) {
         signal_pushed++;
 }
 
-/* Ours: a signal handler may push over a push that it interrupts; a timer signals every 20 us while the
- * thread itself pushes and pops without end, until 2,000 pushes came from the handler. */
+/* Ours: a signal handler may push over a push that it interrupts; a timer signals every 20 us
+ * while the thread itself pushes and pops without end, until 2,000 pushes came from the handler. */
 TEST(mpsc_push_in_a_signal_handler) {
     static struct kr__mpsc_cell cells[16];
     kr__mpsc_init(&signal_q, cells, 16);

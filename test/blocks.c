@@ -41,8 +41,8 @@ static size_t room_of(struct kr__blocks *blocks, size_t size) {
     return room;
 }
 
-/* Ours: at each size about each power of two, and past the largest class, there is room for what was asked
- * and not twice as much (but for the smallest). */
+/* Ours: at each size about each power of two, and past the largest class, there is room for what
+ * was asked and not twice as much (but for the smallest). */
 TEST(blocks_have_the_room_asked_for) {
     struct bank bank = {.left = -1};
     struct kr__mem mem = mem_of(&bank);
@@ -59,12 +59,16 @@ TEST(blocks_have_the_room_asked_for) {
     CHECK_EQ(mem.bytes, 0);
 }
 
-/* Ours: two blocks never overlap, over random gets and puts with every byte of each written and checked. */
+/* Ours: two blocks never overlap, over random gets and puts with every byte of each written and
+ * checked. */
 TEST(blocks_never_overlap) {
     struct bank bank = {.left = -1};
     struct kr__mem mem = mem_of(&bank);
     struct kr__blocks blocks;
-    struct { unsigned char *at; size_t room; } held[64] = {{0}};
+    struct {
+        unsigned char *at;
+        size_t room;
+    } held[64] = {{0}};
     kr__blocks_init(&blocks, &mem);
     unsigned out = 0;
     for (int i = 0; i < 20000; i++) {
@@ -77,7 +81,8 @@ TEST(blocks_never_overlap) {
             out--;
         } else {
             size_t size = (size_t)1 << tap_random_below(13);
-            held[which].at = kr__block_get(&blocks, size + (size_t)tap_random_below(size), &held[which].room);
+            held[which].at =
+                kr__block_get(&blocks, size + (size_t)tap_random_below(size), &held[which].room);
             memset(held[which].at, (int)which, held[which].room);
             out++;
         }

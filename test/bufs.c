@@ -29,8 +29,8 @@ static void bank_free(void *ctx, void *memory, size_t size) {
 static int register_result;
 static struct kr__buf_reg registered;
 
-static int play_register(const struct kr__kernel *k, struct io_uring *ring, unsigned opcode, const void *arg,
-                         unsigned count) {
+static int play_register(const struct kr__kernel *k, struct io_uring *ring, unsigned opcode,
+                         const void *arg, unsigned count) {
     (void)k;
     (void)ring;
     CHECK_EQ(opcode, IORING_REGISTER_PBUF_RING);
@@ -102,7 +102,8 @@ static uint16_t pool_fill(struct pool *p, size_t filled) {
     return id;
 }
 
-/* Ours: the ring is registered as the kernel wants it, and what is published first are whole buffers. */
+/* Ours: the ring is registered as the kernel wants it, and what is published first are whole
+ * buffers. */
 TEST(bufs_are_registered_and_published) {
     struct pool p;
     pool_init(&p, 16, 4096);
@@ -160,8 +161,8 @@ static void step(struct pool *p, unsigned *refs, unsigned count) {
     }
 }
 
-/* Ours: over random takes, references, returns and publishes, rings of 1 to 64 buffers never lose or double one;
- * long enough that the 16-bit tail goes round more than once. */
+/* Ours: over random takes, references, returns and publishes, rings of 1 to 64 buffers never
+ * lose or double one; long enough that the 16-bit tail goes round more than once. */
 TEST(bufs_have_one_owner, .deadline_s = 60) {
     for (unsigned count = 1; count <= 64; count *= 2) {
         struct pool p;
@@ -182,8 +183,8 @@ TEST(bufs_have_one_owner, .deadline_s = 60) {
     }
 }
 
-/* Ours: while there is any free buffer, starving connections get one published; for each size of ring and of
- * what receives usually bring, and with none free there is none. */
+/* Ours: while there is any free buffer, starving connections get one published; for each size of
+ * ring and of what receives usually bring, and with none free there is none. */
 TEST(bufs_starving_ends_when_one_comes_back) {
     static const size_t usual[] = {1, 64, 4096, 65536};
     for (unsigned count = 1; count <= 64; count *= 2) {
@@ -227,8 +228,8 @@ TEST(bufs_of_one_turn_double_the_target_once) {
     pool_free(&p);
 }
 
-/* Ours: what came back last goes out first, for it is warm: a lone connection of large messages moves within
- * as many buffers as the target, not through the whole ring. */
+/* Ours: what came back last goes out first, for it is warm: a lone connection of large messages
+ * moves within as many buffers as the target, not through the whole ring. */
 TEST(bufs_reuse_the_warmest) {
     struct pool p;
     bool seen[256] = {false};
@@ -247,7 +248,8 @@ TEST(bufs_reuse_the_warmest) {
     pool_free(&p);
 }
 
-/* Ours: whichever allocation, mapping or registration is refused, the error is told and nothing is left. */
+/* Ours: whichever allocation, mapping or registration is refused, the error is told and nothing
+ * is left. */
 TEST(bufs_refused_leave_nothing) {
     for (int64_t g = 0; g < 2; g++) {
         struct pool p;

@@ -1,8 +1,9 @@
-/* Ends of connections: by this side in three manners, from every callback, of others, twice; by the peer in
- * all of its ways; and what must not outlive them.
+/* Ends of connections: by this side in three manners, from every callback, of others, twice; by
+ * the peer in all of its ways; and what must not outlive them.
  *
- * Each connection of these cases has a record of its life, and the record's own rules are checked at every
- * callback: on_open first, on_close once and last, nothing between a close and on_close. */
+ * Each connection of these cases has a record of its life, and the record's own rules are
+ * checked at every callback: on_open first, on_close once and last, nothing between a close and
+ * on_close. */
 #include "harness/net.h"
 
 #include "core/reactor.h"
@@ -89,7 +90,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     happen(r, conn, life, OPEN);
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     struct life *life = user;
     life->bytes += size;
     if (house.echo)
@@ -121,13 +123,16 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     house.closed++;
 }
 
-static const struct kr_conn_ops ops = {.on_open = on_open, .on_data = on_data, .on_eof = on_eof,
-                                       .on_drain = on_drain, .on_timeout = on_timeout,
+static const struct kr_conn_ops ops = {.on_open = on_open,
+                                       .on_data = on_data,
+                                       .on_eof = on_eof,
+                                       .on_drain = on_drain,
+                                       .on_timeout = on_timeout,
                                        .on_close = on_close};
 
 /* Without on_eof and on_timeout: the defaults. */
-static const struct kr_conn_ops plain_ops = {.on_open = on_open, .on_data = on_data, .on_drain = on_drain,
-                                             .on_close = on_close};
+static const struct kr_conn_ops plain_ops = {
+    .on_open = on_open, .on_data = on_data, .on_drain = on_drain, .on_close = on_close};
 
 static void house_init(void) {
     house = (struct house){.close_in = EVENTS};
@@ -158,8 +163,8 @@ static int open_one(struct kr_reactor *r, uint16_t port) {
 /* ---- closing from inside callbacks ---- */
 
 /* Brings the event about for a new connection, which closes in it. */
-static void close_in_event(struct kr_reactor *r, const struct kr_listen_opts *opts, enum event event,
-                           enum kr_close how) {
+static void close_in_event(struct kr_reactor *r, const struct kr_listen_opts *opts,
+                           enum event event, enum kr_close how) {
     house_init();
     kr_listener listener;
     uint16_t port = test_listen(r, &listener, opts, &ops, &house);
@@ -191,8 +196,8 @@ static void close_in_event(struct kr_reactor *r, const struct kr_listen_opts *op
     test_close(fd);
 }
 
-/* Ours: close is legal in every callback, in every manner; on_close follows once, and no other callback. The peer
- * sees FIN, or RST for KR_CLOSE_RESET. */
+/* Ours: close is legal in every callback, in every manner; on_close follows once, and no other
+ * callback. The peer sees FIN, or RST for KR_CLOSE_RESET. */
 TEST_EACH(close_inside_every_callback) {
     struct kr_reactor *r = test_reactor(NULL);
     struct kr_listen_opts opts;
@@ -240,8 +245,8 @@ static void batch_of(struct kr_reactor *r, uint16_t port, unsigned count, enum k
     test_rest(r, (struct test_levels){.listeners = 1});
 }
 
-/* Ours: of 32 connections whose bytes arrive in one batch, the first to be called closes all others: none of them
- * is called with data any more, and their buffers come back. */
+/* Ours: of 32 connections whose bytes arrive in one batch, the first to be called closes all
+ * others: none of them is called with data any more, and their buffers come back. */
 TEST_EACH(close_of_others_in_the_same_batch) {
     struct kr_config config;
     kr_config_init(&config);
@@ -286,8 +291,8 @@ TEST_EACH(close_flush_delivers_queued_bytes) {
     test_reactor_free(r);
 }
 
-/* Ours: NOW drops what is queued, though a send is in flight and the peer reads nothing; on_close comes without
- * the peer's doing. */
+/* Ours: NOW drops what is queued, though a send is in flight and the peer reads nothing;
+ * on_close comes without the peer's doing. */
 TEST_EACH(close_now_drops_queued_bytes) {
     struct kr_reactor *r = test_reactor(NULL);
     house_init();
@@ -320,10 +325,10 @@ TEST_EACH(close_reset_is_seen_by_the_peer) {
     test_reactor_free(r);
 }
 
-/* Closes a stalled connection in one manner, lets `turns` turns pass, then in another. Returns the end that the
- * peer sees. */
-static int close_twice(struct kr_reactor *r, uint16_t port, enum kr_close first, enum kr_close second,
-                       unsigned turns) {
+/* Closes a stalled connection in one manner, lets `turns` turns pass, then in another. Returns
+ * the end that the peer sees. */
+static int close_twice(struct kr_reactor *r, uint16_t port, enum kr_close first,
+                       enum kr_close second, unsigned turns) {
     house_init();
     int fd = open_stalled(r, port);
     struct life *life = &house.lives[0];
@@ -351,8 +356,8 @@ static int close_twice(struct kr_reactor *r, uint16_t port, enum kr_close first,
     return end;
 }
 
-/* Ours: closing again in a harder manner counts, in a softer or the same one changes nothing; at once and a turn
- * or two later. */
+/* Ours: closing again in a harder manner counts, in a softer or the same one changes nothing; at
+ * once and a turn or two later. */
 TEST_EACH(close_twice_takes_the_harder_manner, .deadline_s = 60) {
     struct kr_reactor *r = test_reactor(NULL);
     uint16_t port = test_listen(r, NULL, NULL, &ops, &house);
@@ -404,8 +409,9 @@ TEST_EACH(close_flush_ends_with_the_peer) {
     test_reactor_free(r);
 }
 
-/* Ours: closing in the instant in which data arrives ends in the one way or the other, and nothing is left: no
- * buffer, no request. The data is sent between the turns, so that the cancel finds the receive done. */
+/* Ours: closing in the instant in which data arrives ends in the one way or the other, and
+ * nothing is left: no buffer, no request. The data is sent between the turns, so that the cancel
+ * finds the receive done. */
 TEST_EACH(close_races_with_data) {
     struct kr_config config;
     kr_config_init(&config);
@@ -433,15 +439,18 @@ TEST_EACH(close_races_with_data) {
     test_reactor_free(r);
 }
 
-/* Ours: a connection closed while it is paused, and while bytes are kept unconsumed, ends as any. */
-static size_t keep_all(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+/* Ours: a connection closed while it is paused, and while bytes are kept unconsumed, ends as
+ * any. */
+static size_t keep_all(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                       size_t size) {
     (void)data;
     (void)size;
     happen(r, conn, user, DATA);
     return 0;
 }
 
-static const struct kr_conn_ops keeping_ops = {.on_open = on_open, .on_data = keep_all, .on_close = on_close};
+static const struct kr_conn_ops keeping_ops = {
+    .on_open = on_open, .on_data = keep_all, .on_close = on_close};
 
 TEST_EACH(close_while_paused_and_with_bytes_kept) {
     struct kr_reactor *r = test_reactor(NULL);
@@ -454,7 +463,8 @@ TEST_EACH(close_while_paused_and_with_bytes_kept) {
         TEST_UNTIL(r, life->events[DATA] == 1);
         if (i % 2) {
             CHECK_OK(kr_conn_pause(r, life->conn));
-            test_rest(r, (struct test_levels){.conns = 1, .listeners = 1, .paused = 1, .blocks = 1});
+            test_rest(r,
+                      (struct test_levels){.conns = 1, .listeners = 1, .paused = 1, .blocks = 1});
         }
         close_life(r, life, (enum kr_close)(i / 2));
         check_closed(r, i, 0, KR_WHY_LOCAL);
@@ -467,8 +477,8 @@ TEST_EACH(close_while_paused_and_with_bytes_kept) {
 
 /* ---- ends by the peer ---- */
 
-/* Ours: a peer that is gone before its connection was accepted is announced and ends as by any FIN; what it sent
- * with its FIN is shown first. */
+/* Ours: a peer that is gone before its connection was accepted is announced and ends as by any
+ * FIN; what it sent with its FIN is shown first. */
 TEST_EACH(close_by_a_peer_that_is_gone_already) {
     struct kr_reactor *r = test_reactor(NULL);
     house_init();
@@ -486,8 +496,8 @@ TEST_EACH(close_by_a_peer_that_is_gone_already) {
     test_reactor_free(r);
 }
 
-/* Ours: without on_eof, the peer's FIN ends the connection after the queue: an echo's last bytes still arrive, for
- * every size about that of a buffer. */
+/* Ours: without on_eof, the peer's FIN ends the connection after the queue: an echo's last bytes
+ * still arrive, for every size about that of a buffer. */
 TEST_EACH(close_by_fin_with_data_still_answers) {
     struct kr_config config;
     kr_config_init(&config);
@@ -515,8 +525,8 @@ TEST_EACH(close_by_fin_with_data_still_answers) {
     test_reactor_free(r);
 }
 
-/* Ours: after the peer's half-close this side may go on sending as long as it likes; nothing is owed by the kernel
- * meanwhile but the wake-up. */
+/* Ours: after the peer's half-close this side may go on sending as long as it likes; nothing is
+ * owed by the kernel meanwhile but the wake-up. */
 TEST_EACH(close_half_by_the_peer_then_reply) {
     struct kr_reactor *r = test_reactor(NULL);
     house_init();
@@ -545,7 +555,8 @@ TEST_EACH(close_half_by_the_peer_then_reply) {
     test_reactor_free(r);
 }
 
-/* Ours: a FIN that arrives while the connection is paused is told after resume, after the bytes before it. */
+/* Ours: a FIN that arrives while the connection is paused is told after resume, after the bytes
+ * before it. */
 TEST_EACH(close_by_fin_while_paused_is_told_later) {
     struct kr_reactor *r = test_reactor(NULL);
     house_init();
@@ -565,10 +576,11 @@ TEST_EACH(close_by_fin_while_paused_is_told_later) {
     test_reactor_free(r);
 }
 
-/* Ours: bytes that are unconsumed at the peer's FIN are dropped after on_eof, and the connection lives on. */
+/* Ours: bytes that are unconsumed at the peer's FIN are dropped after on_eof, and the connection
+ * lives on. */
 TEST_EACH(close_by_fin_drops_unconsumed_bytes) {
-    static const struct kr_conn_ops eof_ops = {.on_open = on_open, .on_data = keep_all, .on_eof = on_eof,
-                                               .on_close = on_close};
+    static const struct kr_conn_ops eof_ops = {
+        .on_open = on_open, .on_data = keep_all, .on_eof = on_eof, .on_close = on_close};
     struct kr_reactor *r = test_reactor(NULL);
     house_init();
     int fd = open_one(r, test_listen(r, NULL, NULL, &eof_ops, &house));
@@ -587,7 +599,8 @@ TEST_EACH(close_by_fin_drops_unconsumed_bytes) {
 /* Consumes nothing while `holding`, and pauses. */
 static bool holding;
 
-static size_t hold_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t hold_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
     struct life *life = user;
     CHECK_MEM_EQ((const char *)data, "farewell", size);
     happen(r, conn, life, DATA);
@@ -597,11 +610,12 @@ static size_t hold_data(struct kr_reactor *r, kr_conn conn, void *user, const vo
     return 0;
 }
 
-static const struct kr_conn_ops holding_ops = {.on_open = on_open, .on_data = hold_data, .on_eof = on_eof,
-                                               .on_close = on_close};
+static const struct kr_conn_ops holding_ops = {
+    .on_open = on_open, .on_data = hold_data, .on_eof = on_eof, .on_close = on_close};
 
-/* Ours: a FIN in the same batch as the bytes in whose callback the connection is paused waits for resume, and for
- * the bytes that were left: they are shown again first. Client and FIN are there before the first receive. */
+/* Ours: a FIN in the same batch as the bytes in whose callback the connection is paused waits
+ * for resume, and for the bytes that were left: they are shown again first. Client and FIN are
+ * there before the first receive. */
 TEST_EACH(close_by_fin_in_the_batch_of_a_pause) {
     struct kr_reactor *r = test_reactor(NULL);
     house_init();
@@ -628,7 +642,8 @@ TEST_EACH(close_by_fin_in_the_batch_of_a_pause) {
     test_reactor_free(r);
 }
 
-/* Ours: RST with data before it: the data is shown if the kernel still has it, then on_close once, -ECONNRESET. */
+/* Ours: RST with data before it: the data is shown if the kernel still has it, then on_close
+ * once, -ECONNRESET. */
 TEST_EACH(close_by_rst_is_told_once) {
     struct kr_reactor *r = test_reactor(NULL);
     house_init();
@@ -646,8 +661,8 @@ TEST_EACH(close_by_rst_is_told_once) {
     test_reactor_free(r);
 }
 
-/* Ours: RST while a send is parked ends it: one on_close, and everything comes back. The peer has unread bytes, so
- * that its plain close is the RST. */
+/* Ours: RST while a send is parked ends it: one on_close, and everything comes back. The peer
+ * has unread bytes, so that its plain close is the RST. */
 TEST_EACH(close_by_rst_while_a_send_is_parked) {
     struct kr_reactor *r = test_reactor(NULL);
     house_init();
@@ -704,19 +719,22 @@ static int reopen(struct kr_reactor *r, uint16_t port) {
     return second;
 }
 
-/* Ours: a stale receive that carries a buffer is counted, its buffer comes back, and the slot's new owner hears
- * nothing. The completion is forged, as if the kernel had filled the first published buffer. */
+/* Ours: a stale receive that carries a buffer is counted, its buffer comes back, and the slot's
+ * new owner hears nothing. The completion is forged, as if the kernel had filled the first
+ * published buffer. */
 TEST_EACH(close_stale_receive_gives_its_buffer_back) {
     struct kr_config config;
     kr_config_init(&config);
     config.buf_count = 64;
     struct kr_reactor *r = test_reactor(&config);
     int fd = reopen(r, test_listen(r, NULL, NULL, &ops, &house));
-    uint16_t id = r->bufs.ring->bufs[(uint16_t)(r->bufs.tail - r->bufs.published) & r->bufs.mask].bid;
+    uint16_t id =
+        r->bufs.ring->bufs[(uint16_t)(r->bufs.tail - r->bufs.published) & r->bufs.mask].bid;
     unsigned published = r->bufs.published, free_count = r->bufs.free_count;
     uint64_t inflight = test_stats(r).inflight;
     kr__loop_complete(r, tag_of(house.lives[0].conn, KR__VERB_recv), 100,
-                      IORING_CQE_F_BUFFER | IORING_CQE_F_MORE | (uint32_t)id << IORING_CQE_BUFFER_SHIFT);
+                      IORING_CQE_F_BUFFER | IORING_CQE_F_MORE |
+                          (uint32_t)id << IORING_CQE_BUFFER_SHIFT);
     CHECK_EQ(test_stats(r).stale_cqes, 1u);
     CHECK_EQ(test_stats(r).inflight, inflight);
     CHECK_EQ(r->bufs.refs[id], 0);
@@ -729,10 +747,11 @@ TEST_EACH(close_stale_receive_gives_its_buffer_back) {
     test_reactor_free(r);
 }
 
-/* Ours: stale completions of every verb, good and bad results, through the real CQ: counted, and the slot's new
- * owner goes on undisturbed. */
+/* Ours: stale completions of every verb, good and bad results, through the real CQ: counted, and
+ * the slot's new owner goes on undisturbed. */
 TEST_EACH(close_stale_completions_reach_nobody) {
-    static const enum kr__verb verbs[] = {KR__VERB_recv, KR__VERB_send, KR__VERB_close, KR__VERB_reset};
+    static const enum kr__verb verbs[] = {KR__VERB_recv, KR__VERB_send, KR__VERB_close,
+                                          KR__VERB_reset};
     static const int32_t results[] = {0, 5, -ECONNRESET, -ECANCELED, -ENOBUFS};
     struct kr_reactor *r = test_reactor(NULL);
     int fd = reopen(r, test_listen(r, NULL, NULL, &ops, &house));
@@ -752,8 +771,8 @@ TEST_EACH(close_stale_completions_reach_nobody) {
     test_reactor_free(r);
 }
 
-/* Ours: the tag's generation has 16 bits, the handle's 32: a slot lives on across the ends of both. The generation
- * is set by hand between two lives. */
+/* Ours: the tag's generation has 16 bits, the handle's 32: a slot lives on across the ends of
+ * both. The generation is set by hand between two lives. */
 TEST_EACH(close_generations_wrap) {
     static const uint32_t ends[] = {0xfffe, 0xffff, 0x10000, UINT32_MAX - 1, UINT32_MAX};
     struct kr_reactor *r = test_reactor(NULL);
@@ -794,13 +813,15 @@ static bool closes_what_accepts(const struct io_uring_cqe *a, const struct io_ur
 
 /* Enters, then lets accepts overtake the CLOSE of their slot. */
 static int overtaking_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
-                            unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
+                            unsigned wait_for, unsigned flags,
+                            const struct kr__getevents_arg *arg) {
     int rc = kr__linux.enter(k, ring, submit, wait_for, flags, arg);
     unsigned mask = *ring->cq.kring_mask, head = *ring->cq.khead;
     unsigned tail = __atomic_load_n(ring->cq.ktail, __ATOMIC_ACQUIRE);
     for (unsigned i = head; i != tail; i++) {
         for (unsigned j = i + 1; (int)(tail - j) > 0; j++) {
-            struct io_uring_cqe *a = &ring->cq.cqes[i & mask], *b = &ring->cq.cqes[j & mask], both = *a;
+            struct io_uring_cqe *a = &ring->cq.cqes[i & mask], *b = &ring->cq.cqes[j & mask],
+                                both = *a;
             if (!closes_what_accepts(a, b))
                 continue;
             *a = *b;
@@ -819,10 +840,12 @@ static struct kr__kernel overtaking_kernel(void) {
     return kernel;
 }
 
-/* A client waits in the backlog of a paused listener, and the connection is paused, so that nothing is in flight.
- * Then the connection is closed and the listener resumed: one submission carries CLOSE and, behind it, the accept,
- * which takes the slot that has just become free. Returns the new client. */
-static int close_before_accept(struct kr_reactor *r, kr_listener listener, uint16_t port, unsigned i) {
+/* A client waits in the backlog of a paused listener, and the connection is paused, so that
+ * nothing is in flight. Then the connection is closed and the listener resumed: one submission
+ * carries CLOSE and, behind it, the accept, which takes the slot that has just become free.
+ * Returns the new client. */
+static int close_before_accept(struct kr_reactor *r, kr_listener listener, uint16_t port,
+                               unsigned i) {
     struct life *life = &house.lives[i];
     CHECK_OK(kr_listener_pause(r, listener));
     CHECK_OK(kr_conn_pause(r, life->conn));
@@ -860,8 +883,9 @@ static void take_over(const struct kr__kernel *kernel, unsigned conn_max) {
     test_reactor_free(r);
 }
 
-/* Ours: a slot that is free again is taken by the next client at once, by a multishot accept (much room in the
- * table) and by one-shot accepts (little room): the old life ends first, then the new one opens, and works. */
+/* Ours: a slot that is free again is taken by the next client at once, by a multishot accept
+ * (much room in the table) and by one-shot accepts (little room): the old life ends first, then
+ * the new one opens, and works. */
 TEST_EACH(close_and_multishot_accept_into_the_same_slot) {
     take_over(&kr__linux, 900);
 }
@@ -870,8 +894,9 @@ TEST_EACH(close_and_one_shot_accept_into_the_same_slot) {
     take_over(&kr__linux, 2);
 }
 
-/* Ours: the same when the accept is told before the CLOSE, as the kernel may (it posts completions of a multishot at
- * once, and those of a batch at its end). The order is made by changing it in the CQ. */
+/* Ours: the same when the accept is told before the CLOSE, as the kernel may (it posts
+ * completions of a multishot at once, and those of a batch at its end). The order is made by
+ * changing it in the CQ. */
 TEST_EACH(close_overtaken_by_the_next_accept) {
     struct kr__kernel kernel = overtaking_kernel();
     take_over(&kernel, 900);
@@ -880,16 +905,17 @@ TEST_EACH(close_overtaken_by_the_next_accept) {
 
 static kr_listener closed_in_on_close;
 
-static void on_close_close_listener(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void on_close_close_listener(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                                    enum kr_why why) {
     on_close(r, conn, user, error, why);
     CHECK_OK(kr_listener_close(r, closed_in_on_close));
 }
 
-static const struct kr_conn_ops listener_closing_ops = {.on_open = on_open, .on_data = on_data,
-                                                        .on_close = on_close_close_listener};
+static const struct kr_conn_ops listener_closing_ops = {
+    .on_open = on_open, .on_data = on_data, .on_close = on_close_close_listener};
 
-/* Ours: and when the old life's on_close closes the listener, the next client, accepted already, is not announced
- * but closed; nothing is left. */
+/* Ours: and when the old life's on_close closes the listener, the next client, accepted already,
+ * is not announced but closed; nothing is left. */
 TEST_EACH(close_overtaken_by_an_accept_of_a_closed_listener) {
     struct kr__kernel kernel = overtaking_kernel();
     struct kr_config config;
@@ -911,8 +937,8 @@ TEST_EACH(close_overtaken_by_an_accept_of_a_closed_listener) {
     test_reactor_free(r);
 }
 
-/* Ours: a close whose cancel finds the receive ended already (the peer has gone in the same instant) waits for
- * nothing that does not come. */
+/* Ours: a close whose cancel finds the receive ended already (the peer has gone in the same
+ * instant) waits for nothing that does not come. */
 TEST_EACH(close_races_with_the_end_of_the_peer) {
     struct kr_reactor *r = test_reactor(NULL);
     uint16_t port = test_listen(r, NULL, NULL, &ops, &house);
@@ -931,8 +957,8 @@ TEST_EACH(close_races_with_the_end_of_the_peer) {
     test_reactor_free(r);
 }
 
-/* Ours: many lives in few slots, closed by either side in every manner at random; each has one on_open and one
- * on_close, and at the end nothing is left. */
+/* Ours: many lives in few slots, closed by either side in every manner at random; each has one
+ * on_open and one on_close, and at the end nothing is left. */
 TEST_EACH(close_many_lives_in_few_slots) {
     struct kr_config config;
     kr_config_init(&config);
@@ -952,7 +978,8 @@ TEST_EACH(close_many_lives_in_few_slots) {
         bool gone[10] = {false};
         while (left > 0) {
             test_step(r, "all lives of a round");
-            unsigned k = (unsigned)tap_random_below(10), l = (unsigned)tap_random_below(house.count + 1);
+            unsigned k = (unsigned)tap_random_below(10),
+                     l = (unsigned)tap_random_below(house.count + 1);
             if (l < house.count && !house.lives[l].closing && !house.lives[l].events[CLOSE])
                 close_life(r, &house.lives[l], (enum kr_close)tap_random_below(3));
             if (gone[k])
@@ -972,8 +999,9 @@ TEST_EACH(close_many_lives_in_few_slots) {
     test_reactor_free(r);
 }
 
-/* Ours: kr_reactor_free closes what is open in whatever state: idle, stalled, paused, draining, half closed, and
- * not yet accepted. Each announced one hears on_close once, KR_WHY_REACTOR unless it was closed before. */
+/* Ours: kr_reactor_free closes what is open in whatever state: idle, stalled, paused, draining,
+ * half closed, and not yet accepted. Each announced one hears on_close once, KR_WHY_REACTOR
+ * unless it was closed before. */
 TEST_EACH(close_by_the_end_of_the_reactor) {
     struct kr_reactor *r = test_reactor(NULL);
     house_init();

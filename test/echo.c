@@ -1,5 +1,5 @@
-/* Bytes through the real ring: each arrives once and in order, whatever the sizes, pauses, marks and ways
- * of sending; and what is queued stays within its bounds. */
+/* Bytes through the real ring: each arrives once and in order, whatever the sizes, pauses, marks
+ * and ways of sending; and what is queued stays within its bounds. */
 #include "harness/net.h"
 
 #include "kernel/kernel.h"
@@ -11,9 +11,11 @@
 #define CLIENTS_MAX 64
 
 /* Starts `count` clients, each with its own stream of `total` bytes. */
-static void start_clients(struct test_echo *clients, unsigned count, uint16_t port, uint64_t total) {
+static void start_clients(struct test_echo *clients, unsigned count, uint16_t port,
+                          uint64_t total) {
     for (unsigned i = 0; i < count; i++)
-        clients[i] = (struct test_echo){.fd = test_connect(port), .seed = tap_random(), .total = total};
+        clients[i] =
+            (struct test_echo){.fd = test_connect(port), .seed = tap_random(), .total = total};
 }
 
 static bool all_done(const struct test_echo *clients, unsigned count) {
@@ -47,7 +49,8 @@ static void end_clients(const struct test_echo *clients, unsigned count) {
         test_close(clients[i].fd);
 }
 
-static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
     (void)user;
     int rc = kr_conn_send(r, conn, data, size);
     if (rc == -ENOBUFS)
@@ -66,13 +69,14 @@ static struct kr_config small_buffers(unsigned count, size_t size) {
     return config;
 }
 
-/* Ours: every byte comes back once and in order, under random sizes and pauses of 64 clients, in buffers
- * smaller than the messages. */
+/* Ours: every byte comes back once and in order, under random sizes and pauses of 64 clients, in
+ * buffers smaller than the messages. */
 TEST_EACH(echo_returns_every_byte) {
     struct kr_config config = small_buffers(64, 1000);
     struct kr_reactor *r = test_reactor(&config);
     struct test_echo clients[CLIENTS_MAX];
-    start_clients(clients, 64, test_listen(r, NULL, NULL, &echo_ops, NULL), tap_full() ? 4 << 20 : 60000);
+    start_clients(clients, 64, test_listen(r, NULL, NULL, &echo_ops, NULL),
+                  tap_full() ? 4 << 20 : 60000);
     run_clients(r, clients, 64);
     test_rest(r, (struct test_levels){.conns = 64, .listeners = 1});
     struct kr_stats stats = test_stats(r);
@@ -83,8 +87,9 @@ TEST_EACH(echo_returns_every_byte) {
     test_reactor_free(r);
 }
 
-/* Ours: the same when every send is short: the client's receive buffer holds less than a message, and the
- * reactor's socket too (its send buffer is inherited from no one, so messages of 64 KiB are used). */
+/* Ours: the same when every send is short: the client's receive buffer holds less than a
+ * message, and the reactor's socket too (its send buffer is inherited from no one, so messages
+ * of 64 KiB are used). */
 TEST_EACH(echo_survives_short_sends) {
     struct kr_config config = small_buffers(32, 65536);
     struct kr_reactor *r = test_reactor(&config);
@@ -101,7 +106,8 @@ TEST_EACH(echo_survives_short_sends) {
 }
 
 /* Echoes by a random way of sending, random parts of what it is shown. */
-static size_t mixed_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t mixed_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                         size_t size) {
     (void)user;
     const char *bytes = data;
     size_t done = 0;
@@ -168,8 +174,8 @@ static void note_open(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static const struct kr_conn_ops mixed_ops = {.on_open = note_open, .on_data = mixed_data};
 
-/* Ours: send, sendv, reserve/commit, of lent and of own bytes, in any mixture, keep the order; a caller may
- * overwrite its bytes at once. Consumption stops at random offsets. */
+/* Ours: send, sendv, reserve/commit, of lent and of own bytes, in any mixture, keep the order; a
+ * caller may overwrite its bytes at once. Consumption stops at random offsets. */
 TEST_EACH(echo_mixtures_of_sends_keep_order) {
     struct kr_config config = small_buffers(64, 3000);
     struct kr_reactor *r = test_reactor(&config);
@@ -194,7 +200,8 @@ struct framing {
     size_t last_size; /* of what was shown last and not consumed; 0: nothing was left */
 };
 
-static size_t framed_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t framed_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                          size_t size) {
     struct framing *framing = user;
     const unsigned char *at = data;
     (void)r;
@@ -222,8 +229,8 @@ static size_t frame(unsigned char *to, size_t size, unsigned number) {
     return 2 + size;
 }
 
-/* Ours: a message that arrives in two parts, cut at each of its offsets, is shown whole and contiguous; in
- * buffers of 64 bytes, so that the parts span one, two and many of them. */
+/* Ours: a message that arrives in two parts, cut at each of its offsets, is shown whole and
+ * contiguous; in buffers of 64 bytes, so that the parts span one, two and many of them. */
 TEST_EACH(echo_unconsumed_bytes_are_shown_with_more) {
     struct kr_config config = small_buffers(16, 64);
     struct kr_reactor *r = test_reactor(&config);
@@ -247,7 +254,6 @@ TEST_EACH(echo_unconsumed_bytes_are_shown_with_more) {
     test_reactor_free(r);
 }
 
-/* Ours: a connection that keeps exactly recv_cap bytes goes on; one more ends it with -EMSGSIZE. */
 struct hoard {
     size_t shown;
     unsigned closes;
@@ -255,7 +261,8 @@ struct hoard {
     enum kr_why why;
 };
 
-static size_t hoard_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t hoard_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                         size_t size) {
     struct hoard *hoard = user;
     (void)r;
     (void)conn;
@@ -265,7 +272,8 @@ static size_t hoard_data(struct kr_reactor *r, kr_conn conn, void *user, const v
     return 0;
 }
 
-static void hoard_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void hoard_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                        enum kr_why why) {
     struct hoard *hoard = user;
     (void)r;
     (void)conn;
@@ -276,6 +284,7 @@ static void hoard_close(struct kr_reactor *r, kr_conn conn, void *user, int erro
 
 static const struct kr_conn_ops hoard_ops = {.on_data = hoard_data, .on_close = hoard_close};
 
+/* Ours: a connection that keeps exactly recv_cap bytes goes on; one more ends it with -EMSGSIZE. */
 TEST_EACH(echo_unconsumed_bytes_are_bounded) {
     struct kr_config config = small_buffers(16, 100);
     struct kr_reactor *r = test_reactor(&config);
@@ -299,7 +308,8 @@ TEST_EACH(echo_unconsumed_bytes_are_bounded) {
     test_reactor_free(r);
 }
 
-static size_t greedy_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t greedy_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                          size_t size) {
     size_t *shown = user;
     (void)r;
     (void)conn;
@@ -325,7 +335,8 @@ TEST_EACH(echo_consumed_too_much_counts_as_all) {
     test_reactor_free(r);
 }
 
-static size_t pausing_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t pausing_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                           size_t size) {
     struct conns *conns = user;
     unsigned i = 0;
     while (conns->at[i].bits != conn.bits)
@@ -355,8 +366,8 @@ static void resume_some(struct kr_reactor *r, struct conns *conns) {
     }
 }
 
-/* Ours: pausing and resuming at random, in the callback and between turns, with a rest unconsumed, shows nothing
- * while paused and loses nothing. */
+/* Ours: pausing and resuming at random, in the callback and between turns, with a rest
+ * unconsumed, shows nothing while paused and loses nothing. */
 TEST_EACH(echo_pauses_lose_nothing) {
     struct kr_config config = small_buffers(16, 500);
     struct kr_reactor *r = test_reactor(&config);
@@ -375,14 +386,16 @@ TEST_EACH(echo_pauses_lose_nothing) {
     test_reactor_free(r);
 }
 
-/* Ours: while paused the peer's window closes: it cannot send for ever, and gets to once resumed. */
+/* Ours: while paused the peer's window closes: it cannot send for ever, and gets to once
+ * resumed. */
 TEST_EACH(echo_pause_reaches_the_peer) {
     struct kr_config config = small_buffers(4, 4096);
     struct kr_reactor *r = test_reactor(&config);
     struct conns conns = {.count = 0};
     static const struct kr_conn_ops ops = {.on_open = note_open, .on_data = echo_data};
     struct test_echo client = {.fd = test_connect(test_listen(r, NULL, NULL, &ops, &conns)),
-                               .seed = 1, .total = UINT64_MAX};
+                               .seed = 1,
+                               .total = UINT64_MAX};
     TEST_UNTIL(r, conns.count == 1);
     CHECK_OK(kr_conn_pause(r, conns.at[0]));
     test_rest(r, (struct test_levels){.conns = 1, .listeners = 1, .paused = 1});
@@ -432,7 +445,8 @@ static void source_open(struct kr_reactor *r, kr_conn conn, void *user) {
     source_fill(r, s);
 }
 
-static size_t source_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t source_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                          size_t size) {
     (void)r;
     (void)conn;
     (void)user;
@@ -462,7 +476,8 @@ static struct kr_listen_opts marks(size_t low, size_t high, size_t cap) {
     return opts;
 }
 
-/* Reads the stream in random pieces while the reactor turns; checks that memory stays within `bound`. */
+/* Reads the stream in random pieces while the reactor turns; checks that memory stays within
+ * `bound`. */
 static void drink(struct kr_reactor *r, int fd, uint64_t total, uint64_t bound) {
     static char bytes[65536];
     for (uint64_t got = 0; got < total;) {
@@ -477,13 +492,16 @@ static void drink(struct kr_reactor *r, int fd, uint64_t total, uint64_t bound) 
     }
 }
 
-/* Ours: a long stream to a slow reader arrives whole; the library's memory stays within the marks; on_drain
- * runs once for each rise. 1 GiB with --full. */
+/* Ours: a long stream to a slow reader arrives whole; the library's memory stays within the
+ * marks; on_drain runs once for each rise. 1 GiB with --full. */
 TEST_EACH(echo_slow_reader_is_bounded_by_the_marks, .deadline_s = 120) {
     struct kr_reactor *r = test_reactor(NULL);
     struct kr_listen_opts opts = marks(16384, 65536, 1 << 20);
-    struct source source = {.total = tap_full() ? 1ull << 30 : 32ull << 20, .low = opts.send_low,
-                            .high = opts.send_high, .cap = opts.send_cap, .piece = 30000};
+    struct source source = {.total = tap_full() ? 1ull << 30 : 32ull << 20,
+                            .low = opts.send_low,
+                            .high = opts.send_high,
+                            .cap = opts.send_cap,
+                            .piece = 30000};
     int fd = test_connect_sized(test_listen(r, NULL, &opts, &source_ops, &source), 0, 4096);
     TEST_UNTIL(r, source.open);
     uint64_t floor = test_stats(r).alloc_bytes;
@@ -495,8 +513,8 @@ TEST_EACH(echo_slow_reader_is_bounded_by_the_marks, .deadline_s = 120) {
     test_reactor_free(r);
 }
 
-/* Ours: the cap is exact. A send of all that is left fits, one byte more is refused and takes nothing, in each
- * way of sending; after on_drain there is room again. */
+/* Ours: the cap is exact. A send of all that is left fits, one byte more is refused and takes
+ * nothing, in each way of sending; after on_drain there is room again. */
 TEST_EACH(echo_send_cap_is_exact) {
     struct kr_reactor *r = test_reactor(NULL);
     struct kr_listen_opts opts = marks(0, 5000, 20000);
@@ -507,12 +525,14 @@ TEST_EACH(echo_send_cap_is_exact) {
     test_pattern(bytes, sizeof bytes, 77, 0);
     void *room;
     CHECK_ERR(kr_conn_send(r, source.conn, bytes, 20001), ENOBUFS);
-    CHECK_ERR(kr_conn_sendv(r, source.conn, (struct iovec[]){{bytes, 20000}, {bytes, 1}}, 2), ENOBUFS);
+    CHECK_ERR(kr_conn_sendv(r, source.conn, (struct iovec[]){{bytes, 20000}, {bytes, 1}}, 2),
+              ENOBUFS);
     CHECK_ERR(kr_conn_reserve(r, source.conn, 20001, &room), ENOBUFS);
     CHECK_EQ(kr_conn_queued(r, source.conn), 0u);
     CHECK_OK(kr_conn_send(r, source.conn, bytes, 12000));
     CHECK_ERR(kr_conn_send(r, source.conn, bytes, 8001), ENOBUFS);
-    CHECK_OK(kr_conn_sendv(r, source.conn, (struct iovec[]){{bytes + 12000, 7999}, {bytes + 19999, 1}}, 2));
+    CHECK_OK(kr_conn_sendv(r, source.conn,
+                           (struct iovec[]){{bytes + 12000, 7999}, {bytes + 19999, 1}}, 2));
     CHECK_EQ(kr_conn_queued(r, source.conn), 20000u);
     CHECK_ERR(kr_conn_send(r, source.conn, bytes, 1), ENOBUFS);
     CHECK_ERR(kr_conn_reserve(r, source.conn, 1, &room), ENOBUFS);
@@ -529,8 +549,9 @@ TEST_EACH(echo_send_cap_is_exact) {
     test_reactor_free(r);
 }
 
-/* Ours: on_drain waits for send_low, though a send ends in between: 8 MiB are in flight to a slow reader when more
- * is queued; at their end the queue is between the marks, and only when that is gone too it is drained. */
+/* Ours: on_drain waits for send_low, though a send ends in between: 8 MiB are in flight to a
+ * slow reader when more is queued; at their end the queue is between the marks, and only when
+ * that is gone too it is drained. */
 TEST_EACH(echo_drains_at_the_low_mark) {
     struct kr_reactor *r = test_reactor(NULL);
     struct kr_listen_opts opts = marks(1000, 50000, 16 << 20);
@@ -552,8 +573,68 @@ TEST_EACH(echo_drains_at_the_low_mark) {
     test_reactor_free(r);
 }
 
-/* Ours: an echo to a peer that sends and does not read stops the peer; what is held meanwhile is bounded; then
- * every byte comes back. */
+/* Keeps what it is shown until told to take it. */
+struct keeper {
+    kr_conn conn;
+    bool taking;
+    unsigned shows, drains;
+};
+
+static void keeper_open(struct kr_reactor *r, kr_conn conn, void *user) {
+    struct keeper *keeper = user;
+    (void)r;
+    keeper->conn = conn;
+}
+
+static size_t keeper_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                          size_t size) {
+    struct keeper *keeper = user;
+    (void)r;
+    (void)conn;
+    CHECK_EQ(size, 3u);
+    CHECK_MEM_EQ((const char *)data, "abc", 3);
+    keeper->shows++;
+    return keeper->taking ? size : 0;
+}
+
+static void keeper_drain(struct kr_reactor *r, kr_conn conn, void *user) {
+    struct keeper *keeper = user;
+    (void)r;
+    (void)conn;
+    keeper->drains++;
+}
+
+static const struct kr_conn_ops keeper_ops = {
+    .on_open = keeper_open, .on_data = keeper_data, .on_drain = keeper_drain};
+
+/* Ours: kept bytes that were to be shown again wait when, before that, the queue rises above
+ * send_high; they are shown after on_drain. */
+TEST_EACH(echo_kept_bytes_wait_for_the_queue) {
+    struct kr_reactor *r = test_reactor(NULL);
+    struct keeper keeper = {.shows = 0};
+    int fd = test_connect_sized(test_listen(r, NULL, NULL, &keeper_ops, &keeper), 0, 4096);
+    test_send(r, fd, "abc", 3);
+    TEST_UNTIL(r, keeper.shows == 1);
+    static char bytes[8 << 20];
+    test_pattern(bytes, sizeof bytes, 77, 0);
+    keeper.taking = true;
+    CHECK_OK(kr_conn_pause(r, keeper.conn));
+    CHECK_OK(kr_conn_resume(r, keeper.conn));
+    CHECK_OK(kr_conn_send(r, keeper.conn, bytes, sizeof bytes));
+    for (unsigned idle = 0; idle < 5;)
+        idle = test_step(r, "the send to stall") == 0 ? idle + 1 : 0;
+    CHECK_EQ(keeper.shows, 1u);
+    CHECK_EQ(keeper.drains, 0u);
+    drink(r, fd, sizeof bytes, UINT64_MAX);
+    TEST_UNTIL(r, keeper.shows == 2);
+    CHECK_EQ(keeper.drains, 1u);
+    test_rest(r, (struct test_levels){.conns = 1, .listeners = 1});
+    test_close(fd);
+    test_reactor_free(r);
+}
+
+/* Ours: an echo to a peer that sends and does not read stops the peer; what is held meanwhile is
+ * bounded; then every byte comes back. */
 TEST_EACH(echo_to_a_peer_that_reads_nothing_is_bounded) {
     struct kr_config config = small_buffers(32, 16384);
     struct kr_reactor *r = test_reactor(&config);
@@ -592,7 +673,8 @@ static void send_words(struct kr_reactor *r, kr_conn conn, uint32_t *next, unsig
             CHECK_OK(kr_conn_send(r, conn, &word, sizeof word));
             break;
         case 1:
-            CHECK_OK(kr_conn_sendv(r, conn, (struct iovec[]){{&word, 1}, {(char *)&word + 1, 3}}, 2));
+            CHECK_OK(
+                kr_conn_sendv(r, conn, (struct iovec[]){{&word, 1}, {(char *)&word + 1, 3}}, 2));
             break;
         default:
             CHECK_OK(kr_conn_reserve(r, conn, 64, &room));
@@ -614,7 +696,8 @@ static void words_open(struct kr_reactor *r, kr_conn conn, void *user) {
     send_words(r, conn, &words->next, 10);
 }
 
-static size_t words_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t words_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                         size_t size) {
     struct words *words = user;
     (void)data;
     send_words(r, conn, &words->next, 100);
@@ -636,7 +719,8 @@ static void words_post(struct kr_reactor *r, void *user) {
 
 static const struct kr_conn_ops words_ops = {.on_open = words_open, .on_data = words_data};
 
-/* Ours: writes from on_open, on_data, timers, posts and from between turns leave in the order of the calls. */
+/* Ours: writes from on_open, on_data, timers, posts and from between turns leave in the order of
+ * the calls. */
 TEST_EACH(echo_writes_keep_order_across_callbacks) {
     struct kr_reactor *r = test_reactor(NULL);
     struct words words = {.next = 0};
@@ -660,9 +744,10 @@ TEST_EACH(echo_writes_keep_order_across_callbacks) {
     test_reactor_free(r);
 }
 
-/* Echoes byte for byte in the reverse roles: a lent byte, an own byte, and so on, so that no two share a
- * record. */
-static size_t shredded_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+/* Echoes byte for byte in the reverse roles: a lent byte, an own byte, and so on, so that no two
+ * share a record. */
+static size_t shredded_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                            size_t size) {
     (void)user;
     const char *bytes = data;
     for (size_t i = 0; i < size; i++) {
@@ -674,7 +759,8 @@ static size_t shredded_data(struct kr_reactor *r, kr_conn conn, void *user, cons
 
 static const struct kr_conn_ops shredded_ops = {.on_data = shredded_data};
 
-/* Ours: more pieces than one vectored send can take (1024, man 2 sendmsg) go out in several, in order. */
+/* Ours: more pieces than one vectored send can take (1024, man 2 sendmsg) go out in several, in
+ * order. */
 TEST_EACH(echo_of_ten_thousand_pieces) {
     struct kr_config config = small_buffers(8, 16384);
     struct kr_reactor *r = test_reactor(&config);
@@ -689,14 +775,13 @@ TEST_EACH(echo_of_ten_thousand_pieces) {
     test_reactor_free(r);
 }
 
-/* Ours: a reservation ends with the next send, the next reserve, its commit, and the callback; one committed in
- * part queues that part; one never committed queues nothing and keeps nothing. */
 struct reserving {
     kr_conn conn;
     unsigned datas;
 };
 
-static size_t reserving_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t reserving_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                             size_t size) {
     struct reserving *reserving = user;
     void *room;
     (void)data;
@@ -726,6 +811,8 @@ static size_t reserving_data(struct kr_reactor *r, kr_conn conn, void *user, con
 
 static const struct kr_conn_ops reserving_ops = {.on_data = reserving_data};
 
+/* Ours: a reservation ends with the next send, the next reserve, its commit, and the callback;
+ * one committed in part queues that part; one never committed queues nothing and keeps nothing. */
 TEST_EACH(echo_reservations_end_as_promised) {
     struct kr_reactor *r = test_reactor(NULL);
     struct reserving reserving = {.datas = 0};
@@ -743,13 +830,13 @@ TEST_EACH(echo_reservations_end_as_promised) {
     test_reactor_free(r);
 }
 
-/* A kernel in bad temper: one enter in three is interrupted, refused for want of memory, or takes but one of the
- * requests that it is given (io_uring/io_uring.c: a short submit). */
+/* A kernel in bad temper: one enter in three is interrupted, refused for want of memory, or
+ * takes but one of the requests that it is given (io_uring/io_uring.c: a short submit). */
 static unsigned moods;
 static bool moody; /* from when the reactor is there */
 
-static int moody_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit, unsigned wait_for,
-                       unsigned flags, const struct kr__getevents_arg *arg) {
+static int moody_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
+                       unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
     static const int refusals[] = {-EINTR, -EAGAIN, -EBUSY};
     uint64_t mood = moody ? tap_random_below(12) : 12;
     moods += mood < 4;
@@ -779,16 +866,16 @@ TEST_EACH(echo_survives_a_moody_kernel) {
 
 static bool losing;
 
-static int losing_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit, unsigned wait_for,
-                        unsigned flags, const struct kr__getevents_arg *arg) {
+static int losing_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
+                        unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
     if (!losing)
         return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
     losing = false;
     return -EBADR;
 }
 
-/* Ours: that the kernel has lost completions (-EBADR, man io_uring_enter) is told by kr_step and kr_run, unaltered;
- * the reactor can still be freed. */
+/* Ours: that the kernel has lost completions (-EBADR, man io_uring_enter) is told by kr_step and
+ * kr_run, unaltered; the reactor can still be freed. */
 TEST_EACH(echo_lost_completions_are_told) {
     struct kr__kernel kernel = kr__linux;
     kernel.enter = losing_enter;
@@ -807,7 +894,8 @@ TEST_EACH(echo_lost_completions_are_told) {
     test_reactor_free(r);
 }
 
-static size_t forgetful_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t forgetful_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                             size_t size) {
     kr_conn *forgotten = user;
     void *room;
     (void)data;
@@ -836,9 +924,8 @@ TEST_EACH(echo_forgotten_reservations_keep_nothing) {
     test_reactor_free(r);
 }
 
-/* Ours: refused memory is an error or the end of that connection, never a crash, a leak or a byte out of order:
- * refused from the n-th allocation on, for each n until nothing is refused. */
-static size_t careful_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t careful_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                           size_t size) {
     (void)user;
     static char own[40000];
     int rc = kr_conn_send(r, conn, data, size);
@@ -852,6 +939,8 @@ static size_t careful_data(struct kr_reactor *r, kr_conn conn, void *user, const
 
 static const struct kr_conn_ops careful_ops = {.on_data = careful_data};
 
+/* Ours: refused memory is an error or the end of that connection, never a crash, a leak or a
+ * byte out of order: refused from the n-th allocation on, for each n until nothing is refused. */
 TEST_EACH(echo_survives_refused_memory) {
     for (int64_t n = 0; n < 40; n++) {
         struct kr_config config = small_buffers(4, 512);
@@ -877,4 +966,4 @@ TEST_EACH(echo_survives_refused_memory) {
     }
 }
 
-TAP_MAIN(echo, 76)
+TAP_MAIN(echo, 80)

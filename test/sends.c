@@ -89,7 +89,8 @@ static void copy_some(struct queue_test *t) {
 
 static void lend_some(struct queue_test *t) {
     uint16_t buf = (uint16_t)tap_random_below(BUFS);
-    size_t at = (size_t)tap_random_below(BUF_SIZE), size = 1 + (size_t)tap_random_below(BUF_SIZE - at);
+    size_t at = (size_t)tap_random_below(BUF_SIZE),
+           size = 1 + (size_t)tap_random_below(BUF_SIZE - at);
     const char *data = kr__buf_at(&t->bufs, buf) + at;
     CHECK_OK(kr__sendq_lend(&t->sends, &t->q, data, size, buf));
     model_add(t, data, size);
@@ -128,7 +129,8 @@ static void consume_some(struct queue_test *t) {
     size_t queued = t->back - t->front;
     if (queued == 0)
         return;
-    size_t size = 1 + (size_t)tap_random_below(tap_random_below(3) ? (queued < 500 ? queued : 500) : queued);
+    size_t size =
+        1 + (size_t)tap_random_below(tap_random_below(3) ? (queued < 500 ? queued : 500) : queued);
     uint64_t held = t->bufs.held;
     unsigned lent = kr__sendq_consume(&t->sends, &t->q, size);
     CHECK_EQ(held - t->bufs.held, lent);
@@ -155,8 +157,8 @@ static void random_step(struct queue_test *t) {
 
 static struct queue_test t;
 
-/* Ours: over random copies of many pieces, lent buffers, bytes formatted in place and sends of any length, what
- * is to be sent is the model's bytes in order, and at the end nothing is held. */
+/* Ours: over random copies of many pieces, lent buffers, bytes formatted in place and sends of
+ * any length, what is to be sent is the model's bytes in order, and at the end nothing is held. */
 TEST(sends_keep_every_byte_in_order) {
     for (int round = 0; round < 50; round++) {
         test_init(&t);

@@ -1,9 +1,9 @@
-/* Too little of everything: receive buffers, requests, completions. All still get their bytes, in a bounded
- * number of turns, and nobody spins.
+/* Too little of everything: receive buffers, requests, completions. All still get their bytes,
+ * in a bounded number of turns, and nobody spins.
  *
- * How spinning shows: while nothing can happen, a turn must make no request and get no completion; while
- * something does, requests and completions are bounded by a small multiple of the receives that the
- * bytes need. */
+ * How spinning shows: while nothing can happen, a turn must make no request and get no
+ * completion; while something does, requests and completions are bounded by a small multiple of
+ * the receives that the bytes need. */
 #include "harness/net.h"
 
 #include <errno.h>
@@ -11,7 +11,8 @@
 #include <string.h>
 #include <sys/resource.h>
 
-static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
     (void)user;
     int rc = kr_conn_send(r, conn, data, size);
     if (rc == -ENOBUFS)
@@ -52,8 +53,8 @@ static void close_all(struct test_echo *clients, unsigned count) {
         test_close(clients[i].fd);
 }
 
-/* Waits until the reactor has nothing to do: several turns in a row handle nothing. Then checks that turns
- * without anything to do make nothing. */
+/* Waits until the reactor has nothing to do: several turns in a row handle nothing. Then checks
+ * that turns without anything to do make nothing. */
 static void check_quiet(struct kr_reactor *r) {
     for (unsigned idle = 0; idle < 5;)
         idle = test_step(r, "the reactor to have nothing to do") == 0 ? idle + 1 : 0;
@@ -69,8 +70,8 @@ static void check_quiet(struct kr_reactor *r) {
 
 #define CROWD 200u
 
-/* Ours: 200 clients, all at once, through a ring of `count` buffers. Each receive takes a receive request at
- * worst (it ended for want of a buffer), its failed try, and a send. */
+/* Ours: 200 clients, all at once, through a ring of `count` buffers. Each receive takes a
+ * receive request at worst (it ended for want of a buffer), its failed try, and a send. */
 static void crowd_through(unsigned count) {
     struct kr_config config = buffers(count, 512);
     struct kr_reactor *r = test_reactor(&config);
@@ -118,8 +119,9 @@ static void stall(struct kr_reactor *r, struct test_echo *client) {
     client->total = client->sent;
 }
 
-/* Ours: peers that send and do not read come to hold no buffer for long: others are served through 1, 2 and 4
- * buffers, nothing spins meanwhile, and the stalled ones lose nothing when they read at last. */
+/* Ours: peers that send and do not read come to hold no buffer for long: others are served
+ * through 1, 2 and 4 buffers, nothing spins meanwhile, and the stalled ones lose nothing when
+ * they read at last. */
 TEST_EACH(starve_stalled_peers_do_not_starve_others, .deadline_s = 60) {
     for (unsigned count = 1; count <= 4; count *= 2) {
         struct kr_config config = buffers(count, 4096);
@@ -131,7 +133,8 @@ TEST_EACH(starve_stalled_peers_do_not_starve_others, .deadline_s = 60) {
         struct test_echo stalled[4], others[20];
         uint16_t port = test_listen(r, NULL, &opts, &echo_ops, NULL);
         for (unsigned i = 0; i < 4; i++) {
-            stalled[i] = (struct test_echo){.fd = test_connect_sized(port, 0, 4096), .seed = 100 + i};
+            stalled[i] =
+                (struct test_echo){.fd = test_connect_sized(port, 0, 4096), .seed = 100 + i};
             stall(r, &stalled[i]);
         }
         check_quiet(r);
@@ -171,7 +174,8 @@ static void turns_open(struct kr_reactor *r, kr_conn conn, void *user) {
     turns->conns[turns->opened++] = conn;
 }
 
-static size_t turns_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t turns_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                         size_t size) {
     struct turns *turns = user;
     (void)r;
     (void)data;
@@ -185,8 +189,8 @@ static size_t turns_data(struct kr_reactor *r, kr_conn conn, void *user, const v
 
 static const struct kr_conn_ops turns_ops = {.on_open = turns_open, .on_data = turns_data};
 
-/* Ours: connections that wait for a buffer get one in turn: all 200 have much to be read all the time, and
- * between two receives of any of them the others have had a few each, no more. */
+/* Ours: connections that wait for a buffer get one in turn: all 200 have much to be read all the
+ * time, and between two receives of any of them the others have had a few each, no more. */
 TEST_EACH(starve_waiting_connections_get_their_turn) {
     for (unsigned count = 1; count <= 4; count *= 2) {
         struct kr_config config = buffers(count, 256);
@@ -213,8 +217,8 @@ TEST_EACH(starve_waiting_connections_get_their_turn) {
     }
 }
 
-/* Holds what it is shown, by sending it to peers that read nothing, then closes: the buffers of a closing
- * connection must wake those that wait. */
+/* Holds what it is shown, by sending it to peers that read nothing, then closes: the buffers of
+ * a closing connection must wake those that wait. */
 struct holder {
     unsigned opened, closed;
     kr_conn first;
@@ -227,7 +231,8 @@ static void holder_open(struct kr_reactor *r, kr_conn conn, void *user) {
         holder->first = conn;
 }
 
-static void holder_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void holder_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                         enum kr_why why) {
     struct holder *holder = user;
     (void)r;
     (void)conn;
@@ -325,8 +330,9 @@ static void few_entries_for_many(unsigned sq_entries, unsigned cq_entries) {
     free(clients);
 }
 
-/* Ours: thousands of connections through an SQ of 4 and a CQ of 8: no byte, no accept, no close is lost. The
- * kernel's: it keeps what the CQ cannot take (IORING_FEAT_NODROP) and ends multishots meanwhile. */
+/* Ours: thousands of connections through an SQ of 4 and a CQ of 8: no byte, no accept, no close
+ * is lost. The kernel's: it keeps what the CQ cannot take (IORING_FEAT_NODROP) and ends
+ * multishots meanwhile. */
 TEST_EACH(starve_sq_of_4_and_cq_of_8_lose_nothing, .deadline_s = 90) {
     few_entries_for_many(4, 8);
 }
@@ -335,8 +341,8 @@ TEST_EACH(starve_sq_of_8_and_cq_of_8_lose_nothing, .deadline_s = 90) {
     few_entries_for_many(8, 8);
 }
 
-/* Ours: 1000 ready connections are drained in a bounded number of enters, in DEFER mode too, where the kernel
- * handles 20 or so at a time. */
+/* Ours: 1000 ready connections are drained in a bounded number of enters, in DEFER mode too,
+ * where the kernel handles 20 or so at a time. */
 TEST_EACH(starve_many_ready_need_few_enters) {
     allow_files(1200);
     struct kr_config config = tiny_ring(512, 4096, 1010);

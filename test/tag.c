@@ -6,7 +6,8 @@
 #include <stddef.h>
 
 static const uint8_t ops[] = {0, 1, 0x7f, 0x80, 0xff};
-static const uint32_t slots[] = {0, 1, 0xff, 0x100, 0xffff, 0x10000, 0x7fffff, 0x800000, 0xfffffe, KR__SLOT_SELF};
+static const uint32_t slots[] = {0,       1,        0xff,     0x100,    0xffff,
+                                 0x10000, 0x7fffff, 0x800000, 0xfffffe, KR__SLOT_SELF};
 static const uint16_t words[] = {0, 1, 0xff, 0x100, 0x7fff, 0x8000, 0xfffe, 0xffff};
 
 #define COUNT(array_) (sizeof(array_) / sizeof *(array_))

@@ -89,7 +89,9 @@ KR_API int kr_conn_resume(struct kr_reactor *r, kr_conn conn);
 /* Ends the connection in the given manner. on_close runs in a later turn, when the kernel has let go;
  * until then no other callback of this connection runs. A closing connection may be closed again in a
  * harder manner (FLUSH, NOW, RESET, in this order); a softer one changes nothing and returns 0.
- * KR_CLOSE_FLUSH waits for the queue, but not for a peer that reads nothing for flush_ns.
+ * KR_CLOSE_FLUSH waits for the queue, but not for a peer that takes no byte for flush_ns. The kernel answers
+ * a close with RST when bytes of the peer were left unread (RFC 2525, 2.17), and that may cost the peer
+ * the last bytes sent: end a dialogue when the peer has, or agree on who closes.
  * RESET on a socket that cannot be reset is as NOW. */
 KR_API int kr_conn_close(struct kr_reactor *r, kr_conn conn, enum kr_close how);
 

@@ -41,7 +41,7 @@ struct kr_listen_opts {
     size_t recv_cap; /* unconsumed bytes a connection may keep, 1 to 2^31 - 1. Default 1 MiB */
 
     int64_t idle_ns;  /* idle deadline of each connection, 0 = none. Default 0 */
-    int64_t flush_ns; /* how long KR_CLOSE_FLUSH may take, at least 1. Default 30 s */
+    int64_t flush_ns; /* how long KR_CLOSE_FLUSH waits for a peer that takes nothing, >= 1. Default 30 s */
 
     size_t inline_size; /* bytes of memory in each connection for the user, 0 to 1 MiB. Default 0 */
 };

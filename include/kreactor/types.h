@@ -70,7 +70,7 @@ enum kr_why {
 
 /* How kr_conn_close ends a connection. */
 enum kr_close {
-    KR_CLOSE_FLUSH = 0, /* after the queued bytes are sent, or after flush_ns */
+    KR_CLOSE_FLUSH = 0, /* after the queued bytes are sent, or none was for flush_ns */
     KR_CLOSE_NOW = 1,   /* at once; queued bytes are dropped */
     KR_CLOSE_RESET = 2, /* at once and with RST, so that the peer sees an error */
 };
@@ -78,7 +78,7 @@ enum kr_close {
 /* The deadlines of a connection. */
 enum kr_deadline {
     KR_DEADLINE_IDLE = 0,  /* no byte was received or sent for idle_ns */
-    KR_DEADLINE_FLUSH = 1, /* a KR_CLOSE_FLUSH was not done within flush_ns */
+    KR_DEADLINE_FLUSH = 1, /* in a KR_CLOSE_FLUSH, the peer took no byte for flush_ns */
 };
 
 /* The name of an error, without the minus sign's meaning lost: kr_errname(-EPIPE) and

@@ -330,11 +330,6 @@ void kr__conn_abandon(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 static void conn_idled(struct kr_reactor *r, struct kr__conn *c) {
-    int64_t due = kr__time_add(c->touched, c->idle_ns);
-    if (due > r->now) { /* traffic only stored a time; the deadline is filed anew now */
-        kr__deadline_file(&r->timers, &c->deadline, due);
-        return;
-    }
     if (!c->ops->on_timeout) {
         kr__conn_end(r, c, KR_CLOSE_NOW, -ETIMEDOUT, KR_WHY_TIMEOUT);
         return;
@@ -343,14 +338,18 @@ static void conn_idled(struct kr_reactor *r, struct kr__conn *c) {
     c->ops->on_timeout(r, kr__conn_handle(c), c->user, KR_DEADLINE_IDLE);
 }
 
+/* Traffic only stores a time; the deadline is filed anew when it comes up. */
 void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d) {
     struct kr__conn *c = kr__container_of(d, struct kr__conn, deadline);
-    if (c->state == KR__CONN_OPEN) {
+    kr__assert(c->state == KR__CONN_OPEN || c->state == KR__CONN_DRAINING);
+    bool open = c->state == KR__CONN_OPEN;
+    int64_t due = kr__time_add(c->touched, open ? c->idle_ns : c->flush_ns);
+    if (due > r->now)
+        kr__deadline_file(&r->timers, &c->deadline, due);
+    else if (open)
         conn_idled(r, c);
-        return;
-    }
-    kr__assert(c->state == KR__CONN_DRAINING);
-    kr__conn_end(r, c, KR_CLOSE_NOW, -ETIMEDOUT, KR_WHY_TIMEOUT);
+    else
+        kr__conn_end(r, c, KR_CLOSE_NOW, -ETIMEDOUT, KR_WHY_TIMEOUT);
 }
 
 bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {

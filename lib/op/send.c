@@ -1,10 +1,12 @@
 /* Send: one in flight a stream, of all that is queued.
  *
- * Happy path: the queue's pieces go out in one SEND (one piece) or SENDMSG (several) with MSG_WAITALL, by
- * which the kernel itself resumes a short send; the completion consumes the front of the queue.
- * Failure modes: a short result all the same (cancel, shutdown, memory): the rest is sent next, from the
- * right offset, as the queue only loses what was taken; an error (the connection ends); the queue rises
- * above send_high (reading stops until it is down to send_low), above send_cap (the caller is refused).
+ * Happy path: the queue's pieces go out in one SEND (one piece) or SENDMSG (several); the completion
+ * consumes the front of the queue.
+ * Failure modes: a short result (the peer reads slowly): the rest is sent next, from the right offset, as
+ * the queue only loses what was taken. MSG_WAITALL would have the kernel go on by itself, but then
+ * nobody could tell a slow reader from a dead one: deadlines live on seeing bytes move. An error (the
+ * connection ends); the queue rises above send_high (reading stops until it is down to send_low),
+ * above send_cap (the caller is refused).
  *
  * Relies on: two sends in flight on one stream may overtake each other (liburing #1001), hence one;
  * payload is borrowed by the kernel until the completion, msghdr and pieces until the submit
@@ -35,12 +37,12 @@ uint16_t kr__prep_send(struct kr_reactor *r, struct kr__owner *o, struct io_urin
     kr__assert(c->queued && !c->vector);
     struct msghdr *msg = vector_ready(r, c);
     if (msg) {
-        io_uring_prep_sendmsg(sqe, 0, msg, MSG_WAITALL | MSG_NOSIGNAL);
+        io_uring_prep_sendmsg(sqe, 0, msg, MSG_NOSIGNAL);
         return 0;
     }
     struct iovec piece;
     kr__sendq_pieces(&c->queue, &piece, 1);
-    io_uring_prep_send(sqe, 0, piece.iov_base, piece.iov_len, MSG_WAITALL | MSG_NOSIGNAL);
+    io_uring_prep_send(sqe, 0, piece.iov_base, piece.iov_len, MSG_NOSIGNAL);
     return 0;
 }
 

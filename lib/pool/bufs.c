@@ -16,10 +16,17 @@ static size_t ring_bytes(unsigned count) {
     return ((size_t)count * sizeof(struct io_uring_buf) + 4095) / 4096 * 4096;
 }
 
+/* Buffers a power of two apart would begin in the same few sets of each cache, and small messages, which
+ * use nothing but beginnings, would throw each other out: so a page and a line lie between them. */
+static size_t stride_of(size_t size) {
+    size_t lines = (size + 63) / 64 * 64;
+    return size < 4096 ? lines : lines + 4096 + 64;
+}
+
 static int bufs_map(struct kr__bufs *bufs) {
     const struct kr__kernel *k = bufs->kernel;
     bufs->ring = k->map(k, ring_bytes(bufs->count), KR__MAP_KEEP);
-    bufs->base = k->map(k, bufs->count * bufs->size, KR__MAP_PLAIN);
+    bufs->base = k->map(k, bufs->count * bufs->stride, KR__MAP_PLAIN);
     bufs->free = kr__mem_get(bufs->mem, bufs->count * sizeof *bufs->free);
     bufs->refs = kr__mem_get_zeroed(bufs->mem, bufs->count * sizeof *bufs->refs);
     return bufs->ring && bufs->base && bufs->free && bufs->refs ? 0 : -ENOMEM;
@@ -28,7 +35,7 @@ static int bufs_map(struct kr__bufs *bufs) {
 int kr__bufs_init(struct kr__bufs *bufs, struct kr__ring *ring, struct kr__mem *mem, unsigned count,
                   size_t size) {
     *bufs = (struct kr__bufs){.kernel = ring->kernel, .mem = mem, .count = count, .mask = count - 1,
-                              .size = size};
+                              .size = size, .stride = stride_of(size)};
     int rc = bufs_map(bufs);
     if (rc == 0) {
         struct kr__buf_reg reg = {
@@ -54,7 +61,7 @@ void kr__bufs_free(struct kr__bufs *bufs, bool child) {
     kr__mem_put(bufs->mem, bufs->free, bufs->count * sizeof *bufs->free);
     kr__mem_put(bufs->mem, bufs->refs, bufs->count * sizeof *bufs->refs);
     if (bufs->base)
-        k->unmap(k, bufs->base, bufs->count * bufs->size);
+        k->unmap(k, bufs->base, bufs->count * bufs->stride);
     if (bufs->ring && !child)
         k->unmap(k, bufs->ring, ring_bytes(bufs->count));
     *bufs = (struct kr__bufs){.kernel = k, .mem = bufs->mem};

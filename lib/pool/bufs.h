@@ -20,7 +20,8 @@
 struct kr__bufs {
     struct io_uring_buf_ring *ring;
     char *base;
-    size_t size; /* of a buffer */
+    size_t size;   /* of a buffer */
+    size_t stride; /* from one to the next */
     unsigned count, mask;
     unsigned published, target;
     bool starved;       /* since the last publish */
@@ -39,7 +40,7 @@ int kr__bufs_init(struct kr__bufs *bufs, struct kr__ring *ring, struct kr__mem *
 void kr__bufs_free(struct kr__bufs *bufs, bool child);
 
 static inline char *kr__buf_at(const struct kr__bufs *bufs, uint16_t id) {
-    return bufs->base + (size_t)id * bufs->size;
+    return bufs->base + (size_t)id * bufs->stride;
 }
 
 /* The kernel has filled a buffer; the caller has one reference to it. */

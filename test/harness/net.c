@@ -1,4 +1,5 @@
-/* See net.h. Reactors that a case has made stand in one list, so that a failure can show them all. */
+/* See net.h. Reactors that a case has made stand in one list, so that a failure can show them
+ * all. */
 #include "harness/net.h"
 
 #include "core/reactor.h"
@@ -80,10 +81,12 @@ static void memory_free(struct memory *memory) {
 static void show_reactors(void *unused) {
     (void)unused;
     static const char *const names[] = {
-        "turns", "enters", "waits", "sqes", "cqes", "sq_full_turns", "cq_overflows", "stale_cqes", "accepts",
-        "accept_errors", "accept_pauses", "closes", "conns", "listeners", "timers", "timer_fires", "posts",
-        "bytes_in", "bytes_out", "bytes_copied", "bytes_kept", "starved_parks", "bufs_out", "sends_out",
-        "blocks_out", "allocs", "alloc_bytes", "inflight",
+        "turns",         "enters",        "waits",      "sqes",      "cqes",
+        "sq_full_turns", "cq_overflows",  "stale_cqes", "accepts",   "accept_errors",
+        "accept_pauses", "closes",        "conns",      "listeners", "timers",
+        "timer_fires",   "posts",         "bytes_in",   "bytes_out", "bytes_copied",
+        "bytes_kept",    "starved_parks", "bufs_out",   "sends_out", "blocks_out",
+        "allocs",        "alloc_bytes",   "inflight",
     };
     for (const struct memory *memory = memories; memory; memory = memory->next) {
         struct kr_stats stats;
@@ -146,11 +149,13 @@ static int reactor_try(struct kr_reactor **ret, const struct kr__kernel *kernel,
     return rc;
 }
 
-int test_reactor_try(struct kr_reactor **ret, const struct kr_config *config, struct kr_failure *why) {
+int test_reactor_try(struct kr_reactor **ret, const struct kr_config *config,
+                     struct kr_failure *why) {
     return reactor_try(ret, &kr__linux, config, why);
 }
 
-struct kr_reactor *test_reactor_on(const struct kr__kernel *kernel, const struct kr_config *config) {
+struct kr_reactor *test_reactor_on(const struct kr__kernel *kernel,
+                                   const struct kr_config *config) {
     struct kr_failure why;
     struct kr_reactor *r;
     int rc = reactor_try(&r, kernel, config, &why);
@@ -186,7 +191,8 @@ struct kr_stats test_stats(const struct kr_reactor *r) {
     return stats;
 }
 
-/* How many owners of a table hold nothing in flight; *settled falls when one is between two states. */
+/* How many owners of a table hold nothing in flight; *settled falls when one is between two
+ * states. */
 static unsigned idle_conns(const struct kr_reactor *r, bool *settled) {
     unsigned idle = 0;
     for (unsigned slot = 0; slot < r->conns.used; slot++) {
@@ -206,7 +212,8 @@ static unsigned idle_listeners(const struct kr_reactor *r, bool *settled) {
         if (l->state == KR__LISTENER_FREE)
             continue;
         idle += l->owner.inflight == 0;
-        *settled = *settled && l->state == KR__LISTENER_OPEN && l->owner.inflight <= KR__ACCEPT_ONES;
+        *settled =
+            *settled && l->state == KR__LISTENER_OPEN && l->owner.inflight <= KR__ACCEPT_ONES;
     }
     return idle;
 }
@@ -393,7 +400,8 @@ int test_recv_end(struct kr_reactor *r, int fd, size_t *got) {
 
 /* ---- bytes that can be told apart ---- */
 
-/* Eight bytes of the stream: the finaliser of splitmix64, in which every bit depends on every bit. */
+/* Eight bytes of the stream: the finaliser of splitmix64, in which every bit depends on every
+ * bit. */
 static uint64_t word_of(uint64_t seed, uint64_t index) {
     uint64_t z = (seed + 1) * 0x9e3779b97f4a7c15u + index;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;

@@ -1,0 +1,1085 @@
+/* Whatever the kernel answers: each call that the library makes, with each error that its manual names,
+ * has the outcome that stands here. A row of a table is a call, an error, and what must come of it.
+ *
+ * The reactor runs on the real kernel through a door of its own that can be told to answer one call with
+ * an error, at the n-th time, so many times. An answer that is made up does nothing else, except for close:
+ * Linux gives the descriptor up whatever it reports (man close).
+ *
+ * What must hold: a refused set-up is explained and leaves nothing; what is worth another try is tried again and
+ * loses nothing; everything else is handed to the caller unaltered, and the reactor can go on or be freed. */
+#include "harness/net.h"
+
+#include "kernel/probe.h"
+#include "reactor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MS INT64_C(1000000)
+#define COUNT(table_) (sizeof(table_) / sizeof *(table_))
+#define FOR_EVER UINT32_MAX
+
+/* ---- the door ---- */
+
+enum call {
+    CALL_NONE,
+    RING_OPEN,
+    RING_BIND,
+    ENTER,
+    ENTER_SHORT, /* takes one request of those offered, and does not wait: no error */
+    REG_TABLE,
+    REG_RANGE,
+    REG_BUFS,
+    REG_FILE,
+    MAP,
+    LISTEN,
+    SOCK_ADDRS,
+    CLOSE,
+    WAKE_OPEN,
+    WAKE_SEND,
+};
+
+struct door {
+    struct kr__kernel kernel; /* first: the functions are given a pointer to it */
+    enum call call;           /* what shall fail ... */
+    int error;                /* ... with this ... */
+    unsigned skip;            /* ... after so many good ones ... */
+    unsigned times;           /* ... so many times */
+    unsigned struck;          /* how often it did */
+    int held;                 /* rings, mappings, descriptors and blocks not given back */
+    uint64_t nofile, memlock;
+    int sysctl;
+    struct kr_alloc alloc;
+};
+
+static struct door *door_of(const struct kr__kernel *k) {
+    return (struct door *)(uintptr_t)k;
+}
+
+/* 0, or the error with which this call is to be answered. Two threads may ask at a time. */
+static int strike(const struct kr__kernel *k, enum call call) {
+    struct door *d = door_of(k);
+    if (d->call != call || !__atomic_load_n(&d->times, __ATOMIC_ACQUIRE))
+        return 0;
+    if (d->skip) {
+        d->skip--;
+        return 0;
+    }
+    if (d->times != FOR_EVER)
+        __atomic_fetch_sub(&d->times, 1, __ATOMIC_ACQ_REL);
+    __atomic_fetch_add(&d->struck, 1, __ATOMIC_ACQ_REL);
+    return -d->error;
+}
+
+static int door_ring_open(const struct kr__kernel *k, struct io_uring *ring, unsigned entries,
+                          struct io_uring_params *params) {
+    int rc = strike(k, RING_OPEN);
+    rc = rc < 0 ? rc : kr__linux.ring_open(&kr__linux, ring, entries, params);
+    door_of(k)->held += rc >= 0;
+    return rc;
+}
+
+static int door_ring_bind(const struct kr__kernel *k, struct io_uring *ring, bool *registered) {
+    int rc = strike(k, RING_BIND);
+    return rc < 0 ? rc : kr__linux.ring_bind(&kr__linux, ring, registered);
+}
+
+static void door_ring_close(const struct kr__kernel *k, struct io_uring *ring, bool registered,
+                            bool child) {
+    kr__linux.ring_close(&kr__linux, ring, registered, child);
+    door_of(k)->held--;
+}
+
+static int door_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
+                      unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
+    int rc = strike(k, ENTER);
+    if (rc < 0)
+        return rc;
+    if (submit > 1 && door_of(k)->call == ENTER_SHORT && strike(k, ENTER_SHORT) < 0)
+        return kr__linux.enter(&kr__linux, ring, 1, 0, flags, NULL);
+    return kr__linux.enter(&kr__linux, ring, submit, wait_for, flags, arg);
+}
+
+static enum call call_of(unsigned opcode) {
+    switch (opcode) {
+    case IORING_REGISTER_FILES2:
+        return REG_TABLE;
+    case IORING_REGISTER_FILE_ALLOC_RANGE:
+        return REG_RANGE;
+    case IORING_REGISTER_PBUF_RING:
+        return REG_BUFS;
+    case IORING_REGISTER_FILES_UPDATE:
+        return REG_FILE;
+    default:
+        FAIL("a registration that no row is about: %u", opcode);
+    }
+}
+
+static int door_reg(const struct kr__kernel *k, struct io_uring *ring, unsigned opcode, const void *arg,
+                    unsigned count) {
+    int rc = strike(k, call_of(opcode));
+    return rc < 0 ? rc : kr__linux.reg(&kr__linux, ring, opcode, arg, count);
+}
+
+static void *door_map(const struct kr__kernel *k, size_t size, enum kr__map how) {
+    void *pages = strike(k, MAP) < 0 ? NULL : kr__linux.map(&kr__linux, size, how);
+    door_of(k)->held += pages != NULL;
+    return pages;
+}
+
+static void door_unmap(const struct kr__kernel *k, void *pages, size_t size) {
+    kr__linux.unmap(&kr__linux, pages, size);
+    door_of(k)->held--;
+}
+
+static int door_listen(const struct kr__kernel *k, const struct kr__listen_plan *plan,
+                       struct kr_addr *bound) {
+    int rc = strike(k, LISTEN);
+    rc = rc < 0 ? rc : kr__linux.listen(&kr__linux, plan, bound);
+    door_of(k)->held += rc >= 0;
+    return rc;
+}
+
+/* An accepted descriptor comes through the ring, and is first seen here. */
+static int door_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *peer,
+                           struct kr_addr *local) {
+    door_of(k)->held++;
+    int rc = strike(k, SOCK_ADDRS);
+    return rc < 0 ? rc : kr__linux.sock_addrs(&kr__linux, fd, peer, local);
+}
+
+static int door_close(const struct kr__kernel *k, int fd) {
+    int rc = strike(k, CLOSE);
+    CHECK_OK(kr__linux.close(&kr__linux, fd));
+    door_of(k)->held--;
+    return rc;
+}
+
+static int door_wake_open(const struct kr__kernel *k) {
+    int rc = strike(k, WAKE_OPEN);
+    rc = rc < 0 ? rc : kr__linux.wake_open(&kr__linux);
+    door_of(k)->held += rc >= 0;
+    return rc;
+}
+
+static int door_wake_send(const struct kr__kernel *k, int fd) {
+    int rc = strike(k, WAKE_SEND);
+    return rc < 0 ? rc : kr__linux.wake_send(&kr__linux, fd);
+}
+
+static uint64_t door_nofile(const struct kr__kernel *k) {
+    return door_of(k)->nofile;
+}
+
+static uint64_t door_memlock(const struct kr__kernel *k) {
+    return door_of(k)->memlock;
+}
+
+static int door_sysctl(const struct kr__kernel *k) {
+    return door_of(k)->sysctl;
+}
+
+static void *door_alloc(void *ctx, size_t size) {
+    ((struct door *)ctx)->held++;
+    return malloc(size);
+}
+
+static void door_free(void *ctx, void *memory, size_t size) {
+    (void)size;
+    ((struct door *)ctx)->held--;
+    free(memory);
+}
+
+/* A door through which everything works. Static: rows follow one another in one process. */
+static struct door *door_open(void) {
+    static struct door door;
+    door = (struct door){
+        .kernel = kr__linux,
+        .nofile = 1024,
+        .memlock = 8 << 20,
+        .sysctl = 0,
+        .alloc = {.alloc = door_alloc, .free = door_free, .ctx = &door},
+    };
+    struct kr__kernel *k = &door.kernel;
+    k->ring_open = door_ring_open;
+    k->ring_bind = door_ring_bind;
+    k->ring_close = door_ring_close;
+    k->enter = door_enter;
+    k->reg = door_reg;
+    k->map = door_map;
+    k->unmap = door_unmap;
+    k->listen = door_listen;
+    k->sock_addrs = door_sock_addrs;
+    k->close = door_close;
+    k->wake_open = door_wake_open;
+    k->wake_send = door_wake_send;
+    k->limit_nofile = door_nofile;
+    k->limit_memlock = door_memlock;
+    k->sysctl_disabled = door_sysctl;
+    return &door;
+}
+
+static void door_fail(struct door *d, enum call call, int error, unsigned skip, unsigned times) {
+    d->call = call;
+    d->error = error;
+    d->skip = skip;
+    d->struck = 0;
+    __atomic_store_n(&d->times, times, __ATOMIC_RELEASE);
+}
+
+/* What a row was about, for the line that tells of its failure. */
+static const char *row_text;
+
+static void row_show(void *unused) {
+    (void)unused;
+    tap_note("the row: %s", row_text);
+}
+
+static void row_begin(const char *call, int error, unsigned skip, unsigned times) {
+    static char text[128];
+    if (!row_text)
+        tap_on_fail(row_show, NULL);
+    snprintf(text, sizeof text, "%s answers %s, after %u, %u times", call, kr_errname(error), skip, times);
+    row_text = text;
+}
+
+/* ---- a reactor behind it ---- */
+
+static struct kr_config small_config(struct door *d) {
+    struct kr_config config;
+    kr_config_init(&config);
+    config.taskrun = (enum kr_taskrun)tap_variant()->mode;
+    config.sq_entries = 16;
+    config.cq_entries = 64;
+    config.conn_max = 16;
+    config.file_max = 4;
+    config.buf_count = 8;
+    config.buf_size = 512;
+    config.alloc = &d->alloc;
+    return config;
+}
+
+static int make(struct door *d, struct kr_reactor **ret, struct kr_failure *why) {
+    struct kr_config config = small_config(d);
+    return kr__reactor_new(ret, &config, why, &d->kernel, (unsigned)tap_variant()->caps_mask);
+}
+
+/* What the user of a reactor has seen. */
+struct seen {
+    unsigned opens, closes, posts, fires;
+    kr_conn conn; /* the last */
+    int error;    /* of the last close */
+};
+
+static void seen_open(struct kr_reactor *r, kr_conn conn, void *user) {
+    (void)r;
+    struct seen *seen = user;
+    seen->opens++;
+    seen->conn = conn;
+}
+
+static size_t seen_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+    (void)user;
+    return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
+}
+
+static void seen_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+    (void)r;
+    (void)conn;
+    (void)why;
+    struct seen *seen = user;
+    seen->closes++;
+    seen->error = error;
+}
+
+static void seen_post(struct kr_reactor *r, void *arg) {
+    (void)r;
+    struct seen *seen = arg;
+    __atomic_fetch_add(&seen->posts, 1, __ATOMIC_ACQ_REL);
+}
+
+static void seen_fire(struct kr_reactor *r, kr_timer timer, void *user) {
+    (void)r;
+    (void)timer;
+    ((struct seen *)user)->fires++;
+}
+
+static const struct kr_conn_ops seen_ops = {
+    .on_open = seen_open,
+    .on_data = seen_data,
+    .on_close = seen_close,
+};
+
+static int listen_rc(struct kr_reactor *r, bool addresses, struct seen *seen, uint16_t *port) {
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    opts.backlog = 8;
+    opts.addresses = addresses;
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
+    kr_listener listener = {0};
+    int rc = kr_listen(r, &listener, &addr, &opts, &seen_ops, seen);
+    if (rc < 0) {
+        CHECK_EQ(listener.bits, 0u);
+        return rc;
+    }
+    CHECK_OK(kr_listener_addr(r, listener, &addr));
+    *port = kr_addr_port(&addr);
+    return 0;
+}
+
+static void echo_once(struct kr_reactor *r, int fd) {
+    char back[5];
+    test_send(r, fd, "hello", 5);
+    test_recv(r, fd, back, 5);
+    CHECK_MEM_EQ(back, "hello", 5);
+}
+
+/* A client is served from its first byte to its end. */
+static void check_serves(struct kr_reactor *r, uint16_t port, struct seen *seen) {
+    unsigned closes = seen->closes;
+    int fd = test_connect(port);
+    echo_once(r, fd);
+    test_close(fd);
+    TEST_UNTIL(r, seen->closes == closes + 1);
+}
+
+static void check_works(struct kr_reactor *r) {
+    struct seen seen = {0};
+    uint16_t port;
+    CHECK_OK(listen_rc(r, false, &seen, &port));
+    check_serves(r, port, &seen);
+}
+
+static void free_all(struct door *d, struct kr_reactor *r) {
+    CHECK_OK(kr_reactor_free(r));
+    CHECK_EQ(d->held, 0);
+}
+
+/* ---- making a reactor ---- */
+
+struct answer {
+    int error;
+    enum kr_refusal refused;
+};
+
+/* man io_uring_setup, man mmap and man madvise (both are part of opening a ring), and what filters,
+ * security modules and limits answer. */
+static const struct answer setup_answers[] = {
+    {EACCES, KR_REFUSED_SECCOMP}, {EAGAIN, KR_REFUSED_OTHER},   {EBADF, KR_REFUSED_OTHER},
+    {EBUSY, KR_REFUSED_OTHER},    {EFAULT, KR_REFUSED_OTHER},   {EINVAL, KR_REFUSED_KERNEL},
+    {EMFILE, KR_REFUSED_NOFILE},  {ENFILE, KR_REFUSED_NOFILE},  {ENODEV, KR_REFUSED_OTHER},
+    {ENOMEM, KR_REFUSED_MEMLOCK}, {ENOSYS, KR_REFUSED_SECCOMP}, {EOVERFLOW, KR_REFUSED_OTHER},
+    {EPERM, KR_REFUSED_SECCOMP},
+};
+
+/* man io_uring_enter. -EBADFD is what a ring that is not enabled yet must answer, and no refusal. */
+static const struct answer enter_answers[] = {
+    {EACCES, KR_REFUSED_SECCOMP}, {EAGAIN, KR_REFUSED_OTHER}, {EBADF, KR_REFUSED_OTHER},
+    {EBUSY, KR_REFUSED_OTHER},    {EFAULT, KR_REFUSED_OTHER}, {EINVAL, KR_REFUSED_KERNEL},
+    {ENOSYS, KR_REFUSED_SECCOMP}, {ENXIO, KR_REFUSED_OTHER},  {EOPNOTSUPP, KR_REFUSED_OTHER},
+    {EPERM, KR_REFUSED_SECCOMP},
+};
+
+/* man io_uring_register, of IORING_REGISTER_FILES2. */
+static const struct answer table_answers[] = {
+    {EACCES, KR_REFUSED_SECCOMP}, {EBADF, KR_REFUSED_OTHER},    {EBADFD, KR_REFUSED_OTHER},
+    {EBUSY, KR_REFUSED_OTHER},    {EEXIST, KR_REFUSED_OTHER},   {EFAULT, KR_REFUSED_OTHER},
+    {EINTR, KR_REFUSED_OTHER},    {EINVAL, KR_REFUSED_KERNEL},  {EMFILE, KR_REFUSED_NOFILE},
+    {ENOMEM, KR_REFUSED_MEMLOCK}, {ENOSYS, KR_REFUSED_SECCOMP}, {ENXIO, KR_REFUSED_OTHER},
+    {EOPNOTSUPP, KR_REFUSED_OTHER}, {EPERM, KR_REFUSED_SECCOMP},
+};
+
+/* The same, of IORING_REGISTER_FILE_ALLOC_RANGE. */
+static const struct answer range_answers[] = {
+    {EACCES, KR_REFUSED_SECCOMP}, {EFAULT, KR_REFUSED_OTHER},    {EINVAL, KR_REFUSED_KERNEL},
+    {ENOSYS, KR_REFUSED_SECCOMP}, {ENXIO, KR_REFUSED_OTHER},     {EOVERFLOW, KR_REFUSED_OTHER},
+    {EPERM, KR_REFUSED_SECCOMP},
+};
+
+/* man io_uring_register_buf_ring. */
+static const struct answer bufs_answers[] = {
+    {EACCES, KR_REFUSED_SECCOMP}, {EEXIST, KR_REFUSED_OTHER},   {EFAULT, KR_REFUSED_OTHER},
+    {EINVAL, KR_REFUSED_KERNEL},  {ENOMEM, KR_REFUSED_MEMLOCK}, {ENOSYS, KR_REFUSED_SECCOMP},
+    {EOPNOTSUPP, KR_REFUSED_OTHER}, {EPERM, KR_REFUSED_SECCOMP},
+};
+
+/* man eventfd. Its memory is not locked, so it is memory that lacks. */
+static const struct answer eventfd_answers[] = {
+    {EINVAL, KR_REFUSED_KERNEL},  {EMFILE, KR_REFUSED_NOFILE},  {ENFILE, KR_REFUSED_NOFILE},
+    {ENODEV, KR_REFUSED_OTHER},   {ENOMEM, KR_REFUSED_MEMORY},  {ENOSYS, KR_REFUSED_SECCOMP},
+    {EPERM, KR_REFUSED_SECCOMP},
+};
+
+static void check_text(const char *text, size_t size) {
+    CHECK(memchr(text, 0, size));
+    CHECK_GT(strlen(text), 0u);
+    CHECK_LT(strlen(text), size - 1); /* a full array would be a text cut short */
+}
+
+/* Refused, explained, nothing left; and once the kernel is willing, all is well. */
+static void check_refusal(struct door *d, int error, enum kr_refusal refused, const char *tried) {
+    int fds = tap_fd_count();
+    struct kr_reactor *r = NULL;
+    struct kr_failure why;
+    memset(&why, 'x', sizeof why);
+    CHECK_ERR(make(d, &r, &why), error);
+    CHECK(!r);
+    CHECK_EQ(d->struck, 1u);
+    CHECK_EQ(why.error, -error);
+    CHECK_EQ(why.refused, refused);
+    check_text(why.tried, sizeof why.tried);
+    check_text(why.cause, sizeof why.cause);
+    check_text(why.remedy, sizeof why.remedy);
+    if (!strstr(why.tried, tried))
+        FAIL("tried is \"%s\", which does not say \"%s\"", why.tried, tried);
+    CHECK_EQ(d->held, 0);
+    CHECK_EQ(tap_fd_count(), fds);
+}
+
+static void check_refusals(enum call call, const char *tried, const struct answer *answers, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        row_begin(tried, answers[i].error, 0, 1);
+        struct door *d = door_open();
+        /* Without -EINVAL for the newest flag, a second opening would be tried. */
+        bool twice = call == RING_OPEN && answers[i].error == EINVAL &&
+                     (tap_variant()->caps_mask & KR__CAP_NO_SQARRAY);
+        door_fail(d, call, answers[i].error, 0, twice ? 2 : 1);
+        if (twice)
+            d->struck = UINT32_MAX; /* the first of the two makes it 0 */
+        check_refusal(d, answers[i].error, answers[i].refused, tried);
+        struct kr_reactor *r;
+        CHECK_OK(make(d, &r, NULL));
+        check_works(r);
+        free_all(d, r);
+    }
+}
+
+/* Ours: whatever the set-up of a ring answers. */
+TEST_EACH(new_when_setup_fails) {
+    check_refusals(RING_OPEN, "io_uring_setup", setup_answers, COUNT(setup_answers));
+}
+
+/* Ours: the newest set-up flag is given up when the kernel does not know it, without a word. */
+TEST_EACH(new_when_setup_fails_for_its_newest_flag) {
+    struct door *d = door_open();
+    row_begin("io_uring_setup", EINVAL, 0, 1);
+    door_fail(d, RING_OPEN, EINVAL, 0, 1);
+    struct kr_reactor *r;
+    int rc = make(d, &r, NULL);
+    if (!(tap_variant()->caps_mask & KR__CAP_NO_SQARRAY)) {
+        CHECK_ERR(rc, EINVAL);
+        return;
+    }
+    CHECK_OK(rc);
+    CHECK(!(r->ring.caps & KR__CAP_NO_SQARRAY));
+    check_works(r);
+    free_all(d, r);
+}
+
+/* Ours: the system call that a filter may forbid alone. */
+TEST_EACH(new_when_enter_fails) {
+    check_refusals(ENTER, "io_uring_enter", enter_answers, COUNT(enter_answers));
+}
+
+TEST_EACH(new_when_the_file_table_fails) {
+    check_refusals(REG_TABLE, "file table", table_answers, COUNT(table_answers));
+}
+
+TEST_EACH(new_when_its_range_fails) {
+    check_refusals(REG_RANGE, "file table", range_answers, COUNT(range_answers));
+}
+
+TEST_EACH(new_when_the_buffers_fail) {
+    check_refusals(REG_BUFS, "buffers", bufs_answers, COUNT(bufs_answers));
+}
+
+TEST_EACH(new_when_the_eventfd_fails) {
+    check_refusals(WAKE_OPEN, "eventfd", eventfd_answers, COUNT(eventfd_answers));
+}
+
+/* The mappings of a set-up, in order, and what their failing is called. */
+static const struct {
+    unsigned nth;
+    const char *tried;
+} map_rows[] = {
+    {0, "allocator"}, {1, "buffers"}, {2, "buffers"}, {3, "tables"}, {4, "tables"},
+};
+
+/* Ours: mmap knows one error here, and it does not matter which mapping meets it. */
+TEST_EACH(new_when_a_mapping_fails) {
+    for (size_t i = 0; i < COUNT(map_rows); i++) {
+        row_begin("mmap", ENOMEM, map_rows[i].nth, 1);
+        struct door *d = door_open();
+        d->memlock = UINT64_MAX;
+        door_fail(d, MAP, ENOMEM, map_rows[i].nth, 1);
+        check_refusal(d, ENOMEM, KR_REFUSED_MEMORY, map_rows[i].tried);
+    }
+    struct door *d = door_open();
+    door_fail(d, MAP, ENOMEM, COUNT(map_rows), 1);
+    struct kr_reactor *r;
+    CHECK_OK(make(d, &r, NULL));
+    CHECK_EQ(d->struck, 0u); /* the table names them all */
+    free_all(d, r);
+}
+
+/* What the limits and the sysctl say beside an error. */
+static const struct {
+    int error, sysctl;
+    uint64_t memlock;
+    enum kr_refusal refused;
+} cause_rows[] = {
+    {EPERM, -1, 0, KR_REFUSED_SECCOMP},  {EPERM, 0, 0, KR_REFUSED_SECCOMP},
+    {EPERM, 1, 0, KR_REFUSED_SYSCTL},    {EPERM, 2, 0, KR_REFUSED_SYSCTL},
+    {EACCES, 2, 0, KR_REFUSED_SECCOMP},  {ENOSYS, -1, 0, KR_REFUSED_KERNEL},
+    {ENOSYS, 0, 0, KR_REFUSED_SECCOMP},  {ENOSYS, 2, 0, KR_REFUSED_SECCOMP},
+    {ENOMEM, 0, 0, KR_REFUSED_MEMLOCK},  {ENOMEM, 0, 65536, KR_REFUSED_MEMLOCK},
+    {ENOMEM, 0, UINT64_MAX, KR_REFUSED_MEMORY},
+};
+
+/* Ours: the same error has another cause where the machine is set up otherwise. */
+TEST_EACH(new_finds_the_cause_by_the_limits) {
+    for (size_t i = 0; i < COUNT(cause_rows); i++) {
+        row_begin("io_uring_setup", cause_rows[i].error, 0, 1);
+        struct door *d = door_open();
+        d->sysctl = cause_rows[i].sysctl;
+        d->memlock = cause_rows[i].memlock;
+        door_fail(d, RING_OPEN, cause_rows[i].error, 0, 1);
+        check_refusal(d, cause_rows[i].error, cause_rows[i].refused, "io_uring_setup");
+    }
+}
+
+static const struct {
+    uint64_t nofile;
+    unsigned conn_max;
+} limit_rows[] = {
+    {0, 1}, {4, 1}, {5, 1}, {6, 2}, {1024, 1020}, {UINT64_MAX, 16384},
+};
+
+/* Ours: the default table is as long as the limit of descriptors lets it be, less the library's own files. */
+TEST_EACH(new_sizes_its_table_by_the_limit) {
+    for (size_t i = 0; i < COUNT(limit_rows); i++) {
+        struct door *d = door_open();
+        d->nofile = limit_rows[i].nofile;
+        struct kr_config config = small_config(d);
+        config.conn_max = 0;
+        struct kr_reactor *r;
+        CHECK_OK(kr__reactor_new(&r, &config, NULL, &d->kernel, (unsigned)tap_variant()->caps_mask));
+        CHECK_EQ(r->config.conn_max, limit_rows[i].conn_max);
+        check_works(r);
+        free_all(d, r);
+    }
+}
+
+/* ---- binding and running ---- */
+
+/* man io_uring_register, of IORING_REGISTER_ENABLE_RINGS. */
+static const int bind_errors[] = {EACCES, EBADF, EBADFD, EEXIST, EINVAL, ENOMEM, ENOSYS, EPERM};
+
+/* Ours: a ring that cannot be enabled is told of, is not bound to the thread, and may be tried again. */
+TEST_EACH(run_when_enabling_fails) {
+    for (size_t i = 0; i < COUNT(bind_errors); i++) {
+        row_begin("enabling the ring", bind_errors[i], 0, 2);
+        struct door *d = door_open();
+        struct kr_reactor *r;
+        CHECK_OK(make(d, &r, NULL));
+        door_fail(d, RING_BIND, bind_errors[i], 0, 2);
+        CHECK_ERR(kr_step(r, 0), bind_errors[i]);
+        CHECK_ERR(kr_run(r), bind_errors[i]);
+        CHECK_EQ(d->struck, 2u);
+        CHECK(!r->thread);
+        check_works(r);
+        free_all(d, r);
+    }
+}
+
+/* A reactor with a client that has been served once. */
+struct served {
+    struct door *d;
+    struct kr_reactor *r;
+    struct seen seen;
+    uint16_t port;
+    int fd;
+};
+
+static void served_begin(struct served *s) {
+    *s = (struct served){.d = door_open()};
+    CHECK_OK(make(s->d, &s->r, NULL));
+    CHECK_OK(listen_rc(s->r, false, &s->seen, &s->port));
+    s->fd = test_connect(s->port);
+    echo_once(s->r, s->fd);
+}
+
+/* Something of each kind has begun while the kernel is difficult; all of it must come to its end. */
+static void served_ask(struct served *s) {
+    CHECK_EQ(test_send_some(s->fd, "hello", 5), 5);
+    CHECK_OK(kr_timer_start(s->r, NULL, 0, 0, seen_fire, &s->seen));
+    CHECK_OK(kr_post(s->r, seen_post, &s->seen));
+    CHECK_OK(kr_conn_send(s->r, s->seen.conn, "+", 1));
+}
+
+static void served_get(struct served *s) {
+    char back[6];
+    test_recv(s->r, s->fd, back, sizeof back);
+    CHECK_EQ(back[0] == '+' ? memcmp(back, "+hello", 6) : memcmp(back, "hello+", 6), 0);
+    TEST_UNTIL(s->r, s->seen.fires == 1 && s->seen.posts == 1);
+}
+
+static void served_end(struct served *s) {
+    check_serves(s->r, s->port, &s->seen);
+    test_close(s->fd);
+    TEST_UNTIL(s->r, s->seen.closes == 2);
+    free_all(s->d, s->r);
+}
+
+/* man io_uring_enter: what passes by itself. -ETIME is how a wait ends. */
+static const int passing_errors[] = {EINTR, EAGAIN, EBUSY, ETIME};
+static const unsigned passing_times[] = {1, 3, 50};
+
+/* Ours: a signal, a kernel short of memory, an overflown queue: the turn ends, the next one tries again, nothing
+ * is lost, however often it happens. */
+TEST_EACH(run_when_enter_fails_for_a_while) {
+    for (size_t i = 0; i < COUNT(passing_errors) * COUNT(passing_times) * 2; i++) {
+        int error = passing_errors[i % COUNT(passing_errors)];
+        unsigned times = passing_times[i / COUNT(passing_errors) % COUNT(passing_times)];
+        unsigned skip = (unsigned)(i / (COUNT(passing_errors) * COUNT(passing_times)));
+        row_begin("io_uring_enter", error, skip, times);
+        struct served s;
+        served_begin(&s);
+        door_fail(s.d, ENTER, error, skip, times);
+        served_ask(&s);
+        TEST_UNTIL(s.r, s.d->struck == times);
+        served_get(&s);
+        served_end(&s);
+    }
+}
+
+static const int told_errors[] = {
+    EACCES, EBADF, EBADFD, EBADR, EEXIST, EFAULT, EINVAL, ENOMEM, ENOSYS, ENXIO, EOPNOTSUPP, EOWNERDEAD, EPERM,
+};
+
+/* Ours: every other error of enter ends the run, unaltered. What had been asked for is still there, so that a caller
+ * who knows better may run on. */
+TEST_EACH(run_when_enter_fails) {
+    for (size_t i = 0; i < COUNT(told_errors) * 2; i++) {
+        int error = told_errors[i % COUNT(told_errors)];
+        unsigned skip = (unsigned)(i / COUNT(told_errors));
+        row_begin("io_uring_enter", error, skip, 1);
+        struct served s;
+        served_begin(&s);
+        served_ask(&s);
+        door_fail(s.d, ENTER, error, skip, 1);
+        CHECK_ERR(kr_run(s.r), error);
+        CHECK_EQ(s.d->struck, 1u);
+        served_get(&s);
+        served_end(&s);
+    }
+}
+
+/* Ours: a submission that takes fewer requests than offered (man io_uring_enter): the others go with the next one,
+ * in order. */
+TEST_EACH(run_when_enter_takes_one_of_many) {
+    enum { CLIENTS = 8 };
+    struct served s;
+    served_begin(&s);
+    row_begin("io_uring_enter", 1, 0, 50);
+    int fds[CLIENTS];
+    for (int i = 0; i < CLIENTS; i++)
+        fds[i] = test_connect(s.port);
+    TEST_UNTIL(s.r, s.seen.opens == CLIENTS + 1);
+    door_fail(s.d, ENTER_SHORT, 1, 0, 50);
+    while (s.d->times) {
+        for (int i = 0; i < CLIENTS; i++)
+            CHECK_EQ(test_send_some(fds[i], "hello", 5), 5);
+        char back[5];
+        for (int i = 0; i < CLIENTS; i++) {
+            test_recv(s.r, fds[i], back, 5);
+            CHECK_MEM_EQ(back, "hello", 5);
+        }
+    }
+    for (int i = 0; i < CLIENTS; i++)
+        test_close(fds[i]);
+    TEST_UNTIL(s.r, s.seen.closes == CLIENTS);
+    test_close(s.fd);
+    TEST_UNTIL(s.r, s.seen.closes == CLIENTS + 1);
+    free_all(s.d, s.r);
+}
+
+/* ---- freeing ---- */
+
+/* Ours: freeing goes round until the kernel has let go, though it is difficult at first. */
+TEST_EACH(free_when_enter_fails_for_a_while) {
+    for (size_t i = 0; i < COUNT(passing_errors); i++) {
+        row_begin("io_uring_enter", passing_errors[i], 0, 20);
+        struct served s;
+        served_begin(&s);
+        CHECK_OK(kr_post(s.r, seen_post, &s.seen));
+        door_fail(s.d, ENTER, passing_errors[i], 0, 20);
+        free_all(s.d, s.r);
+        CHECK_EQ(s.d->struck, 20u);
+        CHECK_EQ(s.seen.closes, 1u);
+        CHECK_EQ(s.seen.posts, 1u);
+        CHECK_EQ(test_recv_end(NULL, s.fd, NULL), 0);
+        test_close(s.fd);
+    }
+}
+
+/* Ours: when the kernel does not let itself be asked any more, the reactor is freed all the same. The user hears the
+ * end of each connection, exactly once, and gets back what was posted: the ring is closed by then. */
+TEST_EACH(free_when_enter_fails_for_ever) {
+    for (size_t i = 0; i < COUNT(told_errors); i++) {
+        row_begin("io_uring_enter", told_errors[i], 0, FOR_EVER);
+        struct served s;
+        served_begin(&s);
+        CHECK_OK(kr_conn_send(s.r, s.seen.conn, "never sent", 10));
+        CHECK_OK(kr_post(s.r, seen_post, &s.seen));
+        door_fail(s.d, ENTER, told_errors[i], 0, FOR_EVER);
+        free_all(s.d, s.r);
+        CHECK_GE(s.d->struck, 1u);
+        CHECK_EQ(s.seen.closes, 1u);
+        CHECK_EQ(s.seen.posts, 1u);
+        test_close(s.fd);
+    }
+}
+
+/* ---- listening ---- */
+
+/* man socket, setsockopt, bind, listen, getsockname. */
+static const int listen_errors[] = {
+    EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EBADF,      EDOM,       EFAULT, EINVAL, EMFILE, ENETDOWN,
+    ENFILE, ENOBUFS,    ENOMEM,        ENOPROTOOPT,  ENOTSOCK,   EOPNOTSUPP, EPERM,  EPROTONOSUPPORT,
+};
+
+/* man io_uring_register, of IORING_REGISTER_FILES_UPDATE. */
+static const int file_errors[] = {
+    EACCES, EAGAIN, EBADF, EBADFD, EBUSY, EFAULT, EINTR, EINVAL, ENOMEM, ENXIO, EOPNOTSUPP, EOVERFLOW, EPERM,
+};
+
+static void check_listen_refused(enum call call, const char *name, int error) {
+    row_begin(name, error, 0, 6);
+    struct door *d = door_open();
+    struct kr_reactor *r;
+    CHECK_OK(make(d, &r, NULL));
+    int held = d->held;
+    struct seen seen = {0};
+    uint16_t port;
+    door_fail(d, call, error, 0, 6); /* more often than there are file slots: none may be lost */
+    for (int i = 0; i < 6; i++)
+        CHECK_ERR(listen_rc(r, i % 2, &seen, &port), error);
+    CHECK_EQ(test_stats(r).listeners, 0u);
+    CHECK_LE(d->held, held + 1); /* the heap of deadlines has come into being */
+    for (int i = 0; i < 4; i++)
+        check_works(r);
+    CHECK_ERR(listen_rc(r, false, &seen, &port), ENOSPC);
+    free_all(d, r);
+}
+
+/* Ours: an error of the socket's making is the caller's to see, and leaves neither descriptor nor slot behind. */
+TEST_EACH(listen_when_the_socket_fails) {
+    for (size_t i = 0; i < COUNT(listen_errors); i++)
+        check_listen_refused(LISTEN, "listen", listen_errors[i]);
+}
+
+TEST_EACH(listen_when_the_table_fails) {
+    for (size_t i = 0; i < COUNT(file_errors); i++)
+        check_listen_refused(REG_FILE, "the file table's update", file_errors[i]);
+}
+
+/* Ours: a reactor that never ran takes its listeners out of the table by itself; the ring's end does it as well. */
+TEST_EACH(free_when_the_table_fails) {
+    for (size_t i = 0; i < COUNT(file_errors); i++) {
+        row_begin("the file table's update", file_errors[i], 0, FOR_EVER);
+        struct door *d = door_open();
+        struct kr_reactor *r;
+        CHECK_OK(make(d, &r, NULL));
+        struct seen seen = {0};
+        uint16_t port;
+        CHECK_OK(listen_rc(r, false, &seen, &port));
+        door_fail(d, REG_FILE, file_errors[i], 0, FOR_EVER);
+        free_all(d, r);
+        CHECK_EQ(d->struck, 1u);
+    }
+}
+
+/* ---- addresses, close, wake ---- */
+
+/* man getpeername, getsockname. */
+static const int addrs_errors[] = {EBADF, EFAULT, EINVAL, ENOBUFS, ENOMEM, ENOTCONN, ENOTSOCK};
+
+/* Ours: a client whose address cannot be had is let go, unannounced; the next one is served. */
+TEST_EACH(accept_when_the_addresses_fail) {
+    for (size_t i = 0; i < COUNT(addrs_errors); i++) {
+        row_begin("getpeername", addrs_errors[i], 0, 1);
+        struct door *d = door_open();
+        struct kr_reactor *r;
+        CHECK_OK(make(d, &r, NULL));
+        struct seen seen = {0};
+        uint16_t port;
+        CHECK_OK(listen_rc(r, true, &seen, &port));
+        door_fail(d, SOCK_ADDRS, addrs_errors[i], 0, 1);
+        int fd = test_connect(port);
+        CHECK_EQ(test_recv_end(r, fd, NULL), 0);
+        test_close(fd);
+        CHECK_EQ(seen.opens, 0u);
+        check_serves(r, port, &seen);
+        CHECK_EQ(seen.opens, 1u);
+        free_all(d, r);
+    }
+}
+
+/* man close. */
+static const int close_errors[] = {EDQUOT, EINTR, EIO, ENOSPC};
+
+/* Ours: what close reports changes nothing, as the descriptor is gone: a listener's own, an accepted one's, the
+ * eventfd's at the end. */
+TEST_EACH(close_fails_wherever_it_is_called) {
+    for (size_t i = 0; i < COUNT(close_errors) * 3; i++) {
+        int error = close_errors[i % COUNT(close_errors)];
+        unsigned which = (unsigned)(i / COUNT(close_errors));
+        row_begin("close", error, which, 1);
+        struct door *d = door_open();
+        struct kr_reactor *r;
+        CHECK_OK(make(d, &r, NULL));
+        door_fail(d, CLOSE, error, which, 1);
+        struct seen seen = {0};
+        uint16_t port;
+        CHECK_OK(listen_rc(r, true, &seen, &port));
+        check_serves(r, port, &seen);
+        free_all(d, r);
+        CHECK_EQ(d->struck, 1u);
+    }
+}
+
+/* man write of an eventfd. */
+static const int wake_errors[] = {EAGAIN, EBADF, EFAULT, EINTR, EINVAL, EIO, ENOSPC, EPIPE};
+
+/* Runs and frees the reactor, and returns what kr_run did. */
+static void *run_main(void *arg) {
+    int rc = kr_run(arg);
+    CHECK_OK(kr_reactor_free(arg));
+    return (void *)(intptr_t)rc;
+}
+
+static void await_sleep(struct kr_reactor *r) {
+    while (!__atomic_load_n(&r->inbox.asleep, __ATOMIC_SEQ_CST)) {
+        if (tap_remaining_ns() == 0)
+            FAIL("the reactor does not sleep");
+        sched_yield();
+    }
+}
+
+/* Ours: a wake that could not be sent takes nothing back of what it was for, and does not keep the next post or
+ * stop from waking the reactor. */
+TEST_EACH(post_when_the_wake_fails) {
+    for (size_t i = 0; i < COUNT(wake_errors); i++) {
+        row_begin("eventfd write", wake_errors[i], 0, 1);
+        struct door *d = door_open();
+        struct kr_reactor *r;
+        CHECK_OK(make(d, &r, NULL));
+        struct seen seen = {0};
+        door_fail(d, WAKE_SEND, wake_errors[i], 0, 1);
+        pthread_t thread;
+        CHECK_EQ(pthread_create(&thread, NULL, run_main, r), 0);
+        await_sleep(r);
+        CHECK_OK(kr_post(r, seen_post, &seen));
+        CHECK_EQ(__atomic_load_n(&d->struck, __ATOMIC_ACQUIRE), 1u);
+        CHECK_OK(kr_post(r, seen_post, &seen));
+        while (__atomic_load_n(&seen.posts, __ATOMIC_ACQUIRE) < 2) {
+            if (tap_remaining_ns() == 0)
+                FAIL("a post does not wake the reactor after one that could not");
+            sched_yield();
+        }
+        kr_stop(r);
+        void *rc;
+        CHECK_EQ(pthread_join(thread, &rc), 0);
+        CHECK_EQ((intptr_t)rc, 0);
+        CHECK_EQ(d->held, 0);
+    }
+}
+
+/* ---- the real door ---- */
+
+static int real_listen(const char *ip, uint16_t port, unsigned backlog) {
+    struct kr_addr addr, bound;
+    CHECK_OK(kr_addr_ip(&addr, ip, port));
+    struct kr__listen_plan plan = {.addr = &addr, .backlog = backlog};
+    return kr__linux.listen(&kr__linux, &plan, &bound);
+}
+
+static int real_sock_addrs(int fd) {
+    struct kr_addr peer, local;
+    return kr__linux.sock_addrs(&kr__linux, fd, &peer, &local);
+}
+
+/* The kernel's, and ours: linux.c hands on what the system calls answer, as a negative errno. */
+TEST(linux_answers_in_negative_errnos) {
+    const struct kr__kernel *k = &kr__linux;
+    int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    int file = CHECK_SYS(open("/dev/null", O_RDWR | O_CLOEXEC));
+    struct io_uring ring;
+    struct io_uring_params params = {0};
+    CHECK_ERR(k->ring_open(k, &ring, 0, &params), EINVAL);
+    params = (struct io_uring_params){.flags = UINT32_MAX};
+    CHECK_ERR(k->ring_open(k, &ring, 8, &params), EINVAL);
+    ring = (struct io_uring){.ring_fd = file, .enter_ring_fd = file};
+    CHECK_ERR(k->enter(k, &ring, 0, 0, 0, NULL), EOPNOTSUPP);
+    CHECK_ERR(k->reg(k, &ring, IORING_REGISTER_FILES_UPDATE, NULL, 0), EOPNOTSUPP);
+    bool registered = false;
+    CHECK_ERR(k->ring_bind(k, &ring, &registered), EOPNOTSUPP);
+    CHECK(!registered);
+    CHECK(!k->map(k, SIZE_MAX / 2, KR__MAP_PLAIN));
+    CHECK_ERR(real_sock_addrs(-1), EBADF);
+    CHECK_ERR(real_sock_addrs(file), ENOTSOCK);
+    CHECK_ERR(real_sock_addrs(fd), ENOTCONN);
+    CHECK_ERR(k->close(k, -1), EBADF);
+    errno = EDOM;
+    CHECK_ERR(k->wake_send(k, -1), EBADF);
+    CHECK_EQ(errno, EDOM);
+    CHECK_ERR(real_listen("192.0.2.1", 0, 8), EADDRNOTAVAIL);
+    CHECK_SYS(close(file));
+    CHECK_SYS(close(fd));
+}
+
+/* The kernel's: an eventfd whose counter is full refuses (man eventfd), and so no wake blocks. */
+TEST(linux_wake_never_blocks) {
+    const struct kr__kernel *k = &kr__linux;
+    int fd = CHECK_OK(k->wake_open(k));
+    CHECK_EQ(CHECK_SYS(write(fd, &(uint64_t){UINT64_MAX - 1}, 8)), 8);
+    CHECK_ERR(k->wake_send(k, fd), EAGAIN);
+    CHECK_OK(k->close(k, fd));
+}
+
+/* ---- the real path, under strace ---- */
+
+struct straced {
+    struct kr_reactor *r;
+    unsigned fires, posts;
+};
+
+static void straced_post(struct kr_reactor *r, void *arg) {
+    (void)r;
+    ((struct straced *)arg)->posts++;
+}
+
+static void straced_fire(struct kr_reactor *r, kr_timer timer, void *user) {
+    struct straced *s = user;
+    (void)timer;
+    s->fires++;
+    CHECK_OK(kr_post(r, straced_post, s));
+}
+
+/* What strace watches: a hundred messages, one at a time, beside a timer and posts. Ends with 0 if each came back. */
+static int straced(enum kr_taskrun taskrun) {
+    alarm(15);
+    struct kr_config config;
+    kr_config_init(&config);
+    config.taskrun = taskrun;
+    struct kr_failure why;
+    struct straced s = {0};
+    CHECK_OK(kr_reactor_new(&s.r, &config, &why));
+    struct seen seen = {0};
+    uint16_t port;
+    CHECK_OK(listen_rc(s.r, false, &seen, &port));
+    CHECK_OK(kr_timer_start(s.r, NULL, 0, MS, straced_fire, &s));
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+    int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    CHECK_SYS(connect(fd, &addr.u.sa, addr.size));
+    for (int i = 0; i < 100; i++) {
+        char message[16], back[16];
+        snprintf(message, sizeof message, "message %07d", i);
+        CHECK_EQ(send(fd, message, sizeof message, MSG_NOSIGNAL), (ssize_t)sizeof message);
+        ssize_t got;
+        while ((got = recv(fd, back, sizeof back, MSG_DONTWAIT)) < 0)
+            CHECK_OK(kr_step(s.r, MS));
+        CHECK_EQ(got, (ssize_t)sizeof back);
+        CHECK_MEM_EQ(back, message, sizeof back);
+    }
+    while (s.posts < 3)
+        CHECK_OK(kr_step(s.r, MS));
+    CHECK_SYS(close(fd));
+    while (!seen.closes)
+        CHECK_OK(kr_step(s.r, MS));
+    CHECK_OK(kr_reactor_free(s.r));
+    return 0;
+}
+
+/* How many system calls strace says it has answered itself. */
+static unsigned injected(const char *path) {
+    FILE *file = fopen(path, "re");
+    CHECK(file);
+    char line[1024];
+    unsigned count = 0;
+    while (fgets(line, sizeof line, file))
+        count += strstr(line, "(INJECTED)") != NULL;
+    fclose(file);
+    return count;
+}
+
+/* Leaks are not looked for there: the checker itself needs ptrace. */
+static void exec_strace(const char *inject, const char *log, const char *program) {
+    setenv("ASAN_OPTIONS", "detect_leaks=0", 1);
+    const char *mode = tap_variant()->mode == KR_TASKRUN_DEFER ? "defer" : "coop";
+    execlp("strace", "strace", "-qq", "-o", log, "-e", "trace=io_uring_enter", "-e", inject, "--",
+           program, "--straced", mode, (char *)NULL);
+    _exit(errno == ENOENT ? 77 : 1);
+}
+
+static void under_strace(const char *error, const char *when) {
+    char inject[64], self[512], log[] = "/tmp/kreactor-door-XXXXXX";
+    snprintf(inject, sizeof inject, "inject=io_uring_enter:error=%s:when=%s", error, when);
+    ssize_t size = CHECK_SYS(readlink("/proc/self/exe", self, sizeof self - 1));
+    self[size] = 0;
+    CHECK_SYS(close(CHECK_SYS(mkstemp(log))));
+    pid_t child = CHECK_SYS(fork());
+    if (child == 0)
+        exec_strace(inject, log, self);
+    int status;
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    unsigned count = injected(log);
+    CHECK_SYS(unlink(log));
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+        tap_skip("needs strace");
+    CHECK(WIFEXITED(status));
+    CHECK_EQ(WEXITSTATUS(status), 0);
+    tap_note("%s: %u answers injected", inject, count);
+    CHECK_GE(count, 5u);
+}
+
+/* Ours, and strace's: the kernel itself seems to answer, so that nothing of ours is in between. From the third call
+ * on, since the first two are made before the ring is enabled. */
+TEST_EACH(real_enter_is_interrupted) {
+    under_strace("EINTR", "3+3");
+}
+
+TEST_EACH(real_enter_lacks_memory) {
+    under_strace("EAGAIN", "3+3");
+}
+
+TEST_EACH(real_enter_is_busy) {
+    under_strace("EBUSY", "3+3");
+}
+
+/* ---- how many rows ---- */
+
+enum {
+    ROWS = COUNT(setup_answers) + 1 + COUNT(enter_answers) + COUNT(table_answers) + COUNT(range_answers) +
+           COUNT(bufs_answers) + COUNT(eventfd_answers) + COUNT(map_rows) + COUNT(cause_rows) +
+           COUNT(limit_rows) + COUNT(bind_errors) + COUNT(passing_errors) * COUNT(passing_times) * 2 +
+           COUNT(told_errors) * 2 + 1 + COUNT(passing_errors) + COUNT(told_errors) + COUNT(listen_errors) +
+           COUNT(file_errors) * 2 + COUNT(addrs_errors) + COUNT(close_errors) * 3 + COUNT(wake_errors),
+};
+_Static_assert(ROWS >= 200, "the table has lost rows");
+
+int main(int argc, char **argv) {
+    if (argc == 3 && strcmp(argv[1], "--straced") == 0)
+        return straced(strcmp(argv[2], "defer") == 0 ? KR_TASKRUN_DEFER : KR_TASKRUN_COOP);
+    return tap_main("door", 102, argc, argv);
+}
