@@ -316,7 +316,7 @@ int kr__loop_turn(struct kr_reactor *r, int64_t max_wait_ns) {
     int rc = turn(r, max_wait_ns);
     kr__reservation_drop(r);
     r->in_turn = false;
-    if (kr__unlikely(rc < 0))
+    if (kr__unlikely(rc == -EBADR))
         r->lost = true;
     return rc;
 }

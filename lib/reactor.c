@@ -365,13 +365,15 @@ static void wind_down(struct kr_reactor *r) {
     end_listeners(r);
     end_conns(r);
     kr__owner_dirty(r, &r->self);
+    bool failed = false;
     while (!is_settled(r)) {
-        bool lost = r->lost;
+        bool lost = r->lost || failed;
         int rc = kr__loop_turn(r, lost ? LOST_WAIT_NS : -1);
         if (lost && rc <= 0) {
             abandon(r);
             return;
         }
+        failed = rc < 0;
         end_conns(r); /* an accept that was under way */
     }
 }

@@ -1,8 +1,8 @@
 /* Accepting: addresses and ports, limits, pauses, errors of the kernel.
  *
- * What must hold above all: whoever connects is served, sooner or later, and is neither dropped nor reset while the
- * listener lives, however many come, whatever limit is reached, and whatever accept answers; and while nothing
- * can be accepted, the reactor does not spin. */
+ * What must hold above all: whoever connects is served, sooner or later, and is neither dropped nor
+ * reset while the listener lives, however many come, whatever limit is reached, and whatever accept
+ * answers; and while nothing can be accepted, the reactor does not spin. */
 #include "harness/net.h"
 
 #include "kernel/probe.h"
@@ -36,12 +36,14 @@ static void server_open(struct kr_reactor *r, kr_conn conn, void *user) {
     }
 }
 
-static size_t server_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t server_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                          size_t size) {
     (void)user;
     return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
 }
 
-static void server_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void server_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                         enum kr_why why) {
     (void)r;
     (void)conn;
     (void)error;
@@ -90,7 +92,8 @@ static int clients_speak(const struct client *clients, unsigned count) {
     return epoll;
 }
 
-/* Those whose echo has come hear it, and go at once if `leave`, so that others find room; returns how many. */
+/* Those whose echo has come hear it, and go at once if `leave`, so that others find room; returns
+ * how many. */
 static unsigned clients_hear(int epoll, struct client *clients, bool leave) {
     struct epoll_event events[256];
     int count = CHECK_SYS(epoll_wait(epoll, events, 256, 0));
@@ -154,8 +157,9 @@ static int connect_to(const struct kr_addr *addr) {
     return fd;
 }
 
-/* Ours: port 0 lets the kernel choose, and the choice can be asked before the first turn; the listener uses no
- * descriptor; a port in use is refused with the system's word, and leaves nothing behind. */
+/* Ours: port 0 lets the kernel choose, and the choice can be asked before the first turn; the
+ * listener uses no descriptor; a port in use is refused with the system's word, and leaves nothing
+ * behind. */
 TEST_EACH(port_zero_and_the_bound_address) {
     struct kr_reactor *r = test_reactor(NULL);
     int before = tap_fd_count();
@@ -171,7 +175,11 @@ TEST_EACH(port_zero_and_the_bound_address) {
     CHECK_NE(port, 0);
 
     kr_listener second = {.bits = 7};
+    struct kr_listen_opts with_addresses =
+        default_opts(); /* which take memory that must come back */
+    with_addresses.addresses = true;
     CHECK_ERR(listen_on(r, &second, "127.0.0.1", port, NULL, &s), EADDRINUSE);
+    CHECK_ERR(listen_on(r, &second, "127.0.0.1", port, &with_addresses, &s), EADDRINUSE);
     CHECK_EQ(second.bits, 7u);
     CHECK_ERR(listen_on(r, NULL, "192.0.2.1", 0, NULL, &s), EADDRNOTAVAIL);
     CHECK_EQ(tap_fd_count(), before);
@@ -202,7 +210,8 @@ TEST_EACH(ipv6) {
     test_reactor_free(r);
 }
 
-/* Ours: v6_only decides whether an IPv6 listener takes IPv4. With it, another may listen on the same port. */
+/* Ours: v6_only decides whether an IPv6 listener takes IPv4. With it, another may listen on the
+ * same port. */
 TEST_EACH(v6_only) {
     struct kr_reactor *r = test_reactor(NULL);
     struct server s = {0};
@@ -227,8 +236,8 @@ TEST_EACH(v6_only) {
     test_reactor_free(r);
 }
 
-/* Ours: reuse_port lets two reactors share a port, and the kernel spreads the clients; that neither gets one of 64
- * has a chance of 2^-63. Without it the second is refused. */
+/* Ours: reuse_port lets two reactors share a port, and the kernel spreads the clients; that neither
+ * gets one of 64 has a chance of 2^-63. Without it the second is refused. */
 TEST_EACH(two_reactors_share_a_port) {
     struct kr_reactor *a = test_reactor(NULL), *b = test_reactor(NULL);
     struct server sa = {0}, sb = {0};
@@ -261,8 +270,8 @@ TEST_EACH(two_reactors_share_a_port) {
 
 /* ---- limits ---- */
 
-static void serve_through_limit(struct kr_listen_opts opts, unsigned reactor_max, unsigned listeners,
-                                unsigned limit) {
+static void serve_through_limit(struct kr_listen_opts opts, unsigned reactor_max,
+                                unsigned listeners, unsigned limit) {
     enum { EACH = 60 };
     struct kr_config config;
     kr_config_init(&config);
@@ -283,8 +292,8 @@ static void serve_through_limit(struct kr_listen_opts opts, unsigned reactor_max
     test_reactor_free(r);
 }
 
-/* Ours: a listener never has more than conn_max connections; whoever is beyond waits in the backlog, is neither
- * dropped nor reset, and is served when others leave. */
+/* Ours: a listener never has more than conn_max connections; whoever is beyond waits in the
+ * backlog, is neither dropped nor reset, and is served when others leave. */
 TEST_EACH(listener_limit_drops_nobody) {
     struct kr_listen_opts opts = default_opts();
     opts.conn_max = 4;
@@ -293,8 +302,8 @@ TEST_EACH(listener_limit_drops_nobody) {
     serve_through_limit(opts, 0, 1, 1);
 }
 
-/* Ours: the same where the reactor's own table is what is full, and two listeners compete for it. The kernel would
- * drop a client whom it finds no slot for (io_uring/filetable.c). */
+/* Ours: the same where the reactor's own table is what is full, and two listeners compete for it.
+ * The kernel would drop a client whom it finds no slot for (io_uring/filetable.c). */
 TEST_EACH(reactor_limit_drops_nobody) {
     serve_through_limit(default_opts(), 4, 2, 4);
     serve_through_limit(default_opts(), 1, 4, 1);
@@ -310,8 +319,8 @@ TEST_EACH(limits_drop_nobody_with_addresses) {
     serve_through_limit(opts, 0, 1, 2);
 }
 
-/* Ours: listeners at their limits leave room to others: one whose clients stay for good does not keep the other's
- * from being served. */
+/* Ours: listeners at their limits leave room to others: one whose clients stay for good does not
+ * keep the other's from being served. */
 TEST_EACH(full_listener_leaves_room_to_another) {
     struct kr_config config;
     kr_config_init(&config);
@@ -333,7 +342,8 @@ TEST_EACH(full_listener_leaves_room_to_another) {
     test_reactor_free(r);
 }
 
-/* Ours: a listener to whom nobody comes does not keep the last free slots for itself, whichever was there first. */
+/* Ours: a listener to whom nobody comes does not keep the last free slots for itself, whichever was
+ * there first. */
 TEST_EACH(idle_listener_holds_no_room_back) {
     for (unsigned conn_max = 1; conn_max <= 5; conn_max += 2) {
         struct kr_config config;
@@ -351,8 +361,8 @@ TEST_EACH(idle_listener_holds_no_room_back) {
     }
 }
 
-/* Ours: while there is much room one multishot accept takes all clients; near the limit it gives way to accepts that are
- * counted, in time, so that nobody is taken for whom there is no slot. */
+/* Ours: while there is much room one multishot accept takes all clients; near the limit it gives
+ * way to accepts that are counted, in time, so that nobody is taken for whom there is no slot. */
 TEST_EACH(multishot_gives_way_near_the_limit) {
     struct kr_config config;
     kr_config_init(&config);
@@ -376,7 +386,29 @@ TEST_EACH(multishot_gives_way_near_the_limit) {
     test_reactor_free(r);
 }
 
-/* Ours: at the limit with clients waiting, the reactor sleeps: a wait of 1 ms is one enter, or a few. */
+/* Ours: a listener that comes when an earlier one's multishot accept has all slots set aside gets
+ * its share, with clients that wait already: the slots are given up when the multishot accept has
+ * ended. */
+TEST_EACH(later_listener_gets_its_share) {
+    struct kr_config config;
+    kr_config_init(&config);
+    config.conn_max = 2 * 64 + 64;
+    struct kr_reactor *r = test_reactor(&config);
+    struct server s = {0};
+    struct kr_listen_opts opts = default_opts();
+    opts.backlog = 64;
+    uint16_t first = test_listen(r, NULL, &opts, &server_ops, &s);
+    one_is_served(r, first);
+    struct client clients[8];
+    connect_all(clients, 8, test_listen(r, NULL, &opts, &server_ops, &s));
+    serve_all(r, clients, 8, true);
+    one_is_served(r, first);
+    rest_without_conns(r, 2);
+    test_reactor_free(r);
+}
+
+/* Ours: at the limit with clients waiting, the reactor sleeps: a wait of 1 ms is one enter, or a
+ * few. */
 TEST_EACH(full_table_does_not_spin) {
     struct kr_config config;
     kr_config_init(&config);
@@ -400,7 +432,8 @@ TEST_EACH(full_table_does_not_spin) {
     test_reactor_free(r);
 }
 
-/* Ours: file_max bounds the listeners, with -ENOSPC and nothing done; a closed one makes room, after a turn. */
+/* Ours: file_max bounds the listeners, with -ENOSPC and nothing done; a closed one makes room,
+ * after a turn. */
 TEST_EACH(file_max_bounds_the_listeners) {
     struct kr_config config;
     kr_config_init(&config);
@@ -423,8 +456,9 @@ TEST_EACH(file_max_bounds_the_listeners) {
 
 /* ---- pause, resume, close ---- */
 
-/* Ours: a paused listener accepts nothing, in whatever order it was paused, resumed and run; its clients wait and are
- * served after the resume. When it has settled, the kernel owes a completion for the wake-up alone. */
+/* Ours: a paused listener accepts nothing, in whatever order it was paused, resumed and run; its
+ * clients wait and are served after the resume. When it has settled, the kernel owes a completion
+ * for the wake-up alone. */
 TEST_EACH(paused_listener_lets_clients_wait) {
     struct kr_reactor *r = test_reactor(NULL);
     struct server s = {0};
@@ -453,7 +487,8 @@ TEST_EACH(paused_listener_lets_clients_wait) {
     test_reactor_free(r);
 }
 
-/* Ours: pausing and resuming in one turn is as nothing, however often, and loses no client that comes meanwhile. */
+/* Ours: pausing and resuming in one turn is as nothing, however often, and loses no client that
+ * comes meanwhile. */
 TEST_EACH(pause_and_resume_at_once_loses_nobody) {
     struct kr_reactor *r = test_reactor(NULL);
     struct server s = {0};
@@ -484,8 +519,9 @@ static void check_port_refuses(uint16_t port) {
     test_close(fd);
 }
 
-/* Ours: closing a listener with clients in its backlog makes its handle stale at once, resets those clients (the
- * kernel's part), leaves its connections alone, and frees the port for another listener. */
+/* Ours: closing a listener with clients in its backlog makes its handle stale at once, resets those
+ * clients (the kernel's part), leaves its connections alone, and frees the port for another
+ * listener. */
 TEST_EACH(close_with_a_backlog) {
     struct kr_reactor *r = test_reactor(NULL);
     struct server s = {0};
@@ -520,8 +556,9 @@ TEST_EACH(close_with_a_backlog) {
     test_reactor_free(r);
 }
 
-/* Ours: a listener closed before any turn accepts nobody, though clients wait, and its port and slot are free after
- * the first; one that is closed in a reactor that never runs leaves nothing behind. */
+/* Ours: a listener closed before any turn accepts nobody, though clients wait, and its port and
+ * slot are free after the first; one that is closed in a reactor that never runs leaves nothing
+ * behind. */
 TEST_EACH(close_before_the_first_turn) {
     struct kr_config config;
     kr_config_init(&config);
@@ -574,8 +611,8 @@ static void close_inside_open(struct kr_listen_opts opts) {
     test_reactor_free(r);
 }
 
-/* Ours: closed in its first on_open, a listener opens no second connection, though the kernel has accepted more: those
- * are closed, and their slots are free again. */
+/* Ours: closed in its first on_open, a listener opens no second connection, though the kernel has
+ * accepted more: those are closed, and their slots are free again. */
 TEST_EACH(close_inside_on_open) {
     close_inside_open(default_opts());
     struct kr_listen_opts opts = default_opts();
@@ -629,8 +666,8 @@ static void gone_clients(struct kr_listen_opts opts) {
     test_reactor_free(r);
 }
 
-/* Ours: clients that have gone before they were accepted, by FIN or RST, with bytes or without, cost a connection that
- * ends, or none; who comes after them is served. */
+/* Ours: clients that have gone before they were accepted, by FIN or RST, with bytes or without,
+ * cost a connection that ends, or none; who comes after them is served. */
 TEST_EACH(clients_gone_before_accept) {
     struct kr_listen_opts opts = default_opts();
     gone_clients(opts);
@@ -691,15 +728,17 @@ static void burst(unsigned backlog, unsigned conn_max) {
     test_reactor_free(r);
 }
 
-/* Ours: five thousand clients, as many of them at once as the backlog holds, through a CQ of 8: each is served, though
- * nearly every accept, receive and send overflows the queue. The table has room for any number of them. */
+/* Ours: five thousand clients, as many of them at once as the backlog holds, through a CQ of 8:
+ * each is served, though nearly every accept, receive and send overflows the queue. The table has
+ * room for any number of them. */
 TEST_EACH(burst_of_5000_through_a_tiny_cq, .deadline_s = 60) {
     unsigned most = read_number("/proc/sys/net/core/somaxconn");
     unsigned backlog = most < 4096 ? most : 4096;
     burst(backlog, 2 * backlog + BURST + 64);
 }
 
-/* Ours: the same with a table of just the size, which allows one accept for each free slot and no more. */
+/* Ours: the same with a table of just the size, which allows one accept for each free slot and no
+ * more. */
 TEST_EACH(burst_of_5000_into_a_table_of_5000, .deadline_s = 60) {
     unsigned most = read_number("/proc/sys/net/core/somaxconn");
     burst(most < 4096 ? most : 4096, BURST);
@@ -707,8 +746,8 @@ TEST_EACH(burst_of_5000_into_a_table_of_5000, .deadline_s = 60) {
 
 /* ---- errors of accept ---- */
 
-/* The real kernel, but that the next `left` accepts are turned into NOPs with `result` on their way into it: the tag
- * stays, so that to all above the accept has failed. */
+/* The real kernel, but that the next `left` accepts are turned into NOPs with `result` on their way
+ * into it: the tag stays, so that to all above the accept has failed. */
 static struct {
     int result;
     unsigned left, made;
@@ -806,8 +845,8 @@ static void fails_in_each_way(int error) {
     fails_then_recovers(opts, error);
 }
 
-/* Ours: accepts that fail for want of descriptors or memory are made again after a while: a bounded number of them a
- * millisecond, no spin. When the want is over, all who waited are served. */
+/* Ours: accepts that fail for want of descriptors or memory are made again after a while: a bounded
+ * number of them a millisecond, no spin. When the want is over, all who waited are served. */
 TEST_EACH(failing_accepts_back_off_emfile) {
     fails_in_each_way(EMFILE);
 }
@@ -820,8 +859,8 @@ TEST_EACH(failing_accepts_back_off_enomem) {
     fails_in_each_way(ENOMEM);
 }
 
-/* Ours: a client that has gone in the backlog fails its own accept only. A hundred of them in a row delay those behind
- * them by a hundred accepts, not by a hundred waits. */
+/* Ours: a client that has gone in the backlog fails its own accept only. A hundred of them in a row
+ * delay those behind them by a hundred accepts, not by a hundred waits. */
 TEST_EACH(aborted_clients_delay_nobody) {
     struct kr_reactor *r = injecting_reactor();
     struct server s = {0};
@@ -839,8 +878,9 @@ TEST_EACH(aborted_clients_delay_nobody) {
     CHECK_OK(kr_reactor_free(r));
 }
 
-/* Ours: a listener for which memory is refused, at whichever allocation, is refused with -ENOMEM, and neither a socket
- * nor a byte stays behind. One try for each allocation, until none is left to refuse. */
+/* Ours: a listener for which memory is refused, at whichever allocation, is refused with -ENOMEM,
+ * and neither a socket nor a byte stays behind. One try for each allocation, until none is left to
+ * refuse. */
 TEST_EACH(listen_without_memory_leaves_nothing) {
     struct kr_reactor *r = test_reactor(NULL);
     struct server s = {0};
@@ -895,7 +935,8 @@ static void accept_without_memory(struct kr_listen_opts opts) {
     test_reactor_free(r);
 }
 
-/* Ours: a client for whom there is no memory is sent away without a callback; those before and after are served. */
+/* Ours: a client for whom there is no memory is sent away without a callback; those before and
+ * after are served. */
 TEST_EACH(client_without_memory_is_sent_away) {
     accept_without_memory(default_opts());
     struct kr_listen_opts opts = default_opts();
@@ -924,8 +965,9 @@ static void open_the_table(rlim_t old) {
     CHECK_SYS(setrlimit(RLIMIT_NOFILE, &limit));
 }
 
-/* The kernel's, and ours: with addresses an accept needs a descriptor, and at RLIMIT_NOFILE it fails in earnest. The
- * reactor waits, drops nobody, and serves all once descriptors are to be had. */
+/* The kernel's, and ours: with addresses an accept needs a descriptor, and at RLIMIT_NOFILE it
+ * fails in earnest. The reactor waits, drops nobody, and serves all once descriptors are to be
+ * had. */
 TEST_EACH(real_emfile_drops_nobody) {
     struct kr_reactor *r = test_reactor(NULL);
     struct server s = {0};
@@ -948,7 +990,8 @@ TEST_EACH(real_emfile_drops_nobody) {
     test_reactor_free(r);
 }
 
-/* The kernel's: without addresses accepting takes no descriptor, so that a full process still accepts. */
+/* The kernel's: without addresses accepting takes no descriptor, so that a full process still
+ * accepts. */
 TEST_EACH(accepts_at_a_full_descriptor_table) {
     struct kr_reactor *r = test_reactor(NULL);
     struct server s = {0};
@@ -963,4 +1006,4 @@ TEST_EACH(accepts_at_a_full_descriptor_table) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(accept, 84)
+TAP_MAIN(accept, 88)

@@ -1,7 +1,8 @@
 /* The public functions, one by one: what they refuse, and what they answer.
  *
- * What must hold of each: an argument out of its range is -EINVAL, a handle whose object is gone (or never was) is
- * -ESTALE, in both cases nothing was done and what `ret` points to is untouched. */
+ * What must hold of each: an argument out of its range is -EINVAL, a handle whose object is gone
+ * (or never was) is -ESTALE, in both cases nothing was done and what `ret` points to is
+ * untouched. */
 #include "harness/net.h"
 
 #include <errno.h>
@@ -22,8 +23,8 @@ TEST(version_is_that_of_the_headers) {
     CHECK_EQ(KR_VERSION, KR_VERSION_MAJOR * 10000 + KR_VERSION_MINOR * 100 + KR_VERSION_PATCH);
 }
 
-/* Ours: every error that the headers speak of has its name, with either sign; no number has a wrong one (libc's list
- * is the judge), and none has NULL. */
+/* Ours: every error that the headers speak of has its name, with either sign; no number has a wrong
+ * one (libc's list is the judge), and none has NULL. */
 TEST(errname_names_errors) {
     static const int spoken_of[] = {
         EINVAL,   EPERM,        ECHILD,     ESTALE,     ENOBUFS,      EPIPE,  ENOMEM,
@@ -98,7 +99,8 @@ TEST(addr_keeps_a_scope) {
 TEST(addr_refuses_what_is_not_numeric) {
     static const char *const bad[] = {
         "",          "localhost", "1.2.3",     "1.2.3.4.5", "256.1.1.1", "127.0.0.1 ", " 127.0.0.1",
-        "127.0.0.1:80", "[::1]",  "::g",       ":",         "1:2:3",     "::1%",       "fe80::1%no such",
+        "127.0.0.1:80", "[::1]",  "::g",       ":",         "1:2:3",     "::1%",
+        "fe80::1%no such",
         "fe80::1%4294967296",
     };
     struct kr_addr addr, before;
@@ -114,8 +116,8 @@ TEST(addr_refuses_what_is_not_numeric) {
     CHECK_MEM_EQ(&addr, &before, sizeof addr);
 }
 
-/* Ours: in a room that is too small nothing is written, not even the closing 0; one byte less than needed is too
- * small, what is needed is enough. */
+/* Ours: in a room that is too small nothing is written, not even the closing 0; one byte less than
+ * needed is too small, what is needed is enough. */
 TEST(addr_text_needs_its_room) {
     struct kr_addr addr;
     CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 80));
@@ -200,7 +202,8 @@ static void seen_open(struct kr_reactor *r, kr_conn conn, void *user) {
         the_seen->in_open(r, conn, the_seen);
 }
 
-static size_t seen_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t seen_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
     (void)r;
     (void)conn;
     (void)user;
@@ -344,8 +347,8 @@ static void listen_refused(struct kr_reactor *r, const struct kr_addr *addr,
         listen_refused(r, &loopback, &opts, &seen_ops);                                            \
     } while (0)
 
-/* Ours: each option out of its range, and each pointer that must be, is refused; no descriptor is left open, which the
- * harness checks. */
+/* Ours: each option out of its range, and each pointer that must be, is refused; no descriptor is
+ * left open, which the harness checks. */
 TEST_EACH(listen_refuses_bad_arguments) {
     struct kr_reactor *r = test_reactor(NULL);
     struct kr_addr loopback;
@@ -494,8 +497,8 @@ static void check_stale_timer(struct kr_reactor *r, kr_timer t) {
     CHECK_ERR(kr_timer_stop(r, t), ESTALE);
 }
 
-/* Ours: zero is no handle, nor is one of another kind, of a slot beyond the table, of another life, or all ones; and
- * the living things whose neighbours they are do not notice. */
+/* Ours: zero is no handle, nor is one of another kind, of a slot beyond the table, of another life,
+ * or all ones; and the living things whose neighbours they are do not notice. */
 TEST_EACH(what_is_no_handle_is_stale) {
     struct pair p = {0};
     pair_make(&p, NULL);
@@ -527,8 +530,8 @@ TEST_EACH(what_is_no_handle_is_stale) {
     pair_end(&p);
 }
 
-/* Ours: when on_close has returned, the connection's handle is stale for good, also when its slot has the next
- * connection in it, which has another handle. */
+/* Ours: when on_close has returned, the connection's handle is stale for good, also when its slot
+ * has the next connection in it, which has another handle. */
 TEST_EACH(closed_connection_stays_stale) {
     struct pair p = {0};
     pair_make(&p, NULL);
@@ -565,8 +568,8 @@ static void write_inline(struct kr_reactor *r, kr_conn conn, struct seen *seen) 
     memcpy(kr_conn_inline(r, conn), "inline", 6);
 }
 
-/* Ours: in on_close the handle, the user pointer and the inline memory are good; what would send is -EPIPE, and closing
- * again changes nothing. */
+/* Ours: in on_close the handle, the user pointer and the inline memory are good; what would send is
+ * -EPIPE, and closing again changes nothing. */
 TEST_EACH(handle_is_good_in_on_close) {
     struct pair p = {.seen = {.in_open = write_inline, .in_close = still_good}};
     struct kr_listen_opts opts;
@@ -638,8 +641,8 @@ static void inline_of(size_t size) {
     test_reactor_free(p.r);
 }
 
-/* Ours: inline memory is zeroed for each life, aligned for any type, of the full size, and nobody else's: each
- * connection fills its own and finds it so in on_close. */
+/* Ours: inline memory is zeroed for each life, aligned for any type, of the full size, and nobody
+ * else's: each connection fills its own and finds it so in on_close. */
 TEST_EACH(inline_memory_is_fresh_and_its_own) {
     inline_of(1);
     inline_of(8);
@@ -657,7 +660,8 @@ TEST_EACH(no_inline_memory_was_asked_for) {
 
 /* ---- queued bytes and addresses ---- */
 
-/* Ours: kr_conn_queued counts what was given and not yet taken by the kernel, of all sends together. */
+/* Ours: kr_conn_queued counts what was given and not yet taken by the kernel, of all sends
+ * together. */
 TEST_EACH(queued_counts_bytes) {
     struct pair p = {0};
     pair_make(&p, NULL);
@@ -703,7 +707,8 @@ static void check_addresses(const char *ip) {
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
     opts.addresses = true;
-    struct kr_addr at, peer, local, mine = {.size = sizeof mine.u}, theirs = {.size = sizeof theirs.u};
+    struct kr_addr at, peer, local, mine = {.size = sizeof mine.u},
+                                    theirs = {.size = sizeof theirs.u};
     CHECK_OK(kr_addr_ip(&at, ip, 0));
     kr_listener listener;
     int rc = kr_listen(r, &listener, &at, &opts, &seen_ops, NULL);
@@ -754,8 +759,8 @@ TEST_EACH(addresses_not_asked_for_are_unknown) {
 
 /* ---- counters and time ---- */
 
-/* Ours: an older program's smaller struct gets its part and not a byte more; a newer one's larger struct gets zeros
- * behind. */
+/* Ours: an older program's smaller struct gets its part and not a byte more; a newer one's larger
+ * struct gets zeros behind. */
 TEST_EACH(stats_of_any_size) {
     struct kr_reactor *r = test_reactor(NULL);
     CHECK_EQ(kr_step(r, 0), 0);
@@ -782,7 +787,8 @@ TEST_EACH(stats_of_any_size) {
     test_reactor_free(r);
 }
 
-/* Ours: the counters count what they say. Ten bytes in and out over one connection, one timer, one post. */
+/* Ours: the counters count what they say. Ten bytes in and out over one connection, one timer, one
+ * post. */
 TEST_EACH(stats_count_what_happens) {
     struct pair p = {0};
     pair_make(&p, NULL);
@@ -852,8 +858,9 @@ static void count_post(struct kr_reactor *r, void *arg) {
     posts++;
 }
 
-/* Ours: no call but the three that run the reactor runs a callback, though everything is due: a client waits, bytes have
- * come, a timer is due, a call was posted, the connection is closed. The turns that follow run them all. */
+/* Ours: no call but the three that run the reactor runs a callback, though everything is due: a
+ * client waits, bytes have come, a timer is due, a call was posted, the connection is closed. The
+ * turns that follow run them all. */
 TEST_EACH(no_call_runs_a_callback) {
     struct pair p = {0};
     pair_make(&p, NULL);
@@ -934,8 +941,8 @@ static void nested_in_conn(struct kr_reactor *r, kr_conn conn, struct seen *seen
     run_nested(r);
 }
 
-/* Ours: kr_run, kr_step and kr_reactor_free from within a callback are -EBUSY, and nothing happened; also in the
- * callbacks that kr_reactor_free itself runs. */
+/* Ours: kr_run, kr_step and kr_reactor_free from within a callback are -EBUSY, and nothing
+ * happened; also in the callbacks that kr_reactor_free itself runs. */
 TEST_EACH(running_and_freeing_in_a_callback_is_busy) {
     struct pair p = {.seen = {.in_open = nested_in_conn, .in_close = nested_in_conn}};
     pair_make(&p, NULL);

@@ -1,8 +1,9 @@
-/* The long run: connections that come and go, a reactor freed in full swing, a client that takes all it can
- * get, and what all of that costs in memory.
+/* The long run: connections that come and go, a reactor freed in full swing, a client that takes
+ * all it can get, and what all of that costs in memory.
  *
- * What must hold: after any number of lives every count is where it was; kr_reactor_free ends everything whatever
- * state it is in; nobody is kept waiting by a neighbour; after warm-up nothing is allocated. */
+ * What must hold: after any number of lives every count is where it was; kr_reactor_free ends
+ * everything whatever state it is in; nobody is kept waiting by a neighbour; after warm-up nothing
+ * is allocated. */
 #include "harness/net.h"
 
 #include "core/conn.h"
@@ -39,9 +40,10 @@ static void lives_open(struct kr_reactor *r, kr_conn conn, void *user) {
     ((struct lives *)user)->opens++;
 }
 
-/* The request's first byte says how the server is to end: 'n' now, 'r' with RST, 'f' after the echo; any other
- * byte leaves that to the client. */
-static size_t lives_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+/* The request's first byte says how the server is to end: 'n' now, 'r' with RST, 'f' after the
+ * echo; any other byte leaves that to the client. */
+static size_t lives_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                         size_t size) {
     (void)user;
     CHECK_OK(kr_conn_send(r, conn, data, size));
     switch (*(const char *)data) {
@@ -60,7 +62,8 @@ static size_t lives_data(struct kr_reactor *r, kr_conn conn, void *user, const v
     return size;
 }
 
-static void lives_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void lives_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                        enum kr_why why) {
     (void)r;
     (void)conn;
     (void)error;
@@ -84,7 +87,8 @@ static void life_end(int fd, unsigned i) {
 
 static const char requests[] = {'e', 'n', 'e', 'r', 'e', 'e', 'e', 'f', 'e', 0, 'e', 'e'};
 
-/* A wave of clients: some end before they are accepted, some right after their request, some after its echo. */
+/* A wave of clients: some end before they are accepted, some right after their request, some after
+ * its echo. */
 static void wave(struct kr_reactor *r, uint16_t port, struct lives *lives, unsigned base) {
     int fds[WAVE];
     unsigned before = lives->closes;
@@ -109,8 +113,9 @@ static void wave(struct kr_reactor *r, uint16_t port, struct lives *lives, unsig
     CHECK_LE(lives->closes - before, (unsigned)WAVE);
 }
 
-/* Ours: after twenty thousand connections (half a million with --full) that ended in every manner, by either side, with
- * bytes in flight or without, every count is at zero, and since the first waves nothing was allocated. */
+/* Ours: after twenty thousand connections (half a million with --full) that ended in every manner,
+ * by either side, with bytes in flight or without, every count is at zero, and since the first
+ * waves nothing was allocated. */
 TEST_EACH(every_count_is_zero_after_all, .deadline_s = 300) {
     struct kr_reactor *r = test_reactor(NULL);
     struct lives lives = {0};
@@ -156,7 +161,8 @@ static struct swing {
     struct member members[CROWD];
 } swing;
 
-/* More than the send and receive buffers of a loopback connection hold (net.ipv4.tcp_wmem: 4 MiB). */
+/* More than the send and receive buffers of a loopback connection hold (net.ipv4.tcp_wmem: 4
+ * MiB). */
 static char stuffing[6 << 20];
 
 static void swing_open(struct kr_reactor *r, kr_conn conn, void *user) {
@@ -172,7 +178,8 @@ static void swing_open(struct kr_reactor *r, kr_conn conn, void *user) {
         CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_FLUSH));
 }
 
-static size_t swing_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t swing_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                         size_t size) {
     struct member *m = user;
     CHECK(m->state != PAUSED && m->state != DRAINING);
     return m->state == ECHOING && kr_conn_send(r, conn, data, size) == 0 ? size : 0;
@@ -185,7 +192,8 @@ static void swing_eof(struct kr_reactor *r, kr_conn conn, void *user) {
     swing.eofs++;
 }
 
-static void swing_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void swing_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                        enum kr_why why) {
     struct member *m = user;
     m->closes++;
     m->error = error;
@@ -196,9 +204,9 @@ static void swing_close(struct kr_reactor *r, kr_conn conn, void *user, int erro
 static const struct kr_conn_ops swing_ops = {
     .on_open = swing_open, .on_data = swing_data, .on_eof = swing_eof, .on_close = swing_close};
 
-/* Ours: kr_reactor_free with two thousand connections in every state: idle, full of unsent bytes, paused with unread
- * ones, half closed, draining to a peer that reads nothing, in the middle of an echo. Each gets its on_close
- * once, none is waited for, and all memory comes back. */
+/* Ours: kr_reactor_free with two thousand connections in every state: idle, full of unsent bytes,
+ * paused with unread ones, half closed, draining to a peer that reads nothing, in the middle of an
+ * echo. Each gets its on_close once, none is waited for, and all memory comes back. */
 TEST_EACH(free_with_thousands_in_every_state, .deadline_s = 40) {
     need_descriptors(CROWD + 300);
     struct kr_config config;
@@ -240,7 +248,8 @@ TEST_EACH(free_with_thousands_in_every_state, .deadline_s = 40) {
 
 /* ---- a hog beside the quiet ---- */
 
-static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
     (void)user;
     return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
 }
@@ -261,9 +270,9 @@ static uint64_t hog_on(int fd) {
     return moved;
 }
 
-/* Ours: beside clients that have bytes ready in every single turn, a quiet client's request is answered within a
- * bounded number of turns, whatever the machine does meanwhile. Of 500 requests none takes more than
- * TURNS_MOST, where the least possible is 2: one to receive, one to send. */
+/* Ours: beside clients that have bytes ready in every single turn, a quiet client's request is
+ * answered within a bounded number of turns, whatever the machine does meanwhile. Of 500 requests
+ * none takes more than TURNS_MOST, where the least possible is 2: one to receive, one to send. */
 TEST_EACH(hogs_leave_quiet_clients_alone, .alone = true, .deadline_s = 60) {
     struct kr_reactor *r = test_reactor(NULL);
     uint16_t port = test_listen(r, NULL, NULL, &echo_ops, NULL);
@@ -292,7 +301,8 @@ TEST_EACH(hogs_leave_quiet_clients_alone, .alone = true, .deadline_s = 60) {
         worst = turns > worst ? turns : worst;
     }
     tap_note("turns a request: 2 or fewer %u, 3 %u, 4 %u, worst %u; hogs %llu bytes",
-             counts[0] + counts[1] + counts[2], counts[3], counts[4], worst, (unsigned long long)hogged);
+             counts[0] + counts[1] + counts[2], counts[3], counts[4], worst,
+             (unsigned long long)hogged);
     CHECK_GT(hogged, 500u * 1024);
     for (unsigned i = 0; i < QUIET; i++)
         test_close(quiet[i]);
@@ -331,7 +341,8 @@ static void talkers_open(struct kr_reactor *r, kr_conn conn, void *user) {
     talkers.opens++;
 }
 
-static size_t talkers_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t talkers_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                           size_t size) {
     (void)user;
     for (unsigned i = 0; i < talkers.times; i++)
         CHECK_OK(kr_conn_send(r, conn, data, size));
@@ -340,8 +351,9 @@ static size_t talkers_data(struct kr_reactor *r, kr_conn conn, void *user, const
 
 static const struct kr_conn_ops talkers_ops = {.on_open = talkers_open, .on_data = talkers_data};
 
-/* Brings the most of everything into being that the talk can need at a time: for each size of message, two of them
- * queued on all connections at once; and as many sends of lent bytes as there are connections. */
+/* Brings the most of everything into being that the talk can need at a time: for each size of
+ * message, two of them queued on all connections at once; and as many sends of lent bytes as there
+ * are connections. */
 static void warm_up(struct kr_reactor *r, const int *fds) {
     static char bytes[TALKERS * 4096];
     for (size_t size = 1; size <= 8192; size *= 2) {
@@ -371,8 +383,8 @@ static void round_of(struct kr_reactor *r, const int *fds, size_t size, unsigned
         test_recv(r, fds[i], heard, size);
 }
 
-/* Ours: after warm-up, 100,000 echoes of 1 to 4096 bytes (a million with --full), with timers, posts, and connections that
- * come and go, call the allocator not once. */
+/* Ours: after warm-up, 100,000 echoes of 1 to 4096 bytes (a million with --full), with timers,
+ * posts, and connections that come and go, call the allocator not once. */
 TEST_EACH(no_allocation_after_warm_up, .deadline_s = 120) {
     struct kr_config config;
     kr_config_init(&config);
@@ -413,7 +425,8 @@ static void *counted_map(const struct kr__kernel *k, size_t size, enum kr__map h
     return kr__linux.map(k, size, how);
 }
 
-/* Bytes of all that a reactor of so many connections has mapped and allocated before the first of them. */
+/* Bytes of all that a reactor of so many connections has mapped and allocated before the first of
+ * them. */
 static size_t tables_of(unsigned conn_max) {
     struct kr__kernel kernel = kr__linux;
     kernel.map = counted_map;
@@ -463,9 +476,9 @@ static size_t idle_bytes(int64_t idle_ns) {
     return each;
 }
 
-/* Ours: an idle connection that has spoken before costs at most 256 bytes of the library's memory: its share of
- * all tables (the difference between a reactor of 8000 connections and one of 4000), and what the allocator
- * was asked for meanwhile. An idle deadline is paid for in that. */
+/* Ours: an idle connection that has spoken before costs at most 256 bytes of the library's memory:
+ * its share of all tables (the difference between a reactor of 8000 connections and one of 4000),
+ * and what the allocator was asked for meanwhile. An idle deadline is paid for in that. */
 TEST_EACH(idle_connection_costs_256_bytes) {
     need_descriptors(9000);
     size_t table = (tables_of(8000) - tables_of(4000)) / 4000;

@@ -1,10 +1,12 @@
-/* Whose reactor it is: threads, forked children, many reactors, and signals that interrupt its waits.
+/* Whose reactor it is: threads, forked children, many reactors, and signals that interrupt its
+ * waits.
  *
- * What must hold: only the owner's thread gets anything done, everyone else an error and no effect; a forked child
- * can neither use nor harm the parent's reactor; reactors do not know of each other and leave nothing
- * behind. This suite also runs under TSan. */
+ * What must hold: only the owner's thread gets anything done, everyone else an error and no effect;
+ * a forked child can neither use nor harm the parent's reactor; reactors do not know of each other
+ * and leave nothing behind. This suite also runs under TSan. */
 #include "harness/net.h"
 
+#include "core/reactor.h"
 #include "reactor.h"
 
 #include <errno.h>
@@ -57,12 +59,14 @@ static void things_open(struct kr_reactor *r, kr_conn conn, void *user) {
     t->opens++;
 }
 
-static size_t things_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t things_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                          size_t size) {
     (void)user;
     return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
 }
 
-static void things_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void things_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                         enum kr_why why) {
     (void)r;
     (void)conn;
     (void)error;
@@ -127,9 +131,9 @@ static int run_stopped(struct kr_reactor *r) {
     return kr_run(r);
 }
 
-/* Every function that answers with an error, called as it would succeed on its own thread. The last ones end
- * things, so that the table can also be run through there. kr_reactor_free, kr_post, kr_stop and
- * kr_stats_read have rules of their own and are not here. */
+/* Every function that answers with an error, called as it would succeed on its own thread. The last
+ * ones end things, so that the table can also be run through there. kr_reactor_free, kr_post,
+ * kr_stop and kr_stats_read have rules of their own and are not here. */
 #define CALLS(X)                                                                                   \
     X(kr_conn_send, kr_conn_send(t->r, t->conn, "x", 1))                                           \
     X(kr_conn_send_nothing, kr_conn_send(t->r, t->conn, "", 0))                                    \
@@ -150,7 +154,7 @@ static int run_stopped(struct kr_reactor *r) {
     X(kr_timer_restart, kr_timer_restart(t->r, t->timer, HOUR, 0))                                 \
     X(kr_dump, kr_dump(t->r, sink))                                                                \
     X(kr_step, kr_step(t->r, 0))                                                                   \
-    X(kr_run, run_stopped(t->r))                                                                       \
+    X(kr_run, run_stopped(t->r))                                                                   \
     X(kr_timer_stop, kr_timer_stop(t->r, t->timer))                                                \
     X(kr_listener_close, kr_listener_close(t->r, t->listener))                                     \
     X(kr_conn_close, kr_conn_close(t->r, t->conn, KR_CLOSE_NOW))
@@ -192,8 +196,9 @@ static void *stranger_main(void *arg) {
     return NULL;
 }
 
-/* Ours: from another thread every call but three answers -EPERM, kr_reactor_free too, and has no effect: the
- * connection, listener and timer that were to be ended live on, and no byte was sent. */
+/* Ours: from another thread every call but three answers -EPERM, kr_reactor_free too, and has no
+ * effect: the connection, listener and timer that were to be ended live on, and no byte was
+ * sent. */
 TEST_EACH(another_thread_is_refused_everything) {
     struct things t;
     things_make(&t);
@@ -203,8 +208,8 @@ TEST_EACH(another_thread_is_refused_everything) {
     things_end(&t);
 }
 
-/* Ours: the table of the two cases around is not refused for what is in it: on its own thread each call is
- * good. Else a wrong argument could pass for a refused thread. */
+/* Ours: the table of the two cases around is not refused for what is in it: on its own thread each
+ * call is good. Else a wrong argument could pass for a refused thread. */
 TEST_EACH(its_own_thread_is_refused_nothing) {
     struct things t;
     things_make(&t);
@@ -228,7 +233,8 @@ static void *runner_main(void *arg) {
     return NULL;
 }
 
-/* Ours: a reactor that was made and set up on one thread runs on another, which then alone may use it. */
+/* Ours: a reactor that was made and set up on one thread runs on another, which then alone may use
+ * it. */
 TEST_EACH(made_on_one_thread_and_run_on_another) {
     struct runner runner = {.things.r = test_reactor(NULL)};
     struct things *t = &runner.things;
@@ -260,7 +266,8 @@ static void *maker_main(void *arg) {
     return NULL;
 }
 
-/* Ours: threads come and go; what one has left behind in thread-locals and tables is no trouble to the next. */
+/* Ours: threads come and go; what one has left behind in thread-locals and tables is no trouble to
+ * the next. */
 TEST_EACH(reactors_of_threads_one_after_another) {
     for (unsigned i = 0; i < 20; i++) {
         struct things t;
@@ -289,8 +296,10 @@ static void small_config(struct kr_config *config) {
     config->post_max = 16;
 }
 
-/* A reactor of the running variant, over a kernel of the case's own, with malloc for its allocator. */
-static struct kr_reactor *variant_reactor(const struct kr_config *config, const struct kr__kernel *kernel) {
+/* A reactor of the running variant, over a kernel of the case's own, with malloc for its
+ * allocator. */
+static struct kr_reactor *variant_reactor(const struct kr_config *config,
+                                          const struct kr__kernel *kernel) {
     struct kr_config own = *config;
     own.taskrun = (enum kr_taskrun)tap_variant()->mode;
     struct kr_reactor *r;
@@ -333,7 +342,8 @@ static void *member_main(void *arg) {
     return NULL;
 }
 
-/* Ours: 64 threads with a reactor each, which wake each other in a ring. A lost wake-up stops the token. */
+/* Ours: 64 threads with a reactor each, which wake each other in a ring. A lost wake-up stops the
+ * token. */
 TEST_EACH(sixty_four_threads_with_a_reactor_each) {
     static struct together all;
     static struct seat seats[RING];
@@ -353,8 +363,9 @@ TEST_EACH(sixty_four_threads_with_a_reactor_each) {
     pthread_barrier_destroy(&all.over);
 }
 
-/* Ours: more reactors on one thread than it can register ring descriptors (16, io_uring/register.c); each has its
- * own connections, and freeing some does not disturb the others. */
+/* Ours: more reactors on one thread than it can register ring descriptors (16,
+ * io_uring/register.c); each has its own connections, and freeing some does not disturb the
+ * others. */
 TEST_EACH(twenty_reactors_on_one_thread) {
     static struct things all[20];
     for (unsigned i = 0; i < 20; i++)
@@ -371,10 +382,28 @@ TEST_EACH(twenty_reactors_on_one_thread) {
     }
 }
 
+/* Ours: a freed reactor gives back its place among the thread's registered ring descriptors, so
+ * that the next one still has the cheaper way into the kernel (where the kernel lets it be had at
+ * all). */
+TEST_EACH(registered_descriptors_are_given_back) {
+    struct kr_reactor *r = test_reactor(NULL);
+    CHECK_EQ(kr_step(r, 0), 0);
+    bool registered = r->ring.registered;
+    test_reactor_free(r);
+    if (!registered)
+        tap_skip("needs a kernel that registers ring descriptors");
+    for (unsigned i = 0; i < 40; i++) {
+        r = test_reactor(NULL);
+        CHECK_EQ(kr_step(r, 0), 0);
+        CHECK(r->ring.registered);
+        test_reactor_free(r);
+    }
+}
+
 /* ---- fork ---- */
 
-/* Ours: in a forked child every call answers -ECHILD, kr_post and kr_stats_read too, and has no effect on the
- * parent, who is in the middle of things. */
+/* Ours: in a forked child every call answers -ECHILD, kr_post and kr_stats_read too, and has no
+ * effect on the parent, who is in the middle of things. */
 TEST_EACH(forked_child_is_refused_everything) {
     struct things t;
     things_make(&t);
@@ -392,8 +421,9 @@ TEST_EACH(forked_child_is_refused_everything) {
     things_end(&t);
 }
 
-/* Ours: kr_reactor_free in the child closes the child's copies of the descriptors and gives its memory back, runs
- * no callback, and the parent does not notice: its connection, timer and listener go on. */
+/* Ours: kr_reactor_free in the child closes the child's copies of the descriptors and gives its
+ * memory back, runs no callback, and the parent does not notice: its connection, timer and listener
+ * go on. */
 TEST_EACH(forked_child_frees_its_copies) {
     int before = tap_fd_count();
     struct things t;
@@ -417,7 +447,8 @@ TEST_EACH(forked_child_frees_its_copies) {
     things_end(&t);
 }
 
-/* Ours: a reactor made before the fork and never run is the parent's all the same; the child may make its own. */
+/* Ours: a reactor made before the fork and never run is the parent's all the same; the child may
+ * make its own. */
 TEST_EACH(forked_child_makes_its_own) {
     struct things t = {.r = test_reactor(NULL)};
     pid_t child = CHECK_SYS(fork());
@@ -451,8 +482,8 @@ static void fork_in_callback(struct kr_reactor *r, kr_timer timer, void *user) {
     ((struct forker *)user)->beats++;
 }
 
-/* Ours: forking inside a callback, amid traffic, is no different; bytes are neither lost nor doubled by the
- * children's copies of the rings. */
+/* Ours: forking inside a callback, amid traffic, is no different; bytes are neither lost nor
+ * doubled by the children's copies of the rings. */
 TEST_EACH(fork_inside_callbacks_amid_traffic) {
     struct things t;
     things_make(&t);
@@ -548,8 +579,8 @@ static void make_use_and_free(const struct kr__kernel *kernel, const struct kr_c
         test_close(t.fd);
 }
 
-/* Ours: reactors made and freed one after another, run or not, with listeners and connections or without, leave
- * no descriptor, mapping, ring or byte behind. */
+/* Ours: reactors made and freed one after another, run or not, with listeners and connections or
+ * without, leave no descriptor, mapping, ring or byte behind. */
 TEST_EACH(thousands_made_and_freed, .deadline_s = 120) {
     struct kr__kernel counted = kr__linux;
     counted.ring_open = counted_ring_open;
@@ -602,8 +633,8 @@ static void drive(struct kr_reactor *r, kr_timer timer, void *user) {
         kr_stop(r);
 }
 
-/* Ours: signals that interrupt every wait end no run, lose no byte and no timer. kr_run is left only by the kr_stop
- * that follows the last echo. */
+/* Ours: signals that interrupt every wait end no run, lose no byte and no timer. kr_run is left
+ * only by the kr_stop that follows the last echo. */
 TEST_EACH(signal_storm_ends_no_run) {
     struct things t = {.r = test_reactor(NULL)};
     t.port = test_listen(t.r, NULL, NULL, &things_ops, &t);

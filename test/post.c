@@ -1,8 +1,8 @@
 /* Posted work and kr_stop: the two ways into a reactor from other threads and from signal handlers.
  *
- * What must hold: each accepted post runs exactly once, on the reactor's thread, in its thread's order; the
- * reactor never sleeps on an accepted post; a full queue is an answer; kr_reactor_free runs what is left.
- * This suite also runs under TSan. */
+ * What must hold: each accepted post runs exactly once, on the reactor's thread, in its thread's
+ * order; the reactor never sleeps on an accepted post; a full queue is an answer; kr_reactor_free
+ * runs what is left. This suite also runs under TSan. */
 #include "harness/net.h"
 
 #include <errno.h>
@@ -91,8 +91,8 @@ static void post_from_threads(struct kr_reactor *r, unsigned each) {
     CHECK_EQ(test_stats(r).posts, (uint64_t)each * THREADS);
 }
 
-/* Ours: eight threads at once; each thread's posts run in its order, none is lost, none runs twice. The run ends
- * by kr_stop in the last of them. */
+/* Ours: eight threads at once; each thread's posts run in its order, none is lost, none runs twice.
+ * The run ends by kr_stop in the last of them. */
 TEST_EACH(eight_threads_keep_their_order) {
     struct kr_reactor *r = test_reactor(NULL);
     post_from_threads(r, 20000);
@@ -132,14 +132,15 @@ static void fill_and_drain(unsigned post_max, unsigned room) {
     test_reactor_free(r);
 }
 
-/* Ours: a full queue refuses with -ENOBUFS, takes nothing and loses nothing, and takes posts again once some
- * have run. */
+/* Ours: a full queue refuses with -ENOBUFS, takes nothing and loses nothing, and takes posts again
+ * once some have run. */
 TEST_EACH(full_queue_refuses_and_recovers) {
     fill_and_drain(4, 4);
     fill_and_drain(5, 8);
 }
 
-/* Ours: the least queue is no special case: what it has taken runs, whatever it rounds its size up to. */
+/* Ours: the least queue is no special case: what it has taken runs, whatever it rounds its size up
+ * to. */
 TEST_EACH(least_queue_loses_nothing) {
     struct kr_config config;
     kr_config_init(&config);
@@ -241,8 +242,8 @@ static void pong(struct kr_reactor *r, void *arg) {
     atomic_fetch_add(&((struct pingpong *)arg)->ran, 1);
 }
 
-/* After each post that ran, the poster dawdles for 0 to 4 us, so that the next meets the reactor at every point
- * of its way to sleep. */
+/* After each post that ran, the poster dawdles for 0 to 4 us, so that the next meets the reactor at
+ * every point of its way to sleep. */
 static void *pingpong_main(void *arg) {
     struct pingpong *p = arg;
     uint64_t random = 1;
@@ -259,8 +260,8 @@ static void *pingpong_main(void *arg) {
     return NULL;
 }
 
-/* Ours: no wake-up is lost. Each post is made when the one before has run, while the reactor falls asleep without
- * end; one lost wake-up and nothing ever moves again. */
+/* Ours: no wake-up is lost. Each post is made when the one before has run, while the reactor falls
+ * asleep without end; one lost wake-up and nothing ever moves again. */
 TEST_EACH(no_lost_wakeup, .deadline_s = 120) {
     struct kr_reactor *r = test_reactor(NULL);
     struct pingpong p = {.r = r, .rounds = tap_full() ? 1000000 : 20000};
@@ -313,8 +314,8 @@ static void storm_timer(long every_us) {
     CHECK_SYS(setitimer(ITIMER_REAL, &timer, NULL));
 }
 
-/* Ours: kr_post is safe in a handler that interrupts the reactor's own thread wherever it is, in callbacks and in
- * its sleep, and wakes it from that sleep. */
+/* Ours: kr_post is safe in a handler that interrupts the reactor's own thread wherever it is, in
+ * callbacks and in its sleep, and wakes it from that sleep. */
 TEST_EACH(signal_handler_on_the_reactors_thread) {
     struct kr_reactor *r = test_reactor(NULL);
     storm.r = r;
@@ -368,8 +369,9 @@ static void *endless_main(void *arg) {
     return NULL;
 }
 
-/* Ours: a handler may post over a kr_post that it has interrupted. One thread does nothing but post, another
- * shoots signals at it, whose handler posts as well; both kinds run exactly once, the first in order. */
+/* Ours: a handler may post over a kr_post that it has interrupted. One thread does nothing but
+ * post, another shoots signals at it, whose handler posts as well; both kinds run exactly once, the
+ * first in order. */
 TEST_EACH(signal_handler_interrupts_a_post) {
     static struct mark marks[20000];
     struct kr_reactor *r = test_reactor(NULL);
@@ -390,7 +392,8 @@ TEST_EACH(signal_handler_interrupts_a_post) {
 
 /* ---- shutdown ---- */
 
-/* Ours: what was accepted before kr_reactor_free runs in it, exactly once, even if the reactor never ran a turn. */
+/* Ours: what was accepted before kr_reactor_free runs in it, exactly once, even if the reactor
+ * never ran a turn. */
 TEST_EACH(free_runs_what_was_accepted) {
     struct kr_reactor *r = test_reactor(NULL);
     unsigned ran = 0;
@@ -411,7 +414,8 @@ static void chain_run(struct kr_reactor *r, void *arg) {
         chain->taken += kr_post(r, chain_run, chain) == 0;
 }
 
-/* Ours: a post that a posted call makes during kr_reactor_free is either refused or run, never lost. */
+/* Ours: a post that a posted call makes during kr_reactor_free is either refused or run, never
+ * lost. */
 TEST_EACH(post_during_free_is_run_or_refused) {
     struct kr_reactor *r = test_reactor(NULL);
     struct chain chain = {.taken = 1};
@@ -440,7 +444,8 @@ static void *late_main(void *arg) {
     return NULL;
 }
 
-/* Ours: eight threads post while the reactor stops; what was taken after its last turn runs in kr_reactor_free. */
+/* Ours: eight threads post while the reactor stops; what was taken after its last turn runs in
+ * kr_reactor_free. */
 TEST_EACH(posts_during_shutdown_all_run) {
     struct kr_reactor *r = test_reactor(NULL);
     _Atomic bool end = false;
@@ -507,7 +512,8 @@ static void *stopper_main(void *arg) {
     return NULL;
 }
 
-/* Ours: one stop from another thread ends one run, whether it sleeps, is about to, or has not begun. */
+/* Ours: one stop from another thread ends one run, whether it sleeps, is about to, or has not
+ * begun. */
 TEST_EACH(stop_from_a_thread_ends_one_run_each) {
     struct kr_reactor *r = test_reactor(NULL);
     struct stopper s = {.r = r, .rounds = 5000};
@@ -525,7 +531,8 @@ static void stop_handler(int signo) {
     kr_stop(storm.r);
 }
 
-/* Ours: kr_stop in a signal handler ends a run that sleeps without end; the signal interrupts that very sleep. */
+/* Ours: kr_stop in a signal handler ends a run that sleeps without end; the signal interrupts that
+ * very sleep. */
 TEST_EACH(stop_from_a_signal_handler) {
     struct kr_reactor *r = test_reactor(NULL);
     storm.r = r;
@@ -543,7 +550,8 @@ static void stop_and_count(struct kr_reactor *r, void *arg) {
     kr_stop(r);
 }
 
-/* Ours: kr_stop in a callback ends the run after the turn it is in: the other posts of the turn still run. */
+/* Ours: kr_stop in a callback ends the run after the turn it is in: the other posts of the turn
+ * still run. */
 TEST_EACH(stop_in_a_callback_lets_the_turn_end) {
     struct kr_reactor *r = test_reactor(NULL);
     unsigned ran = 0;

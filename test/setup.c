@@ -1,7 +1,8 @@
 /* Making a reactor where it is refused: each cause has its own words, and nothing is left behind.
  *
- * Limits, filters and identities are changed in the case's own process, or in a child of it where the change
- * can not be taken back. Users that only this suite knows keep cases from sharing RLIMIT_MEMLOCK. */
+ * Limits, filters and identities are changed in the case's own process, or in a child of it where
+ * the change can not be taken back. Users that only this suite knows keep cases from sharing
+ * RLIMIT_MEMLOCK. */
 #include "harness/net.h"
 
 #include "kernel/probe.h"
@@ -50,7 +51,8 @@ static void check_refused(const struct kr_config *config, int error, enum kr_ref
     CHECK(!r);
 }
 
-static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
     (void)user;
     return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
 }
@@ -92,7 +94,8 @@ TEST_EACH(defaults_work_under_nofile_1024) {
     CHECK_EQ(soft_limit(RLIMIT_NOFILE, 1024), 1024u);
 }
 
-/* Ours: the default table takes what fits under the limit, however low, and is refused only below file_max. */
+/* Ours: the default table takes what fits under the limit, however low, and is refused only below
+ * file_max. */
 TEST_EACH(default_table_fits_a_low_nofile) {
     soft_limit(RLIMIT_NOFILE, 80);
     check_works(NULL);
@@ -116,8 +119,8 @@ TEST_EACH(table_longer_than_nofile) {
     check_works(&config);
 }
 
-/* Ours: a reactor needs two descriptors. With none or one left it is refused, in other words than a long table
- * is, and gives back what it had; with two it works. */
+/* Ours: a reactor needs two descriptors. With none or one left it is refused, in other words than a
+ * long table is, and gives back what it had; with two it works. */
 TEST_EACH(no_descriptor_left) {
     struct kr_failure why;
     struct kr_config config;
@@ -198,8 +201,8 @@ static void eight_then_as_many_as_fit(void) {
         test_reactor_free(all[--count]);
 }
 
-/* Ours: with 8 MiB of locked memory an unprivileged user has at least eight reactors of all defaults. The one that
- * no longer fits is refused for just that, and the others go on. */
+/* Ours: with 8 MiB of locked memory an unprivileged user has at least eight reactors of all
+ * defaults. The one that no longer fits is refused for just that, and the others go on. */
 TEST_EACH(eight_reactors_in_8_mib) {
     need_root();
     as_nobody(8 << 20, eight_then_as_many_as_fit);
@@ -229,8 +232,8 @@ static void filtered_setup(int call, int error) {
     CHECK(strstr(why.remedy, "io_uring_setup"));
 }
 
-/* Ours: a filter that forbids io_uring_setup, as container profiles do, is named as the cause, not the sysctl or a
- * missing kernel feature. */
+/* Ours: a filter that forbids io_uring_setup, as container profiles do, is named as the cause, not
+ * the sysctl or a missing kernel feature. */
 TEST_EACH(filter_on_setup_with_eperm) {
     filtered_setup(SYS_io_uring_setup, EPERM);
 }
@@ -274,8 +277,9 @@ static void filtered_enter(int error) {
     test_close(fd);
 }
 
-/* Ours: where io_uring_enter is forbidden, running ends with that error, in place of going round for ever; and a
- * reactor, also one that had connections before, is freed though the kernel can no longer be asked. */
+/* Ours: where io_uring_enter is forbidden, running ends with that error, in place of going round
+ * for ever; and a reactor, also one that had connections before, is freed though the kernel can no
+ * longer be asked. */
 TEST_EACH(filter_on_enter_with_eperm) {
     filtered_enter(EPERM);
 }
@@ -322,13 +326,14 @@ static void check_fake(int error, int sysctl, enum kr_refusal refused, struct kr
     kr_config_init(&config);
     config.taskrun = (enum kr_taskrun)tap_variant()->mode;
     struct kr_reactor *r = NULL;
-    CHECK_ERR(kr__reactor_new(&r, &config, why, &kernel, (unsigned)tap_variant()->caps_mask), error);
+    CHECK_ERR(kr__reactor_new(&r, &config, why, &kernel, (unsigned)tap_variant()->caps_mask),
+              error);
     CHECK(!r);
     check_why(why, error, refused);
 }
 
-/* Ours: what the kernel may answer to io_uring_setup is told apart, and no two causes share their words. The answers
- * come from a made-up kernel, since the sysctl is the whole machine's. */
+/* Ours: what the kernel may answer to io_uring_setup is told apart, and no two causes share their
+ * words. The answers come from a made-up kernel, since the sysctl is the whole machine's. */
 TEST_EACH(each_cause_has_its_own_words) {
     struct kr_failure why[9];
     unsigned count = 0;
@@ -351,8 +356,8 @@ TEST_EACH(each_cause_has_its_own_words) {
     CHECK(strstr(why[1].cause, "io_uring_disabled is 2"));
 }
 
-/* Ours: the sysctl is read where the kernel shows it. A file of our own is mounted over it, for this process only,
- * and a filter answers as the kernel would. */
+/* Ours: the sysctl is read where the kernel shows it. A file of our own is mounted over it, for
+ * this process only, and a filter answers as the kernel would. */
 TEST(sysctl_is_read_from_the_system) {
     if (unshare(CLONE_NEWNS) < 0)
         tap_skip("needs the right to make a mount namespace");
@@ -400,8 +405,8 @@ static void step_ring_close(const struct kr__kernel *k, struct io_uring *ring, b
     steps.held--;
 }
 
-static int step_reg(const struct kr__kernel *k, struct io_uring *ring, unsigned opcode, const void *arg,
-                    unsigned count) {
+static int step_reg(const struct kr__kernel *k, struct io_uring *ring, unsigned opcode,
+                    const void *arg, unsigned count) {
     return step_fails() ? -ENOMEM : kr__linux.reg(k, ring, opcode, arg, count);
 }
 
@@ -441,8 +446,8 @@ static void step_free(void *ctx, void *memory, size_t size) {
     steps.held--;
 }
 
-/* Ours: whichever step of a set-up fails, it is refused with a filled kr_failure, and all that the steps before
- * had taken is given back. One run for each step, until none is left to fail. */
+/* Ours: whichever step of a set-up fails, it is refused with a filled kr_failure, and all that the
+ * steps before had taken is given back. One run for each step, until none is left to fail. */
 TEST_EACH(whichever_step_fails_nothing_is_left) {
     struct kr__kernel kernel = kr__linux;
     kernel.ring_open = step_ring_open;
@@ -530,7 +535,8 @@ TEST_EACH(each_bound_of_the_config_is_refused_by_name) {
     check_config(config, "alloc");
 }
 
-/* Ours: a task-run mode that there is not is refused. It does not go through test_reactor_try, which sets one. */
+/* Ours: a task-run mode that there is not is refused. It does not go through test_reactor_try,
+ * which sets one. */
 TEST(unknown_taskrun_is_refused) {
     struct kr_config config;
     kr_config_init(&config);

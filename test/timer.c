@@ -1,8 +1,8 @@
-/* Timers on the real ring: never early, in order, once each, and neither starved by traffic nor starving it;
- * and the idle deadline of a connection, which is a timer of the library's own.
+/* Timers on the real ring: never early, in order, once each, and neither starved by traffic nor
+ * starving it; and the idle deadline of a connection, which is a timer of the library's own.
  *
- * Time is only ever compared with lower bounds that the contract gives (kr_now when a timer was set, plus
- * its time), or counted in turns, so that a machine which stalls can not fail a case. */
+ * Time is only ever compared with lower bounds that the contract gives (kr_now when a timer was
+ * set, plus its time), or counted in turns, so that a machine which stalls can not fail a case. */
 #include "harness/net.h"
 
 #include <errno.h>
@@ -43,8 +43,8 @@ static void zero_fire(struct kr_reactor *r, kr_timer timer, void *user) {
     CHECK_OK(kr_timer_restart(r, timer, 0, 0));
 }
 
-/* Ours: 0 ns is the next turn, not this call and not this turn again. A timer that restarts itself at 0 fires
- * exactly once in each kr_step. */
+/* Ours: 0 ns is the next turn, not this call and not this turn again. A timer that restarts itself
+ * at 0 fires exactly once in each kr_step. */
 TEST_EACH(zero_fires_once_in_the_next_turn) {
     struct kr_reactor *r = test_reactor(NULL);
     unsigned fires = 0;
@@ -72,7 +72,8 @@ TEST_EACH(endless_wait_ends_with_the_timer) {
     test_reactor_free(r);
 }
 
-/* Ours: with nothing to do, a bounded wait lasts as long as was asked, though a timer is set for later. */
+/* Ours: with nothing to do, a bounded wait lasts as long as was asked, though a timer is set for
+ * later. */
 TEST_EACH(bounded_wait_ends_in_time_without_the_timer) {
     struct kr_reactor *r = test_reactor(NULL);
     struct probe p = {0};
@@ -87,7 +88,8 @@ TEST_EACH(bounded_wait_ends_in_time_without_the_timer) {
     test_reactor_free(r);
 }
 
-/* Ours: the end of time is never: no overflow makes a huge timer fire, and no wait is broken by it. */
+/* Ours: the end of time is never: no overflow makes a huge timer fire, and no wait is broken by
+ * it. */
 TEST_EACH(huge_never_fires) {
     struct kr_reactor *r = test_reactor(NULL);
     struct probe huge[3] = {0}, soon = {0};
@@ -106,8 +108,8 @@ TEST_EACH(huge_never_fires) {
 
 #define ORDERED 1000
 
-/* Timers started in one callback: those of 0 ns are due at the very same time, of the others it is known
- * between which readings of the clock their time began. */
+/* Timers started in one callback: those of 0 ns are due at the very same time, of the others it is
+ * known between which readings of the clock their time began. */
 struct ordered {
     unsigned fired, zeros;
     int64_t last_earliest;
@@ -168,8 +170,8 @@ static void fire_and_go_on(struct kr_reactor *r, kr_timer timer, void *user) {
     }
 }
 
-/* Ours: a one-shot timer is gone when its function has returned, unless that restarted it; the last restart
- * counts, and the handle stays the same. */
+/* Ours: a one-shot timer is gone when its function has returned, unless that restarted it; the last
+ * restart counts, and the handle stays the same. */
 TEST_EACH(one_shot_ends_unless_restarted_inside) {
     struct kr_reactor *r = test_reactor(NULL);
     struct probe p = {0};
@@ -195,8 +197,8 @@ static void fire_and_stop(struct kr_reactor *r, kr_timer timer, void *user) {
     CHECK_ERR(kr_timer_restart(r, timer, 0, 0), ESTALE);
 }
 
-/* Ours: a timer may stop itself, one-shot (at its first firing) and periodic (at its third); the handle is
- * stale at once, and a new timer started in the same slot is not mistaken for it. */
+/* Ours: a timer may stop itself, one-shot (at its first firing) and periodic (at its third); the
+ * handle is stale at once, and a new timer started in the same slot is not mistaken for it. */
 TEST_EACH(stopping_itself_inside_its_callback) {
     struct kr_reactor *r = test_reactor(NULL);
     struct probe once = {.index = 1}, often = {.index = 3}, next = {0};
@@ -225,9 +227,9 @@ static void fire_and_meddle(struct kr_reactor *r, kr_timer timer, void *user) {
     probe_start(r, &others[3], 0, 0);
 }
 
-/* Ours: a timer that is due in the same turn as the one whose callback stops it does not fire; one that it
- * restarts fires once, at its new time, and not in this turn even when that is now; neither does one
- * that it starts. */
+/* Ours: a timer that is due in the same turn as the one whose callback stops it does not fire; one
+ * that it restarts fires once, at its new time, and not in this turn even when that is now; neither
+ * does one that it starts. */
 TEST_EACH(stopping_and_restarting_others_due_in_the_same_turn) {
     struct kr_reactor *r = test_reactor(NULL);
     struct probe others[4] = {0};
@@ -246,7 +248,8 @@ TEST_EACH(stopping_and_restarting_others_due_in_the_same_turn) {
     test_reactor_free(r);
 }
 
-/* The second beat stalls for ten beats and a half, so that the third firing is for the eleventh beat at the least. */
+/* The second beat stalls for ten beats and a half, so that the third firing is for the eleventh
+ * beat at the least. */
 static void fire_and_stall(struct kr_reactor *r, kr_timer timer, void *user) {
     (void)timer;
     struct probe *p = user;
@@ -259,7 +262,8 @@ static void fire_and_stall(struct kr_reactor *r, kr_timer timer, void *user) {
         ;
 }
 
-/* Ours: a periodic timer that is late skips the beats that it missed; it does not fire them in a row. */
+/* Ours: a periodic timer that is late skips the beats that it missed; it does not fire them in a
+ * row. */
 TEST_EACH(periodic_skips_missed_beats) {
     struct kr_reactor *r = test_reactor(NULL);
     struct probe p = {0};
@@ -299,8 +303,8 @@ TEST_EACH(restart_changes_the_period) {
 
 #define MANY 100000
 
-/* Ours: a hundred thousand timers, a half of them stopped at random and some set for never: each of the others
- * fires exactly once and not early, and those left over end with the reactor. */
+/* Ours: a hundred thousand timers, a half of them stopped at random and some set for never: each of
+ * the others fires exactly once and not early, and those left over end with the reactor. */
 TEST_EACH(hundred_thousand) {
     struct probe *probes = calloc(MANY, sizeof *probes);
     CHECK(probes);
@@ -387,8 +391,9 @@ static void model_fire(struct kr_reactor *r, kr_timer timer, void *user) {
     model_shake(r, m, (unsigned)tap_random_below(4));
 }
 
-/* Ours: whatever is started, stopped and restarted, in callbacks and between turns, each timer fires when the
- * model says so: only while it lives, not early, and in the first turn after it is due. */
+/* Ours: whatever is started, stopped and restarted, in callbacks and between turns, each timer
+ * fires when the model says so: only while it lives, not early, and in the first turn after it is
+ * due. */
 TEST_EACH(random_changes_agree_with_a_model) {
     static struct model m;
     struct kr_reactor *r = test_reactor(NULL);
@@ -444,7 +449,8 @@ TEST_EACH(refused_memory_refuses_the_timer) {
     test_reactor_free(r);
 }
 
-static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
     (void)user;
     return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
 }
@@ -477,8 +483,8 @@ static void crowd_close(struct crowd *crowd) {
         test_close(crowd->clients[i].fd);
 }
 
-/* Ours: traffic that fills every turn does not keep a timer from firing in the first turn after it is due.
- * turn_cqes is so small that completions are always left over. */
+/* Ours: traffic that fills every turn does not keep a timer from firing in the first turn after it
+ * is due. turn_cqes is so small that completions are always left over. */
 TEST_EACH(traffic_does_not_starve_timers) {
     struct kr_config config;
     kr_config_init(&config);
@@ -536,7 +542,8 @@ static void idle_open(struct kr_reactor *r, kr_conn conn, void *user) {
     seen->opened = seen->active = kr_now(r);
 }
 
-static size_t idle_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t idle_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
     (void)conn;
     (void)data;
     ((struct idle *)user)->active = kr_now(r);
@@ -556,7 +563,8 @@ static const struct kr_conn_ops idle_ops = {
 
 #define IDLE (10 * MS)
 
-static uint16_t idle_listen(struct kr_reactor *r, const struct kr_conn_ops *ops, struct idle *seen) {
+static uint16_t idle_listen(struct kr_reactor *r, const struct kr_conn_ops *ops,
+                            struct idle *seen) {
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
     opts.idle_ns = IDLE;
@@ -569,8 +577,8 @@ static void check_timed_out(const struct idle *seen, int64_t since) {
     CHECK_GE(seen->closed, since + IDLE);
 }
 
-/* Ours: without on_timeout a connection that is silent for idle_ns ends with -ETIMEDOUT, not early, and its
- * peer sees the end. */
+/* Ours: without on_timeout a connection that is silent for idle_ns ends with -ETIMEDOUT, not early,
+ * and its peer sees the end. */
 TEST_EACH(idle_closes_a_silent_connection) {
     struct kr_reactor *r = test_reactor(NULL);
     struct idle seen = {0};
@@ -583,8 +591,8 @@ TEST_EACH(idle_closes_a_silent_connection) {
     test_reactor_free(r);
 }
 
-/* Ours: received bytes put the deadline off. Bytes come for many times idle_ns, each well before it; then none
- * come, and the end follows the last byte, not the opening. */
+/* Ours: received bytes put the deadline off. Bytes come for many times idle_ns, each well before
+ * it; then none come, and the end follows the last byte, not the opening. */
 TEST_EACH(idle_is_deferred_by_received_bytes) {
     struct kr_reactor *r = test_reactor(NULL);
     struct idle seen = {0};
@@ -614,8 +622,8 @@ static void idle_send(struct kr_reactor *r, kr_timer timer, void *user) {
         CHECK_OK(kr_timer_stop(r, timer));
 }
 
-/* Ours: sent bytes put the deadline off as received ones do. Which were sent, and not just queued when the end came,
- * the client knows. */
+/* Ours: sent bytes put the deadline off as received ones do. Which were sent, and not just queued
+ * when the end came, the client knows. */
 TEST_EACH(idle_is_deferred_by_sent_bytes) {
     struct kr_reactor *r = test_reactor(NULL);
     struct idle seen = {0};
@@ -644,8 +652,8 @@ static void idle_timeout(struct kr_reactor *r, kr_conn conn, void *user, enum kr
 static const struct kr_conn_ops patient_ops = {
     .on_open = idle_open, .on_data = idle_data, .on_timeout = idle_timeout, .on_close = idle_close};
 
-/* Ours: on_timeout keeps the connection and sets the deadline anew; closed inside it, the connection ends as
- * its owner's own doing. */
+/* Ours: on_timeout keeps the connection and sets the deadline anew; closed inside it, the
+ * connection ends as its owner's own doing. */
 TEST_EACH(idle_starts_anew_after_on_timeout) {
     struct kr_reactor *r = test_reactor(NULL);
     struct idle seen = {0};
@@ -659,8 +667,8 @@ TEST_EACH(idle_starts_anew_after_on_timeout) {
     test_reactor_free(r);
 }
 
-/* Ours: kr_conn_idle sets the deadline anew and 0 takes it away. The connection whose deadline was taken away
- * is still open when one that was set anew, to twice as long, has ended. */
+/* Ours: kr_conn_idle sets the deadline anew and 0 takes it away. The connection whose deadline was
+ * taken away is still open when one that was set anew, to twice as long, has ended. */
 TEST_EACH(idle_can_be_changed_and_taken_away) {
     struct kr_reactor *r = test_reactor(NULL);
     struct idle without = {0}, twice = {0};
@@ -684,7 +692,8 @@ TEST_EACH(idle_can_be_changed_and_taken_away) {
     test_reactor_free(r);
 }
 
-/* Ours: set between turns, the idle deadline counts from the call, not from the last turn, which was a while ago. */
+/* Ours: set between turns, the idle deadline counts from the call, not from the last turn, which
+ * was a while ago. */
 TEST_EACH(idle_set_between_turns_counts_from_then) {
     struct kr_reactor *r = test_reactor(NULL);
     struct idle seen = {0};
@@ -709,7 +718,8 @@ static void idle_open_paused(struct kr_reactor *r, kr_conn conn, void *user) {
 static const struct kr_conn_ops paused_ops = {
     .on_open = idle_open_paused, .on_data = idle_data, .on_close = idle_close};
 
-/* Ours: the idle deadline ends a paused connection too, whose peer's going would else never be noticed. */
+/* Ours: the idle deadline ends a paused connection too, whose peer's going would else never be
+ * noticed. */
 TEST_EACH(idle_closes_a_paused_connection) {
     struct kr_reactor *r = test_reactor(NULL);
     struct idle seen = {0};

@@ -73,7 +73,7 @@ struct kr_config {
     unsigned post_max;
 
     /* At most so many completions, and so many posted calls, are handled before due timers get their
-     * turn. Defaults 1024 and 256. */
+     * turn; 1 to 2^31 - 1. Defaults 1024 and 256. */
     unsigned turn_cqes;
     unsigned turn_posts;
 
@@ -135,7 +135,7 @@ KR_API int kr_step(struct kr_reactor *r, int64_t max_wait_ns);
 KR_API void kr_stop(struct kr_reactor *r);
 
 /* The monotonic time in nanoseconds at which this turn began to handle completions; outside a turn,
- * the time now. It is what timers are measured by. 0 from another thread. */
+ * the time now. A timer does not fire before kr_now has reached its time. 0 from another thread. */
 KR_API int64_t kr_now(const struct kr_reactor *r);
 
 /* Closes every connection at once (on_close runs for each, with KR_WHY_REACTOR), listener and timer,

@@ -109,7 +109,8 @@ static bool multishot_fits(const struct kr_reactor *r, const struct kr__listener
         own += own / 2;
     }
     bool own_fits = !l->opts.conn_max || l->opts.conn_max >= l->conns + own;
-    return !l->arrivals && own_fits && r->conns.max - r->conns.open >= need;
+    bool fits_now = listener_room(r, l) >= multishot_room(l); /* accepts under cancel still count */
+    return !l->arrivals && own_fits && fits_now && r->conns.max - r->conns.open >= need;
 }
 
 static void begin_batch(struct kr_reactor *r, struct kr__listener *l, unsigned room) {
@@ -180,6 +181,8 @@ struct kr__wants kr__listener_wants(struct kr_reactor *r, struct kr__listener *l
         l->to_start = 0;
         listener_note_room(r, l, false, false);
     }
+    if (!((desired | l->owner.armed) & KR__SET(accept)) && !(desired & ONES))
+        listener_promise(r, l, l->ones); /* who accepts no more keeps no slot from others */
     struct kr__wants wants = kr__owner_lacks(&l->owner, desired);
     wants.start &= (uint16_t)~ONES;
     wants.start |= want_many(l, desired);

@@ -32,7 +32,7 @@ struct kr_reactor {
     const char *thread;       /* kr__thread_mark() of the thread that runs it; NULL before */
     const uint32_t *alive;    /* a page that reads 0 in a forked child */
     bool in_turn, freeing;
-    bool lost; /* an enter failed: completions may never come */
+    bool lost; /* the kernel has lost completions: some may never come */
 
     int64_t now;
     struct kr__list dirty, again, parked, showing;
