@@ -6,7 +6,7 @@
 #   test/consumer/run.sh
 set -u
 
-floor=16
+floor=19
 top=$(cd "$(dirname "$0")/../.." && pwd)
 here=$top/test/consumer
 work=$(mktemp -d)
@@ -42,9 +42,9 @@ public_headers() {
     (cd "$top/include" && find . -name '*.h' | sed 's,^\./,,' | sort)
 }
 
-# The names of all functions that public headers declare.
+# The names of all functions that these public headers declare.
 declared_functions() {
-    (cd "$top/include" && for header in $(public_headers); do cat "$header"; done) |
+    (cd "$top/include" && cat "$@") |
         python3 -c '
 import re, sys
 text = re.sub(r"/\*.*?\*/", " ", sys.stdin.read(), flags=re.S)
@@ -54,7 +54,7 @@ for name in sorted(set(re.findall(r"\bKR_API\b[^;{]*?\b(kr_\w+)\s*\(", text))):
 
 install_both() {
     meson setup "$work/build" "$top" --prefix="$prefix" --libdir=lib -Dbuildtype=release \
-        -Ddefault_library=both -Dtests=disabled -Dbench=disabled -Dexamples=disabled -Dtools=disabled
+        -Ddefault_library=both -Dtests=disabled -Dbench=disabled -Dexamples=disabled -Dtools=enabled
     meson compile -C "$work/build"
     meson install -C "$work/build" --no-rebuild
 }
@@ -179,13 +179,43 @@ soname() {
     readelf -d "$lib/libkreactor.so" | grep SONAME | grep -F '[libkreactor.so.0]'
 }
 
-# The shared library shows what the headers declare, no more and no less.
+exported_functions() {
+    nm -D --defined-only "$lib/$1.so.0" | awk '$2 != "A" { sub("@.*", "", $3); print $3 }' | sort
+}
+
+# The shared library shows what the headers declare, no more and no less; the one for tests also what
+# the simulated kernel's header declares.
 exports_what_is_declared() {
-    declared_functions >"$work/declared"
-    nm -D --defined-only "$lib/libkreactor.so.0" | awk '$2 != "A" { sub("@.*", "", $3); print $3 }' |
-        sort >"$work/exported"
+    declared_functions $(public_headers | grep -v 'kreactor/sim\.h') >"$work/declared"
+    exported_functions libkreactor >"$work/exported"
     diff "$work/declared" "$work/exported"
     test "$(wc -l <"$work/declared")" -ge 30
+}
+
+sim_exports_what_is_declared() {
+    declared_functions $(public_headers) >"$work/declared"
+    exported_functions libkreactor_sim >"$work/exported"
+    diff "$work/declared" "$work/exported"
+    test "$(wc -l <"$work/declared")" -ge 50
+}
+
+doctor() {
+    LD_LIBRARY_PATH=$lib "$prefix/bin/kreactor-doctor"
+}
+
+# The installed tool starts a reactor in both modes, and explains a refusal.
+doctor_finds_it_well() {
+    doctor >"$work/doctor"
+    grep -x 'COOP: works' "$work/doctor"
+    grep -x 'DEFER: works' "$work/doctor"
+}
+
+doctor_explains() {
+    if (ulimit -n 40; doctor) >"$work/doctor"; then
+        return 1
+    fi
+    grep 'COOP: refused: .* EMFILE' "$work/doctor"
+    grep 'remedy: raise it (ulimit -n' "$work/doctor"
 }
 
 check install_into_a_prefix install_both
@@ -204,6 +234,9 @@ check headers_show_no_liburing headers_show_no_liburing
 check shared_library_needs_libc_and_liburing_only needs_only_libc_and_liburing
 check soname_is_libkreactor_so_0 soname
 check exported_symbols_are_those_declared exports_what_is_declared
+check doctor_finds_it_well doctor_finds_it_well
+check doctor_explains_a_refusal doctor_explains
+check exported_symbols_of_sim_are_those_declared sim_exports_what_is_declared
 
 echo "# suite consumer: ran $count cases, floor $floor"
 echo "1..$count"

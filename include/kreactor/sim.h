@@ -1,0 +1,171 @@
+/* A world of its own for tests: a simulated kernel, a clock that jumps, peers that do as they are told.
+ *
+ * A daemon's author runs the daemon's callbacks in it: no socket, no thread and no second is spent,
+ * every run of a seed is the same run, and whatever a kernel may do to a program can be made to happen.
+ *
+ *     struct kr_sim *sim;
+ *     struct kr_reactor *r;
+ *     int rc = kr_sim_new(&sim, 42);
+ *     rc = kr_sim_reactor(sim, &r, NULL);               // as kr_reactor_new, but in that world
+ *     ... kr_listen(r, ...) on port 7 ...
+ *     kr_sim_peer peer;
+ *     rc = kr_sim_connect(sim, &peer, 7);
+ *     rc = kr_sim_send(sim, peer, "hello", 5);
+ *     rc = kr_sim_run_until(sim, r, answered, &state, 5 * SECOND);
+ *     kr_reactor_free(r);
+ *     kr_sim_free(sim);
+ *
+ * Link such a test with kreactor_sim instead of kreactor: it is the whole library and this header.
+ *
+ * What is simulated is what the library asks of Linux: TCP sockets on one host, with windows, FIN and
+ * RST; the file table, the buffer ring, the two queues and their overflow; cancel, wake-ups, waits.
+ * Addresses do not matter, ports do. Time passes by little at each call into the world, and jumps to the
+ * next event when the reactor waits. Several reactors may live in one world, run in turn.
+ *
+ * All of it belongs to one thread. Memory that the host refuses to the world itself, and a rule of the
+ * kernel that the library breaks, end the process with a message: this is for tests. */
+#ifndef KREACTOR_SIM_H
+#define KREACTOR_SIM_H
+
+#include <kreactor/reactor.h>
+#include <kreactor/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct kr_sim;
+
+/* A client of the world's listeners: an end of a connection. A value, like all handles; 0 is none. */
+typedef struct {
+    uint64_t bits;
+} kr_sim_peer;
+
+/* Makes a world, in which no fault happens until one is asked for. Two worlds of one seed to which the
+ * same is done are alike in all. The caller owns *ret, and ends it with kr_sim_free. -EINVAL: `ret` is
+ * NULL; -ENOMEM. */
+KR_API int kr_sim_new(struct kr_sim **ret, uint64_t seed) KR_MUST_CHECK;
+
+/* Ends the world, when its reactors have been freed; peers that are left end with it, and what
+ * kr_sim_at still holds is not called. Consumes `sim`; NULL is allowed. -EBUSY, with nothing done: a
+ * reactor is left. */
+KR_API int kr_sim_free(struct kr_sim *sim);
+
+/* kr_reactor_new in this world: same config, same errors. The reactor is used and freed as any other.
+ * A wait without end in which nothing can ever happen returns -EDEADLK from kr_run and kr_step. */
+KR_API int kr_sim_reactor(struct kr_sim *sim, struct kr_reactor **ret,
+                          const struct kr_config *config) KR_MUST_CHECK;
+
+/* ---- time ---- */
+
+/* The world's monotonic time, which its reactors' timers are measured by; starts at one second. */
+KR_API int64_t kr_sim_now(const struct kr_sim *sim);
+
+/* Has `fn(sim, arg)` called in `in_ns` (>= 0) of the world's time: the act of another machine, thread
+ * or process, in the middle of whatever the reactor is doing. It may use everything of this header but
+ * kr_sim_advance, kr_sim_run_until and kr_sim_free, and of the library what other threads may:
+ * kr_post, kr_stop, kr_stats_read. Equal times are called in the order of asking. */
+typedef void kr_sim_fn(struct kr_sim *sim, void *arg);
+KR_API int kr_sim_at(struct kr_sim *sim, int64_t in_ns, kr_sim_fn *fn, void *arg);
+
+/* Lets `ns` (>= 0) pass while no reactor runs. -EBUSY from within kr_sim_at's call. */
+KR_API int kr_sim_advance(struct kr_sim *sim, int64_t ns);
+
+/* Runs turns of `r` until `done(arg)` is true or `max_ns` of the world's time are over. Returns 0 when
+ * done; -ETIMEDOUT; -EDEADLK when nothing can happen any more and it is not done; otherwise what kr_step
+ * returned. `done` is asked before the first turn and after each; NULL: just let the time pass. */
+KR_API int kr_sim_run_until(struct kr_sim *sim, struct kr_reactor *r, bool (*done)(void *arg),
+                            void *arg, int64_t max_ns);
+
+/* ---- peers ---- */
+
+/* Connects to the listener on `port`, as a client whose kernel does the handshake: it may send at once,
+ * long before the connection is accepted. -ECONNREFUSED: nobody listens; -EAGAIN: the backlog is full. */
+KR_API int kr_sim_connect(struct kr_sim *sim, kr_sim_peer *ret, uint16_t port);
+
+/* Bytes that the peer lets come without reading them (>= 1; default 64 KiB), and bytes that the
+ * daemon's side lets come, which is what the peer can send ahead. What has come already stays. */
+KR_API int kr_sim_window(struct kr_sim *sim, kr_sim_peer peer, size_t recv_size, size_t send_size);
+
+/* Sends what goes now; returns how many of the `size` bytes. -EAGAIN: none goes now; -ECONNRESET
+ * (told once); -EPIPE after that, after kr_sim_shutdown, and when the connection is over. */
+KR_API int64_t kr_sim_send(struct kr_sim *sim, kr_sim_peer peer, const void *data, size_t size);
+
+/* Receives what is there, at most `size` bytes; 0 at the end of the stream. -EAGAIN: nothing now;
+ * -ECONNRESET (told once) after what came before the reset. */
+KR_API int64_t kr_sim_recv(struct kr_sim *sim, kr_sim_peer peer, void *data, size_t size);
+
+/* Bytes that kr_sim_recv would find now. */
+KR_API size_t kr_sim_readable(const struct kr_sim *sim, kr_sim_peer peer);
+
+/* Ends the peer's sending (FIN); it can still receive. */
+KR_API int kr_sim_shutdown(struct kr_sim *sim, kr_sim_peer peer);
+
+/* Closes the peer; the handle is stale then. With unread bytes, that resets, as in Linux. */
+KR_API int kr_sim_close(struct kr_sim *sim, kr_sim_peer peer);
+
+/* Closes the peer with RST; the handle is stale then. */
+KR_API int kr_sim_reset(struct kr_sim *sim, kr_sim_peer peer);
+
+/* ---- faults ---- */
+
+/* What a kernel, a network or a host may do to a program that does nothing wrong. */
+enum kr_sim_fault {
+    KR_SIM_SHORT_SUBMIT = 0,   /* takes only some of the requests, or none (-EAGAIN) */
+    KR_SIM_BUSY = 1,           /* takes no request: -EBUSY */
+    KR_SIM_INTERRUPT = 2,      /* a wait is ended by a signal */
+    KR_SIM_LATE_FLUSH = 3,     /* completions that had no room come back one by one */
+    KR_SIM_TASK_WORK = 4,      /* completions appear in the middle of a callback */
+    KR_SIM_OVERTAKE = 5,       /* a multishot's completion overtakes another request's last one */
+    KR_SIM_SHORT_RECV = 6,     /* brings fewer bytes than there are, down to one */
+    KR_SIM_SHORT_SEND = 7,     /* a send completes short: it takes fewer bytes than there is room for */
+    KR_SIM_RECV_END = 8,       /* a multishot receive ends, with data and data left */
+    KR_SIM_SPURIOUS_WAKE = 9,  /* a request is looked at although nothing has happened */
+    KR_SIM_ACCEPT_END = 10,    /* a multishot accept ends, with a connection */
+    KR_SIM_ACCEPT_ABORT = 11,  /* the client is gone before it is accepted: -ECONNABORTED */
+    KR_SIM_ACCEPT_EMFILE = 12, /* no descriptor: -EMFILE */
+    KR_SIM_ACCEPT_ENFILE = 13, /* no file in the system: -ENFILE */
+    KR_SIM_CANCEL_BUSY = 14,   /* what is to be cancelled is just running: -EALREADY */
+    KR_SIM_CANCEL_LATE = 15,   /* what is cancelled completes as if it were not */
+    KR_SIM_INSTALL_FAIL = 16,  /* a descriptor is refused by the table: -ENOMEM */
+    KR_SIM_NET_TIMEOUT = 17,   /* a connection is given up by the network: -ETIMEDOUT */
+    KR_SIM_NET_RESET = 18,     /* a connection is cut by the network: RST to both */
+    KR_SIM_LATE_WAIT = 19,     /* a timed wait ends late, by up to 50 us */
+    KR_SIM_CLOCK_LEAP = 20,    /* the process does not run for up to a minute */
+    KR_SIM_LOST = 21,          /* a completion is lost for want of memory: -EBADR */
+    KR_SIM_FAULT_COUNT = 22,   /* grows with new versions */
+};
+
+/* Makes a fault happen in `per_1024` (0 to 1024) of the cases where it could. 0 is the start. */
+KR_API int kr_sim_fault_set(struct kr_sim *sim, enum kr_sim_fault fault, unsigned per_1024);
+
+/* Sets all but KR_SIM_LOST by the world's seed, about half of them to 0: each seed another climate. */
+KR_API int kr_sim_fault_swarm(struct kr_sim *sim);
+
+/* How often it has happened. 0 for an unknown one. */
+KR_API uint64_t kr_sim_fault_hits(const struct kr_sim *sim, enum kr_sim_fault fault);
+
+/* "short-submit" and so on; "?" for another number. The string is static. */
+KR_API const char *kr_sim_fault_name(enum kr_sim_fault fault);
+
+/* ---- replay ---- */
+
+/* A number that differs, but for a chance of 2^-64, when anything has happened differently: any
+ * completion, fault, or step of a peer, or what was noted with kr_sim_note. */
+KR_API uint64_t kr_sim_hash(const struct kr_sim *sim);
+
+/* Adds what a callback saw to the hash and, as `what` and the two numbers, to the trace. `what` is
+ * borrowed for the call. */
+KR_API void kr_sim_note(struct kr_sim *sim, const char *what, uint64_t a, uint64_t b);
+
+/* Has a line of text for each thing that happens handed to `fn`; NULL ends that. */
+KR_API void kr_sim_trace(struct kr_sim *sim, void (*fn)(void *arg, const char *line), void *arg);
+
+/* A random number below `bound` (> 0) of the world's seed, for tests that act at random in it. */
+KR_API uint64_t kr_sim_random(struct kr_sim *sim, uint64_t bound);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,225 @@
+/* The door, answered by a world: each function first lets a little time pass, in which anything may
+ * happen, as at any system call. */
+#include "kernel/sim/ring.h"
+#include "kernel/sim/stream.h"
+
+#define NOFILE 20000u
+#define MEMLOCK (UINT64_C(8) << 20)
+#define PAGE 4096u
+#define EPHEMERAL_FIRST 40000u
+
+static struct kr_sim *entered(const struct kr__kernel *k) {
+    struct kr_sim *sim = kr__sim_of(k);
+    kr__sim_pass(sim);
+    struct kr__link *head = &sim->rings.head;
+    for (struct kr__link *link = head->next; link != head; link = link->next)
+        kr__sim_ring_intrude(kr__container_of(link, struct kr__sim_ring, link));
+    return sim;
+}
+
+static int door_ring_open(const struct kr__kernel *k, struct io_uring *ring, unsigned entries,
+                          struct io_uring_params *params) {
+    return kr__sim_ring_open(entered(k), ring, entries, params);
+}
+
+static int door_ring_bind(const struct kr__kernel *k, struct io_uring *ring, bool *registered) {
+    entered(k);
+    if (!kr__sim_ring_of(ring)->disabled)
+        return -EBADFD;
+    kr__sim_ring_of(ring)->disabled = false;
+    *registered = true;
+    return 0;
+}
+
+static void door_ring_close(const struct kr__kernel *k, struct io_uring *ring, bool registered,
+                            bool child) {
+    (void)k;
+    (void)registered;
+    (void)child; /* a forked world is a world of its own */
+    kr__sim_ring_close(kr__sim_ring_of(ring));
+}
+
+static int door_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
+                      unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
+    entered(k);
+    int64_t wait_ns = -1;
+    if (arg && arg->timespec) {
+        const struct __kernel_timespec *ts = (const void *)(uintptr_t)arg->timespec;
+        wait_ns = ts->tv_sec * 1000000000 + ts->tv_nsec;
+    }
+    return kr__sim_ring_enter(kr__sim_ring_of(ring), submit, wait_for, flags, wait_ns);
+}
+
+static int register_files(struct kr__sim_ring *ring, const void *arg, unsigned count) {
+    const struct io_uring_rsrc_register *table = arg;
+    if (count != sizeof *table || table->flags != IORING_RSRC_REGISTER_SPARSE || table->data)
+        return -EINVAL;
+    if (table->nr > NOFILE) /* io_sqe_files_register, io_uring/rsrc.c */
+        return -EMFILE;
+    return kr__sim_slots_init(&ring->slots, table->nr);
+}
+
+static int update_file(struct kr__sim_ring *ring, const void *arg, unsigned count) {
+    const struct io_uring_files_update *update = arg;
+    if (count != 1)
+        return -EINVAL;
+    int fd = *(const int *)(uintptr_t)update->fds;
+    struct kr__sim_file *file = kr__sim_fd_file(ring->sim, fd);
+    if (fd >= 0 && !file)
+        return -EBADF;
+    int rc = kr__sim_slots_put(&ring->slots, update->offset, file);
+    return rc < 0 ? rc : 1;
+}
+
+static int door_reg(const struct kr__kernel *k, struct io_uring *uring, unsigned opcode,
+                    const void *arg, unsigned count) {
+    entered(k);
+    struct kr__sim_ring *ring = kr__sim_ring_of(uring);
+    switch (opcode) {
+    case IORING_REGISTER_FILES2:
+        return register_files(ring, arg, count);
+    case IORING_REGISTER_FILE_ALLOC_RANGE: {
+        const struct io_uring_file_index_range *range = arg;
+        return count ? -EINVAL : kr__sim_slots_range(&ring->slots, range->off, range->len);
+    }
+    case IORING_REGISTER_FILES_UPDATE:
+        return update_file(ring, arg, count);
+    case IORING_REGISTER_PBUF_RING:
+        return kr__sim_bufs_init(&ring->bufs, arg, count);
+    default:
+        return -EINVAL;
+    }
+}
+
+static int64_t door_clock(const struct kr__kernel *k) {
+    return entered(k)->now;
+}
+
+/* Page-aligned within a block of the host's, whose address stands right before it. */
+static void *door_map(const struct kr__kernel *k, size_t size, enum kr__map how) {
+    (void)how;
+    entered(k);
+    char *block = calloc(1, size + 2 * PAGE);
+    if (!block)
+        return NULL;
+    char *pages = (char *)(((uintptr_t)block + 2 * PAGE - 1) & ~(uintptr_t)(PAGE - 1));
+    memcpy(pages - sizeof block, &block, sizeof block);
+    return pages;
+}
+
+static void door_unmap(const struct kr__kernel *k, void *pages, size_t size) {
+    (void)k;
+    (void)size;
+    char *block;
+    memcpy(&block, (char *)pages - sizeof block, sizeof block);
+    free(block);
+}
+
+static bool port_taken(const struct kr_sim *sim, uint16_t port, bool reuse_port) {
+    const struct kr__link *head = &sim->listeners.head;
+    for (const struct kr__link *link = head->next; link != head; link = link->next) {
+        const struct kr__sim_file *file =
+            kr__container_of(link, struct kr__sim_file, listener.on_port);
+        bool shared = reuse_port && file->listener.reuse_port;
+        if (kr_addr_port(&file->listener.bound) == port && !shared)
+            return true;
+    }
+    return false;
+}
+
+/* sin_port and sin6_port stand at the same place. */
+static void port_set(struct kr_addr *addr, uint16_t port) {
+    addr->u.in.sin_port = htons(port);
+}
+
+static int door_listen(const struct kr__kernel *k, const struct kr__listen_plan *plan,
+                       struct kr_addr *bound) {
+    struct kr_sim *sim = entered(k);
+    uint16_t port = kr_addr_port(plan->addr);
+    if (port && port_taken(sim, port, plan->reuse_port))
+        return -EADDRINUSE;
+    for (unsigned free = EPHEMERAL_FIRST; !port; free++) {
+        if (!port_taken(sim, (uint16_t)free, false))
+            port = (uint16_t)free;
+    }
+    struct kr__sim_file *file = kr__sim_file_new(sim, KR__SIM_LISTENER);
+    file->listener.bound = *plan->addr;
+    file->listener.backlog = plan->backlog;
+    file->listener.reuse_port = plan->reuse_port;
+    port_set(&file->listener.bound, port);
+    kr__list_push(&sim->listeners, &file->listener.on_port);
+    *bound = file->listener.bound;
+    return kr__sim_fd_new(sim, file);
+}
+
+static int door_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *peer,
+                           struct kr_addr *local) {
+    const struct kr__sim_file *file = kr__sim_fd_file(entered(k), fd);
+    if (!file)
+        return -EBADF;
+    if (file->kind != KR__SIM_STREAM || file->stream.dead) /* man getpeername */
+        return -ENOTCONN;
+    *peer = file->stream.there;
+    *local = file->stream.here;
+    return 0;
+}
+
+static int door_close(const struct kr__kernel *k, int fd) {
+    return kr__sim_fd_close(entered(k), fd);
+}
+
+static int door_wake_open(const struct kr__kernel *k) {
+    struct kr_sim *sim = entered(k);
+    return kr__sim_fd_new(sim, kr__sim_file_new(sim, KR__SIM_WAKER));
+}
+
+/* Called by whoever posts, so also in the middle of an event: no time passes. */
+static int door_wake_send(const struct kr__kernel *k, int fd) {
+    struct kr__sim_file *file = kr__sim_fd_file(kr__sim_of(k), fd);
+    if (!file)
+        return -EBADF;
+    file->counter++;
+    kr__sim_wake(file, KR__SIM_IN);
+    return 0;
+}
+
+static void door_yield(const struct kr__kernel *k) {
+    entered(k);
+}
+
+static uint64_t door_limit_nofile(const struct kr__kernel *k) {
+    (void)k;
+    return NOFILE;
+}
+
+static uint64_t door_limit_memlock(const struct kr__kernel *k) {
+    (void)k;
+    return MEMLOCK;
+}
+
+static int door_sysctl_disabled(const struct kr__kernel *k) {
+    (void)k;
+    return 0;
+}
+
+void kr__sim_door_init(struct kr_sim *sim) {
+    sim->door = (struct kr__kernel){
+        .ring_open = door_ring_open,
+        .ring_bind = door_ring_bind,
+        .ring_close = door_ring_close,
+        .enter = door_enter,
+        .reg = door_reg,
+        .clock = door_clock,
+        .map = door_map,
+        .unmap = door_unmap,
+        .listen = door_listen,
+        .sock_addrs = door_sock_addrs,
+        .close = door_close,
+        .wake_open = door_wake_open,
+        .wake_send = door_wake_send,
+        .yield = door_yield,
+        .limit_nofile = door_limit_nofile,
+        .limit_memlock = door_limit_memlock,
+        .sysctl_disabled = door_sysctl_disabled,
+    };
+}

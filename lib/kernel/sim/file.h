@@ -1,0 +1,60 @@
+/* What a descriptor or a slot of the file table leads to: a waker, a listener, an end of a stream. Lives
+ * as long as a descriptor, a slot, or a request in flight refers to it. */
+#ifndef KR_KERNEL_SIM_FILE_H
+#define KR_KERNEL_SIM_FILE_H
+
+#include "kernel/sim/world.h"
+
+enum kr__sim_kind {
+    KR__SIM_WAKER,
+    KR__SIM_LISTENER,
+    KR__SIM_STREAM,
+};
+
+/* stream.h */
+struct kr__sim_stream {
+    struct kr__sim_file *other; /* the far end; NULL: nobody is there any more */
+    char *bytes;                /* what has come and was not read: bytes[at .. at + size) */
+    size_t at, size, room;
+    size_t window;  /* `size` may grow to this */
+    bool fin_in;    /* the far end has ended its sending */
+    bool fin_out;   /* this end has */
+    bool dead;      /* reset, or given up: nothing moves, but what had come can be read */
+    int error;      /* told once, to whoever asks first */
+    struct kr_addr here, there;
+};
+
+struct kr__sim_listener {
+    struct kr__link on_port; /* on the world's list */
+    struct kr_addr bound;
+    unsigned backlog, queued;
+    bool reuse_port;
+    struct kr__list queue; /* streams by `in_backlog`, one reference each */
+};
+
+struct kr__sim_file {
+    enum kr__sim_kind kind;
+    unsigned refs;
+    struct kr_sim *sim;
+    struct kr__list waiters; /* requests that wait until it is ready, oldest first */
+    struct kr__link in_backlog;
+    uint64_t counter; /* of a waker */
+    struct kr__sim_listener listener;
+    struct kr__sim_stream stream;
+};
+
+/* With one reference, the caller's. */
+struct kr__sim_file *kr__sim_file_new(struct kr_sim *sim, enum kr__sim_kind kind);
+struct kr__sim_file *kr__sim_file_ref(struct kr__sim_file *file);
+
+/* The last one ends it, as the last close does: a listener resets its backlog, a stream sends FIN or RST. */
+void kr__sim_file_unref(struct kr__sim_file *file);
+
+/* The lowest free descriptor is given the caller's reference, as open does (POSIX). */
+int kr__sim_fd_new(struct kr_sim *sim, struct kr__sim_file *file);
+
+/* Borrowed; NULL: no such descriptor. */
+struct kr__sim_file *kr__sim_fd_file(const struct kr_sim *sim, int fd);
+int kr__sim_fd_close(struct kr_sim *sim, int fd);
+
+#endif

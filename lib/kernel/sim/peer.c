@@ -1,0 +1,141 @@
+/* Clients. Happy path: the kernel of a listener does the handshake, the stream waits in the backlog.
+ * Failure: nobody listens; the backlog is full, which drops the SYN (net/ipv4/tcp_input.c). */
+#include "kernel/sim/peer.h"
+
+#include "kernel/sim/request.h"
+#include "kernel/sim/stream.h"
+
+#define KIND_PEER 0x50u
+
+static struct kr__sim_peer *peer_find(const struct kr_sim *sim, kr_sim_peer peer) {
+    if (!sim || peer.bits >> 56 != KIND_PEER)
+        return NULL;
+    return kr__slab_find(&sim->peers, (uint32_t)(peer.bits >> 32) & 0xffffffu, (uint32_t)peer.bits);
+}
+
+static kr_sim_peer peer_new(struct kr_sim *sim, struct kr__sim_file *file) {
+    struct kr__sim_peer *p = kr__slab_get(&sim->peers);
+    if (!p)
+        kr__sim_broken("no memory for a peer");
+    p->file = file;
+    uint64_t bits = (uint64_t)KIND_PEER << 56 | (uint64_t)p->head.index << 32 | p->head.generation;
+    return (kr_sim_peer){bits};
+}
+
+static bool has_room(const struct kr__sim_listener *l) {
+    return l->queued < l->backlog;
+}
+
+/* SO_REUSEPORT spreads clients over the listeners of a port by a hash of the addresses. */
+static int listener_choose(struct kr_sim *sim, uint16_t port, struct kr__sim_file **ret) {
+    unsigned listening = 0, open = 0;
+    struct kr__link *head = &sim->listeners.head;
+    for (struct kr__link *link = head->next; link != head; link = link->next) {
+        struct kr__sim_file *file = kr__container_of(link, struct kr__sim_file, listener.on_port);
+        if (kr_addr_port(&file->listener.bound) != port)
+            continue;
+        listening++;
+        if (has_room(&file->listener) && kr_sim_random(sim, ++open) == 0)
+            *ret = file;
+    }
+    return open ? 0 : listening ? -EAGAIN : -ECONNREFUSED;
+}
+
+int kr_sim_connect(struct kr_sim *sim, kr_sim_peer *ret, uint16_t port) {
+    if (!sim || !ret)
+        return -EINVAL;
+    struct kr__sim_file *listener = NULL;
+    int rc = listener_choose(sim, port, &listener);
+    if (rc < 0)
+        return rc;
+    struct kr_addr addrs[2] = {listener->listener.bound, listener->listener.bound};
+    addrs[1].u.in.sin_port = htons(++sim->next_port);
+    struct kr__sim_file *ends[2];
+    kr__sim_stream_pair(sim, ends, addrs);
+    kr__list_push(&listener->listener.queue, &ends[0]->in_backlog);
+    listener->listener.queued++;
+    *ret = peer_new(sim, ends[1]);
+    kr__sim_note(sim, "connect", ret->bits, port, 0);
+    kr__sim_wake(listener, KR__SIM_IN);
+    return 0;
+}
+
+int kr_sim_window(struct kr_sim *sim, kr_sim_peer peer, size_t recv_size, size_t send_size) {
+    struct kr__sim_peer *p = peer_find(sim, peer);
+    if (!p)
+        return -ESTALE;
+    if (!recv_size || !send_size)
+        return -EINVAL;
+    p->file->stream.window = recv_size;
+    if (!p->file->stream.other)
+        return 0;
+    p->file->stream.other->stream.window = send_size;
+    kr__sim_wake(p->file->stream.other, KR__SIM_OUT);
+    return 0;
+}
+
+int64_t kr_sim_send(struct kr_sim *sim, kr_sim_peer peer, const void *data, size_t size) {
+    struct kr__sim_peer *p = peer_find(sim, peer);
+    if (!p)
+        return -ESTALE;
+    if (!data && size)
+        return -EINVAL;
+    int64_t sent = size ? kr__sim_stream_send(p->file, data, size) : 0;
+    kr__sim_note(sim, "peer-send", peer.bits, (uint64_t)sent, 0);
+    return sent;
+}
+
+int64_t kr_sim_recv(struct kr_sim *sim, kr_sim_peer peer, void *data, size_t size) {
+    struct kr__sim_peer *p = peer_find(sim, peer);
+    if (!p)
+        return -ESTALE;
+    if (!data || !size)
+        return -EINVAL;
+    int64_t got = kr__sim_stream_recv(p->file, data, size);
+    kr__sim_note(sim, "peer-recv", peer.bits, (uint64_t)got, 0);
+    return got;
+}
+
+size_t kr_sim_readable(const struct kr_sim *sim, kr_sim_peer peer) {
+    const struct kr__sim_peer *p = peer_find(sim, peer);
+    return p ? p->file->stream.size : 0;
+}
+
+int kr_sim_shutdown(struct kr_sim *sim, kr_sim_peer peer) {
+    struct kr__sim_peer *p = peer_find(sim, peer);
+    if (!p)
+        return -ESTALE;
+    kr__sim_note(sim, "peer-shutdown", peer.bits, 0, 0);
+    kr__sim_stream_shutdown(p->file);
+    return 0;
+}
+
+static int peer_end(struct kr_sim *sim, kr_sim_peer peer, bool reset) {
+    struct kr__sim_peer *p = peer_find(sim, peer);
+    if (!p)
+        return -ESTALE;
+    kr__sim_note(sim, reset ? "peer-reset" : "peer-close", peer.bits, 0, 0);
+    if (reset)
+        kr__sim_stream_reset(p->file);
+    kr__sim_file_unref(p->file);
+    kr__slab_put(&sim->peers, p);
+    return 0;
+}
+
+int kr_sim_close(struct kr_sim *sim, kr_sim_peer peer) {
+    return peer_end(sim, peer, false);
+}
+
+int kr_sim_reset(struct kr_sim *sim, kr_sim_peer peer) {
+    return peer_end(sim, peer, true);
+}
+
+void kr__sim_peers_end(struct kr_sim *sim) {
+    for (uint32_t i = 0; i < sim->peers.chunk_count * KR__SLAB_CHUNK; i++) {
+        struct kr__sim_peer *p = (struct kr__sim_peer *)(void *)kr__slab_at(&sim->peers, i);
+        if (!p->head.used)
+            continue;
+        kr__sim_file_unref(p->file);
+        kr__slab_put(&sim->peers, p);
+    }
+}

@@ -1,0 +1,155 @@
+/* TCP as far as a program can tell.
+ *
+ * Facts: what came before RST is read first, then -ECONNRESET, told once (observed on 6.18); after FIN a
+ * RST is -EPIPE to sends and the plain end to receives (tcp_reset and tcp_fin, net/ipv4/tcp_input.c:
+ * sk_err is EPIPE in CLOSE_WAIT, and SOCK_DONE lets receives see the end only); close with unread bytes
+ * sends RST, not FIN (tcp_close, net/ipv4/tcp.c); who sends to an end that is closed is answered RST. */
+#include "kernel/sim/stream.h"
+
+#include "kernel/sim/request.h"
+
+/* What goes to an end that nobody holds any more before its RST comes back. */
+#define BLIND_WINDOW 65536u
+
+static struct kr__sim_file *end_new(struct kr_sim *sim, const struct kr_addr *here,
+                                    const struct kr_addr *there) {
+    struct kr__sim_file *file = kr__sim_file_new(sim, KR__SIM_STREAM);
+    file->stream.window = sim->window;
+    file->stream.here = *here;
+    file->stream.there = *there;
+    return file;
+}
+
+void kr__sim_stream_pair(struct kr_sim *sim, struct kr__sim_file *ends[2],
+                         const struct kr_addr addrs[2]) {
+    ends[0] = end_new(sim, &addrs[0], &addrs[1]);
+    ends[1] = end_new(sim, &addrs[1], &addrs[0]);
+    ends[0]->stream.other = ends[1];
+    ends[1]->stream.other = ends[0];
+}
+
+bool kr__sim_stream_readable(const struct kr__sim_file *file) {
+    const struct kr__sim_stream *s = &file->stream;
+    return s->size || s->fin_in || s->error || s->dead;
+}
+
+static size_t room(const struct kr__sim_stream *s) {
+    if (!s->other)
+        return BLIND_WINDOW;
+    const struct kr__sim_stream *far = &s->other->stream;
+    return far->window > far->size ? far->window - far->size : 0;
+}
+
+bool kr__sim_stream_writable(const struct kr__sim_file *file) {
+    const struct kr__sim_stream *s = &file->stream;
+    return s->error || s->dead || s->fin_out || room(s);
+}
+
+static int error_take(struct kr__sim_stream *s) {
+    int error = s->error;
+    s->error = 0;
+    return error;
+}
+
+int64_t kr__sim_stream_recv(struct kr__sim_file *file, char *data, size_t size) {
+    struct kr__sim_stream *s = &file->stream;
+    if (s->size) {
+        size = kr__min_size(size, s->size);
+        memcpy(data, s->bytes + s->at, size);
+        s->at += size;
+        s->size -= size;
+        if (s->other)
+            kr__sim_wake(s->other, KR__SIM_OUT);
+        return (int64_t)size;
+    }
+    if (s->fin_in)
+        return 0;
+    if (s->error)
+        return -error_take(s);
+    return s->dead ? 0 : -EAGAIN;
+}
+
+static void bytes_add(struct kr__sim_stream *s, const char *data, size_t size) {
+    if (s->at + s->size + size > s->room) {
+        size_t wanted = kr__max_size(2 * (s->size + size), 256);
+        char *bytes = kr__sim_alloc(wanted);
+        if (s->size)
+            memcpy(bytes, s->bytes + s->at, s->size);
+        free(s->bytes);
+        s->bytes = bytes;
+        s->room = wanted;
+        s->at = 0;
+    }
+    memcpy(s->bytes + s->at + s->size, data, size);
+    s->size += size;
+}
+
+/* This end hears of its end. */
+static void die(struct kr__sim_file *file, int error) {
+    struct kr__sim_stream *s = &file->stream;
+    if (s->dead)
+        return;
+    s->dead = true;
+    s->error = s->fin_in && error == ECONNRESET ? EPIPE : error;
+    kr__sim_wake(file, KR__SIM_IN | KR__SIM_OUT);
+}
+
+int64_t kr__sim_stream_send(struct kr__sim_file *file, const char *data, size_t size) {
+    struct kr__sim_stream *s = &file->stream;
+    if (s->error)
+        return -error_take(s);
+    if (s->dead || s->fin_out)
+        return -EPIPE;
+    size = kr__min_size(size, room(s));
+    if (!size)
+        return -EAGAIN;
+    if (!s->other) {
+        die(file, ECONNRESET);
+        return (int64_t)size;
+    }
+    bytes_add(&s->other->stream, data, size);
+    kr__sim_wake(s->other, KR__SIM_IN);
+    return (int64_t)size;
+}
+
+void kr__sim_stream_shutdown(struct kr__sim_file *file) {
+    struct kr__sim_stream *s = &file->stream;
+    if (s->fin_out || s->dead)
+        return;
+    s->fin_out = true;
+    if (!s->other)
+        return;
+    s->other->stream.fin_in = true;
+    kr__sim_wake(s->other, KR__SIM_IN);
+}
+
+/* tcp_disconnect (net/ipv4/tcp.c) throws away what was not read; the socket has no error of its own. */
+void kr__sim_stream_reset(struct kr__sim_file *file) {
+    struct kr__sim_stream *s = &file->stream;
+    if (s->dead)
+        return;
+    s->size = 0;
+    die(file, 0);
+    if (s->other)
+        die(s->other, ECONNRESET);
+}
+
+void kr__sim_stream_cut(struct kr__sim_file *file, int error) {
+    struct kr__sim_file *other = file->stream.other;
+    die(file, error);
+    if (other)
+        die(other, error);
+}
+
+void kr__sim_stream_close(struct kr__sim_file *file) {
+    struct kr__sim_stream *s = &file->stream;
+    if (s->size && !s->dead && s->other)
+        die(s->other, ECONNRESET);
+    else
+        kr__sim_stream_shutdown(file);
+    if (s->other) {
+        kr__sim_wake(s->other, KR__SIM_OUT);
+        s->other->stream.other = NULL;
+    }
+    free(s->bytes);
+}

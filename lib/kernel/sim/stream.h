@@ -1,0 +1,30 @@
+/* An end of a TCP connection on one host: what is sent has come at once, as far as the window lets it. */
+#ifndef KR_KERNEL_SIM_STREAM_H
+#define KR_KERNEL_SIM_STREAM_H
+
+#include "kernel/sim/file.h"
+
+/* Two ends that know each other, a reference each for the caller. */
+void kr__sim_stream_pair(struct kr_sim *sim, struct kr__sim_file *ends[2], const struct kr_addr addrs[2]);
+
+/* Whether recv, or send, has something to do or to tell. */
+bool kr__sim_stream_readable(const struct kr__sim_file *file);
+bool kr__sim_stream_writable(const struct kr__sim_file *file);
+
+/* As the system calls on a nonblocking socket: a count, 0 at the end, or -errno. */
+int64_t kr__sim_stream_recv(struct kr__sim_file *file, char *data, size_t size);
+int64_t kr__sim_stream_send(struct kr__sim_file *file, const char *data, size_t size);
+
+/* This end sends no more. */
+void kr__sim_stream_shutdown(struct kr__sim_file *file);
+
+/* This end is dropped with RST. */
+void kr__sim_stream_reset(struct kr__sim_file *file);
+
+/* The network ends it for both, with `error`. */
+void kr__sim_stream_cut(struct kr__sim_file *file, int error);
+
+/* The last reference is gone. Only kr__sim_file_unref calls it. */
+void kr__sim_stream_close(struct kr__sim_file *file);
+
+#endif

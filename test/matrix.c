@@ -1,0 +1,1165 @@
+/* Every verb with every completion that may come of it: a cell is a verb, the state of its owner, a result and
+ * flags; each says what must have come of it, and that the reactor goes on serving.
+ *
+ * The ring is real, but requests of chosen verbs are stolen on their way: the submission carries a NOP without a
+ * completion in their place. The kernel then owes nothing for them, and a completion of the test's making, handed
+ * to the loop's own funnel, is the only one there will be. A cancel of a stolen request is answered as the kernel
+ * would. Where receives are stolen, the test plays the kernel's part with the provided buffers, too.
+ * The other way, for results without flags: the NOP in the request's place completes with the result, through
+ * the real queue (IORING_NOP_INJECT_RESULT, kernel >= 6.10). */
+#include "harness/net.h"
+
+#include "loop.h"
+#include "op/nop.h"
+#include "op/op.h"
+#include "ring/tag.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define MS INT64_C(1000000)
+#define COUNT(table_) (sizeof(table_) / sizeof *(table_))
+#define MORE IORING_CQE_F_MORE
+#define NONEMPTY IORING_CQE_F_SOCK_NONEMPTY
+#define BUFFER IORING_CQE_F_BUFFER
+#define THEFTS 64
+#define HELLO "hello"
+#define HELLO_SIZE 5
+
+/* ---- the thief ---- */
+
+/* What a case of this suite has: a reactor, the requests stolen from it, and what its user has seen. */
+struct world {
+    struct kr__kernel kernel; /* first: the functions are given a pointer to it */
+    struct kr_reactor *r;
+    uint16_t steal;   /* the verbs whose requests are stolen */
+    uint16_t inject;  /* those whose next request completes with `injected` */
+    int32_t injected;
+    unsigned injections;
+    uint64_t thefts[THEFTS];
+    unsigned theft_count;
+    bool deaf;        /* cancels are swallowed: the kernel is just running the request */
+    unsigned cancels; /* that were made */
+    uint16_t buf_head;
+
+    kr_listener listener;
+    uint16_t port;
+    kr_conn conn; /* the last opened */
+    int fd;       /* its client */
+    unsigned opens, closes, eofs, datas, posts;
+    int error;
+    enum kr_why why;
+    size_t got;
+};
+
+/* Which of the stolen requests has that tag; -1: none. */
+static int theft_of(const struct world *w, uint64_t user_data) {
+    for (unsigned i = 0; i < w->theft_count; i++) {
+        if (w->thefts[i] == user_data)
+            return (int)i;
+    }
+    return -1;
+}
+
+static void drop_theft(struct world *w, int i) {
+    w->theft_count--;
+    w->thefts[i] = w->thefts[w->theft_count];
+}
+
+/* The request is the test's to complete. */
+static void take(struct world *w, struct io_uring_sqe *sqe) {
+    CHECK_LT(w->theft_count, (unsigned)THEFTS);
+    uint64_t user_data = sqe->user_data;
+    w->thefts[w->theft_count++] = user_data;
+    memset(sqe, 0, sizeof *sqe);
+    sqe->opcode = IORING_OP_NOP;
+    sqe->flags = IOSQE_CQE_SKIP_SUCCESS;
+    sqe->user_data = user_data;
+}
+
+static void inject(struct world *w, struct io_uring_sqe *sqe, uint16_t verb) {
+    uint64_t user_data = sqe->user_data;
+    memset(sqe, 0, sizeof *sqe);
+    sqe->opcode = IORING_OP_NOP;
+    sqe->rw_flags = KR__NOP_INJECT_RESULT;
+    sqe->len = (uint32_t)w->injected;
+    sqe->user_data = user_data;
+    w->inject &= (uint16_t)~verb;
+    w->injections++;
+}
+
+/* The tag that a swallowed cancel was about; 0: it goes its way. */
+static uint64_t swallow_cancel(struct world *w, struct io_uring_sqe *sqe) {
+    uint64_t target = sqe->addr;
+    w->cancels++;
+    if (!w->deaf && theft_of(w, target) < 0)
+        return 0;
+    uint64_t user_data = sqe->user_data;
+    memset(sqe, 0, sizeof *sqe);
+    sqe->opcode = IORING_OP_NOP;
+    sqe->flags = IOSQE_CQE_SKIP_SUCCESS;
+    sqe->user_data = user_data;
+    return w->deaf ? 0 : target;
+}
+
+/* One request on its way; returns the tag of a stolen one that it cancels. */
+static uint64_t pass(struct world *w, struct io_uring_sqe *sqe) {
+    if (sqe->opcode == IORING_OP_NOP) /* ours already, or the test's own, with any tag */
+        return 0;
+    uint16_t verb = (uint16_t)(1u << kr__tag_unpack(sqe->user_data).op);
+    if (sqe->opcode == IORING_OP_ASYNC_CANCEL)
+        return swallow_cancel(w, sqe);
+    if (w->inject & verb)
+        inject(w, sqe, verb);
+    else if (w->steal & verb)
+        take(w, sqe);
+    return 0;
+}
+
+static void complete_all(struct world *w, uint64_t user_data, int32_t res) {
+    int i;
+    while ((i = theft_of(w, user_data)) >= 0) {
+        drop_theft(w, i);
+        kr__loop_complete(w->r, user_data, res, 0);
+    }
+}
+
+static int thief_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
+                       unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
+    struct world *w = (struct world *)(uintptr_t)k;
+    uint64_t cancelled[THEFTS];
+    unsigned count = 0, head = *ring->sq.khead;
+    for (unsigned i = 0; i < submit; i++) {
+        uint64_t target = pass(w, &ring->sq.sqes[(head + i) & *ring->sq.kring_mask]);
+        if (target)
+            cancelled[count++] = target;
+        CHECK_LT(count, (unsigned)THEFTS);
+    }
+    int rc = kr__linux.enter(&kr__linux, ring, submit, count ? 0 : wait_for, flags, arg);
+    for (unsigned i = 0; i < count; i++)
+        complete_all(w, cancelled[i], -ECANCELED);
+    return rc;
+}
+
+/* The tag of a stolen request of that verb and slot; 0: there is none. */
+static uint64_t stolen(const struct world *w, enum kr__verb verb, uint32_t slot) {
+    for (unsigned i = 0; i < w->theft_count; i++) {
+        struct kr__tag tag = kr__tag_unpack(w->thefts[i]);
+        if (tag.op == verb && tag.slot == slot)
+            return w->thefts[i];
+    }
+    return 0;
+}
+
+/* Completes it. It stays in flight if the flags say so. */
+static void complete(struct world *w, enum kr__verb verb, uint32_t slot, int32_t res, uint32_t flags) {
+    uint64_t user_data = stolen(w, verb, slot);
+    CHECK_NE(user_data, 0u);
+    if (!(flags & MORE))
+        drop_theft(w, theft_of(w, user_data));
+    kr__loop_complete(w->r, user_data, res, flags);
+}
+
+/* Fills the next buffer, as the kernel does, and returns the flags that say so. */
+static uint32_t fill(struct world *w, const void *data, size_t size) {
+    const struct kr__bufs *bufs = &w->r->bufs;
+    CHECK_NE(w->buf_head, bufs->tail);
+    const struct io_uring_buf *entry = &bufs->ring->bufs[w->buf_head++ & bufs->mask];
+    CHECK_LE(size, entry->len);
+    if (size)
+        memcpy((void *)(uintptr_t)entry->addr, data, size);
+    return BUFFER | (uint32_t)entry->bid << IORING_CQE_BUFFER_SHIFT;
+}
+
+/* ---- the user ---- */
+
+static void world_open(struct kr_reactor *r, kr_conn conn, void *user) {
+    (void)r;
+    struct world *w = user;
+    w->opens++;
+    w->conn = conn;
+}
+
+static size_t world_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+    struct world *w = user;
+    w->datas++;
+    w->got += size;
+    int rc = kr_conn_send(r, conn, data, size);
+    CHECK(rc == 0 || rc == -EPIPE);
+    return size;
+}
+
+static void world_eof(struct kr_reactor *r, kr_conn conn, void *user) {
+    (void)r;
+    (void)conn;
+    ((struct world *)user)->eofs++;
+}
+
+static void world_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+    (void)r;
+    (void)conn;
+    struct world *w = user;
+    w->closes++;
+    w->error = error;
+    w->why = why;
+}
+
+static void world_post(struct kr_reactor *r, void *arg) {
+    (void)r;
+    __atomic_fetch_add(&((struct world *)arg)->posts, 1, __ATOMIC_ACQ_REL);
+}
+
+static const struct kr_conn_ops world_ops = {
+    .on_open = world_open,
+    .on_data = world_data,
+    .on_eof = world_eof,
+    .on_close = world_close,
+};
+
+/* ---- a cell ---- */
+
+static int64_t *cells_run;
+static char cell_text[160];
+
+static void cell_show(void *unused) {
+    (void)unused;
+    tap_note("the cell: %s", cell_text);
+}
+
+/* What a cell is about, for the line that tells of its failure. */
+static void cell_begin(const char *verb, const char *state, int32_t res, uint32_t flags) {
+    if (!cell_text[0])
+        tap_on_fail(cell_show, NULL);
+    snprintf(cell_text, sizeof cell_text, "%s, %s, result %d%s%s,%s%s%s", verb, state, res, res < 0 ? " " : "",
+             res < 0 ? kr_errname(res) : "", flags & MORE ? " F_MORE" : "",
+             flags & NONEMPTY ? " F_SOCK_NONEMPTY" : "", flags & BUFFER ? " F_BUFFER" : "");
+    __atomic_fetch_add(cells_run, 1, __ATOMIC_RELAXED);
+}
+
+/* How a listener of a cell accepts: multishot while the table is large; else it polls, then one by one. */
+enum accepting { BY_MULTISHOT, BY_ONES, BY_FD };
+
+static struct kr_listen_opts opts_of(enum accepting accepting) {
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    opts.backlog = 8;
+    opts.addresses = accepting == BY_FD;
+    return opts;
+}
+
+/* A listener, no client yet. Of one world at a time. */
+static struct world *world_begin(enum accepting accepting, uint16_t steal) {
+    static struct world world;
+    struct world *w = &world;
+    *w = (struct world){.kernel = kr__linux, .steal = steal};
+    w->kernel.enter = thief_enter;
+    struct kr_config config;
+    kr_config_init(&config);
+    config.sq_entries = 32;
+    config.cq_entries = 128;
+    config.conn_max = accepting == BY_MULTISHOT ? 256 : 8;
+    config.file_max = 4;
+    config.buf_count = 8;
+    config.buf_size = 512;
+    w->r = test_reactor_on(&w->kernel, &config);
+    struct kr_listen_opts opts = opts_of(accepting);
+    w->port = test_listen(w->r, &w->listener, &opts, &world_ops, w);
+    return w;
+}
+
+static uint32_t slot_of(kr_conn conn) {
+    return kr__handle_slot(conn.bits);
+}
+
+static uint32_t listener_slot(const struct world *w) {
+    return kr__handle_slot(w->listener.bits);
+}
+
+static struct kr__conn *conn_of(const struct world *w) {
+    return &w->r->conns.table[slot_of(w->conn)];
+}
+
+static struct kr__listener *listener_of(const struct world *w) {
+    return &w->r->listeners.table[listener_slot(w) - w->r->listeners.first_slot];
+}
+
+/* The listener's request is there to be completed. */
+static void await_stolen(struct world *w, enum kr__verb verb, uint32_t slot) {
+    TEST_UNTIL(w->r, stolen(w, verb, slot));
+}
+
+/* A client whose connection is open, with its receive in flight. */
+static void connect_client(struct world *w) {
+    unsigned opens = w->opens;
+    w->fd = test_connect(w->port);
+    TEST_UNTIL(w->r, w->opens == opens + 1);
+    if (w->steal & KR__SET(recv))
+        await_stolen(w, KR__VERB_recv, slot_of(w->conn));
+    else
+        TEST_UNTIL(w->r, conn_of(w)->owner.armed & KR__SET(recv));
+}
+
+/* The open connection is served: bytes in, the same bytes out. */
+static void check_echoes(struct world *w) {
+    char back[HELLO_SIZE];
+    if (w->steal & KR__SET(recv)) {
+        await_stolen(w, KR__VERB_recv, slot_of(w->conn));
+        complete(w, KR__VERB_recv, slot_of(w->conn), HELLO_SIZE, MORE | fill(w, HELLO, HELLO_SIZE));
+    } else {
+        test_send(w->r, w->fd, HELLO, HELLO_SIZE);
+    }
+    test_recv(w->r, w->fd, back, HELLO_SIZE);
+    CHECK_MEM_EQ(back, HELLO, HELLO_SIZE);
+}
+
+/* A new client is served, and may leave. Stealing ends, but for the receives, whose buffers are in our hands. */
+static void check_serves(struct world *w) {
+    w->steal &= KR__SET(recv);
+    unsigned closes = w->closes;
+    connect_client(w);
+    check_echoes(w);
+    CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
+    TEST_UNTIL(w->r, w->closes == closes + 1);
+    test_close(w->fd);
+}
+
+static void world_end(struct world *w) {
+    check_serves(w);
+    CHECK_OK(kr_listener_close(w->r, w->listener));
+    test_rest(w->r, (struct test_levels){.blocks = w->r->blocks.out ? (unsigned)w->r->blocks.out : 0});
+    const struct kr__bufs *bufs = &w->r->bufs;
+    CHECK_EQ(bufs->published + bufs->free_count, bufs->count); /* each is somewhere, none twice */
+    CHECK_EQ(w->theft_count, 0u);
+    CHECK_EQ(w->r->conns.promised, 0u);
+    test_reactor_free(w->r);
+    CHECK_EQ(w->opens, w->closes);
+}
+
+/* The connection ends with that error and cause, and its slot is free. */
+static void check_ended(struct world *w, int error, enum kr_why why) {
+    TEST_UNTIL(w->r, w->closes == 1);
+    CHECK_EQ(w->error, error);
+    CHECK_EQ(w->why, why);
+    CHECK_ERR(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW), ESTALE);
+    test_close(w->fd);
+}
+
+static void end_conn(struct world *w) {
+    CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
+    check_ended(w, 0, KR_WHY_LOCAL);
+}
+
+/* ---- recv ---- */
+
+/* man recv, man io_uring_prep_recv_multishot; what a network tells later, too (man 7 tcp, man 7 ip). */
+static const int recv_errors[] = {
+    EBADF,     ECONNABORTED, ECONNREFUSED, ECONNRESET, EFAULT,  EHOSTDOWN, EHOSTUNREACH, EINVAL, EIO,
+    ENETDOWN,  ENETUNREACH,  ENOMEM,       ENOTCONN,   ENOTSOCK, EOPNOTSUPP, EPIPE, ETIMEDOUT,
+};
+static const int recv_passing[] = {EAGAIN, ECANCELED, EINTR};
+
+/* The states in which a receive can complete. */
+enum conn_state { OPEN, PAUSED, JOINING, CONN_STATES };
+static const char *const conn_states[] = {"open", "paused", "joining"};
+
+/* A connection in that state, whose receive is in flight, and whose cancel is not made yet. */
+static struct world *recv_begin(enum conn_state state, int32_t res, uint32_t flags) {
+    cell_begin("recv", conn_states[state], res, flags);
+    struct world *w = world_begin(BY_MULTISHOT, KR__SET(recv));
+    connect_client(w);
+    if (state == PAUSED)
+        CHECK_OK(kr_conn_pause(w->r, w->conn));
+    else if (state == JOINING)
+        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
+    return w;
+}
+
+static void recv_complete(struct world *w, int32_t res, uint32_t flags) {
+    complete(w, KR__VERB_recv, slot_of(w->conn), res, flags);
+}
+
+/* Nothing was told, and it goes on as if nothing had been. */
+static void recv_goes_on(struct world *w, enum conn_state state) {
+    CHECK_EQ(w->closes, 0u);
+    CHECK_EQ(w->datas + w->eofs, 0u);
+    if (state == JOINING) {
+        check_ended(w, 0, KR_WHY_LOCAL);
+        return;
+    }
+    if (state == PAUSED) {
+        test_step(w->r, "a turn while paused");
+        CHECK(!stolen(w, KR__VERB_recv, slot_of(w->conn)));
+        CHECK_OK(kr_conn_resume(w->r, w->conn));
+    }
+    check_echoes(w);
+    end_conn(w);
+}
+
+/* Ours: an error of the stream ends the connection with just that error, unless it is ending already. */
+TEST_EACH(recv_errors) {
+    for (size_t i = 0; i < COUNT(recv_errors) * CONN_STATES; i++) {
+        int error = -recv_errors[i % COUNT(recv_errors)];
+        enum conn_state state = (enum conn_state)(i / COUNT(recv_errors));
+        struct world *w = recv_begin(state, error, 0);
+        recv_complete(w, error, 0);
+        if (state == JOINING)
+            check_ended(w, 0, KR_WHY_LOCAL);
+        else
+            check_ended(w, error, KR_WHY_ERROR);
+        world_end(w);
+    }
+}
+
+/* Ours: an error that comes while the request stays in flight: it is cancelled and awaited before the close. */
+TEST_EACH(recv_errors_with_more) {
+    for (size_t i = 0; i < COUNT(recv_errors); i++) {
+        struct world *w = recv_begin(OPEN, -recv_errors[i], MORE);
+        recv_complete(w, -recv_errors[i], MORE);
+        CHECK(stolen(w, KR__VERB_recv, slot_of(w->conn)));
+        check_ended(w, -recv_errors[i], KR_WHY_ERROR);
+        CHECK_EQ(w->cancels, 1u);
+        world_end(w);
+    }
+}
+
+/* Ours: a cancel nobody asked for, a signal, a wish to try again: armed once more if it is wanted. */
+TEST_EACH(recv_that_passes) {
+    for (size_t i = 0; i < COUNT(recv_passing) * CONN_STATES; i++) {
+        int error = -recv_passing[i % COUNT(recv_passing)];
+        enum conn_state state = (enum conn_state)(i / COUNT(recv_passing));
+        struct world *w = recv_begin(state, error, 0);
+        recv_complete(w, error, 0);
+        recv_goes_on(w, state);
+        world_end(w);
+    }
+}
+
+/* Ours: no buffer: it waits for one, unless it does not want any. The kernel keeps its data. */
+TEST_EACH(recv_without_a_buffer) {
+    static const uint32_t flags[] = {0, NONEMPTY};
+    for (size_t i = 0; i < COUNT(flags) * CONN_STATES; i++) {
+        enum conn_state state = (enum conn_state)(i / COUNT(flags));
+        struct world *w = recv_begin(state, -ENOBUFS, flags[i % COUNT(flags)]);
+        recv_complete(w, -ENOBUFS, flags[i % COUNT(flags)]);
+        CHECK_EQ(conn_of(w)->parked, state == OPEN);
+        CHECK_EQ(test_stats(w->r).starved_parks, state == OPEN);
+        recv_goes_on(w, state);
+        world_end(w);
+    }
+}
+
+static const int recv_sizes[] = {1, 5, 511, 512};
+static const uint32_t recv_flags[] = {MORE, 0, MORE | NONEMPTY, NONEMPTY};
+
+/* Sends what came back to the client, and checks it. */
+static void check_came(struct world *w, const char *data, int size) {
+    char back[512];
+    test_recv(w->r, w->fd, back, (size_t)size);
+    CHECK_MEM_EQ(back, data, (size_t)size);
+}
+
+/* Ours: data is shown once, whatever the flags; only F_MORE says whether the receive is still armed. While paused it
+ * is kept, and shown afterwards; on a closing connection nobody sees it, and its buffer goes back. */
+TEST_EACH(recv_data) {
+    char data[512];
+    test_pattern(data, sizeof data, 1, 0);
+    for (size_t i = 0; i < COUNT(recv_sizes) * COUNT(recv_flags) * CONN_STATES; i++) {
+        int size = recv_sizes[i % COUNT(recv_sizes)];
+        uint32_t flags = recv_flags[i / COUNT(recv_sizes) % COUNT(recv_flags)];
+        enum conn_state state = (enum conn_state)(i / (COUNT(recv_sizes) * COUNT(recv_flags)));
+        struct world *w = recv_begin(state, size, flags | BUFFER);
+        recv_complete(w, size, flags | fill(w, data, (size_t)size));
+        CHECK_EQ(w->datas, state == OPEN);
+        CHECK_EQ((conn_of(w)->owner.armed & KR__SET(recv)) != 0, (flags & MORE) != 0);
+        if (state == JOINING) {
+            check_ended(w, 0, KR_WHY_LOCAL);
+            CHECK_EQ(w->datas, 0u);
+            world_end(w);
+            continue;
+        }
+        if (state == PAUSED) {
+            test_step(w->r, "a turn while paused");
+            CHECK_EQ(w->datas, 0u);
+            CHECK_OK(kr_conn_resume(w->r, w->conn));
+        }
+        check_came(w, data, size);
+        CHECK_EQ(w->datas, 1u);
+        check_echoes(w);
+        end_conn(w);
+        world_end(w);
+    }
+}
+
+static const uint32_t eof_flags[] = {0, NONEMPTY, MORE, BUFFER, BUFFER | NONEMPTY, BUFFER | MORE};
+
+/* Ours: a result of 0 is the end of the stream, whatever the flags: told once, after a pause if need be. A buffer
+ * that came with it is given back. */
+TEST_EACH(recv_end_of_stream) {
+    for (size_t i = 0; i < COUNT(eof_flags) * CONN_STATES; i++) {
+        uint32_t flags = eof_flags[i % COUNT(eof_flags)];
+        enum conn_state state = (enum conn_state)(i / COUNT(eof_flags));
+        struct world *w = recv_begin(state, 0, flags);
+        recv_complete(w, 0, flags & BUFFER ? (flags & ~BUFFER) | fill(w, NULL, 0) : flags);
+        CHECK_EQ(w->eofs, state == OPEN);
+        if (state == JOINING) {
+            check_ended(w, 0, KR_WHY_LOCAL);
+            CHECK_EQ(w->eofs, 0u);
+        } else {
+            if (state == PAUSED)
+                CHECK_OK(kr_conn_resume(w->r, w->conn));
+            TEST_UNTIL(w->r, w->eofs == 1);
+            test_step(w->r, "a turn after the end");
+            CHECK_EQ(w->eofs, 1u);
+            CHECK_OK(kr_conn_send(w->r, w->conn, HELLO, HELLO_SIZE)); /* its other half is open */
+            check_came(w, HELLO, HELLO_SIZE);
+            end_conn(w);
+        }
+        world_end(w);
+    }
+}
+
+/* Ours: the same errors, as results of NOPs that come through the real queue. */
+TEST_EACH(recv_errors_through_the_ring) {
+    for (size_t i = 0; i < COUNT(recv_errors); i++) {
+        cell_begin("recv through the ring", "open", -recv_errors[i], 0);
+        struct world *w = world_begin(BY_MULTISHOT, 0);
+        w->inject = KR__SET(recv);
+        w->injected = -recv_errors[i];
+        w->fd = test_connect(w->port);
+        TEST_UNTIL(w->r, w->opens == 1);
+        check_ended(w, -recv_errors[i], KR_WHY_ERROR);
+        CHECK_EQ(w->injections, 1u);
+        world_end(w);
+    }
+}
+
+static const int recv_passing_ring[] = {EAGAIN, ECANCELED, EINTR, ENOBUFS};
+
+TEST_EACH(recv_that_passes_through_the_ring) {
+    for (size_t i = 0; i < COUNT(recv_passing_ring); i++) {
+        cell_begin("recv through the ring", "open", -recv_passing_ring[i], 0);
+        struct world *w = world_begin(BY_MULTISHOT, 0);
+        w->inject = KR__SET(recv);
+        w->injected = -recv_passing_ring[i];
+        connect_client(w);
+        check_echoes(w);
+        CHECK_EQ(w->injections, 1u);
+        end_conn(w);
+        world_end(w);
+    }
+}
+
+/* ---- send ---- */
+
+/* man send, and what a network tells later. */
+static const int send_errors[] = {
+    EACCES,  EBADF,  ECONNRESET, EDESTADDRREQ, EFAULT,   EHOSTUNREACH, EINVAL, EIO, EISCONN, EMSGSIZE,
+    ENETDOWN, ENETUNREACH, ENOBUFS, ENOMEM,   ENOTCONN, ENOTSOCK,     EOPNOTSUPP, EPIPE, ETIMEDOUT,
+};
+static const int send_passing[] = {EAGAIN, ECANCELED, EINTR, 0};
+
+enum send_state { SENDING, DRAINING, ENDING, SEND_STATES };
+static const char *const send_states[] = {"open", "draining", "joining"};
+static const char digits[] = "0123456789";
+#define DIGITS 10
+
+/* A connection in that state, whose send of ten digits is in flight: in one piece, or in the pieces of two records. */
+static struct world *send_begin(enum send_state state, int32_t res, bool pieces) {
+    cell_begin(pieces ? "send of two pieces" : "send", send_states[state], res, 0);
+    struct world *w = world_begin(BY_MULTISHOT, KR__SET(send));
+    connect_client(w);
+    if (pieces) {
+        struct kr__conn *c = conn_of(w);
+        CHECK_OK(kr_conn_send(w->r, w->conn, digits, 4));
+        c->queue.tail->spare = 0; /* or the rest would share the record */
+        CHECK_OK(kr_conn_send(w->r, w->conn, digits + 4, DIGITS - 4));
+        CHECK_NE(c->queue.head, c->queue.tail);
+    } else {
+        CHECK_OK(kr_conn_send(w->r, w->conn, digits, DIGITS));
+    }
+    await_stolen(w, KR__VERB_send, slot_of(w->conn));
+    CHECK_EQ(conn_of(w)->vector != NULL, pieces);
+    if (state == DRAINING)
+        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_FLUSH));
+    else if (state == ENDING)
+        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
+    return w;
+}
+
+static void send_complete(struct world *w, int32_t res) {
+    w->steal = 0; /* what is sent again is really sent */
+    complete(w, KR__VERB_send, slot_of(w->conn), res, 0);
+    CHECK(!conn_of(w)->vector);
+}
+
+/* `taken` of the digits are gone; the client gets the others, no byte more or less. */
+static void send_goes_on(struct world *w, enum send_state state, size_t taken) {
+    if (state == SENDING) {
+        CHECK_EQ(kr_conn_queued(w->r, w->conn), DIGITS - taken);
+        check_came(w, digits + taken, (int)(DIGITS - taken));
+        check_echoes(w);
+        end_conn(w);
+        return;
+    }
+    TEST_UNTIL(w->r, w->closes == 1);
+    char back[DIGITS];
+    size_t want = state == DRAINING ? DIGITS - taken : 0;
+    test_recv(NULL, w->fd, back, want);
+    CHECK_MEM_EQ(back, digits + taken, want);
+    CHECK_EQ(test_recv_end(NULL, w->fd, NULL), 0);
+    check_ended(w, 0, KR_WHY_LOCAL);
+}
+
+/* Ours: an error ends the connection; one that was draining has lost bytes and says so; on one that is ending
+ * already it changes nothing. */
+TEST_EACH(send_errors) {
+    for (size_t i = 0; i < COUNT(send_errors) * SEND_STATES; i++) {
+        int error = -send_errors[i % COUNT(send_errors)];
+        enum send_state state = (enum send_state)(i / COUNT(send_errors));
+        struct world *w = send_begin(state, error, i % 2);
+        send_complete(w, error);
+        if (state == ENDING)
+            check_ended(w, 0, KR_WHY_LOCAL);
+        else
+            check_ended(w, error, KR_WHY_ERROR);
+        world_end(w);
+    }
+}
+
+/* Ours: nothing was taken: all is sent again. */
+TEST_EACH(send_that_passes) {
+    for (size_t i = 0; i < COUNT(send_passing) * SEND_STATES; i++) {
+        int error = -send_passing[i % COUNT(send_passing)];
+        enum send_state state = (enum send_state)(i / COUNT(send_passing));
+        struct world *w = send_begin(state, error, i % 2);
+        send_complete(w, error);
+        send_goes_on(w, state, 0);
+        world_end(w);
+    }
+}
+
+/* Ours: however much was taken, the rest is sent from there on, across the records. */
+TEST_EACH(send_that_is_short) {
+    for (size_t i = 0; i < DIGITS * 2 * SEND_STATES; i++) {
+        size_t taken = 1 + i % DIGITS;
+        enum send_state state = (enum send_state)(i / (DIGITS * 2));
+        struct world *w = send_begin(state, (int)taken, i / DIGITS % 2);
+        send_complete(w, (int)taken);
+        send_goes_on(w, state, taken);
+        world_end(w);
+    }
+}
+
+/* Ours: the same through the real queue. */
+TEST_EACH(send_errors_through_the_ring) {
+    for (size_t i = 0; i < COUNT(send_errors); i++) {
+        cell_begin("send through the ring", "open", -send_errors[i], 0);
+        struct world *w = world_begin(BY_MULTISHOT, 0);
+        connect_client(w);
+        w->inject = KR__SET(send);
+        w->injected = -send_errors[i];
+        CHECK_OK(kr_conn_send(w->r, w->conn, digits, DIGITS));
+        check_ended(w, -send_errors[i], KR_WHY_ERROR);
+        CHECK_EQ(w->injections, 1u);
+        world_end(w);
+    }
+}
+
+TEST_EACH(send_that_is_short_through_the_ring) {
+    for (int taken = 0; taken < DIGITS; taken++) {
+        cell_begin("send through the ring", "open", taken, 0);
+        struct world *w = world_begin(BY_MULTISHOT, 0);
+        connect_client(w);
+        w->inject = KR__SET(send);
+        w->injected = taken;
+        CHECK_OK(kr_conn_send(w->r, w->conn, digits, DIGITS));
+        check_came(w, digits + taken, DIGITS - taken);
+        CHECK_EQ(w->injections, 1u);
+        check_echoes(w);
+        end_conn(w);
+        world_end(w);
+    }
+}
+
+/* ---- reset and close ---- */
+
+/* man connect; and what a socket says that its peer has reset already. */
+static const int reset_results[] = {
+    0,          -EACCES,    -EAFNOSUPPORT, -EAGAIN, -EALREADY, -EBADF,    -ECANCELED,  -ECONNRESET,
+    -EINPROGRESS, -EINTR,   -EINVAL,       -ENOMEM, -ENOTCONN, -ENOTSOCK, -EOPNOTSUPP, -EPERM,
+};
+
+/* Ours: whatever came of the reset, the close follows, once. */
+TEST_EACH(reset_results) {
+    for (size_t i = 0; i < COUNT(reset_results); i++) {
+        cell_begin("reset", "closing", reset_results[i], 0);
+        struct world *w = world_begin(BY_MULTISHOT, KR__SET(reset));
+        connect_client(w);
+        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_RESET));
+        await_stolen(w, KR__VERB_reset, slot_of(w->conn));
+        CHECK_EQ(conn_of(w)->owner.inflight, 1u);
+        complete(w, KR__VERB_reset, slot_of(w->conn), reset_results[i], 0);
+        CHECK_EQ(w->closes, 0u);
+        check_ended(w, 0, KR_WHY_LOCAL);
+        world_end(w);
+    }
+}
+
+/* man close; -ENXIO and -EBADF: the slot was empty (io_uring/filetable.c); -EINVAL: no such slot. */
+static const int close_results[] = {
+    0, -EAGAIN, -EBADF, -ECANCELED, -EDQUOT, -EINTR, -EINVAL, -EIO, -ENOMEM, -ENOSPC, -ENXIO,
+};
+
+/* Ours: after the completion of its close a connection is gone, and its handle stale; not a moment before. */
+TEST_EACH(close_results_of_connections) {
+    for (size_t i = 0; i < COUNT(close_results); i++) {
+        cell_begin("close", "closing", close_results[i], 0);
+        struct world *w = world_begin(BY_MULTISHOT, KR__SET(close));
+        connect_client(w);
+        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
+        await_stolen(w, KR__VERB_close, slot_of(w->conn));
+        CHECK_EQ(w->closes, 0u);
+        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_RESET)); /* too late to be harder */
+        test_step(w->r, "a turn with its close in flight");
+        complete(w, KR__VERB_close, slot_of(w->conn), close_results[i], 0);
+        check_ended(w, 0, KR_WHY_LOCAL);
+        world_end(w);
+    }
+}
+
+/* Ours: the same of a listener: its slot takes the next one. */
+TEST_EACH(close_results_of_listeners) {
+    for (size_t i = 0; i < COUNT(close_results); i++) {
+        cell_begin("close of a listener", "closing", close_results[i], 0);
+        struct world *w = world_begin(BY_MULTISHOT, 0);
+        test_step(w->r, "its accept");
+        w->steal = KR__SET(close);
+        uint32_t slot = listener_slot(w);
+        CHECK_OK(kr_listener_close(w->r, w->listener));
+        await_stolen(w, KR__VERB_close, slot);
+        CHECK_EQ(test_stats(w->r).listeners, 1u);
+        complete(w, KR__VERB_close, slot, close_results[i], 0);
+        CHECK_EQ(test_stats(w->r).listeners, 0u);
+        struct kr_listen_opts opts = opts_of(BY_MULTISHOT);
+        w->port = test_listen(w->r, &w->listener, &opts, &world_ops, w);
+        CHECK_EQ(listener_slot(w), slot);
+        world_end(w);
+    }
+}
+
+/* ---- accept ---- */
+
+/* man accept: the next client may be well. */
+static const int client_errors[] = {
+    EAGAIN, ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, EINTR, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EPROTO,
+};
+
+/* man accept: the next one fares no better for a while. */
+static const int own_errors[] = {
+    EBADF, EFAULT, EINVAL, EIO, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOTSOCK, ENXIO, EOPNOTSUPP, EPERM,
+};
+
+/* What kind of request of a listener is in flight, and how it comes to be. */
+static const struct accept_kind {
+    const char *name;
+    enum kr__verb verb;
+    enum accepting accepting;
+} accept_kinds[] = {
+    {"accept", KR__VERB_accept, BY_MULTISHOT},
+    {"accept_poll", KR__VERB_accept_poll, BY_ONES},
+    {"accept_one", KR__VERB_accept_one, BY_ONES},
+    {"accept_fd", KR__VERB_accept_fd, BY_FD},
+};
+
+enum listener_state { ACCEPTING, STOPPED, CLOSED, LISTENER_STATES };
+static const char *const listener_states[] = {"open", "paused", "closing"};
+
+/* The listener's request is in flight; for those that are made when a client waits, one does. */
+static struct world *accept_begin(const struct accept_kind *kind, enum listener_state state, int32_t res,
+                                  uint32_t flags) {
+    cell_begin(kind->name, listener_states[state], res, flags);
+    struct world *w = world_begin(kind->accepting, (uint16_t)(1u << kind->verb));
+    w->fd = -1;
+    if (kind->verb == KR__VERB_accept_one || kind->verb == KR__VERB_accept_fd)
+        w->fd = test_connect(w->port);
+    await_stolen(w, kind->verb, listener_slot(w));
+    if (state == STOPPED)
+        CHECK_OK(kr_listener_pause(w->r, w->listener));
+    else if (state == CLOSED)
+        CHECK_OK(kr_listener_close(w->r, w->listener));
+    return w;
+}
+
+/* A multishot that is still in flight would keep all clients to itself. */
+static void accept_end(struct world *w, enum listener_state state, uint32_t flags) {
+    if (state == ACCEPTING && flags & MORE)
+        complete(w, KR__VERB_accept, listener_slot(w), -ECANCELED, 0);
+}
+
+/* It accepts again, what is left in flight is cancelled, and the client that waited is served, or a new one. */
+static void accept_goes_on(struct world *w, enum listener_state state) {
+    w->steal = 0;
+    if (state == STOPPED) {
+        TEST_UNTIL(w->r, listener_of(w)->owner.inflight == 0);
+        CHECK_OK(kr_listener_resume(w->r, w->listener));
+    } else if (state == CLOSED) {
+        TEST_UNTIL(w->r, test_stats(w->r).listeners == 0);
+        if (w->fd >= 0)
+            test_close(w->fd);
+        w->fd = -1;
+        struct kr_listen_opts opts = opts_of(BY_MULTISHOT);
+        w->port = test_listen(w->r, &w->listener, &opts, &world_ops, w);
+    }
+    if (w->fd >= 0) {
+        TEST_UNTIL(w->r, w->opens == 1);
+        check_echoes(w);
+        end_conn(w);
+    }
+    world_end(w);
+}
+
+static void accept_cell(const struct accept_kind *kind, enum listener_state state, int error, uint32_t flags,
+                        bool backs_off) {
+    struct world *w = accept_begin(kind, state, error, flags);
+    struct kr__listener *l = listener_of(w);
+    complete(w, kind->verb, listener_slot(w), error, flags);
+    CHECK_EQ(l->backing_off, backs_off && state != CLOSED);
+    CHECK_EQ(test_stats(w->r).accept_errors, error == -ECANCELED ? 0u : 1u);
+    if (!l->backing_off)
+        accept_end(w, state, flags);
+    accept_goes_on(w, state);
+}
+
+static void accept_cells(const struct accept_kind *kind) {
+    for (int state = ACCEPTING; state < LISTENER_STATES; state++) {
+        for (size_t i = 0; i < COUNT(client_errors); i++)
+            accept_cell(kind, (enum listener_state)state, -client_errors[i], 0, false);
+        for (size_t i = 0; i < COUNT(own_errors); i++)
+            accept_cell(kind, (enum listener_state)state, -own_errors[i], 0, true);
+        accept_cell(kind, (enum listener_state)state, -ECANCELED, 0, false);
+    }
+}
+
+/* Ours: an error of a client is no reason to wait; one of this machine is, and is tried again after a while; and
+ * none of them costs a slot, or a client that waits. */
+TEST_EACH(accept_errors) {
+    accept_cells(&accept_kinds[0]);
+}
+
+TEST_EACH(accept_poll_errors) {
+    accept_cells(&accept_kinds[1]);
+}
+
+TEST_EACH(accept_one_errors) {
+    accept_cells(&accept_kinds[2]);
+}
+
+TEST_EACH(accept_fd_errors) {
+    accept_cells(&accept_kinds[3]);
+}
+
+/* Ours: an error that leaves the multishot in flight. */
+TEST_EACH(accept_errors_with_more) {
+    for (size_t i = 0; i < COUNT(client_errors); i++)
+        accept_cell(&accept_kinds[0], ACCEPTING, -client_errors[i], MORE, false);
+    for (size_t i = 0; i < COUNT(own_errors); i++)
+        accept_cell(&accept_kinds[0], ACCEPTING, -own_errors[i], MORE, true);
+}
+
+static const uint32_t accept_flags[] = {MORE, 0};
+
+/* Ours: a slot in which there is no socket after all: the connection opens, its receive meets -EBADF, it ends. On
+ * a listener that is closing it is closed unannounced. The multishot goes on by what F_MORE says. */
+TEST_EACH(accept_of_an_empty_slot) {
+    for (size_t i = 0; i < COUNT(accept_flags) * LISTENER_STATES; i++) {
+        uint32_t flags = accept_flags[i % COUNT(accept_flags)];
+        enum listener_state state = (enum listener_state)(i / COUNT(accept_flags));
+        struct world *w = accept_begin(&accept_kinds[0], state, 200, flags);
+        complete(w, KR__VERB_accept, listener_slot(w), 200, flags);
+        w->steal = 0; /* the next one is real */
+        CHECK_EQ(w->opens, state != CLOSED);
+        CHECK_EQ(stolen(w, KR__VERB_accept, listener_slot(w)) != 0, flags != 0);
+        TEST_UNTIL(w->r, test_stats(w->r).conns == 0);
+        CHECK_EQ(w->closes, w->opens);
+        CHECK_EQ(w->error, w->opens ? -EBADF : 0);
+        accept_end(w, state, flags);
+        accept_goes_on(w, state);
+    }
+}
+
+static const int poll_results[] = {POLLIN, POLLERR, POLLHUP, POLLIN | POLLERR | POLLHUP, POLLNVAL, 0};
+
+/* Ours: a poll that says "ready" though no client waits: the accepts made for it are taken back. */
+TEST_EACH(accept_poll_that_is_wrong) {
+    for (size_t i = 0; i < COUNT(poll_results) * LISTENER_STATES; i++) {
+        enum listener_state state = (enum listener_state)(i / COUNT(poll_results));
+        struct world *w = accept_begin(&accept_kinds[1], state, poll_results[i % COUNT(poll_results)], 0);
+        complete(w, KR__VERB_accept_poll, listener_slot(w), poll_results[i % COUNT(poll_results)], 0);
+        accept_goes_on(w, state);
+    }
+}
+
+/* Ours: a descriptor that has no peer: it is closed, and nobody is told. */
+TEST_EACH(accept_fd_of_no_connection) {
+    for (int state = ACCEPTING; state < LISTENER_STATES; state++) {
+        struct world *w = accept_begin(&accept_kinds[3], (enum listener_state)state, 0, 0);
+        int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        complete(w, KR__VERB_accept_fd, listener_slot(w), fd, 0);
+        CHECK_EQ(w->opens, 0u);
+        accept_goes_on(w, (enum listener_state)state);
+    }
+}
+
+/* Ours: the accept's first result, through the real queue. */
+TEST_EACH(accept_errors_through_the_ring) {
+    for (size_t i = 0; i < COUNT(client_errors) + COUNT(own_errors); i++) {
+        bool own = i >= COUNT(client_errors);
+        int error = own ? own_errors[i - COUNT(client_errors)] : client_errors[i];
+        cell_begin("accept through the ring", "open", -error, 0);
+        struct world *w = world_begin(BY_MULTISHOT, 0);
+        w->inject = KR__SET(accept);
+        w->injected = -error;
+        TEST_UNTIL(w->r, test_stats(w->r).accept_errors == 1);
+        CHECK_EQ(listener_of(w)->backing_off, own);
+        CHECK_EQ(w->injections, 1u);
+        world_end(w);
+    }
+}
+
+/* ---- install ---- */
+
+/* man io_uring_prep_files_update: -ENFILE when no slot is free. */
+static const int install_errors[] = {EAGAIN, EBADF, ECANCELED, EFAULT, EINVAL, ENFILE, ENOMEM, ENXIO, EOVERFLOW};
+
+/* Ours: a client that cannot have a slot is let go, unannounced, and the descriptor closed; the next one is served.
+ * On a listener that closes meanwhile it is let go in any case. */
+TEST_EACH(install_errors) {
+    for (size_t i = 0; i < COUNT(install_errors) * LISTENER_STATES; i++) {
+        int error = -install_errors[i % COUNT(install_errors)];
+        enum listener_state state = (enum listener_state)(i / COUNT(install_errors));
+        cell_begin("install", listener_states[state], error, 0);
+        struct world *w = world_begin(BY_FD, KR__SET(install));
+        w->fd = test_connect(w->port);
+        await_stolen(w, KR__VERB_install, listener_slot(w));
+        if (state == STOPPED)
+            CHECK_OK(kr_listener_pause(w->r, w->listener));
+        else if (state == CLOSED)
+            CHECK_OK(kr_listener_close(w->r, w->listener));
+        complete(w, KR__VERB_install, listener_slot(w), error, 0);
+        CHECK_EQ(w->opens, 0u);
+        CHECK_EQ(test_recv_end(w->r, w->fd, NULL), 0);
+        test_close(w->fd);
+        w->fd = -1;
+        accept_goes_on(w, state);
+    }
+}
+
+/* ---- wake ---- */
+
+static const struct {
+    int32_t res;
+    uint32_t flags;
+} wake_rows[] = {
+    {POLLIN, MORE},   {POLLIN, 0},   {POLLERR, 0},  {POLLERR, MORE}, {POLLHUP, 0},
+    {0, MORE},        {0, 0},        {-EAGAIN, 0},  {-EBADF, 0},     {-ECANCELED, 0},
+    {-EINTR, 0},      {-EINVAL, 0},  {-ENOMEM, 0},  {-ENOENT, 0},
+};
+
+static void *post_main(void *arg) {
+    struct world *w = arg;
+    CHECK_OK(kr_post(w->r, world_post, w));
+    return NULL;
+}
+
+/* Another thread's post ends a wait that has no other end. */
+static void check_wakes(struct world *w) {
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, post_main, w), 0);
+    while (!w->posts)
+        CHECK_OK(kr_step(w->r, -1));
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+}
+
+/* Ours: the poll that wakes is armed as long as the reactor lives. */
+TEST_EACH(wake_results) {
+    for (size_t i = 0; i < COUNT(wake_rows); i++) {
+        cell_begin("wake", "", wake_rows[i].res, wake_rows[i].flags);
+        struct world *w = world_begin(BY_MULTISHOT, KR__SET(wake));
+        await_stolen(w, KR__VERB_wake, KR__SLOT_SELF);
+        complete(w, KR__VERB_wake, KR__SLOT_SELF, wake_rows[i].res, wake_rows[i].flags);
+        CHECK_EQ(stolen(w, KR__VERB_wake, KR__SLOT_SELF) != 0, wake_rows[i].flags != 0);
+        w->steal = 0;
+        if (wake_rows[i].flags) /* the stolen one would be the only one */
+            complete(w, KR__VERB_wake, KR__SLOT_SELF, POLLIN, 0);
+        check_wakes(w);
+        world_end(w);
+    }
+}
+
+/* ---- nop, cancel, and what belongs to nobody ---- */
+
+static const int nop_results[] = {0, 1, INT32_MAX, -1, -ECANCELED, INT32_MIN};
+
+/* Ours: nothing comes of it. */
+TEST_EACH(nop_results) {
+    for (size_t i = 0; i < COUNT(nop_results); i++) {
+        cell_begin("nop through the ring", "", nop_results[i], 0);
+        struct world *w = world_begin(BY_MULTISHOT, 0);
+        test_step(w->r, "the first turn");
+        uint64_t cqes = test_stats(w->r).cqes;
+        CHECK_OK(kr__nop(w->r, kr__nop_tag(w->r), nop_results[i]));
+        TEST_UNTIL(w->r, test_stats(w->r).cqes > cqes);
+        CHECK_EQ(test_stats(w->r).stale_cqes, 0u);
+        world_end(w);
+    }
+}
+
+static const int cancel_results[] = {0, 1, -ENOENT, -EINVAL, -EALREADY};
+
+/* Ours: a cancel that came too early for its request is made again (-EALREADY), and no other is. Cancels are
+ * swallowed meanwhile, so that the receive stays in flight. */
+TEST_EACH(cancel_results) {
+    for (size_t i = 0; i < COUNT(cancel_results); i++) {
+        cell_begin("cancel", "", cancel_results[i], 0);
+        struct world *w = world_begin(BY_MULTISHOT, KR__SET(recv));
+        connect_client(w);
+        w->deaf = true;
+        CHECK_OK(kr_conn_pause(w->r, w->conn));
+        TEST_UNTIL(w->r, w->cancels == 1);
+        struct kr__tag tag = kr__tag_unpack(stolen(w, KR__VERB_recv, slot_of(w->conn)));
+        tag.op = KR__VERB_cancel;
+        tag.operand = KR__VERB_recv;
+        kr__loop_complete(w->r, kr__tag_pack(tag), cancel_results[i], 0);
+        w->deaf = false;
+        test_step(w->r, "another cancel");
+        test_step(w->r, "yet another");
+        bool again = cancel_results[i] == -EALREADY;
+        CHECK_EQ(w->cancels, again ? 2u : 1u);
+        if (!again)
+            complete(w, KR__VERB_recv, slot_of(w->conn), -ECANCELED, 0);
+        CHECK_OK(kr_conn_resume(w->r, w->conn));
+        check_echoes(w);
+        end_conn(w);
+        world_end(w);
+    }
+}
+
+/* Nothing is told, nothing changes but the count of stale completions. */
+static void check_stale(struct world *w, struct kr__tag tag, int32_t res, uint32_t flags) {
+    struct kr_stats before = test_stats(w->r);
+    kr__loop_complete(w->r, kr__tag_pack(tag), res, flags);
+    struct kr_stats after = test_stats(w->r);
+    CHECK_EQ(after.stale_cqes, before.stale_cqes + 1);
+    after.stale_cqes--;
+    CHECK_MEM_EQ(&after, &before, sizeof after);
+    CHECK_EQ(w->datas + w->eofs + w->closes, 0u);
+}
+
+/* Ours: a completion of an earlier life of the slot, of each verb, in vain. */
+TEST_EACH(stale_generations) {
+    for (unsigned verb = 0; verb < KR__VERB_COUNT; verb++) {
+        cell_begin(kr__ops[verb].name, "of an earlier life", -ECONNRESET, 0);
+        struct world *w = world_begin(BY_MULTISHOT, KR__SET(recv));
+        connect_client(w);
+        struct kr__tag tag = {.op = (uint8_t)verb,
+                              .slot = slot_of(w->conn),
+                              .generation = (uint16_t)(conn_of(w)->owner.generation - 1)};
+        check_stale(w, tag, -ECONNRESET, 0);
+        check_stale(w, tag, 0, 0);
+        check_stale(w, tag, HELLO_SIZE, MORE);
+        tag.slot = listener_slot(w);
+        tag.generation = (uint16_t)(listener_of(w)->owner.generation + 1);
+        check_stale(w, tag, -EMFILE, 0);
+        check_echoes(w);
+        end_conn(w);
+        world_end(w);
+    }
+}
+
+/* Ours: the buffer that such a completion carries goes back; one with a number that no buffer has is let be. */
+TEST_EACH(stale_generation_with_a_buffer) {
+    for (int more = 0; more < 2; more++) {
+        cell_begin("recv", "of an earlier life", HELLO_SIZE, BUFFER | (more ? MORE : 0));
+        struct world *w = world_begin(BY_MULTISHOT, KR__SET(recv));
+        connect_client(w);
+        struct kr__tag tag = kr__tag_unpack(stolen(w, KR__VERB_recv, slot_of(w->conn)));
+        tag.generation--;
+        for (unsigned i = 0; i < 3 * w->r->bufs.count; i++) {
+            check_stale(w, tag, HELLO_SIZE, fill(w, HELLO, HELLO_SIZE) | (more ? MORE : 0));
+            test_step(w->r, "the buffer's return");
+        }
+        check_stale(w, tag, HELLO_SIZE, BUFFER | 4711u << IORING_CQE_BUFFER_SHIFT);
+        check_echoes(w);
+        end_conn(w);
+        world_end(w);
+    }
+}
+
+static const uint8_t unknown_verbs[] = {KR__VERB_COUNT, KR__VERB_COUNT + 1, 16, 31, 127, 128, 255};
+
+/* Ours: verbs that there are not, through the real queue too. */
+TEST_EACH(unknown_verbs) {
+    for (size_t i = 0; i < COUNT(unknown_verbs); i++) {
+        cell_begin("an unknown verb", "", -1, 0);
+        struct world *w = world_begin(BY_MULTISHOT, 0);
+        connect_client(w);
+        struct kr__tag tag = {.op = unknown_verbs[i],
+                              .slot = slot_of(w->conn),
+                              .generation = (uint16_t)conn_of(w)->owner.generation};
+        check_stale(w, tag, -1, 0);
+        CHECK_OK(kr__nop(w->r, kr__tag_pack(tag), -EIO));
+        TEST_UNTIL(w->r, test_stats(w->r).stale_cqes == 2);
+        check_echoes(w);
+        end_conn(w);
+        world_end(w);
+    }
+}
+
+/* Ours: slots beyond the tables. */
+TEST_EACH(unknown_slots) {
+    struct world *w = world_begin(BY_MULTISHOT, 0);
+    const uint32_t slots[] = {w->r->conns.max + w->r->listeners.max, w->r->conns.max + w->r->listeners.max + 1,
+                              1u << 20, KR__SLOT_MAX - 1};
+    connect_client(w);
+    for (size_t i = 0; i < COUNT(slots) * KR__VERB_COUNT; i++) {
+        uint8_t verb = (uint8_t)(i / COUNT(slots));
+        cell_begin(kr__ops[verb].name, "of an unknown slot", -1, 0);
+        struct kr__tag tag = {.op = verb, .slot = slots[i % COUNT(slots)], .generation = 1};
+        check_stale(w, tag, -1, 0);
+    }
+    check_echoes(w);
+    end_conn(w);
+    world_end(w);
+}
+
+/* ---- how many cells ---- */
+
+enum {
+    CELLS = COUNT(recv_errors) * (CONN_STATES + 2) + COUNT(recv_passing) * CONN_STATES + 2 * CONN_STATES +
+            COUNT(recv_sizes) * COUNT(recv_flags) * CONN_STATES + COUNT(eof_flags) * CONN_STATES +
+            COUNT(recv_passing_ring) + COUNT(send_errors) * (SEND_STATES + 1) +
+            COUNT(send_passing) * SEND_STATES + DIGITS * 2 * SEND_STATES + DIGITS + COUNT(reset_results) +
+            2 * COUNT(close_results) +
+            (COUNT(client_errors) + COUNT(own_errors) + 1) * COUNT(accept_kinds) * LISTENER_STATES +
+            2 * (COUNT(client_errors) + COUNT(own_errors)) + COUNT(accept_flags) * LISTENER_STATES +
+            COUNT(poll_results) * LISTENER_STATES + LISTENER_STATES + COUNT(install_errors) * LISTENER_STATES +
+            COUNT(wake_rows) + COUNT(nop_results) + COUNT(cancel_results) + KR__VERB_COUNT + 2 +
+            COUNT(unknown_verbs) + 4 * KR__VERB_COUNT,
+};
+_Static_assert(CELLS >= 700, "the matrix has lost cells");
+
+int main(int argc, char **argv) {
+    cells_run = mmap(NULL, sizeof *cells_run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (cells_run == MAP_FAILED)
+        return 1;
+    int rc = tap_main("matrix", 132, argc, argv);
+    if (*cells_run)
+        printf("# %lld cells, %d of them different\n", (long long)*cells_run, CELLS);
+    return rc;
+}

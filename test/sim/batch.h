@@ -1,0 +1,30 @@
+/* Many seeds, in processes of their own, because a broken promise ends its process. */
+#ifndef BATCH_H
+#define BATCH_H
+
+#include "sim/storm.h"
+
+struct batch {
+    uint64_t first, last;
+    const struct scenario *only; /* NULL: each seed its own */
+    unsigned jobs;
+    unsigned most; /* failures after which no more seeds are begun; 0: 5 */
+};
+
+struct tally {
+    uint64_t seeds, failed, turns, hash;
+    uint64_t faults[KR_SIM_FAULT_COUNT];
+    uint64_t marks[MARK_COUNT];
+};
+
+/* Runs the seeds; of each that fails it says on stderr what broke, in how few turns, and how to see that
+ * again. */
+void batch_run(struct tally *ret, const struct batch *batch);
+
+/* How many fault kinds and marks were never met, each named on stderr. */
+unsigned batch_unmet(const struct tally *tally);
+
+/* True when the run fails (dies, or takes longer than a minute) within `steps` turns; 0: at all. */
+bool batch_fails(uint64_t seed, const struct scenario *scenario, uint64_t steps, bool quiet);
+
+#endif

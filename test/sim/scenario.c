@@ -1,0 +1,40 @@
+/* What is likely in which scenario. */
+#include "sim/storm.h"
+
+#include <string.h>
+
+const struct scenario scenarios[] = {
+    {.name = "echo", .clients = 24, .bytes = 40000},
+    {.name = "request", .clients = 16, .bytes = 20000, .messages = true, .rude = 100, .lazy = 60,
+     .hoard = 60},
+    {.name = "pause", .clients = 16, .bytes = 30000, .pause = 300, .rude = 60, .lazy = 60},
+    {.name = "slow", .clients = 12, .bytes = 60000, .slow = true, .close = 4, .lazy = 200, .idle = 20},
+    {.name = "close", .clients = 32, .bytes = 8000, .close = 160, .rude = 300, .timers = 40},
+    {.name = "listener", .clients = 40, .bytes = 3000, .close = 20, .churn = 120, .rude = 100,
+     .timers = 20},
+    {.name = "timers", .clients = 6, .bytes = 3000, .timers = 600, .close = 10, .idle = 100,
+     .lazy = 100},
+    {.name = "posts", .clients = 6, .bytes = 3000, .posts = 600, .close = 10, .free_early = 200},
+    {.name = "mixed", .clients = 32, .bytes = 12000, .messages = false, .close = 20, .pause = 40,
+     .timers = 40, .posts = 40, .idle = 10, .churn = 10, .rude = 150, .lazy = 60, .no_memory = 12,
+     .free_early = 250},
+};
+const unsigned scenario_count = sizeof scenarios / sizeof *scenarios;
+
+const struct scenario *scenario_of(uint64_t seed) {
+    return &scenarios[seed % scenario_count];
+}
+
+const struct scenario *scenario_named(const char *name) {
+    for (unsigned i = 0; i < scenario_count; i++) {
+        if (!strcmp(scenarios[i].name, name))
+            return &scenarios[i];
+    }
+    return NULL;
+}
+
+const char *const mark_names[MARK_COUNT] = {
+#define X(name) #name,
+    MARKS(X)
+#undef X
+};

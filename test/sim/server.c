@@ -1,0 +1,461 @@
+/* The program under the storm: an echo whose every callback may do anything to anyone.
+ *
+ * Messages, where the scenario has them, are of 1 to 64 bytes, each ending where a byte of the stream
+ * is below 4; what is behind the last end is left unconsumed until more comes, or the stream ends. */
+#include "sim/storm.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define MS INT64_C(1000000)
+#define MESSAGE_MAX 64u
+
+static const struct kr_conn_ops ops;
+
+/* ---- what callbacks do beside their duty ---- */
+
+static struct session *anyone(struct storm *s) {
+    for (unsigned tries = 0; s->session_count && tries < 8; tries++) {
+        struct session *x = &s->sessions[below(s, s->session_count)];
+        if (x->open)
+            return x;
+    }
+    return NULL;
+}
+
+/* A handle of the past is refused, whatever is in its slot now. */
+static void use_stale(struct storm *s) {
+    for (unsigned tries = 0; s->session_count && tries < 4; tries++) {
+        const struct session *x = &s->sessions[below(s, s->session_count)];
+        if (x->open)
+            continue;
+        mark(s, MARK_stale_handle);
+        MUST(kr_conn_send(s->r, x->conn, "x", 1) == -ESTALE);
+        MUST(kr_conn_close(s->r, x->conn, KR_CLOSE_NOW) == -ESTALE);
+        MUST(kr_conn_pause(s->r, x->conn) == -ESTALE);
+        return;
+    }
+}
+
+static void session_close(struct storm *s, struct session *x, enum kr_close how) {
+    if (x->closing)
+        mark(s, MARK_close_twice);
+    mark(s, how == KR_CLOSE_FLUSH ? MARK_close_flush : how == KR_CLOSE_NOW ? MARK_close_now
+                                                                          : MARK_close_reset);
+    MUST(kr_conn_close(s->r, x->conn, how) == 0);
+    x->closing = x->cut = true;
+}
+
+static void close_someone(struct storm *s, struct session *self, enum mark closing) {
+    struct session *x = likely(s, 600) && self ? self : anyone(s);
+    if (!x || !x->open)
+        return;
+    mark(s, x == self || !self ? closing : MARK_close_other);
+    session_close(s, x, (enum kr_close)below(s, 3));
+    if (likely(s, 200))
+        session_close(s, x, (enum kr_close)below(s, 3));
+}
+
+static void close_everyone(struct storm *s) {
+    for (unsigned i = 0; i < s->session_count; i++) {
+        if (s->sessions[i].open && !s->sessions[i].closing)
+            session_close(s, &s->sessions[i], (enum kr_close)below(s, 3));
+    }
+}
+
+static void resume(struct kr_reactor *r, kr_timer timer, void *user) {
+    (void)timer;
+    struct session *x = user;
+    if (!x->open || x->closing)
+        return;
+    int rc = kr_conn_resume(r, x->conn);
+    MUST(rc == 0 || rc == -EPIPE); /* it may be ending by an error */
+    x->paused = false;
+}
+
+/* Whoever pauses also sees to the resuming; without memory for that, at once. */
+static void pause_someone(struct storm *s) {
+    struct session *x = anyone(s);
+    if (!x || x->closing || x->paused)
+        return;
+    mark(s, MARK_paused);
+    int rc = kr_conn_pause(s->r, x->conn);
+    if (rc == -EPIPE)
+        return;
+    MUST(rc == 0);
+    x->paused = true;
+    kr_timer timer;
+    int64_t in_ns = (int64_t)some(s, (uint64_t)(5 * MS));
+    if (kr_timer_start(s->r, &timer, in_ns, 0, resume, x) < 0)
+        resume(s->r, timer, x);
+}
+
+/* ---- timers: never early, never later than the first turn after they are due ---- */
+
+static void fired(struct kr_reactor *r, kr_timer timer, void *user) {
+    struct beat *b = user;
+    struct storm *s = b->storm;
+    mark(s, MARK_timer_fired);
+    kr_sim_note(s->sim, "timer", timer.bits, 0);
+    MUST(b->live && b->timer.bits == timer.bits);
+    MUST(kr_sim_now(s->sim) >= b->not_before && kr_now(r) >= b->not_before);
+    MUST(s->turn > b->started_in_turn); /* what a timer or a post starts fires in a later turn */
+    b->live = false;
+    server_act(s, NULL, MARK_close_in_timer);
+}
+
+static void beat_set(struct beat *b, int64_t before, int64_t in_ns) {
+    b->live = true;
+    b->not_before = in_ns ? before + in_ns : 0;
+    b->due_by = kr_sim_now(b->storm->sim) + in_ns;
+    b->started_in_turn = b->storm->in_callback ? b->storm->turn - 1 : b->storm->turn;
+}
+
+static void timer_act(struct storm *s) {
+    struct beat *b = &s->beats[below(s, TIMERS_MAX)];
+    int64_t before = kr_sim_now(s->sim);
+    int64_t in_ns = likely(s, 200) ? 0 : (int64_t)some(s, (uint64_t)(20 * MS));
+    b->storm = s;
+    if (!b->live) {
+        if (kr_timer_start(s->r, &b->timer, in_ns, 0, fired, b) == 0)
+            beat_set(b, before, in_ns);
+        return;
+    }
+    if (likely(s, 400)) {
+        mark(s, MARK_timer_stopped);
+        MUST(kr_timer_stop(s->r, b->timer) == 0);
+        MUST(kr_timer_stop(s->r, b->timer) == -ESTALE);
+        b->live = false;
+        return;
+    }
+    mark(s, MARK_timer_restarted);
+    MUST(kr_timer_restart(s->r, b->timer, in_ns, 0) == 0);
+    beat_set(b, before, in_ns);
+}
+
+void server_check_beats(struct storm *s, int64_t since) {
+    for (unsigned i = 0; i < TIMERS_MAX; i++) {
+        const struct beat *b = &s->beats[i];
+        if (b->live && b->due_by <= since && b->started_in_turn < s->turn)
+            storm_fail(__FILE__, __LINE__, "a timer due at %lld did not fire in the turn after %lld",
+                       (long long)b->due_by, (long long)since);
+    }
+}
+
+/* ---- posts: in order, each once ---- */
+
+static struct storm *posting;
+
+static void posted(struct kr_reactor *r, void *arg) {
+    (void)r;
+    struct storm *s = posting;
+    mark(s, MARK_post_ran);
+    kr_sim_note(s->sim, "post", (uint64_t)(uintptr_t)arg, 0);
+    MUST((uintptr_t)arg == s->posts_ran);
+    s->posts_ran++;
+    if (!s->ending)
+        server_act(s, NULL, MARK_close_in_timer);
+}
+
+static void post_act(struct storm *s) {
+    posting = s;
+    int rc = kr_post(s->r, posted, (void *)s->posts_made);
+    MUST(rc == 0 || rc == -ENOBUFS || (rc == -ESHUTDOWN && s->ending));
+    if (rc == 0)
+        s->posts_made++;
+    else
+        mark(s, MARK_post_refused);
+}
+
+void server_post(struct kr_sim *sim, void *arg) {
+    struct storm *s = arg;
+    if (!s->r || s->ending)
+        return;
+    post_act(s);
+    if (likely(s, 900))
+        MUST_NOT_FAIL(kr_sim_at(sim, (int64_t)some(s, (uint64_t)(2 * MS)), server_post, s));
+}
+
+/* ---- listeners ---- */
+
+void server_listen(struct storm *s, unsigned i) {
+    struct kr_addr addr;
+    MUST(kr_addr_ip(&addr, "127.0.0.1", PORT) == 0);
+    int rc = kr_listen(s->r, &s->listeners[i], &addr, &s->opts, &ops, s);
+    MUST(rc == 0 || rc == -ENOMEM || rc == -ENOSPC || (rc == -ESHUTDOWN && s->ending));
+    s->listening[i] = rc == 0;
+}
+
+static void listener_resume(struct kr_reactor *r, kr_timer timer, void *user) {
+    (void)timer;
+    struct storm *s = user;
+    for (unsigned i = 0; i < LISTENERS_MAX; i++) {
+        if (s->listening[i])
+            MUST(kr_listener_resume(r, s->listeners[i]) == 0);
+    }
+}
+
+static void churn(struct storm *s) {
+    unsigned i = (unsigned)below(s, LISTENERS_MAX);
+    if (!s->listening[i]) {
+        server_listen(s, i);
+    } else if (likely(s, 512)) {
+        mark(s, MARK_listener_closed);
+        MUST(kr_listener_close(s->r, s->listeners[i]) == 0);
+        MUST(kr_listener_close(s->r, s->listeners[i]) == -ESTALE);
+        s->listening[i] = false;
+    } else if (kr_timer_start(s->r, NULL, (int64_t)some(s, (uint64_t)(5 * MS)), 0, listener_resume, s) == 0) {
+        mark(s, MARK_listener_paused);
+        MUST(kr_listener_pause(s->r, s->listeners[i]) == 0);
+    }
+}
+
+void server_act(struct storm *s, struct session *self, enum mark closing) {
+    const struct scenario *how = s->scenario;
+    if (likely(s, how->close))
+        close_someone(s, self, closing);
+    if (likely(s, how->close / 32))
+        close_everyone(s);
+    if (likely(s, how->pause))
+        pause_someone(s);
+    if (likely(s, how->timers))
+        timer_act(s);
+    if (likely(s, how->posts))
+        post_act(s);
+    if (likely(s, how->churn))
+        churn(s);
+    if (likely(s, 20))
+        use_stale(s);
+    if (likely(s, 20))
+        MUST(kr_step(s->r, 0) == -EBUSY && kr_reactor_free(s->r) == -EBUSY);
+    if (self && self->open && !self->closing && likely(s, how->idle)) /* a leap is not its fault */
+        MUST(kr_conn_idle(s->r, self->conn, (int64_t)some(s, (uint64_t)(1000 * MS))) == 0);
+}
+
+/* ---- the callbacks ---- */
+
+static struct session *session_new(struct storm *s, kr_conn conn) {
+    MUST(s->session_count < s->session_room);
+    struct session *x = &s->sessions[s->session_count++];
+    *x = (struct session){.storm = s, .conn = conn, .open = true, .hoards = likely(s, s->scenario->hoard)};
+    s->open++;
+    return x;
+}
+
+/* Every callback of a connection passes here: only a living one is called, and one at a time. */
+static struct session *enter(struct storm *s, struct session *x, kr_conn conn, const char *what) {
+    kr_sim_note(s->sim, what, conn.bits, 0);
+    MUST(!s->in_callback);
+    MUST(x->open && x->conn.bits == conn.bits);
+    s->in_callback = true;
+    return x;
+}
+
+static void leave(struct session *x) {
+    x->storm->in_callback = false;
+}
+
+static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
+    struct storm *s = user;
+    struct session *x = session_new(s, conn);
+    enter(s, x, conn, "on_open");
+    MUST(kr_conn_set_user(r, conn, x) == 0);
+    for (unsigned i = 0; i + 1 < s->session_count; i++)
+        MUST(s->sessions[i].conn.bits != conn.bits);
+    if (s->opts.inline_size) {
+        const char *memory = kr_conn_inline(r, conn);
+        MUST(memory && memory[0] == 0 && !memcmp(memory, memory + 1, s->opts.inline_size - 1));
+        memset(kr_conn_inline(r, conn), 0x5a, s->opts.inline_size);
+    }
+    struct kr_addr addr;
+    int rc = kr_conn_peer(r, conn, &addr);
+    MUST(rc == (s->opts.addresses ? 0 : -ENODATA));
+    if (rc == 0)
+        mark(s, MARK_accept_with_address);
+    server_act(s, x, MARK_close_in_open);
+    leave(x);
+}
+
+static void check(struct session *x, const unsigned char *data, size_t size) {
+    for (size_t i = 0; i < size; i++) {
+        uint64_t at = x->consumed + i;
+        if (at >= 4 && x->consumed >= 4 && data[i] != stream_byte(x->id, at))
+            storm_fail(__FILE__, __LINE__, "client %u: byte %llu came wrong", x->id,
+                       (unsigned long long)at);
+    }
+}
+
+static void consume(struct session *x, const unsigned char *data, size_t size) {
+    for (size_t i = 0; i < size; i++) {
+        uint64_t at = x->consumed + i;
+        if (at < 4)
+            x->id |= (uint32_t)data[i] << 8 * at;
+        else if (data[i] != stream_byte(x->id, at))
+            storm_fail(__FILE__, __LINE__, "client %u: byte %llu came wrong", x->id,
+                       (unsigned long long)at);
+    }
+    x->consumed += size;
+}
+
+/* How much of it is whole messages. */
+static size_t messages(const struct storm *s, const struct session *x, const unsigned char *data,
+                       size_t size) {
+    if (!s->scenario->messages)
+        return size;
+    (void)x;
+    size_t whole = 0;
+    for (size_t i = 0; i < size; i++) {
+        if (data[i] < 4 || i - whole >= MESSAGE_MAX - 1)
+            whole = i + 1;
+    }
+    return whole;
+}
+
+/* One of the ways to send, all of which mean the same. */
+static int send_somehow(struct storm *s, struct session *x, const unsigned char *data, size_t size) {
+    void *room;
+    switch (below(s, 6)) {
+    case 0: {
+        int rc = kr_conn_reserve(s->r, x->conn, size, &room);
+        if (rc < 0)
+            return rc;
+        mark(s, MARK_reserved);
+        memcpy(room, data, size);
+        return kr_conn_commit(s->r, x->conn, size);
+    }
+    case 1: {
+        size_t half = size / 2;
+        struct iovec iov[2] = {{(void *)(uintptr_t)data, half},
+                               {(void *)(uintptr_t)(data + half), size - half}};
+        mark(s, MARK_send_several);
+        return kr_conn_sendv(s->r, x->conn, iov, 2);
+    }
+    default:
+        return kr_conn_send(s->r, x->conn, data, size);
+    }
+}
+
+/* Sends until refused, so that what is left is shown again. Returns how much went. */
+static size_t echo(struct storm *s, struct session *x, const unsigned char *data, size_t size) {
+    size_t done = 0;
+    while (done < size) {
+        size_t queued = kr_conn_queued(s->r, x->conn);
+        size_t room = s->opts.send_cap > queued ? s->opts.send_cap - queued : 1;
+        size_t part = size - done < room ? size - done : room;
+        if (likely(s, 300))
+            part = some(s, part);
+        int rc = send_somehow(s, x, data + done, part);
+        if (rc < 0) {
+            MUST(rc == -ENOBUFS || (rc == -ENOMEM && s->refuse));
+            mark(s, rc == -ENOMEM ? MARK_no_memory : MARK_send_refused);
+            if (rc == -ENOMEM)
+                session_close(s, x, KR_CLOSE_NOW);
+            break;
+        }
+        done += part;
+    }
+    return done;
+}
+
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *bytes, size_t size) {
+    (void)r;
+    struct session *x = user;
+    struct storm *s = x->storm;
+    const unsigned char *data = bytes;
+    enter(s, x, conn, "on_data");
+    MUST(!x->closing && !x->paused && !x->eof && size > 0 && size >= x->shown);
+    if (size > x->shown && x->shown)
+        mark(s, MARK_kept);
+    check(x, data, size);
+    bool early = likely(s, 512);
+    if (early)
+        server_act(s, x, MARK_close_in_data);
+    size_t used = 0;
+    if (!x->closing && !x->hoards)
+        used = echo(s, x, data, messages(s, x, data, size));
+    if (!early)
+        server_act(s, x, MARK_close_in_data);
+    consume(x, data, used);
+    x->shown = size - used;
+    kr_sim_note(s->sim, "consumed", used, size);
+    leave(x);
+    return used;
+}
+
+/* Of whole messages there is nothing left: what is, can only be the start of one. */
+static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
+    struct session *x = user;
+    struct storm *s = x->storm;
+    enter(s, x, conn, "on_eof");
+    MUST(!x->closing && !x->paused && !x->eof);
+    MUST(x->hoards || x->shown < (s->scenario->messages ? MESSAGE_MAX : 1));
+    x->eof = true;
+    x->cut = x->shown; /* the rest of a message that never came whole is not echoed */
+    server_act(s, x, MARK_close_in_eof);
+    if (!x->closing) {
+        MUST(kr_conn_close(r, conn, KR_CLOSE_FLUSH) == 0);
+        x->closing = true;
+    }
+    leave(x);
+}
+
+static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
+    struct session *x = user;
+    struct storm *s = x->storm;
+    enter(s, x, conn, "on_drain");
+    mark(s, MARK_drained);
+    MUST(!x->closing && kr_conn_queued(r, conn) <= s->opts.send_low);
+    server_act(s, x, MARK_close_in_drain);
+    leave(x);
+}
+
+static void on_timeout(struct kr_reactor *r, kr_conn conn, void *user, enum kr_deadline which) {
+    struct session *x = user;
+    struct storm *s = x->storm;
+    enter(s, x, conn, "on_timeout");
+    mark(s, MARK_idle_timeout);
+    MUST(!x->closing && which == KR_DEADLINE_IDLE);
+    MUST(kr_conn_idle(r, conn, 0) == 0);
+    if (likely(s, 512))
+        session_close(s, x, KR_CLOSE_NOW);
+    leave(x);
+}
+
+static void mark_end(struct storm *s, const struct session *x, int error, enum kr_why why) {
+    if (why == KR_WHY_TIMEOUT)
+        mark(s, MARK_flush_timeout);
+    if (error == -EMSGSIZE) {
+        mark(s, MARK_too_much_kept);
+        MUST(x->hoards && x->shown > s->opts.recv_cap);
+    }
+    if (error == -ENOMEM)
+        mark(s, MARK_no_memory);
+}
+
+static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+    struct session *x = user;
+    struct storm *s = x->storm;
+    enter(s, x, conn, "on_close");
+    kr_sim_note(s->sim, kr_whyname(why), (uint64_t)(int64_t)error, 0);
+    MUST((error == 0) == (why == KR_WHY_LOCAL || why == KR_WHY_PEER || why == KR_WHY_REACTOR));
+    MUST(kr_conn_user(r, conn) == x);
+    mark_end(s, x, error, why);
+    x->cut = x->cut || error || why == KR_WHY_REACTOR;
+    x->closing = true;
+    x->closed_with = error;
+    if (!s->ending)
+        server_act(s, x, MARK_close_in_close);
+    MUST(kr_conn_send(r, conn, "x", 1) == -EPIPE);
+    x->open = false;
+    s->open--;
+    leave(x);
+}
+
+static const struct kr_conn_ops ops = {
+    .on_open = on_open,
+    .on_data = on_data,
+    .on_eof = on_eof,
+    .on_drain = on_drain,
+    .on_timeout = on_timeout,
+    .on_close = on_close,
+};

@@ -1,0 +1,77 @@
+/* The storm as a suite: ours, all of it. What is promised is at the head of storm.c. */
+#include "harness/tap.h"
+#include "sim/batch.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#ifndef SEEDS_FILE
+#define SEEDS_FILE "test/seeds/kept"
+#endif
+
+/* Ours: in no schedule does a connection wedge, a byte go astray, a callback come twice, memory stay. And
+ * the storm has come by every fault and every rare path, or it would prove nothing. */
+TEST(storm_breaks_no_promise, .deadline_s = 280, .alone = true) {
+    uint64_t count = tap_full() ? 200000 : 9000;
+    struct batch b = {.first = 1, .last = count, .jobs = 2};
+    struct tally t;
+    batch_run(&t, &b);
+    tap_note("%llu seeds, %llu turns", (unsigned long long)t.seeds, (unsigned long long)t.turns);
+    CHECK_EQ(t.failed, 0);
+    CHECK_EQ(t.seeds, count);
+    CHECK_EQ(batch_unmet(&t), 0);
+}
+
+/* Ours: a seed that is new each time, so that what has not been tried yet is. A failure names it. */
+TEST(storm_breaks_no_promise_with_fresh_seeds, .deadline_s = 120, .alone = true) {
+    uint64_t first = UINT64_C(1000000) + tap_random_below(UINT64_C(1) << 40);
+    struct batch b = {.first = first, .last = first + 999, .jobs = 2};
+    struct tally t;
+    batch_run(&t, &b);
+    CHECK_EQ(t.failed, 0);
+    CHECK_EQ(t.seeds, 1000);
+}
+
+/* Ours: the same seed is the same run. */
+TEST(same_seed_same_run, .deadline_s = 120) {
+    for (uint64_t seed = 1; seed <= 1000; seed++) {
+        struct storm_result one, two;
+        storm_run(&one, seed, scenario_of(seed), 0, NULL);
+        storm_run(&two, seed, scenario_of(seed), 0, NULL);
+        CHECK_EQ(one.hash, two.hash);
+        CHECK_EQ(one.turns, two.turns);
+    }
+}
+
+/* Ours: a different seed is a different run, else the one above would prove nothing. */
+TEST(other_seed_other_run) {
+    for (uint64_t seed = 1; seed <= 200; seed++) {
+        struct storm_result one, two;
+        storm_run(&one, seed, &scenarios[0], 0, NULL);
+        storm_run(&two, seed + 1, &scenarios[0], 0, NULL);
+        CHECK_NE(one.hash, two.hash);
+    }
+}
+
+/* Ours: what has once failed is run for ever. Each line of the file: scenario, seed, steps, why. */
+TEST(kept_seeds_pass, .deadline_s = 60) {
+    FILE *file = fopen(SEEDS_FILE, "r");
+    CHECK(file != NULL);
+    char line[256], name[32];
+    unsigned kept = 0;
+    unsigned long long seed, steps;
+    while (fgets(line, sizeof line, file)) {
+        if (line[0] == '#')
+            continue;
+        CHECK_EQ(sscanf(line, "%31s %llu %llu", name, &seed, &steps), 3);
+        const struct scenario *scenario = scenario_named(name);
+        CHECK(scenario != NULL);
+        if (batch_fails(seed, scenario, steps, false))
+            FAIL("scenario %s seed %llu steps %llu", name, seed, steps);
+        kept++;
+    }
+    fclose(file);
+    CHECK_GE(kept, 10);
+}
+
+TAP_MAIN(sim, 5)

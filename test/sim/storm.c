@@ -1,0 +1,279 @@
+/* One run: a world, a reactor in it, a server and its clients, and after every turn the questions.
+ *
+ * Checked all the time: each operation ends once and nothing is called after on_close (server.c), bytes
+ * come back in order (client.c), buffers are out, published, or free; the library's own audit runs at
+ * each wait (KR_CHECKED). Checked at the end: everyone was served or cut off, every level is 0, all
+ * memory is back, the world has nothing left of the reactor. */
+#include "sim/storm.h"
+
+#include "core/reactor.h"
+#include "kernel/probe.h"
+#include "kernel/sim/world.h"
+#include "reactor.h"
+
+#include <stdarg.h>
+
+#define MS INT64_C(1000000)
+#define LONG_NS (INT64_C(3600000) * MS)
+#define SESSIONS_A_CLIENT 4
+#define IDLE_TURNS 64     /* turns in a row that may come to nothing */
+#define TURNS_MAX 400000u /* far more than any run takes */
+#define REST_TURNS 20000u
+
+void storm_fail(const char *file, int line, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fprintf(stderr, "storm: %s:%d: ", file, line);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    abort();
+}
+
+void storm_ok(const char *file, int line, const char *what, int64_t rc) {
+    if (rc < 0)
+        storm_fail(file, line, "%s is %lld (%s)", what, (long long)rc, kr_errname((int)rc));
+}
+
+uint64_t some(struct storm *s, uint64_t max) {
+    return kr__sim_some(s->sim, max);
+}
+
+/* ---- memory of the reactor ---- */
+
+static void *storm_alloc(void *ctx, size_t size) {
+    struct storm *s = ctx;
+    if (likely(s, s->refuse)) {
+        mark(s, MARK_no_memory);
+        return NULL;
+    }
+    s->held += size;
+    return malloc(size);
+}
+
+static void storm_free(void *ctx, void *memory, size_t size) {
+    struct storm *s = ctx;
+    MUST(s->held >= size);
+    s->held -= size;
+    free(memory);
+}
+
+/* ---- the start ---- */
+
+static unsigned pick(struct storm *s, unsigned top) {
+    return (unsigned)some(s, top);
+}
+
+/* Queues, tables and budgets small enough to be full at any time. */
+static void plan_reactor(struct storm *s) {
+    struct kr_config *c = &s->config;
+    kr_config_init(c);
+    c->taskrun = likely(s, 512) ? KR_TASKRUN_DEFER : KR_TASKRUN_COOP;
+    c->sq_entries = pick(s, 64);
+    c->cq_entries = kr__power_of_two(c->sq_entries) * (unsigned)(1 + below(s, 4));
+    c->conn_max = likely(s, 300) ? 200 + pick(s, 300) : pick(s, 64);
+    c->file_max = LISTENERS_MAX + 1;
+    c->buf_count = kr__power_of_two(pick(s, 32));
+    c->buf_size = likely(s, 200) ? 4096 + pick(s, 8192) : 1 + some(s, 4095);
+    c->post_max = pick(s, 16);
+    c->turn_cqes = pick(s, 128);
+    c->turn_posts = pick(s, 16);
+    c->alloc = &s->alloc;
+}
+
+static void plan_listener(struct storm *s) {
+    struct kr_listen_opts *o = &s->opts;
+    kr_listen_opts_init(o);
+    o->backlog = pick(s, 32);
+    o->reuse_port = true;
+    o->addresses = likely(s, 300);
+    o->conn_max = likely(s, 200) ? pick(s, 16) : 0;
+    o->send_cap = 1 + some(s, s->scenario->slow ? 8192 : 65536);
+    o->send_high = 1 + below(s, o->send_cap);
+    o->send_low = below(s, o->send_high + 1);
+    o->recv_cap = 64 + some(s, 65536);
+    o->inline_size = likely(s, 300) ? pick(s, 256) : 0;
+    o->idle_ns = likely(s, s->scenario->idle) ? (int64_t)some(s, (uint64_t)(2000 * MS)) : 0;
+    o->flush_ns = likely(s, 512) ? 30000 * MS : (int64_t)some(s, (uint64_t)(500 * MS));
+}
+
+/* The reactor is also made while memory is short: it says so, and leaves nothing. */
+static void start_reactor(struct storm *s, unsigned caps_mask) {
+    s->alloc = (struct kr_alloc){.alloc = storm_alloc, .free = storm_free, .ctx = s};
+    s->refuse = likely(s, 200) ? 200 : 0;
+    int rc;
+    while ((rc = kr__reactor_new(&s->r, &s->config, NULL, &s->sim->door, caps_mask)) < 0) {
+        mark(s, MARK_refused_at_start);
+        MUST(rc == -ENOMEM && s->refuse && s->held == 0 && s->sim->files == 0);
+    }
+    s->refuse = 0;
+}
+
+static void start(struct storm *s) {
+    plan_reactor(s);
+    plan_listener(s);
+    start_reactor(s, likely(s, 512) ? KR__CAPS_ALL : KR__CAPS_6_1);
+    unsigned listeners = s->scenario->churn ? LISTENERS_MAX : 1;
+    for (unsigned i = 0; i < listeners; i++)
+        server_listen(s, i);
+    kr_sim_fault_swarm(s->sim);
+    if (likely(s, 8))
+        kr_sim_fault_set(s->sim, KR_SIM_LOST, 512);
+    s->refuse = likely(s, 512) ? s->scenario->no_memory : 0;
+    s->session_room = CLIENTS_MAX * SESSIONS_A_CLIENT;
+    s->sessions = kr__sim_alloc(s->session_room * sizeof *s->sessions);
+    clients_start(s);
+    if (s->scenario->posts)
+        kr_sim_at(s->sim, 0, server_post, s);
+    kr_stats_read(s->r, &s->before, sizeof s->before);
+}
+
+/* ---- the questions ---- */
+
+/* Each buffer is out, published, or free. */
+static void check_bufs(const struct storm *s) {
+    const struct kr__bufs *bufs = &s->r->bufs;
+    unsigned out = 0;
+    for (unsigned id = 0; id < bufs->count; id++)
+        out += bufs->refs[id] > 0;
+    MUST(out + bufs->published + bufs->free_count == bufs->count);
+}
+
+static bool came_to_nothing(const struct kr_stats *a, const struct kr_stats *b) {
+    return a->cqes == b->cqes && a->sqes == b->sqes && a->waits == b->waits && a->posts == b->posts &&
+           a->timer_fires == b->timer_fires;
+}
+
+/* A turn without a wait does something; a few may find only that they were refused. */
+static void check_spin(struct storm *s, unsigned *idle) {
+    struct kr_stats now;
+    kr_stats_read(s->r, &now, sizeof now);
+    *idle = came_to_nothing(&s->before, &now) ? *idle + 1 : 0;
+    MUST(*idle < IDLE_TURNS);
+    MUST(s->sim->starved <= 4u * CLIENTS_MAX);
+    MUST(now.bytes_out <= now.bytes_in);
+    s->before = now;
+}
+
+static void mark_stats(struct storm *s) {
+    struct kr_stats now;
+    kr_stats_read(s->r, &now, sizeof now);
+    s->marks[MARK_sq_full] += now.sq_full_turns;
+    s->marks[MARK_cq_overflow] += now.cq_overflows;
+    s->marks[MARK_starved] += now.starved_parks;
+    s->marks[MARK_accept_paused] += now.accept_pauses;
+    s->marks[MARK_accept_failed] += now.accept_errors;
+    s->marks[MARK_accept_many] += now.accepts > 16;
+    s->marks[MARK_send_held] += now.bytes_copied < now.bytes_out;
+    s->marks[MARK_kept] += now.bytes_kept;
+}
+
+/* A listener that memory or churn has taken is put up again: clients are still to come. */
+static void relisten(struct storm *s) {
+    for (unsigned i = 0; i < LISTENERS_MAX; i++) {
+        if (s->listening[i])
+            return;
+    }
+    server_listen(s, 0);
+}
+
+/* How long a turn may wait: mostly as long as it takes, but for when the last client goes meanwhile. */
+static int64_t wait_choose(struct storm *s) {
+    switch (below(s, 4)) {
+    case 0:
+        return 0;
+    case 1:
+        return (int64_t)some(s, (uint64_t)MS);
+    default:
+        return LONG_NS;
+    }
+}
+
+/* False: completions were lost, and the reactor can only be freed. */
+static bool turn(struct storm *s, unsigned *idle) {
+    s->turn++;
+    int64_t since = kr_sim_now(s->sim);
+    int rc = kr_step(s->r, wait_choose(s));
+    if (rc == -EBADR && kr_sim_fault_hits(s->sim, KR_SIM_LOST)) {
+        mark(s, MARK_lost_completions);
+        return false;
+    }
+    MUST_NOT_FAIL(rc);
+    kr_sim_note(s->sim, "turn", s->turn, (uint64_t)rc);
+    server_check_beats(s, since);
+    check_bufs(s);
+    check_spin(s, idle);
+    return true;
+}
+
+/* When all clients are over the server notices, and has nothing left. */
+static void rest(struct storm *s, unsigned *idle) {
+    for (unsigned i = 0; s->open; i++) {
+        if (i >= REST_TURNS)
+            storm_fail(__FILE__, __LINE__, "a wedge: all clients are over, and %u connections stay", s->open);
+        if (!turn(s, idle))
+            return;
+    }
+    clients_check(s);
+    struct kr_stats now;
+    kr_stats_read(s->r, &now, sizeof now);
+    MUST(now.bufs_out == 0 && now.sends_out == 0);
+}
+
+static bool run(struct storm *s, uint64_t steps) {
+    unsigned idle = 0;
+    bool early = likely(s, s->scenario->free_early);
+    uint64_t most = steps ? steps : early ? some(s, 4000) : TURNS_MAX;
+    while (s->over < s->client_count) {
+        if (s->turn >= most) {
+            MUST(steps || early);
+            mark(s, MARK_freed_early);
+            return false;
+        }
+        if (!turn(s, &idle))
+            return false;
+        relisten(s);
+    }
+    rest(s, &idle);
+    return true;
+}
+
+/* ---- the end ---- */
+
+static void end_reactor(struct storm *s) {
+    mark_stats(s);
+    s->ending = true;
+    s->refuse = 0;
+    MUST(kr_reactor_free(s->r) == 0);
+    s->r = NULL;
+    kr_sim_note(s->sim, "freed", 0, 0);
+    MUST(s->held == 0);
+    bool lost = kr_sim_fault_hits(s->sim, KR_SIM_LOST);
+    MUST(s->open == 0 && s->posts_ran == s->posts_made);
+    MUST(lost || s->sim->torn == 0);
+    MUST(s->sim->requests == 0);
+    if (lost) /* a descriptor may have been accepted by a completion that was */
+        return;
+    MUST(s->sim->files == s->sim->peers.used);
+    for (unsigned fd = 0; fd < s->sim->fd_room; fd++)
+        MUST(!s->sim->fds[fd]);
+}
+
+void storm_run(struct storm_result *ret, uint64_t seed, const struct scenario *scenario,
+               uint64_t steps, void (*trace)(void *arg, const char *line)) {
+    struct storm *s = kr__sim_alloc(sizeof *s);
+    *s = (struct storm){.seed = seed, .scenario = scenario};
+    if (kr_sim_new(&s->sim, seed) < 0)
+        storm_fail(__FILE__, __LINE__, "no memory");
+    kr_sim_trace(s->sim, trace, NULL);
+    start(s);
+    run(s, steps);
+    end_reactor(s);
+    *ret = (struct storm_result){.hash = kr_sim_hash(s->sim), .turns = s->turn};
+    for (unsigned fault = 0; fault < KR_SIM_FAULT_COUNT; fault++)
+        ret->faults[fault] = kr_sim_fault_hits(s->sim, fault);
+    memcpy(ret->marks, s->marks, sizeof ret->marks);
+    MUST(kr_sim_free(s->sim) == 0);
+    free(s->sessions);
+    free(s);
+}

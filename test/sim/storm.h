@@ -1,0 +1,193 @@
+/* The storm: one seed is one run of a reactor in a world in which everything goes wrong that may.
+ *
+ * storm.c makes the world, drives the reactor and checks after every turn; server.c is the program under
+ * the storm, whose callbacks close, pause, send and start things at random; client.c are its peers, each
+ * of which checks that it gets back what it sent; scenario.c says what is likely in which scenario.
+ *
+ * A broken promise ends the process with a message (storm_fail), as the library's own assertions do; who
+ * runs seeds therefore runs them in a process of their own (batch.c). */
+#ifndef STORM_H
+#define STORM_H
+
+#include <kreactor.h>
+#include <kreactor/sim.h>
+
+#define CLIENTS_MAX 48
+#define TIMERS_MAX 12
+#define LISTENERS_MAX 3
+#define PORT 7
+
+/* Likelihoods are of 1024. */
+struct scenario {
+    const char *name;
+    unsigned clients;      /* at most */
+    unsigned bytes;        /* that each sends, at most */
+    bool messages;         /* the server consumes whole messages only */
+    bool slow;             /* clients read little, and caps are low */
+    unsigned close, pause, timers, posts, idle, churn, hoard; /* what the server's callbacks do */
+    unsigned rude, lazy;   /* clients that go early; clients that rest */
+    unsigned no_memory;    /* the allocator refuses */
+    unsigned free_early;   /* the reactor is freed in the middle */
+};
+
+extern const struct scenario scenarios[];
+extern const unsigned scenario_count;
+
+/* Which one, when none is asked for. */
+const struct scenario *scenario_of(uint64_t seed);
+const struct scenario *scenario_named(const char *name);
+
+/* Rare paths that a batch of seeds must have come by. */
+#define MARKS(X)                                                                                   \
+    X(sq_full)                                                                                     \
+    X(cq_overflow)                                                                                 \
+    X(starved)                                                                                     \
+    X(accept_paused)                                                                               \
+    X(accept_failed)                                                                               \
+    X(accept_many)                                                                                 \
+    X(accept_with_address)                                                                         \
+    X(send_refused)                                                                                \
+    X(send_several)                                                                                \
+    X(send_held)                                                                                   \
+    X(reserved)                                                                                    \
+    X(drained)                                                                                     \
+    X(kept)                                                                                        \
+    X(too_much_kept)                                                                               \
+    X(idle_timeout)                                                                                \
+    X(flush_timeout)                                                                               \
+    X(close_flush)                                                                                 \
+    X(close_now)                                                                                   \
+    X(close_reset)                                                                                 \
+    X(close_other)                                                                                 \
+    X(close_twice)                                                                                 \
+    X(close_in_open)                                                                               \
+    X(close_in_data)                                                                               \
+    X(close_in_eof)                                                                                \
+    X(close_in_drain)                                                                              \
+    X(close_in_close)                                                                              \
+    X(close_in_timer)                                                                              \
+    X(paused)                                                                                      \
+    X(stale_handle)                                                                                \
+    X(peer_reset)                                                                                  \
+    X(listener_closed)                                                                             \
+    X(listener_paused)                                                                             \
+    X(no_memory)                                                                                   \
+    X(post_refused)                                                                                \
+    X(post_ran)                                                                                    \
+    X(timer_fired)                                                                                 \
+    X(timer_restarted)                                                                             \
+    X(timer_stopped)                                                                               \
+    X(freed_early)                                                                                 \
+    X(lost_completions)                                                                            \
+    X(refused_at_start)
+
+enum mark {
+#define X(name) MARK_##name,
+    MARKS(X)
+#undef X
+    MARK_COUNT
+};
+
+extern const char *const mark_names[MARK_COUNT];
+
+/* One life of a connection at the server. */
+struct session {
+    struct storm *storm;
+    kr_conn conn;
+    bool open, closing, paused, eof, cut;
+    bool hoards; /* consumes nothing, until it is ended for that */
+    int closed_with; /* on_close's error */
+    uint32_t id;     /* of the client, from its first four bytes */
+    uint64_t consumed;
+    size_t shown;    /* and not consumed */
+};
+
+struct client {
+    struct storm *storm;
+    kr_sim_peer peer;
+    uint32_t id;
+    bool connected, shut, failed, over, rude;
+    uint64_t total, sent, got;
+    unsigned idle_acts; /* since anybody has moved on */
+    uint64_t seen_moves;
+    uint64_t quits_at;  /* a rude one: bytes sent */
+};
+
+struct beat {
+    struct storm *storm;
+    kr_timer timer;
+    bool live;
+    int64_t not_before, due_by;
+    uint64_t started_in_turn;
+};
+
+struct storm {
+    uint64_t seed;
+    const struct scenario *scenario;
+    struct kr_sim *sim;
+    struct kr_reactor *r;
+    struct kr_config config;
+    struct kr_listen_opts opts;
+    struct kr_alloc alloc;
+    uint64_t held; /* bytes of the allocator */
+    unsigned refuse; /* of 1024 allocations */
+    kr_listener listeners[LISTENERS_MAX];
+    bool listening[LISTENERS_MAX];
+    struct session *sessions;
+    unsigned session_count, session_room, open;
+    struct client clients[CLIENTS_MAX];
+    unsigned client_count, over;
+    struct beat beats[TIMERS_MAX];
+    uintptr_t posts_made, posts_ran;
+    uint64_t turn, moves;
+    bool ending, in_callback;
+    uint64_t marks[MARK_COUNT];
+    struct kr_stats before;
+};
+
+struct storm_result {
+    uint64_t hash, turns;
+    uint64_t faults[KR_SIM_FAULT_COUNT];
+    uint64_t marks[MARK_COUNT];
+};
+
+/* Runs one seed. `steps` 0: to its end; else at most so many turns, and then the reactor is freed. */
+void storm_run(struct storm_result *ret, uint64_t seed, const struct scenario *scenario,
+               uint64_t steps, void (*trace)(void *arg, const char *line));
+
+__attribute__((noreturn, format(printf, 3, 4))) void storm_fail(const char *file, int line,
+                                                               const char *format, ...);
+#define MUST(cond_) ((cond_) ? (void)0 : storm_fail(__FILE__, __LINE__, "not true: %s", #cond_))
+#define MUST_NOT_FAIL(rc_) storm_ok(__FILE__, __LINE__, #rc_, (rc_))
+void storm_ok(const char *file, int line, const char *what, int64_t rc);
+
+static inline void mark(struct storm *s, enum mark which) {
+    s->marks[which]++;
+}
+
+/* True in so many of 1024 cases. */
+static inline bool likely(struct storm *s, unsigned of_1024) {
+    return of_1024 && kr_sim_random(s->sim, 1024) < of_1024;
+}
+
+static inline uint64_t below(struct storm *s, uint64_t bound) {
+    return kr_sim_random(s->sim, bound);
+}
+
+/* 1 to `max`, small numbers as likely as large ones. */
+uint64_t some(struct storm *s, uint64_t max);
+
+/* Byte `at` of what client `id` sends: first its id, then what follows from both. */
+unsigned char stream_byte(uint32_t id, uint64_t at);
+
+/* server.c */
+void server_listen(struct storm *s, unsigned i);
+void server_act(struct storm *s, struct session *self, enum mark closing);
+void server_check_beats(struct storm *s, int64_t since);
+void server_post(struct kr_sim *sim, void *arg);
+
+/* client.c */
+void clients_start(struct storm *s);
+void clients_check(const struct storm *s); /* when all are over, and the server has noticed */
+
+#endif
