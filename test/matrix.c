@@ -9,6 +9,7 @@
  * the real queue (IORING_NOP_INJECT_RESULT, kernel >= 6.10). */
 #include "harness/net.h"
 
+#include "base/poison.h"
 #include "loop.h"
 #include "op/nop.h"
 #include "op/op.h"
@@ -172,6 +173,7 @@ static uint32_t fill(struct world *w, const void *data, size_t size) {
     CHECK_NE(w->buf_head, bufs->tail);
     const struct io_uring_buf *entry = &bufs->ring->bufs[w->buf_head++ & bufs->mask];
     CHECK_LE(size, entry->len);
+    kr__unpoison((void *)(uintptr_t)entry->addr, size);
     if (size)
         memcpy((void *)(uintptr_t)entry->addr, data, size);
     return BUFFER | (uint32_t)entry->bid << IORING_CQE_BUFFER_SHIFT;

@@ -6,6 +6,8 @@
  * before this one's CLOSE completion was seen (`successor`). */
 #include "core/conn.h"
 
+#include "base/poison.h"
+
 #include "core/reactor.h"
 
 #include <string.h>
@@ -48,6 +50,8 @@ void kr__conn_vector_put(struct kr_reactor *r, struct kr__conn *c) {
 
 /* The one release of all that a connection held. */
 static void conn_release(struct kr_reactor *r, struct kr__conn *c) {
+    if (r->reservation.conn == c)
+        kr__reservation_drop(r);
     kr__sendq_drop(&r->sends, &c->queue);
     c->queued = c->held = 0;
     if (c->kept)
@@ -59,8 +63,8 @@ static void conn_release(struct kr_reactor *r, struct kr__conn *c) {
         kr__deadline_end(&r->timers, &c->deadline);
     c->promised = false;
     kr__conn_vector_put(r, c);
-    if (r->reservation.conn == c)
-        kr__reservation_drop(r);
+    if (c->inline_memory)
+        kr__poison(c->inline_memory, c->inline_room);
 }
 
 /* In a forked child, and when the kernel failed us, connections may be left to release. */
@@ -127,8 +131,11 @@ static int conn_inline_ready(struct kr_reactor *r, struct kr__conn *c, size_t si
         c->inline_room = (uint32_t)room;
     }
     c->inline_size = (uint32_t)size;
-    if (size)
+    if (size) {
+        kr__poison(c->inline_memory, c->inline_room);
+        kr__unpoison(c->inline_memory, size);
         memset(c->inline_memory, 0, size);
+    }
     return 0;
 }
 

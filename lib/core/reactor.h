@@ -75,6 +75,7 @@ static inline void kr__reservation_drop(struct kr_reactor *r) {
     if (kr__likely(!r->reservation.conn))
         return;
     kr__send_discard(&r->sends, r->reservation.fresh);
+    kr__sendq_seal(&r->reservation.conn->queue);
     r->reservation = (struct kr__reservation){0};
 }
 

@@ -2,6 +2,8 @@
  * and the caller gets NULL, with nothing changed. */
 #include "pool/blocks.h"
 
+#include "base/poison.h"
+
 void kr__blocks_init(struct kr__blocks *blocks, struct kr__mem *mem) {
     *blocks = (struct kr__blocks){.mem = mem};
 }
@@ -30,6 +32,7 @@ void kr__blocks_free(struct kr__blocks *blocks) {
         while (blocks->free[class]) {
             void *block = blocks->free[class];
             blocks->free[class] = *(void **)block;
+            kr__unpoison(block, class_room(class));
             kr__mem_put(blocks->mem, block, class_room(class));
         }
     }
@@ -44,6 +47,7 @@ void *kr__block_get(struct kr__blocks *blocks, size_t size, size_t *room) {
         block = blocks->free[class];
         blocks->free[class] = *(void **)block;
         blocks->kept -= *room;
+        kr__unpoison(block, *room);
     } else {
         block = kr__mem_get(blocks->mem, *room);
     }
@@ -54,6 +58,7 @@ void *kr__block_get(struct kr__blocks *blocks, size_t size, size_t *room) {
 
 void kr__block_put(struct kr__blocks *blocks, void *block, size_t room) {
     kr__uncount(&blocks->out, 1);
+    kr__unpoison(block, room);
     unsigned class = class_of(room);
     if (class == KR__BLOCK_CLASSES || blocks->kept + room > KR__BLOCKS_KEEP) {
         kr__mem_put(blocks->mem, block, room);
@@ -63,4 +68,5 @@ void kr__block_put(struct kr__blocks *blocks, void *block, size_t room) {
     *(void **)block = blocks->free[class];
     blocks->free[class] = block;
     blocks->kept += room;
+    kr__poison((void **)block + 1, room - sizeof(void *));
 }

@@ -10,6 +10,8 @@
  * from the page that the kernel reads. */
 #include "pool/bufs.h"
 
+#include "base/poison.h"
+
 #include <errno.h>
 
 static size_t ring_bytes(unsigned count) {
@@ -29,7 +31,10 @@ static int bufs_map(struct kr__bufs *bufs) {
     bufs->base = k->map(k, bufs->count * bufs->stride, KR__MAP_PLAIN);
     bufs->free = kr__mem_get(bufs->mem, bufs->count * sizeof *bufs->free);
     bufs->refs = kr__mem_get_zeroed(bufs->mem, bufs->count * sizeof *bufs->refs);
-    return bufs->ring && bufs->base && bufs->free && bufs->refs ? 0 : -ENOMEM;
+    if (!bufs->ring || !bufs->base || !bufs->free || !bufs->refs)
+        return -ENOMEM;
+    kr__poison(bufs->base, bufs->count * bufs->stride);
+    return 0;
 }
 
 int kr__bufs_init(struct kr__bufs *bufs, struct kr__ring *ring, struct kr__mem *mem, unsigned count,
@@ -60,8 +65,10 @@ void kr__bufs_free(struct kr__bufs *bufs, bool child) {
     const struct kr__kernel *k = bufs->kernel;
     kr__mem_put(bufs->mem, bufs->free, bufs->count * sizeof *bufs->free);
     kr__mem_put(bufs->mem, bufs->refs, bufs->count * sizeof *bufs->refs);
-    if (bufs->base)
+    if (bufs->base) {
+        kr__unpoison(bufs->base, bufs->count * bufs->stride);
         k->unmap(k, bufs->base, bufs->count * bufs->stride);
+    }
     if (bufs->ring && !child)
         k->unmap(k, bufs->ring, ring_bytes(bufs->count));
     *bufs = (struct kr__bufs){.kernel = k, .mem = bufs->mem};
@@ -79,13 +86,16 @@ void kr__buf_take(struct kr__bufs *bufs, uint16_t id, size_t filled) {
     kr__assert(id < bufs->count && bufs->refs[id] == 0 && bufs->published > 0);
     bufs->published--;
     bufs->refs[id] = 1;
+    kr__unpoison(kr__buf_at(bufs, id), filled);
     bufs->usual += (filled >> 4) - (bufs->usual >> 4);
 }
 
 void kr__buf_unref(struct kr__bufs *bufs, uint16_t id) {
     kr__assert(id < bufs->count && bufs->refs[id] > 0);
-    if (--bufs->refs[id] == 0)
-        bufs->free[bufs->free_count++] = id;
+    if (--bufs->refs[id] > 0)
+        return;
+    kr__poison(kr__buf_at(bufs, id), bufs->stride);
+    bufs->free[bufs->free_count++] = id;
 }
 
 /* However many starved in a turn, the target doubles once. */

@@ -2,6 +2,8 @@
  * is refused, and the queue is as before. */
 #include "pool/sends.h"
 
+#include "base/poison.h"
+
 #include <errno.h>
 
 /* A new copy record leaves this much room at least, so that small sends of one turn share a record. */
@@ -37,6 +39,7 @@ static struct kr__send *send_new_copy(struct kr__sends *sends, size_t size) {
         .spare = (uint32_t)(room - sizeof *send),
         .room = (uint32_t)room,
     };
+    kr__poison(send->data, send->spare);
     return send;
 }
 
@@ -44,13 +47,24 @@ static char *send_end(struct kr__send *send) {
     return (char *)(uintptr_t)(send->data + send->size);
 }
 
+/* The first `size` bytes of a record's spare room are to be written. */
+static char *send_open(struct kr__send *send, size_t size) {
+    kr__unpoison(send_end(send), size);
+    return send_end(send);
+}
+
 char *kr__sendq_room(struct kr__sends *sends, const struct kr__sendq *q, size_t size,
                      struct kr__send **fresh) {
     *fresh = NULL;
     if (q->tail && q->tail->spare >= size)
-        return send_end(q->tail);
+        return send_open(q->tail, size);
     *fresh = send_new_copy(sends, size);
-    return *fresh ? send_end(*fresh) : NULL;
+    return *fresh ? send_open(*fresh, size) : NULL;
+}
+
+void kr__sendq_seal(const struct kr__sendq *q) {
+    if (q->tail && q->tail->spare)
+        kr__poison(send_end(q->tail), q->tail->spare);
 }
 
 void kr__send_discard(struct kr__sends *sends, struct kr__send *fresh) {
@@ -65,17 +79,17 @@ static void grow_tail(struct kr__sendq *q, size_t size) {
 }
 
 void kr__sendq_commit(struct kr__sends *sends, struct kr__sendq *q, struct kr__send *fresh, size_t size) {
-    if (size == 0) {
-        kr__send_discard(sends, fresh);
-        return;
-    }
-    if (fresh)
+    if (size && fresh)
         sendq_append(sends, q, fresh);
-    grow_tail(q, size);
+    if (size)
+        grow_tail(q, size);
+    else
+        kr__send_discard(sends, fresh);
+    kr__sendq_seal(q);
 }
 
 static void copy_in(struct kr__sendq *q, const char *data, size_t size) {
-    memcpy(send_end(q->tail), data, size);
+    memcpy(send_open(q->tail, size), data, size);
     grow_tail(q, size);
 }
 

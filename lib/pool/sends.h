@@ -39,6 +39,9 @@ char *kr__sendq_room(struct kr__sends *sends, const struct kr__sendq *q, size_t 
 /* Makes the first `size` bytes of that room part of the queue. */
 void kr__sendq_commit(struct kr__sends *sends, struct kr__sendq *q, struct kr__send *fresh, size_t size);
 
+/* The room behind the tail is nobody's again: what was lent of it is neither committed nor will be. */
+void kr__sendq_seal(const struct kr__sendq *q);
+
 /* Gives a fresh record back that was not committed; NULL is allowed. */
 void kr__send_discard(struct kr__sends *sends, struct kr__send *fresh);
 

@@ -65,6 +65,8 @@ void kr__ring_close(struct kr__ring *ring, bool child) {
     ring->kernel->ring_close(ring->kernel, &ring->uring, ring->registered, child);
 }
 
+/* -EBADR itself is reported only by an enter that submits nothing (io_uring/io_uring.c), which may be
+ * long in coming; the count of lost completions stands in the ring at once. */
 static int ring_enter(struct kr__ring *ring, unsigned submit, unsigned wait_for, int64_t wait_ns,
                       unsigned min_wait_us) {
     unsigned flags = IORING_ENTER_GETEVENTS;
@@ -79,6 +81,11 @@ static int ring_enter(struct kr__ring *ring, unsigned submit, unsigned wait_for,
     bool timed = wait_for && (wait_ns >= 0 || min_wait_us);
     int rc = ring->kernel->enter(ring->kernel, &ring->uring, submit, wait_for, flags,
                                  timed ? &arg : NULL);
+    unsigned lost = __atomic_load_n(ring->uring.cq.koverflow, __ATOMIC_RELAXED);
+    if (kr__unlikely(lost != ring->lost)) {
+        ring->lost = lost;
+        return -EBADR;
+    }
     return rc < 0 && rc != -ETIME ? rc : 0;
 }
 

@@ -15,6 +15,7 @@ struct kr__ring {
     unsigned sq_mask, sq_entries, sq_tail;
     unsigned cq_mask, cq_entries;
     unsigned caps;
+    unsigned lost;   /* completions lost, as far as that was reported */
     bool bound;      /* a thread owns it */
     bool registered; /* that thread has its descriptor registered */
     size_t locked;   /* bytes that RLIMIT_MEMLOCK is charged with */

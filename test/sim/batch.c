@@ -176,12 +176,16 @@ void batch_run(struct tally *ret, const struct batch *batch) {
 unsigned batch_unmet(const struct tally *tally) {
     unsigned unmet = 0;
     for (unsigned i = 0; i < KR_SIM_FAULT_COUNT; i++) {
-        if (!tally->faults[i])
-            fprintf(stderr, "never happened: fault %s\n", kr_sim_fault_name(i)), unmet++;
+        if (tally->faults[i])
+            continue;
+        fprintf(stderr, "never happened: fault %s\n", kr_sim_fault_name(i));
+        unmet++;
     }
     for (unsigned i = 0; i < MARK_COUNT; i++) {
-        if (!tally->marks[i])
-            fprintf(stderr, "never happened: %s\n", mark_names[i]), unmet++;
+        if (tally->marks[i])
+            continue;
+        fprintf(stderr, "never happened: %s\n", mark_names[i]);
+        unmet++;
     }
     return unmet;
 }

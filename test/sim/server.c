@@ -439,6 +439,7 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     kr_sim_note(s->sim, kr_whyname(why), (uint64_t)(int64_t)error, 0);
     MUST((error == 0) == (why == KR_WHY_LOCAL || why == KR_WHY_PEER || why == KR_WHY_REACTOR));
     MUST(kr_conn_user(r, conn) == x);
+    storm_saw_close(s, conn);
     mark_end(s, x, error, why);
     x->cut = x->cut || error || why == KR_WHY_REACTOR;
     x->closing = true;

@@ -8,7 +8,7 @@
 
 #include "core/reactor.h"
 #include "kernel/probe.h"
-#include "kernel/sim/world.h"
+#include "kernel/sim/ring.h"
 #include "reactor.h"
 
 #include <stdarg.h>
@@ -16,8 +16,10 @@
 #define MS INT64_C(1000000)
 #define LONG_NS (INT64_C(3600000) * MS)
 #define SESSIONS_A_CLIENT 4
+#define FEEDS_MAX (96u * CLIENTS_MAX) /* turns in which others got bytes, while it waited for a buffer */
+#define TURN_FAIR 32u /* completions a turn, below which turns at buffers are not promised */
 #define IDLE_TURNS 64     /* turns in a row that may come to nothing */
-#define TURNS_MAX 400000u /* far more than any run takes */
+#define TURNS_MAX 4000000u /* a run with one buffer of a few bytes takes a good part of that */
 #define REST_TURNS 20000u
 
 void storm_fail(const char *file, int line, const char *format, ...) {
@@ -109,6 +111,18 @@ static void start_reactor(struct storm *s, unsigned caps_mask) {
     s->refuse = 0;
 }
 
+/* The swarm, and now and then what needs several faults at once: lost completions, which end a run; an
+ * accept that takes a slot and tells of it before the CLOSE that freed it does. */
+static void plan_faults(struct storm *s) {
+    kr_sim_fault_swarm(s->sim);
+    if (likely(s, 30))
+        kr_sim_fault_set(s->sim, KR_SIM_LOST, 512);
+    if (likely(s, s->scenario->close > 100 ? 500 : 60)) {
+        kr_sim_fault_set(s->sim, KR_SIM_ACCEPT_END, 512);
+        kr_sim_fault_set(s->sim, KR_SIM_OVERTAKE, 900);
+    }
+}
+
 static void start(struct storm *s) {
     plan_reactor(s);
     plan_listener(s);
@@ -116,9 +130,7 @@ static void start(struct storm *s) {
     unsigned listeners = s->scenario->churn ? LISTENERS_MAX : 1;
     for (unsigned i = 0; i < listeners; i++)
         server_listen(s, i);
-    kr_sim_fault_swarm(s->sim);
-    if (likely(s, 8))
-        kr_sim_fault_set(s->sim, KR_SIM_LOST, 512);
+    plan_faults(s);
     s->refuse = likely(s, 512) ? s->scenario->no_memory : 0;
     s->session_room = CLIENTS_MAX * SESSIONS_A_CLIENT;
     s->sessions = kr__sim_alloc(s->session_room * sizeof *s->sessions);
@@ -139,6 +151,38 @@ static void check_bufs(const struct storm *s) {
     MUST(out + bufs->published + bufs->free_count == bufs->count);
 }
 
+/* Whether the kernel holds bytes for a connection which waits for a buffer, and has given it none. */
+static bool is_waiting(const struct storm *s, unsigned slot, struct wait *wait) {
+    const struct kr__conn *c = &s->r->conns.table[slot];
+    if (s->config.turn_cqes < TURN_FAIR)
+        return false; /* who is told late that there is no buffer comes late for every one */
+    if (c->state != KR__CONN_OPEN || kr__conn_stopped(c) || c->eof || !(c->parked || c->hungry))
+        return false;
+    const struct kr__sim_ring *ring = kr__sim_ring_of(&s->r->ring.uring);
+    const struct kr__sim_file *file = kr__sim_slots_file(&ring->slots, slot);
+    bool same = file && wait->taken == file->stream.taken;
+    wait->taken = file ? file->stream.taken : 0;
+    return same && file->stream.size;
+}
+
+/* Nobody is passed over for ever when buffers are short. */
+static void check_turns(struct storm *s, const struct kr_stats *now) {
+    s->feeds += now->bytes_in != s->before.bytes_in;
+    for (unsigned slot = 0; slot < s->r->conns.used; slot++) {
+        struct wait *wait = &s->waits[slot];
+        if (!is_waiting(s, slot, wait))
+            wait->since = s->feeds;
+        if (s->feeds > wait->since + FEEDS_MAX)
+            storm_fail(__FILE__, __LINE__, "slot %u waits for a buffer while others got %llu", slot,
+                       (unsigned long long)(s->feeds - wait->since));
+    }
+}
+
+void storm_saw_close(struct storm *s, kr_conn conn) {
+    if (s->r->conns.table[kr__handle_slot(conn.bits)].successor)
+        mark(s, MARK_overtaken_close);
+}
+
 static bool came_to_nothing(const struct kr_stats *a, const struct kr_stats *b) {
     return a->cqes == b->cqes && a->sqes == b->sqes && a->waits == b->waits && a->posts == b->posts &&
            a->timer_fires == b->timer_fires;
@@ -152,6 +196,7 @@ static void check_spin(struct storm *s, unsigned *idle) {
     MUST(*idle < IDLE_TURNS);
     MUST(s->sim->starved <= 4u * CLIENTS_MAX);
     MUST(now.bytes_out <= now.bytes_in);
+    check_turns(s, &now);
     s->before = now;
 }
 

@@ -15,6 +15,7 @@
 #define CLIENTS_MAX 48
 #define TIMERS_MAX 12
 #define LISTENERS_MAX 3
+#define CONNS_MAX 512
 #define PORT 7
 
 /* Likelihoods are of 1024. */
@@ -46,6 +47,7 @@ const struct scenario *scenario_named(const char *name);
     X(accept_failed)                                                                               \
     X(accept_many)                                                                                 \
     X(accept_with_address)                                                                         \
+    X(overtaken_close)                                                                             \
     X(send_refused)                                                                                \
     X(send_several)                                                                                \
     X(send_held)                                                                                   \
@@ -121,6 +123,12 @@ struct beat {
     uint64_t started_in_turn;
 };
 
+/* For a buffer, while bytes are there. */
+struct wait {
+    uint64_t since; /* storm.feeds at the time */
+    uint64_t taken; /* bytes that it had got */
+};
+
 struct storm {
     uint64_t seed;
     const struct scenario *scenario;
@@ -143,6 +151,8 @@ struct storm {
     bool ending, in_callback;
     uint64_t marks[MARK_COUNT];
     struct kr_stats before;
+    uint64_t feeds;               /* turns that brought bytes */
+    struct wait waits[CONNS_MAX];  /* by slot */
 };
 
 struct storm_result {
@@ -185,6 +195,9 @@ void server_listen(struct storm *s, unsigned i);
 void server_act(struct storm *s, struct session *self, enum mark closing);
 void server_check_beats(struct storm *s, int64_t since);
 void server_post(struct kr_sim *sim, void *arg);
+
+/* storm.c: on_close looks whether the slot's next connection has been told of already. */
+void storm_saw_close(struct storm *s, kr_conn conn);
 
 /* client.c */
 void clients_start(struct storm *s);

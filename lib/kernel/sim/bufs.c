@@ -3,6 +3,8 @@
  * A published buffer is written to at once, so that who still reads it reads wrong bytes. */
 #include "kernel/sim/bufs.h"
 
+#include "base/poison.h"
+
 #define IDS 65536u
 #define SCRIBBLE_MAX 4096u
 #define SCRIBBLE 0xdb
@@ -34,7 +36,10 @@ static void receive_one(struct kr__sim_bufs *bufs, const struct io_uring_buf *bu
     if (bufs->ours[buf->bid])
         kr__sim_broken("buffer %u was published twice", buf->bid);
     bufs->ours[buf->bid] = true;
-    memset((void *)(uintptr_t)buf->addr, SCRIBBLE, kr__min_size(buf->len, SCRIBBLE_MAX));
+    size_t size = kr__min_size(buf->len, SCRIBBLE_MAX);
+    kr__unpoison((void *)(uintptr_t)buf->addr, size);
+    memset((void *)(uintptr_t)buf->addr, SCRIBBLE, size);
+    kr__poison((void *)(uintptr_t)buf->addr, size);
 }
 
 struct io_uring_buf *kr__sim_bufs_next(struct kr__sim_bufs *bufs) {

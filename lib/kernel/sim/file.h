@@ -16,6 +16,7 @@ struct kr__sim_stream {
     struct kr__sim_file *other; /* the far end; NULL: nobody is there any more */
     char *bytes;                /* what has come and was not read: bytes[at .. at + size) */
     size_t at, size, room;
+    uint64_t taken; /* bytes read, ever */
     size_t window;  /* `size` may grow to this */
     bool fin_in;    /* the far end has ended its sending */
     bool fin_out;   /* this end has */

@@ -5,6 +5,7 @@
  * of requests that are ill-formed (each check names what it follows). */
 #include "kernel/sim/request.h"
 
+#include "base/poison.h"
 #include "kernel/sim/ring.h"
 #include "kernel/sim/stream.h"
 
@@ -49,11 +50,13 @@ static void wait_at_file(struct kr__sim_request *req, unsigned what) {
 }
 
 /* Of several accepts only one is woken (EPOLLEXCLUSIVE: poll_exclusive in io_uring/opdef.c), beside all
- * that poll. */
+ * that poll. At a stream the newest waiter may be woken first or last (add_wait_queue puts it in front,
+ * task work turns the order round), and so a send may be told of a reset before the receive. */
 void kr__sim_wake(struct kr__sim_file *file, unsigned what) {
     struct kr__link *head = &file->waiters.head;
-    bool woken = false;
-    for (struct kr__link *link = head->next; link != head; link = link->next) {
+    bool woken = false, back = file->kind == KR__SIM_STREAM && kr_sim_random(file->sim, 2);
+    for (struct kr__link *link = back ? head->prev : head->next; link != head;
+         link = back ? link->prev : link->next) {
         struct kr__sim_request *req = kr__container_of(link, struct kr__sim_request, waiting);
         if (!(req->waits_for & what) || kr__link_on(&req->queued))
             continue;
@@ -120,7 +123,8 @@ static int accept_refused(struct kr__sim_request *req) {
     return -ECONNABORTED;
 }
 
-/* A multishot accept takes the whole backlog: io_uring/net.c has no limit there. */
+/* A multishot accept takes the whole backlog: io_uring/net.c has no limit there. Since 6.10 each tells
+ * whether more wait (observed on 6.18). */
 static void accept_run(struct kr__sim_request *req) {
     bool multishot = req->sqe.ioprio & IORING_ACCEPT_MULTISHOT;
     while (req->file->listener.queued) {
@@ -128,8 +132,9 @@ static void accept_run(struct kr__sim_request *req) {
         if (rc == 0)
             rc = accept_place(req, backlog_take(req->file));
         bool goes_on = rc >= 0 && multishot && !kr__sim_chance(sim_of(req), KR_SIM_ACCEPT_END);
-        if (!goes_on || !kr__sim_ring_post(req->ring, req, rc, IORING_CQE_F_MORE)) {
-            end(req, rc, 0);
+        uint32_t flags = rc >= 0 && req->file->listener.queued ? IORING_CQE_F_SOCK_NONEMPTY : 0;
+        if (!goes_on || !kr__sim_ring_post(req->ring, req, rc, flags | IORING_CQE_F_MORE)) {
+            end(req, rc, flags);
             return;
         }
     }
@@ -173,7 +178,11 @@ static bool recv_one(struct kr__sim_request *req) {
         end(req, -ENOBUFS, 0);
         return false;
     }
-    int64_t got = kr__sim_stream_recv(req->file, (char *)(uintptr_t)buf->addr, recv_size(req, buf));
+    char *to = (char *)(uintptr_t)buf->addr;
+    size_t size = recv_size(req, buf);
+    kr__unpoison(to, size); /* ours to write */
+    int64_t got = kr__sim_stream_recv(req->file, to, size);
+    kr__poison(to, size);
     if (got == -EAGAIN) {
         wait_at_file(req, KR__SIM_IN);
         return false;
@@ -268,6 +277,8 @@ static void send_pieces(struct kr__sim_request *req, const struct iovec *pieces,
 
 static int send_check(struct kr__sim_request *req) {
     const struct io_uring_sqe *sqe = &req->sqe;
+    if (sqe->msg_flags & MSG_WAITALL)
+        return -EINVAL; /* not modelled */
     void *memory = (void *)(uintptr_t)sqe->addr;
     if (sqe->opcode == IORING_OP_SEND) {
         send_pieces(req, &(struct iovec){memory, sqe->len}, 1);

@@ -58,6 +58,7 @@ int64_t kr__sim_stream_recv(struct kr__sim_file *file, char *data, size_t size) 
         memcpy(data, s->bytes + s->at, size);
         s->at += size;
         s->size -= size;
+        s->taken += size;
         if (s->other)
             kr__sim_wake(s->other, KR__SIM_OUT);
         return (int64_t)size;
