@@ -78,6 +78,9 @@ static void memory_free(struct memory *memory) {
 
 /* ---- the list of reactors ---- */
 
+/* More of them would bury what failed. */
+#define DUMP_CONNS_MOST 64
+
 static void show_reactors(void *unused) {
     (void)unused;
     static const char *const names[] = {
@@ -99,6 +102,8 @@ static void show_reactors(void *unused) {
             used += (size_t)snprintf(text + used, sizeof text - used, " %s %llu", names[i],
                                      (unsigned long long)values[i]);
         tap_note("reactor:%s", text);
+        if (stats.conns <= DUMP_CONNS_MOST)
+            kr_dump(memory->r, STDERR_FILENO);
     }
 }
 
