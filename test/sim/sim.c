@@ -71,7 +71,7 @@ TEST(kept_seeds_pass, .deadline_s = 60) {
         kept++;
     }
     fclose(file);
-    CHECK_GE(kept, 10);
+    CHECK_GE(kept, 25);
 }
 
 TAP_MAIN(sim, 5)
