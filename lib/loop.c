@@ -254,8 +254,11 @@ static unsigned reap_chunk(struct kr_reactor *r, unsigned count) {
 
 /* Those who wait for buffers, as many as there are buffers, in the order in which they began to wait. */
 static void unpark(struct kr_reactor *r) {
-    for (unsigned i = 0; i < r->bufs.published && !kr__list_empty(&r->parked); i++)
-        kr__conn_unpark(r, kr__container_of(r->parked.head.next, struct kr__conn, wait));
+    for (unsigned i = 0; i < r->bufs.published && !kr__list_empty(&r->parked); i++) {
+        struct kr__conn *c = kr__container_of(r->parked.head.next, struct kr__conn, wait);
+        kr__conn_unpark(r, c);
+        c->hungry = true; /* whoever takes the buffer before it must not cost it its place */
+    }
 }
 
 static unsigned reap(struct kr_reactor *r) {

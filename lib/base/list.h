@@ -26,20 +26,17 @@ static inline bool kr__link_on(const struct kr__link *link) {
     return link->next != NULL;
 }
 
-static inline void kr__list_push(struct kr__list *list, struct kr__link *link) {
+/* Puts a link before another, or before the head, which is the end. */
+static inline void kr__link_insert(struct kr__link *before, struct kr__link *link) {
     kr__assert(!kr__link_on(link));
-    link->next = &list->head;
-    link->prev = list->head.prev;
+    link->next = before;
+    link->prev = before->prev;
     link->prev->next = link;
-    list->head.prev = link;
+    before->prev = link;
 }
 
-static inline void kr__list_push_front(struct kr__list *list, struct kr__link *link) {
-    kr__assert(!kr__link_on(link));
-    link->prev = &list->head;
-    link->next = list->head.next;
-    link->next->prev = link;
-    list->head.next = link;
+static inline void kr__list_push(struct kr__list *list, struct kr__link *link) {
+    kr__link_insert(&list->head, link);
 }
 
 /* Taking off a link that is on no list does nothing. */

@@ -73,8 +73,10 @@ void kr__conns_free(struct kr__conns *conns, struct kr_reactor *r) {
         return;
     for (unsigned slot = 0; slot < conns->used; slot++) {
         struct kr__conn *c = &conns->table[slot];
-        if (c->state != KR__CONN_FREE)
+        if (c->state != KR__CONN_FREE) {
             conn_release(r, c);
+            addrs_put(r, c->successor_addrs);
+        }
         if (c->inline_memory)
             kr__block_put(&r->blocks, c->inline_memory, c->inline_room);
     }
@@ -223,13 +225,20 @@ void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l
     addrs_copy(r, &c->successor_addrs, addrs); /* refused memory: the addresses stay unknown */
 }
 
+/* One that was woken for a buffer and found it taken waits before all whose last byte is younger than its
+ * own; those are few, and in front. */
+static struct kr__link *park_before(struct kr_reactor *r, const struct kr__conn *c) {
+    struct kr__link *at = r->parked.head.next;
+    while (at != &r->parked.head &&
+           kr__container_of(at, struct kr__conn, wait)->touched <= c->touched)
+        at = at->next;
+    return at;
+}
+
 void kr__conn_park(struct kr_reactor *r, struct kr__conn *c) {
     kr__assert(!kr__link_on(&c->wait));
     c->parked = true;
-    if (c->hungry)
-        kr__list_push_front(&r->parked, &c->wait);
-    else
-        kr__list_push(&r->parked, &c->wait);
+    kr__link_insert(c->hungry ? park_before(r, c) : &r->parked.head, &c->wait);
     kr__count(&r->stats.starved_parks, 1);
 }
 
@@ -237,7 +246,6 @@ void kr__conn_unpark(struct kr_reactor *r, struct kr__conn *c) {
     if (!c->parked)
         return;
     c->parked = false;
-    c->hungry = true; /* whoever takes the buffer before it must not cost it its place */
     kr__link_off(&c->wait);
     kr__conn_dirty(r, c);
 }
