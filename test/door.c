@@ -887,11 +887,15 @@ TEST_EACH(post_when_the_wake_fails) {
         door_fail(d, WAKE_SEND, wake_errors[i], 0, 1);
         pthread_t thread;
         CHECK_EQ(pthread_create(&thread, NULL, run_main, r), 0);
-        await_sleep(r);
+        unsigned posts = 0;
+        do { /* one that finds it just awake needs no wake */
+            await_sleep(r);
+            CHECK_OK(kr_post(r, seen_post, &seen));
+            posts++;
+        } while (!__atomic_load_n(&d->struck, __ATOMIC_ACQUIRE));
         CHECK_OK(kr_post(r, seen_post, &seen));
-        CHECK_EQ(__atomic_load_n(&d->struck, __ATOMIC_ACQUIRE), 1u);
-        CHECK_OK(kr_post(r, seen_post, &seen));
-        while (__atomic_load_n(&seen.posts, __ATOMIC_ACQUIRE) < 2) {
+        posts++;
+        while (__atomic_load_n(&seen.posts, __ATOMIC_ACQUIRE) < posts) {
             if (tap_remaining_ns() == 0)
                 FAIL("a post does not wake the reactor after one that could not");
             sched_yield();

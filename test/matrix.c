@@ -557,6 +557,48 @@ TEST_EACH(recv_that_passes_through_the_ring) {
     }
 }
 
+/* One of two connections that are shown their kept bytes resumes the other. */
+static size_t resume_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+    struct world *w = user;
+    (void)conn;
+    (void)data;
+    w->datas++;
+    if (w->datas == 1)
+        CHECK_OK(kr_conn_resume(r, w->conn));
+    return size;
+}
+
+static const struct kr_conn_ops resume_ops = {
+    .on_open = world_open, .on_data = resume_data, .on_eof = world_eof, .on_close = world_close};
+
+static kr_conn connect_paused(struct world *w) {
+    connect_client(w);
+    CHECK_OK(kr_conn_pause(w->r, w->conn));
+    recv_complete(w, HELLO_SIZE, fill(w, HELLO, HELLO_SIZE));
+    test_close(w->fd); /* nobody reads it any more: its receive is stolen */
+    return w->conn;
+}
+
+/* Ours: bytes that come to be shown while others are shown are shown in the next turn, which does not wait. */
+TEST_EACH(recv_resumed_while_another_is_shown) {
+    cell_begin("recv", "paused", HELLO_SIZE, BUFFER);
+    struct world *w = world_begin(BY_MULTISHOT, KR__SET(recv));
+    struct kr_listen_opts opts = opts_of(BY_MULTISHOT);
+    CHECK_OK(kr_listener_close(w->r, w->listener));
+    w->port = test_listen(w->r, &w->listener, &opts, &resume_ops, w);
+    kr_conn first = connect_paused(w);
+    connect_paused(w);
+    test_step(w->r, "a turn while paused");
+    CHECK_OK(kr_conn_resume(w->r, first));
+    CHECK_OK(kr_step(w->r, tap_remaining_ns() / 4));
+    CHECK_OK(kr_step(w->r, tap_remaining_ns() / 4));
+    CHECK_EQ(w->datas, 2u);
+    CHECK_OK(kr_conn_close(w->r, first, KR_CLOSE_NOW));
+    CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
+    TEST_UNTIL(w->r, w->closes == 2);
+    test_reactor_free(w->r);
+}
+
 /* ---- send ---- */
 
 /* man send, and what a network tells later. */
@@ -1152,7 +1194,7 @@ enum {
             2 * (COUNT(client_errors) + COUNT(own_errors)) + COUNT(accept_flags) * LISTENER_STATES +
             COUNT(poll_results) * LISTENER_STATES + LISTENER_STATES + COUNT(install_errors) * LISTENER_STATES +
             COUNT(wake_rows) + COUNT(nop_results) + COUNT(cancel_results) + KR__VERB_COUNT + 2 +
-            COUNT(unknown_verbs) + 4 * KR__VERB_COUNT,
+            COUNT(unknown_verbs) + 4 * KR__VERB_COUNT + 1,
 };
 _Static_assert(CELLS >= 700, "the matrix has lost cells");
 
@@ -1160,7 +1202,7 @@ int main(int argc, char **argv) {
     cells_run = mmap(NULL, sizeof *cells_run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (cells_run == MAP_FAILED)
         return 1;
-    int rc = tap_main("matrix", 132, argc, argv);
+    int rc = tap_main("matrix", 136, argc, argv);
     if (*cells_run)
         printf("# %lld cells, %d of them different\n", (long long)*cells_run, CELLS);
     return rc;

@@ -31,8 +31,8 @@ void kr__blocks_free(struct kr__blocks *blocks) {
     for (unsigned class = 0; class < KR__BLOCK_CLASSES; class++) {
         while (blocks->free[class]) {
             void *block = blocks->free[class];
-            blocks->free[class] = *(void **)block;
             kr__unpoison(block, class_room(class));
+            blocks->free[class] = *(void **)block;
             kr__mem_put(blocks->mem, block, class_room(class));
         }
     }
@@ -45,9 +45,9 @@ void *kr__block_get(struct kr__blocks *blocks, size_t size, size_t *room) {
     void *block;
     if (class < KR__BLOCK_CLASSES && kr__likely(blocks->free[class] != NULL)) {
         block = blocks->free[class];
+        kr__unpoison(block, *room);
         blocks->free[class] = *(void **)block;
         blocks->kept -= *room;
-        kr__unpoison(block, *room);
     } else {
         block = kr__mem_get(blocks->mem, *room);
     }
@@ -68,5 +68,5 @@ void kr__block_put(struct kr__blocks *blocks, void *block, size_t room) {
     *(void **)block = blocks->free[class];
     blocks->free[class] = block;
     blocks->kept += room;
-    kr__poison((void **)block + 1, room - sizeof(void *));
+    kr__poison(block, room);
 }
