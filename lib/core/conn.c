@@ -302,7 +302,8 @@ void kr__conn_settle(struct kr_reactor *r, struct kr__conn *c) {
         conn_join(r, c);
     else if (c->state == KR__CONN_JOINING && c->owner.inflight == 0)
         c->state = KR__CONN_CLOSING;
-    if (c->state != KR__CONN_FREE)
+    struct kr__wants wants = kr__conn_wants(c);
+    if (wants.start | wants.cancel)
         kr__conn_dirty(r, c);
 }
 

@@ -14,7 +14,7 @@
 #include "ring/ring.h"
 
 #define KR__BUFS_GROUP 0
-#define KR__BUFS_WARM ((size_t)1 << 20)
+#define KR__BUFS_WARM ((size_t)512 << 10)
 #define KR__BUFS_TARGET_MIN 4u
 
 struct kr__bufs {
