@@ -1,12 +1,14 @@
-/* Whatever the kernel answers: each call that the library makes, with each error that its manual names,
- * has the outcome that stands here. A row of a table is a call, an error, and what must come of it.
+/* Whatever the kernel answers: each call that the library makes, with each error that its manual
+ * names, has the outcome that stands here. A row of a table is a call, an error, and what must come
+ * of it.
  *
- * The reactor runs on the real kernel through a door of its own that can be told to answer one call with
- * an error, at the n-th time, so many times. An answer that is made up does nothing else, except for close:
- * Linux gives the descriptor up whatever it reports (man close).
+ * The reactor runs on the real kernel through a door of its own that can be told to answer one call
+ * with an error, at the n-th time, so many times. An answer that is made up does nothing else,
+ * except for close: Linux gives the descriptor up whatever it reports (man close).
  *
- * What must hold: a refused set-up is explained and leaves nothing; what is worth another try is tried again and
- * loses nothing; everything else is handed to the caller unaltered, and the reactor can go on or be freed. */
+ * What must hold: a refused set-up is explained and leaves nothing; what is worth another try is
+ * tried again and loses nothing; everything else is handed to the caller unaltered, and the reactor
+ * can go on or be freed. */
 #include "harness/net.h"
 
 #include "kernel/probe.h"
@@ -122,8 +124,8 @@ static enum call call_of(unsigned opcode) {
     }
 }
 
-static int door_reg(const struct kr__kernel *k, struct io_uring *ring, unsigned opcode, const void *arg,
-                    unsigned count) {
+static int door_reg(const struct kr__kernel *k, struct io_uring *ring, unsigned opcode,
+                    const void *arg, unsigned count) {
     int rc = strike(k, call_of(opcode));
     return rc < 0 ? rc : kr__linux.reg(&kr__linux, ring, opcode, arg, count);
 }
@@ -246,7 +248,8 @@ static void row_begin(const char *call, int error, unsigned skip, unsigned times
     static char text[128];
     if (!row_text)
         tap_on_fail(row_show, NULL);
-    snprintf(text, sizeof text, "%s answers %s, after %u, %u times", call, kr_errname(error), skip, times);
+    snprintf(text, sizeof text, "%s answers %s, after %u, %u times", call, kr_errname(error), skip,
+             times);
     row_text = text;
 }
 
@@ -285,7 +288,8 @@ static void seen_open(struct kr_reactor *r, kr_conn conn, void *user) {
     seen->conn = conn;
 }
 
-static size_t seen_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t seen_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
     (void)user;
     return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
 }
@@ -380,7 +384,8 @@ static const struct answer setup_answers[] = {
     {EPERM, KR_REFUSED_SECCOMP},
 };
 
-/* man io_uring_enter. -EBADFD is what a ring that is not enabled yet must answer, and no refusal. */
+/* man io_uring_enter. -EBADFD is what a ring that is not enabled yet must answer, and no
+ * refusal. */
 static const struct answer enter_answers[] = {
     {EACCES, KR_REFUSED_SECCOMP}, {EAGAIN, KR_REFUSED_OTHER}, {EBADF, KR_REFUSED_OTHER},
     {EBUSY, KR_REFUSED_OTHER},    {EFAULT, KR_REFUSED_OTHER}, {EINVAL, KR_REFUSED_KERNEL},
@@ -390,31 +395,31 @@ static const struct answer enter_answers[] = {
 
 /* man io_uring_register, of IORING_REGISTER_FILES2. */
 static const struct answer table_answers[] = {
-    {EACCES, KR_REFUSED_SECCOMP}, {EBADF, KR_REFUSED_OTHER},    {EBADFD, KR_REFUSED_OTHER},
-    {EBUSY, KR_REFUSED_OTHER},    {EEXIST, KR_REFUSED_OTHER},   {EFAULT, KR_REFUSED_OTHER},
-    {EINTR, KR_REFUSED_OTHER},    {EINVAL, KR_REFUSED_KERNEL},  {EMFILE, KR_REFUSED_NOFILE},
-    {ENOMEM, KR_REFUSED_MEMLOCK}, {ENOSYS, KR_REFUSED_SECCOMP}, {ENXIO, KR_REFUSED_OTHER},
+    {EACCES, KR_REFUSED_SECCOMP},   {EBADF, KR_REFUSED_OTHER},    {EBADFD, KR_REFUSED_OTHER},
+    {EBUSY, KR_REFUSED_OTHER},      {EEXIST, KR_REFUSED_OTHER},   {EFAULT, KR_REFUSED_OTHER},
+    {EINTR, KR_REFUSED_OTHER},      {EINVAL, KR_REFUSED_KERNEL},  {EMFILE, KR_REFUSED_NOFILE},
+    {ENOMEM, KR_REFUSED_MEMLOCK},   {ENOSYS, KR_REFUSED_SECCOMP}, {ENXIO, KR_REFUSED_OTHER},
     {EOPNOTSUPP, KR_REFUSED_OTHER}, {EPERM, KR_REFUSED_SECCOMP},
 };
 
 /* The same, of IORING_REGISTER_FILE_ALLOC_RANGE. */
 static const struct answer range_answers[] = {
-    {EACCES, KR_REFUSED_SECCOMP}, {EFAULT, KR_REFUSED_OTHER},    {EINVAL, KR_REFUSED_KERNEL},
-    {ENOSYS, KR_REFUSED_SECCOMP}, {ENXIO, KR_REFUSED_OTHER},     {EOVERFLOW, KR_REFUSED_OTHER},
+    {EACCES, KR_REFUSED_SECCOMP}, {EFAULT, KR_REFUSED_OTHER}, {EINVAL, KR_REFUSED_KERNEL},
+    {ENOSYS, KR_REFUSED_SECCOMP}, {ENXIO, KR_REFUSED_OTHER},  {EOVERFLOW, KR_REFUSED_OTHER},
     {EPERM, KR_REFUSED_SECCOMP},
 };
 
 /* man io_uring_register_buf_ring. */
 static const struct answer bufs_answers[] = {
-    {EACCES, KR_REFUSED_SECCOMP}, {EEXIST, KR_REFUSED_OTHER},   {EFAULT, KR_REFUSED_OTHER},
-    {EINVAL, KR_REFUSED_KERNEL},  {ENOMEM, KR_REFUSED_MEMLOCK}, {ENOSYS, KR_REFUSED_SECCOMP},
+    {EACCES, KR_REFUSED_SECCOMP},   {EEXIST, KR_REFUSED_OTHER},   {EFAULT, KR_REFUSED_OTHER},
+    {EINVAL, KR_REFUSED_KERNEL},    {ENOMEM, KR_REFUSED_MEMLOCK}, {ENOSYS, KR_REFUSED_SECCOMP},
     {EOPNOTSUPP, KR_REFUSED_OTHER}, {EPERM, KR_REFUSED_SECCOMP},
 };
 
 /* man eventfd. Its memory is not locked, so it is memory that lacks. */
 static const struct answer eventfd_answers[] = {
-    {EINVAL, KR_REFUSED_KERNEL},  {EMFILE, KR_REFUSED_NOFILE},  {ENFILE, KR_REFUSED_NOFILE},
-    {ENODEV, KR_REFUSED_OTHER},   {ENOMEM, KR_REFUSED_MEMORY},  {ENOSYS, KR_REFUSED_SECCOMP},
+    {EINVAL, KR_REFUSED_KERNEL}, {EMFILE, KR_REFUSED_NOFILE}, {ENFILE, KR_REFUSED_NOFILE},
+    {ENODEV, KR_REFUSED_OTHER},  {ENOMEM, KR_REFUSED_MEMORY}, {ENOSYS, KR_REFUSED_SECCOMP},
     {EPERM, KR_REFUSED_SECCOMP},
 };
 
@@ -444,7 +449,8 @@ static void check_refusal(struct door *d, int error, enum kr_refusal refused, co
     CHECK_EQ(tap_fd_count(), fds);
 }
 
-static void check_refusals(enum call call, const char *tried, const struct answer *answers, size_t count) {
+static void check_refusals(enum call call, const char *tried, const struct answer *answers,
+                           size_t count) {
     for (size_t i = 0; i < count; i++) {
         row_begin(tried, answers[i].error, 0, 1);
         struct door *d = door_open();
@@ -536,11 +542,11 @@ static const struct {
     uint64_t memlock;
     enum kr_refusal refused;
 } cause_rows[] = {
-    {EPERM, -1, 0, KR_REFUSED_SECCOMP},  {EPERM, 0, 0, KR_REFUSED_SECCOMP},
-    {EPERM, 1, 0, KR_REFUSED_SYSCTL},    {EPERM, 2, 0, KR_REFUSED_SYSCTL},
-    {EACCES, 2, 0, KR_REFUSED_SECCOMP},  {ENOSYS, -1, 0, KR_REFUSED_KERNEL},
-    {ENOSYS, 0, 0, KR_REFUSED_SECCOMP},  {ENOSYS, 2, 0, KR_REFUSED_SECCOMP},
-    {ENOMEM, 0, 0, KR_REFUSED_MEMLOCK},  {ENOMEM, 0, 65536, KR_REFUSED_MEMLOCK},
+    {EPERM, -1, 0, KR_REFUSED_SECCOMP},         {EPERM, 0, 0, KR_REFUSED_SECCOMP},
+    {EPERM, 1, 0, KR_REFUSED_SYSCTL},           {EPERM, 2, 0, KR_REFUSED_SYSCTL},
+    {EACCES, 2, 0, KR_REFUSED_SECCOMP},         {ENOSYS, -1, 0, KR_REFUSED_KERNEL},
+    {ENOSYS, 0, 0, KR_REFUSED_SECCOMP},         {ENOSYS, 2, 0, KR_REFUSED_SECCOMP},
+    {ENOMEM, 0, 0, KR_REFUSED_MEMLOCK},         {ENOMEM, 0, 65536, KR_REFUSED_MEMLOCK},
     {ENOMEM, 0, UINT64_MAX, KR_REFUSED_MEMORY},
 };
 
@@ -563,7 +569,8 @@ static const struct {
     {0, 1}, {4, 1}, {5, 1}, {6, 2}, {1024, 1020}, {UINT64_MAX, 16384},
 };
 
-/* Ours: the default table is as long as the limit of descriptors lets it be, less the library's own files. */
+/* Ours: the default table is as long as the limit of descriptors lets it be, less the library's own
+ * files. */
 TEST_EACH(new_sizes_its_table_by_the_limit) {
     for (size_t i = 0; i < COUNT(limit_rows); i++) {
         struct door *d = door_open();
@@ -571,7 +578,8 @@ TEST_EACH(new_sizes_its_table_by_the_limit) {
         struct kr_config config = small_config(d);
         config.conn_max = 0;
         struct kr_reactor *r;
-        CHECK_OK(kr__reactor_new(&r, &config, NULL, &d->kernel, (unsigned)tap_variant()->caps_mask));
+        CHECK_OK(
+            kr__reactor_new(&r, &config, NULL, &d->kernel, (unsigned)tap_variant()->caps_mask));
         CHECK_EQ(r->config.conn_max, limit_rows[i].conn_max);
         check_works(r);
         free_all(d, r);
@@ -583,7 +591,8 @@ TEST_EACH(new_sizes_its_table_by_the_limit) {
 /* man io_uring_register, of IORING_REGISTER_ENABLE_RINGS. */
 static const int bind_errors[] = {EACCES, EBADF, EBADFD, EEXIST, EINVAL, ENOMEM, ENOSYS, EPERM};
 
-/* Ours: a ring that cannot be enabled is told of, is not bound to the thread, and may be tried again. */
+/* Ours: a ring that cannot be enabled is told of, is not bound to the thread, and may be tried
+ * again. */
 TEST_EACH(run_when_enabling_fails) {
     for (size_t i = 0; i < COUNT(bind_errors); i++) {
         row_begin("enabling the ring", bind_errors[i], 0, 2);
@@ -617,7 +626,8 @@ static void served_begin(struct served *s) {
     echo_once(s->r, s->fd);
 }
 
-/* Something of each kind has begun while the kernel is difficult; all of it must come to its end. */
+/* Something of each kind has begun while the kernel is difficult; all of it must come to its
+ * end. */
 static void served_ask(struct served *s) {
     CHECK_EQ(test_send_some(s->fd, "hello", 5), 5);
     CHECK_OK(kr_timer_start(s->r, NULL, 0, 0, seen_fire, &s->seen));
@@ -643,8 +653,8 @@ static void served_end(struct served *s) {
 static const int passing_errors[] = {EINTR, EAGAIN, EBUSY, ETIME};
 static const unsigned passing_times[] = {1, 3, 50};
 
-/* Ours: a signal, a kernel short of memory, an overflown queue: the turn ends, the next one tries again, nothing
- * is lost, however often it happens. */
+/* Ours: a signal, a kernel short of memory, an overflown queue: the turn ends, the next one tries
+ * again, nothing is lost, however often it happens. */
 TEST_EACH(run_when_enter_fails_for_a_while) {
     for (size_t i = 0; i < COUNT(passing_errors) * COUNT(passing_times) * 2; i++) {
         int error = passing_errors[i % COUNT(passing_errors)];
@@ -662,11 +672,12 @@ TEST_EACH(run_when_enter_fails_for_a_while) {
 }
 
 static const int told_errors[] = {
-    EACCES, EBADF, EBADFD, EBADR, EEXIST, EFAULT, EINVAL, ENOMEM, ENOSYS, ENXIO, EOPNOTSUPP, EOWNERDEAD, EPERM,
+    EACCES, EBADF,  EBADFD, EBADR,      EEXIST,     EFAULT, EINVAL,
+    ENOMEM, ENOSYS, ENXIO,  EOPNOTSUPP, EOWNERDEAD, EPERM,
 };
 
-/* Ours: every other error of enter ends the run, unaltered. What had been asked for is still there, so that a caller
- * who knows better may run on. */
+/* Ours: every other error of enter ends the run, unaltered. What had been asked for is still there,
+ * so that a caller who knows better may run on. */
 TEST_EACH(run_when_enter_fails) {
     for (size_t i = 0; i < COUNT(told_errors) * 2; i++) {
         int error = told_errors[i % COUNT(told_errors)];
@@ -683,8 +694,8 @@ TEST_EACH(run_when_enter_fails) {
     }
 }
 
-/* Ours: a submission that takes fewer requests than offered (man io_uring_enter): the others go with the next one,
- * in order. */
+/* Ours: a submission that takes fewer requests than offered (man io_uring_enter): the others go
+ * with the next one, in order. */
 TEST_EACH(run_when_enter_takes_one_of_many) {
     enum { CLIENTS = 8 };
     struct served s;
@@ -731,8 +742,9 @@ TEST_EACH(free_when_enter_fails_for_a_while) {
     }
 }
 
-/* Ours: when the kernel does not let itself be asked any more, the reactor is freed all the same. The user hears the
- * end of each connection, exactly once, and gets back what was posted: the ring is closed by then. */
+/* Ours: when the kernel does not let itself be asked any more, the reactor is freed all the same.
+ * The user hears the end of each connection, exactly once, and gets back what was posted: the ring
+ * is closed by then. */
 TEST_EACH(free_when_enter_fails_for_ever) {
     for (size_t i = 0; i < COUNT(told_errors); i++) {
         row_begin("io_uring_enter", told_errors[i], 0, FOR_EVER);
@@ -753,13 +765,15 @@ TEST_EACH(free_when_enter_fails_for_ever) {
 
 /* man socket, setsockopt, bind, listen, getsockname. */
 static const int listen_errors[] = {
-    EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EBADF,      EDOM,       EFAULT, EINVAL, EMFILE, ENETDOWN,
-    ENFILE, ENOBUFS,    ENOMEM,        ENOPROTOOPT,  ENOTSOCK,   EOPNOTSUPP, EPERM,  EPROTONOSUPPORT,
+    EACCES, EADDRINUSE,  EADDRNOTAVAIL, EAFNOSUPPORT, EBADF,  EDOM,
+    EFAULT, EINVAL,      EMFILE,        ENETDOWN,     ENFILE, ENOBUFS,
+    ENOMEM, ENOPROTOOPT, ENOTSOCK,      EOPNOTSUPP,   EPERM,  EPROTONOSUPPORT,
 };
 
 /* man io_uring_register, of IORING_REGISTER_FILES_UPDATE. */
 static const int file_errors[] = {
-    EACCES, EAGAIN, EBADF, EBADFD, EBUSY, EFAULT, EINTR, EINVAL, ENOMEM, ENXIO, EOPNOTSUPP, EOVERFLOW, EPERM,
+    EACCES, EAGAIN, EBADF, EBADFD,     EBUSY,     EFAULT, EINTR,
+    EINVAL, ENOMEM, ENXIO, EOPNOTSUPP, EOVERFLOW, EPERM,
 };
 
 static void check_listen_refused(enum call call, const char *name, int error) {
@@ -781,7 +795,8 @@ static void check_listen_refused(enum call call, const char *name, int error) {
     free_all(d, r);
 }
 
-/* Ours: an error of the socket's making is the caller's to see, and leaves neither descriptor nor slot behind. */
+/* Ours: an error of the socket's making is the caller's to see, and leaves neither descriptor nor
+ * slot behind. */
 TEST_EACH(listen_when_the_socket_fails) {
     for (size_t i = 0; i < COUNT(listen_errors); i++)
         check_listen_refused(LISTEN, "listen", listen_errors[i]);
@@ -792,7 +807,8 @@ TEST_EACH(listen_when_the_table_fails) {
         check_listen_refused(REG_FILE, "the file table's update", file_errors[i]);
 }
 
-/* Ours: a reactor that never ran takes its listeners out of the table by itself; the ring's end does it as well. */
+/* Ours: a reactor that never ran takes its listeners out of the table by itself; the ring's end
+ * does it as well. */
 TEST_EACH(free_when_the_table_fails) {
     for (size_t i = 0; i < COUNT(file_errors); i++) {
         row_begin("the file table's update", file_errors[i], 0, FOR_EVER);
@@ -837,8 +853,8 @@ TEST_EACH(accept_when_the_addresses_fail) {
 /* man close. */
 static const int close_errors[] = {EDQUOT, EINTR, EIO, ENOSPC};
 
-/* Ours: what close reports changes nothing, as the descriptor is gone: a listener's own, an accepted one's, the
- * eventfd's at the end. */
+/* Ours: what close reports changes nothing, as the descriptor is gone: a listener's own, an
+ * accepted one's, the eventfd's at the end. */
 TEST_EACH(close_fails_wherever_it_is_called) {
     for (size_t i = 0; i < COUNT(close_errors) * 3; i++) {
         int error = close_errors[i % COUNT(close_errors)];
@@ -875,8 +891,8 @@ static void await_sleep(struct kr_reactor *r) {
     }
 }
 
-/* Ours: a wake that could not be sent takes nothing back of what it was for, and does not keep the next post or
- * stop from waking the reactor. */
+/* Ours: a wake that could not be sent takes nothing back of what it was for, and does not keep the
+ * next post or stop from waking the reactor. */
 TEST_EACH(post_when_the_wake_fails) {
     for (size_t i = 0; i < COUNT(wake_errors); i++) {
         row_begin("eventfd write", wake_errors[i], 0, 1);
@@ -979,7 +995,8 @@ static void straced_fire(struct kr_reactor *r, kr_timer timer, void *user) {
     CHECK_OK(kr_post(r, straced_post, s));
 }
 
-/* What strace watches: a hundred messages, one at a time, beside a timer and posts. Ends with 0 if each came back. */
+/* What strace watches: a hundred messages, one at a time, beside a timer and posts. Ends with 0 if
+ * each came back. */
 static int straced(enum kr_taskrun taskrun) {
     alarm(15);
     struct kr_config config;
@@ -1057,8 +1074,8 @@ static void under_strace(const char *error, const char *when) {
     CHECK_GE(count, 5u);
 }
 
-/* Ours, and strace's: the kernel itself seems to answer, so that nothing of ours is in between. From the third call
- * on, since the first two are made before the ring is enabled. */
+/* Ours, and strace's: the kernel itself seems to answer, so that nothing of ours is in between.
+ * From the third call on, since the first two are made before the ring is enabled. */
 TEST_EACH(real_enter_is_interrupted) {
     under_strace("EINTR", "3+3");
 }
@@ -1074,11 +1091,13 @@ TEST_EACH(real_enter_is_busy) {
 /* ---- how many rows ---- */
 
 enum {
-    ROWS = COUNT(setup_answers) + 1 + COUNT(enter_answers) + COUNT(table_answers) + COUNT(range_answers) +
-           COUNT(bufs_answers) + COUNT(eventfd_answers) + COUNT(map_rows) + COUNT(cause_rows) +
-           COUNT(limit_rows) + COUNT(bind_errors) + COUNT(passing_errors) * COUNT(passing_times) * 2 +
-           COUNT(told_errors) * 2 + 1 + COUNT(passing_errors) + COUNT(told_errors) + COUNT(listen_errors) +
-           COUNT(file_errors) * 2 + COUNT(addrs_errors) + COUNT(close_errors) * 3 + COUNT(wake_errors),
+    ROWS = COUNT(setup_answers) + 1 + COUNT(enter_answers) + COUNT(table_answers) +
+           COUNT(range_answers) + COUNT(bufs_answers) + COUNT(eventfd_answers) + COUNT(map_rows) +
+           COUNT(cause_rows) + COUNT(limit_rows) + COUNT(bind_errors) +
+           COUNT(passing_errors) * COUNT(passing_times) * 2 + COUNT(told_errors) * 2 + 1 +
+           COUNT(passing_errors) + COUNT(told_errors) + COUNT(listen_errors) +
+           COUNT(file_errors) * 2 + COUNT(addrs_errors) + COUNT(close_errors) * 3 +
+           COUNT(wake_errors),
 };
 _Static_assert(ROWS >= 200, "the table has lost rows");
 

@@ -1,12 +1,13 @@
-/* Every verb with every completion that may come of it: a cell is a verb, the state of its owner, a result and
- * flags; each says what must have come of it, and that the reactor goes on serving.
+/* Every verb with every completion that may come of it: a cell is a verb, the state of its owner, a
+ * result and flags; each says what must have come of it, and that the reactor goes on serving.
  *
- * The ring is real, but requests of chosen verbs are stolen on their way: the submission carries a NOP without a
- * completion in their place. The kernel then owes nothing for them, and a completion of the test's making, handed
- * to the loop's own funnel, is the only one there will be. A cancel of a stolen request is answered as the kernel
- * would. Where receives are stolen, the test plays the kernel's part with the provided buffers, too.
- * The other way, for results without flags: the NOP in the request's place completes with the result, through
- * the real queue (IORING_NOP_INJECT_RESULT, kernel >= 6.10). */
+ * The ring is real, but requests of chosen verbs are stolen on their way: the submission carries a
+ * NOP without a completion in their place. The kernel then owes nothing for them, and a completion
+ * of the test's making, handed to the loop's own funnel, is the only one there will be. A cancel of
+ * a stolen request is answered as the kernel would. Where receives are stolen, the test plays the
+ * kernel's part with the provided buffers, too. The other way, for results without flags: the NOP
+ * in the request's place completes with the result, through the real queue
+ * (IORING_NOP_INJECT_RESULT, kernel >= 6.10). */
 #include "harness/net.h"
 
 #include "base/poison.h"
@@ -35,12 +36,13 @@
 
 /* ---- the thief ---- */
 
-/* What a case of this suite has: a reactor, the requests stolen from it, and what its user has seen. */
+/* What a case of this suite has: a reactor, the requests stolen from it, and what its user has
+ * seen. */
 struct world {
     struct kr__kernel kernel; /* first: the functions are given a pointer to it */
     struct kr_reactor *r;
-    uint16_t steal;   /* the verbs whose requests are stolen */
-    uint16_t inject;  /* those whose next request completes with `injected` */
+    uint16_t steal;  /* the verbs whose requests are stolen */
+    uint16_t inject; /* those whose next request completes with `injected` */
     int32_t injected;
     unsigned injections;
     uint64_t thefts[THEFTS];
@@ -159,7 +161,8 @@ static uint64_t stolen(const struct world *w, enum kr__verb verb, uint32_t slot)
 }
 
 /* Completes it. It stays in flight if the flags say so. */
-static void complete(struct world *w, enum kr__verb verb, uint32_t slot, int32_t res, uint32_t flags) {
+static void complete(struct world *w, enum kr__verb verb, uint32_t slot, int32_t res,
+                     uint32_t flags) {
     uint64_t user_data = stolen(w, verb, slot);
     CHECK_NE(user_data, 0u);
     if (!(flags & MORE))
@@ -188,7 +191,8 @@ static void world_open(struct kr_reactor *r, kr_conn conn, void *user) {
     w->conn = conn;
 }
 
-static size_t world_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t world_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                         size_t size) {
     struct world *w = user;
     w->datas++;
     w->got += size;
@@ -203,7 +207,8 @@ static void world_eof(struct kr_reactor *r, kr_conn conn, void *user) {
     ((struct world *)user)->eofs++;
 }
 
-static void world_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void world_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                        enum kr_why why) {
     (void)r;
     (void)conn;
     struct world *w = user;
@@ -238,13 +243,14 @@ static void cell_show(void *unused) {
 static void cell_begin(const char *verb, const char *state, int32_t res, uint32_t flags) {
     if (!cell_text[0])
         tap_on_fail(cell_show, NULL);
-    snprintf(cell_text, sizeof cell_text, "%s, %s, result %d%s%s,%s%s%s", verb, state, res, res < 0 ? " " : "",
-             res < 0 ? kr_errname(res) : "", flags & MORE ? " F_MORE" : "",
+    snprintf(cell_text, sizeof cell_text, "%s, %s, result %d%s%s,%s%s%s", verb, state, res,
+             res < 0 ? " " : "", res < 0 ? kr_errname(res) : "", flags & MORE ? " F_MORE" : "",
              flags & NONEMPTY ? " F_SOCK_NONEMPTY" : "", flags & BUFFER ? " F_BUFFER" : "");
     __atomic_fetch_add(cells_run, 1, __ATOMIC_RELAXED);
 }
 
-/* How a listener of a cell accepts: multishot while the table is large; else it polls, then one by one. */
+/* How a listener of a cell accepts: multishot while the table is large; else it polls, then one by
+ * one. */
 enum accepting { BY_MULTISHOT, BY_ONES, BY_FD };
 
 static struct kr_listen_opts opts_of(enum accepting accepting) {
@@ -320,7 +326,8 @@ static void check_echoes(struct world *w) {
     CHECK_MEM_EQ(back, HELLO, HELLO_SIZE);
 }
 
-/* A new client is served, and may leave. Stealing ends, but for the receives, whose buffers are in our hands. */
+/* A new client is served, and may leave. Stealing ends, but for the receives, whose buffers are in
+ * our hands. */
 static void check_serves(struct world *w) {
     w->steal &= KR__SET(recv);
     unsigned closes = w->closes;
@@ -334,7 +341,8 @@ static void check_serves(struct world *w) {
 static void world_end(struct world *w) {
     check_serves(w);
     CHECK_OK(kr_listener_close(w->r, w->listener));
-    test_rest(w->r, (struct test_levels){.blocks = w->r->blocks.out ? (unsigned)w->r->blocks.out : 0});
+    test_rest(w->r,
+              (struct test_levels){.blocks = w->r->blocks.out ? (unsigned)w->r->blocks.out : 0});
     const struct kr__bufs *bufs = &w->r->bufs;
     CHECK_EQ(bufs->published + bufs->free_count, bufs->count); /* each is somewhere, none twice */
     CHECK_EQ(w->theft_count, 0u);
@@ -359,10 +367,12 @@ static void end_conn(struct world *w) {
 
 /* ---- recv ---- */
 
-/* man recv, man io_uring_prep_recv_multishot; what a network tells later, too (man 7 tcp, man 7 ip). */
+/* man recv, man io_uring_prep_recv_multishot; what a network tells later, too (man 7 tcp, man 7
+ * ip). */
 static const int recv_errors[] = {
-    EBADF,     ECONNABORTED, ECONNREFUSED, ECONNRESET, EFAULT,  EHOSTDOWN, EHOSTUNREACH, EINVAL, EIO,
-    ENETDOWN,  ENETUNREACH,  ENOMEM,       ENOTCONN,   ENOTSOCK, EOPNOTSUPP, EPIPE, ETIMEDOUT,
+    EBADF,        ECONNABORTED, ECONNREFUSED, ECONNRESET, EFAULT,      EHOSTDOWN,
+    EHOSTUNREACH, EINVAL,       EIO,          ENETDOWN,   ENETUNREACH, ENOMEM,
+    ENOTCONN,     ENOTSOCK,     EOPNOTSUPP,   EPIPE,      ETIMEDOUT,
 };
 static const int recv_passing[] = {EAGAIN, ECANCELED, EINTR};
 
@@ -403,7 +413,8 @@ static void recv_goes_on(struct world *w, enum conn_state state) {
     end_conn(w);
 }
 
-/* Ours: an error of the stream ends the connection with just that error, unless it is ending already. */
+/* Ours: an error of the stream ends the connection with just that error, unless it is ending
+ * already. */
 TEST_EACH(recv_errors) {
     for (size_t i = 0; i < COUNT(recv_errors) * CONN_STATES; i++) {
         int error = -recv_errors[i % COUNT(recv_errors)];
@@ -418,7 +429,8 @@ TEST_EACH(recv_errors) {
     }
 }
 
-/* Ours: an error that comes while the request stays in flight: it is cancelled and awaited before the close. */
+/* Ours: an error that comes while the request stays in flight: it is cancelled and awaited before
+ * the close. */
 TEST_EACH(recv_errors_with_more) {
     for (size_t i = 0; i < COUNT(recv_errors); i++) {
         struct world *w = recv_begin(OPEN, -recv_errors[i], MORE);
@@ -430,7 +442,8 @@ TEST_EACH(recv_errors_with_more) {
     }
 }
 
-/* Ours: a cancel nobody asked for, a signal, a wish to try again: armed once more if it is wanted. */
+/* Ours: a cancel nobody asked for, a signal, a wish to try again: armed once more if it is
+ * wanted. */
 TEST_EACH(recv_that_passes) {
     for (size_t i = 0; i < COUNT(recv_passing) * CONN_STATES; i++) {
         int error = -recv_passing[i % COUNT(recv_passing)];
@@ -466,8 +479,9 @@ static void check_came(struct world *w, const char *data, int size) {
     CHECK_MEM_EQ(back, data, (size_t)size);
 }
 
-/* Ours: data is shown once, whatever the flags; only F_MORE says whether the receive is still armed. While paused it
- * is kept, and shown afterwards; on a closing connection nobody sees it, and its buffer goes back. */
+/* Ours: data is shown once, whatever the flags; only F_MORE says whether the receive is still
+ * armed. While paused it is kept, and shown afterwards; on a closing connection nobody sees it, and
+ * its buffer goes back. */
 TEST_EACH(recv_data) {
     char data[512];
     test_pattern(data, sizeof data, 1, 0);
@@ -500,8 +514,8 @@ TEST_EACH(recv_data) {
 
 static const uint32_t eof_flags[] = {0, NONEMPTY, MORE, BUFFER, BUFFER | NONEMPTY, BUFFER | MORE};
 
-/* Ours: a result of 0 is the end of the stream, whatever the flags: told once, after a pause if need be. A buffer
- * that came with it is given back. */
+/* Ours: a result of 0 is the end of the stream, whatever the flags: told once, after a pause if
+ * need be. A buffer that came with it is given back. */
 TEST_EACH(recv_end_of_stream) {
     for (size_t i = 0; i < COUNT(eof_flags) * CONN_STATES; i++) {
         uint32_t flags = eof_flags[i % COUNT(eof_flags)];
@@ -558,7 +572,8 @@ TEST_EACH(recv_that_passes_through_the_ring) {
 }
 
 /* One of two connections that are shown their kept bytes resumes the other. */
-static size_t resume_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t resume_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                          size_t size) {
     struct world *w = user;
     (void)conn;
     (void)data;
@@ -579,7 +594,8 @@ static kr_conn connect_paused(struct world *w) {
     return w->conn;
 }
 
-/* Ours: bytes that come to be shown while others are shown are shown in the next turn, which does not wait. */
+/* Ours: bytes that come to be shown while others are shown are shown in the next turn, which does
+ * not wait. */
 TEST_EACH(recv_resumed_while_another_is_shown) {
     cell_begin("recv", "paused", HELLO_SIZE, BUFFER);
     struct world *w = world_begin(BY_MULTISHOT, KR__SET(recv));
@@ -603,8 +619,9 @@ TEST_EACH(recv_resumed_while_another_is_shown) {
 
 /* man send, and what a network tells later. */
 static const int send_errors[] = {
-    EACCES,  EBADF,  ECONNRESET, EDESTADDRREQ, EFAULT,   EHOSTUNREACH, EINVAL, EIO, EISCONN, EMSGSIZE,
-    ENETDOWN, ENETUNREACH, ENOBUFS, ENOMEM,   ENOTCONN, ENOTSOCK,     EOPNOTSUPP, EPIPE, ETIMEDOUT,
+    EACCES,   EBADF,    ECONNRESET, EDESTADDRREQ, EFAULT,      EHOSTUNREACH, EINVAL,
+    EIO,      EISCONN,  EMSGSIZE,   ENETDOWN,     ENETUNREACH, ENOBUFS,      ENOMEM,
+    ENOTCONN, ENOTSOCK, EOPNOTSUPP, EPIPE,        ETIMEDOUT,
 };
 static const int send_passing[] = {EAGAIN, ECANCELED, EINTR, 0};
 
@@ -613,7 +630,8 @@ static const char *const send_states[] = {"open", "draining", "joining"};
 static const char digits[] = "0123456789";
 #define DIGITS 10
 
-/* A connection in that state, whose send of ten digits is in flight: in one piece, or in the pieces of two records. */
+/* A connection in that state, whose send of ten digits is in flight: in one piece, or in the pieces
+ * of two records. */
 static struct world *send_begin(enum send_state state, int32_t res, bool pieces) {
     cell_begin(pieces ? "send of two pieces" : "send", send_states[state], res, 0);
     struct world *w = world_begin(BY_MULTISHOT, KR__SET(send));
@@ -660,8 +678,8 @@ static void send_goes_on(struct world *w, enum send_state state, size_t taken) {
     check_ended(w, 0, KR_WHY_LOCAL);
 }
 
-/* Ours: an error ends the connection; one that was draining has lost bytes and says so; on one that is ending
- * already it changes nothing. */
+/* Ours: an error ends the connection; one that was draining has lost bytes and says so; on one that
+ * is ending already it changes nothing. */
 TEST_EACH(send_errors) {
     for (size_t i = 0; i < COUNT(send_errors) * SEND_STATES; i++) {
         int error = -send_errors[i % COUNT(send_errors)];
@@ -735,8 +753,9 @@ TEST_EACH(send_that_is_short_through_the_ring) {
 
 /* man connect; and what a socket says that its peer has reset already. */
 static const int reset_results[] = {
-    0,          -EACCES,    -EAFNOSUPPORT, -EAGAIN, -EALREADY, -EBADF,    -ECANCELED,  -ECONNRESET,
-    -EINPROGRESS, -EINTR,   -EINVAL,       -ENOMEM, -ENOTCONN, -ENOTSOCK, -EOPNOTSUPP, -EPERM,
+    0,          -EACCES,     -EAFNOSUPPORT, -EAGAIN, -EALREADY, -EBADF,
+    -ECANCELED, -ECONNRESET, -EINPROGRESS,  -EINTR,  -EINVAL,   -ENOMEM,
+    -ENOTCONN,  -ENOTSOCK,   -EOPNOTSUPP,   -EPERM,
 };
 
 /* Ours: whatever came of the reset, the close follows, once. */
@@ -755,12 +774,14 @@ TEST_EACH(reset_results) {
     }
 }
 
-/* man close; -ENXIO and -EBADF: the slot was empty (io_uring/filetable.c); -EINVAL: no such slot. */
+/* man close; -ENXIO and -EBADF: the slot was empty (io_uring/filetable.c); -EINVAL: no such
+ * slot. */
 static const int close_results[] = {
     0, -EAGAIN, -EBADF, -ECANCELED, -EDQUOT, -EINTR, -EINVAL, -EIO, -ENOMEM, -ENOSPC, -ENXIO,
 };
 
-/* Ours: after the completion of its close a connection is gone, and its handle stale; not a moment before. */
+/* Ours: after the completion of its close a connection is gone, and its handle stale; not a moment
+ * before. */
 TEST_EACH(close_results_of_connections) {
     for (size_t i = 0; i < COUNT(close_results); i++) {
         cell_begin("close", "closing", close_results[i], 0);
@@ -801,7 +822,8 @@ TEST_EACH(close_results_of_listeners) {
 
 /* man accept: the next client may be well. */
 static const int client_errors[] = {
-    EAGAIN, ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, EINTR, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EPROTO,
+    EAGAIN,   ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, EINTR,
+    ENETDOWN, ENETUNREACH,  ENONET,    ENOPROTOOPT,  EPROTO,
 };
 
 /* man accept: the next one fares no better for a while. */
@@ -825,8 +847,8 @@ enum listener_state { ACCEPTING, STOPPED, CLOSED, LISTENER_STATES };
 static const char *const listener_states[] = {"open", "paused", "closing"};
 
 /* The listener's request is in flight; for those that are made when a client waits, one does. */
-static struct world *accept_begin(const struct accept_kind *kind, enum listener_state state, int32_t res,
-                                  uint32_t flags) {
+static struct world *accept_begin(const struct accept_kind *kind, enum listener_state state,
+                                  int32_t res, uint32_t flags) {
     cell_begin(kind->name, listener_states[state], res, flags);
     struct world *w = world_begin(kind->accepting, (uint16_t)(1u << kind->verb));
     w->fd = -1;
@@ -846,7 +868,8 @@ static void accept_end(struct world *w, enum listener_state state, uint32_t flag
         complete(w, KR__VERB_accept, listener_slot(w), -ECANCELED, 0);
 }
 
-/* It accepts again, what is left in flight is cancelled, and the client that waited is served, or a new one. */
+/* It accepts again, what is left in flight is cancelled, and the client that waited is served, or a
+ * new one. */
 static void accept_goes_on(struct world *w, enum listener_state state) {
     w->steal = 0;
     if (state == STOPPED) {
@@ -868,8 +891,8 @@ static void accept_goes_on(struct world *w, enum listener_state state) {
     world_end(w);
 }
 
-static void accept_cell(const struct accept_kind *kind, enum listener_state state, int error, uint32_t flags,
-                        bool backs_off) {
+static void accept_cell(const struct accept_kind *kind, enum listener_state state, int error,
+                        uint32_t flags, bool backs_off) {
     struct world *w = accept_begin(kind, state, error, flags);
     struct kr__listener *l = listener_of(w);
     complete(w, kind->verb, listener_slot(w), error, flags);
@@ -890,8 +913,8 @@ static void accept_cells(const struct accept_kind *kind) {
     }
 }
 
-/* Ours: an error of a client is no reason to wait; one of this machine is, and is tried again after a while; and
- * none of them costs a slot, or a client that waits. */
+/* Ours: an error of a client is no reason to wait; one of this machine is, and is tried again after
+ * a while; and none of them costs a slot, or a client that waits. */
 TEST_EACH(accept_errors) {
     accept_cells(&accept_kinds[0]);
 }
@@ -918,8 +941,9 @@ TEST_EACH(accept_errors_with_more) {
 
 static const uint32_t accept_flags[] = {MORE, 0};
 
-/* Ours: a slot in which there is no socket after all: the connection opens, its receive meets -EBADF, it ends. On
- * a listener that is closing it is closed unannounced. The multishot goes on by what F_MORE says. */
+/* Ours: a slot in which there is no socket after all: the connection opens, its receive meets
+ * -EBADF, it ends. On a listener that is closing it is closed unannounced. The multishot goes on by
+ * what F_MORE says. */
 TEST_EACH(accept_of_an_empty_slot) {
     for (size_t i = 0; i < COUNT(accept_flags) * LISTENER_STATES; i++) {
         uint32_t flags = accept_flags[i % COUNT(accept_flags)];
@@ -937,14 +961,17 @@ TEST_EACH(accept_of_an_empty_slot) {
     }
 }
 
-static const int poll_results[] = {POLLIN, POLLERR, POLLHUP, POLLIN | POLLERR | POLLHUP, POLLNVAL, 0};
+static const int poll_results[] = {POLLIN,   POLLERR, POLLHUP, POLLIN | POLLERR | POLLHUP,
+                                   POLLNVAL, 0};
 
 /* Ours: a poll that says "ready" though no client waits: the accepts made for it are taken back. */
 TEST_EACH(accept_poll_that_is_wrong) {
     for (size_t i = 0; i < COUNT(poll_results) * LISTENER_STATES; i++) {
         enum listener_state state = (enum listener_state)(i / COUNT(poll_results));
-        struct world *w = accept_begin(&accept_kinds[1], state, poll_results[i % COUNT(poll_results)], 0);
-        complete(w, KR__VERB_accept_poll, listener_slot(w), poll_results[i % COUNT(poll_results)], 0);
+        struct world *w =
+            accept_begin(&accept_kinds[1], state, poll_results[i % COUNT(poll_results)], 0);
+        complete(w, KR__VERB_accept_poll, listener_slot(w), poll_results[i % COUNT(poll_results)],
+                 0);
         accept_goes_on(w, state);
     }
 }
@@ -979,10 +1006,11 @@ TEST_EACH(accept_errors_through_the_ring) {
 /* ---- install ---- */
 
 /* man io_uring_prep_files_update: -ENFILE when no slot is free. */
-static const int install_errors[] = {EAGAIN, EBADF, ECANCELED, EFAULT, EINVAL, ENFILE, ENOMEM, ENXIO, EOVERFLOW};
+static const int install_errors[] = {EAGAIN, EBADF,  ECANCELED, EFAULT,   EINVAL,
+                                     ENFILE, ENOMEM, ENXIO,     EOVERFLOW};
 
-/* Ours: a client that cannot have a slot is let go, unannounced, and the descriptor closed; the next one is served.
- * On a listener that closes meanwhile it is let go in any case. */
+/* Ours: a client that cannot have a slot is let go, unannounced, and the descriptor closed; the
+ * next one is served. On a listener that closes meanwhile it is let go in any case. */
 TEST_EACH(install_errors) {
     for (size_t i = 0; i < COUNT(install_errors) * LISTENER_STATES; i++) {
         int error = -install_errors[i % COUNT(install_errors)];
@@ -1010,9 +1038,9 @@ static const struct {
     int32_t res;
     uint32_t flags;
 } wake_rows[] = {
-    {POLLIN, MORE},   {POLLIN, 0},   {POLLERR, 0},  {POLLERR, MORE}, {POLLHUP, 0},
-    {0, MORE},        {0, 0},        {-EAGAIN, 0},  {-EBADF, 0},     {-ECANCELED, 0},
-    {-EINTR, 0},      {-EINVAL, 0},  {-ENOMEM, 0},  {-ENOENT, 0},
+    {POLLIN, MORE}, {POLLIN, 0},  {POLLERR, 0}, {POLLERR, MORE}, {POLLHUP, 0},
+    {0, MORE},      {0, 0},       {-EAGAIN, 0}, {-EBADF, 0},     {-ECANCELED, 0},
+    {-EINTR, 0},    {-EINVAL, 0}, {-ENOMEM, 0}, {-ENOENT, 0},
 };
 
 static void *post_main(void *arg) {
@@ -1066,8 +1094,8 @@ TEST_EACH(nop_results) {
 
 static const int cancel_results[] = {0, 1, -ENOENT, -EINVAL, -EALREADY};
 
-/* Ours: a cancel that came too early for its request is made again (-EALREADY), and no other is. Cancels are
- * swallowed meanwhile, so that the receive stays in flight. */
+/* Ours: a cancel that came too early for its request is made again (-EALREADY), and no other is.
+ * Cancels are swallowed meanwhile, so that the receive stays in flight. */
 TEST_EACH(cancel_results) {
     for (size_t i = 0; i < COUNT(cancel_results); i++) {
         cell_begin("cancel", "", cancel_results[i], 0);
@@ -1126,7 +1154,8 @@ TEST_EACH(stale_generations) {
     }
 }
 
-/* Ours: the buffer that such a completion carries goes back; one with a number that no buffer has is let be. */
+/* Ours: the buffer that such a completion carries goes back; one with a number that no buffer has
+ * is let be. */
 TEST_EACH(stale_generation_with_a_buffer) {
     for (int more = 0; more < 2; more++) {
         cell_begin("recv", "of an earlier life", HELLO_SIZE, BUFFER | (more ? MORE : 0));
@@ -1168,8 +1197,9 @@ TEST_EACH(unknown_verbs) {
 /* Ours: slots beyond the tables. */
 TEST_EACH(unknown_slots) {
     struct world *w = world_begin(BY_MULTISHOT, 0);
-    const uint32_t slots[] = {w->r->conns.max + w->r->listeners.max, w->r->conns.max + w->r->listeners.max + 1,
-                              1u << 20, KR__SLOT_MAX - 1};
+    const uint32_t slots[] = {w->r->conns.max + w->r->listeners.max,
+                              w->r->conns.max + w->r->listeners.max + 1, 1u << 20,
+                              KR__SLOT_MAX - 1};
     connect_client(w);
     for (size_t i = 0; i < COUNT(slots) * KR__VERB_COUNT; i++) {
         uint8_t verb = (uint8_t)(i / COUNT(slots));
@@ -1185,21 +1215,23 @@ TEST_EACH(unknown_slots) {
 /* ---- how many cells ---- */
 
 enum {
-    CELLS = COUNT(recv_errors) * (CONN_STATES + 2) + COUNT(recv_passing) * CONN_STATES + 2 * CONN_STATES +
-            COUNT(recv_sizes) * COUNT(recv_flags) * CONN_STATES + COUNT(eof_flags) * CONN_STATES +
-            COUNT(recv_passing_ring) + COUNT(send_errors) * (SEND_STATES + 1) +
-            COUNT(send_passing) * SEND_STATES + DIGITS * 2 * SEND_STATES + DIGITS + COUNT(reset_results) +
-            2 * COUNT(close_results) +
+    CELLS = COUNT(recv_errors) * (CONN_STATES + 2) + COUNT(recv_passing) * CONN_STATES +
+            2 * CONN_STATES + COUNT(recv_sizes) * COUNT(recv_flags) * CONN_STATES +
+            COUNT(eof_flags) * CONN_STATES + COUNT(recv_passing_ring) +
+            COUNT(send_errors) * (SEND_STATES + 1) + COUNT(send_passing) * SEND_STATES +
+            DIGITS * 2 * SEND_STATES + DIGITS + COUNT(reset_results) + 2 * COUNT(close_results) +
             (COUNT(client_errors) + COUNT(own_errors) + 1) * COUNT(accept_kinds) * LISTENER_STATES +
             2 * (COUNT(client_errors) + COUNT(own_errors)) + COUNT(accept_flags) * LISTENER_STATES +
-            COUNT(poll_results) * LISTENER_STATES + LISTENER_STATES + COUNT(install_errors) * LISTENER_STATES +
-            COUNT(wake_rows) + COUNT(nop_results) + COUNT(cancel_results) + KR__VERB_COUNT + 2 +
-            COUNT(unknown_verbs) + 4 * KR__VERB_COUNT + 1,
+            COUNT(poll_results) * LISTENER_STATES + LISTENER_STATES +
+            COUNT(install_errors) * LISTENER_STATES + COUNT(wake_rows) + COUNT(nop_results) +
+            COUNT(cancel_results) + KR__VERB_COUNT + 2 + COUNT(unknown_verbs) + 4 * KR__VERB_COUNT +
+            1,
 };
 _Static_assert(CELLS >= 700, "the matrix has lost cells");
 
 int main(int argc, char **argv) {
-    cells_run = mmap(NULL, sizeof *cells_run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    cells_run =
+        mmap(NULL, sizeof *cells_run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (cells_run == MAP_FAILED)
         return 1;
     int rc = tap_main("matrix", 136, argc, argv);

@@ -1,6 +1,6 @@
-/* Memory that is lent, touched by those who must not: each program of misuse/ does one such thing, and is to be
- * caught by AddressSanitizer in the act. One more keeps to the rules, and is not to be caught. Only the
- * builds with the sanitizer have this suite. */
+/* Memory that is lent, touched by those who must not: each program of misuse/ does one such thing,
+ * and is to be caught by AddressSanitizer in the act. One more keeps to the rules, and is not to be
+ * caught. Only the builds with the sanitizer have this suite. */
 #include "harness/tap.h"
 
 #include <fcntl.h>

@@ -1,12 +1,14 @@
-/* Memory refused: whichever allocation fails, nothing crashes, nothing leaks, and the reactor lives on.
+/* Memory refused: whichever allocation fails, nothing crashes, nothing leaks, and the reactor lives
+ * on.
  *
- * A scenario is run once to count the calls of the allocator; then again and again, with the first of them
- * refused, the second, and so on, and then with all refused from the first on, from the second on ... Each of these
- * runs is a point. After each, memory is there again, and the same reactor has to serve a new listener's client, a
- * timer and a post; then it is freed, and its allocator must have all back.
+ * A scenario is run once to count the calls of the allocator; then again and again, with the first
+ * of them refused, the second, and so on, and then with all refused from the first on, from the
+ * second on ... Each of these runs is a point. After each, memory is there again, and the same
+ * reactor has to serve a new listener's client, a timer and a post; then it is freed, and its
+ * allocator must have all back.
  *
- * A scenario is written so that it ends either way: its client goes on until it has what it wanted or until the
- * connection ends, and only a refusal excuses the latter. */
+ * A scenario is written so that it ends either way: its client goes on until it has what it wanted
+ * or until the connection ends, and only a refusal excuses the latter. */
 #include "harness/net.h"
 
 #include "reactor.h"
@@ -95,7 +97,8 @@ static void world_open(struct kr_reactor *r, kr_conn conn, void *user) {
     w->conn = conn;
 }
 
-static void world_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void world_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                        enum kr_why why) {
     (void)r;
     (void)conn;
     (void)why;
@@ -129,7 +132,8 @@ static bool sent(struct kr_reactor *r, kr_conn conn, const struct world *w, int 
     return false;
 }
 
-static size_t data_echo(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t data_echo(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
     int rc = kr_conn_send(r, conn, data, size);
     if (rc == -ENOBUFS)
         return 0;
@@ -152,7 +156,8 @@ static struct kr_listen_opts small_opts(void) {
 }
 
 /* Listens; false when memory was refused. */
-static bool listens(struct world *w, const struct kr_listen_opts *opts, const struct kr_conn_ops *ops) {
+static bool listens(struct world *w, const struct kr_listen_opts *opts,
+                    const struct kr_conn_ops *ops) {
     struct kr_listen_opts defaults = small_opts();
     struct kr_addr addr;
     CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
@@ -163,8 +168,8 @@ static bool listens(struct world *w, const struct kr_listen_opts *opts, const st
     return true;
 }
 
-/* A client sends `size` bytes and waits for `want`, both of stream 1, or for an end that a refusal excuses. Returns
- * how many it got. */
+/* A client sends `size` bytes and waits for `want`, both of stream 1, or for an end that a refusal
+ * excuses. Returns how many it got. */
 static size_t exchange(struct world *w, int fd, size_t size, size_t want) {
     static char bytes[8192];
     size_t done = 0, got = 0;
@@ -199,7 +204,8 @@ static void serve_one(struct world *w, size_t size, size_t want) {
 
 /* ---- the torture ---- */
 
-static void world_begin(struct world *w, const struct kr_config *config, int64_t refuse_at, bool for_good) {
+static void world_begin(struct world *w, const struct kr_config *config, int64_t refuse_at,
+                        bool for_good) {
     *w = (struct world){.config = *config};
     w->t = (struct torturer){.alloc = {torturer_alloc, torturer_free, &w->t}, .refuse_at = -1};
     w->config.alloc = &w->t.alloc;
@@ -234,8 +240,8 @@ static void points_add(int64_t points) {
 typedef void scenario_fn(struct world *w);
 
 /* One run; returns how many calls there were, and whether one was refused. */
-static int64_t run(scenario_fn *scenario, const struct kr_config *config, int64_t refuse_at, bool for_good,
-                   bool *refused) {
+static int64_t run(scenario_fn *scenario, const struct kr_config *config, int64_t refuse_at,
+                   bool for_good, bool *refused) {
     static struct world w;
     world_begin(&w, config, refuse_at, for_good);
     scenario(&w);
@@ -255,10 +261,12 @@ static struct {
 
 static void point_show(void *unused) {
     (void)unused;
-    tap_note("refused: allocation %lld%s", (long long)point.at, point.for_good ? " and all after it" : "");
+    tap_note("refused: allocation %lld%s", (long long)point.at,
+             point.for_good ? " and all after it" : "");
 }
 
-/* Refuses the first, the second ... until a run has no such allocation. Returns how many there were. */
+/* Refuses the first, the second ... until a run has no such allocation. Returns how many there
+ * were. */
 static int64_t refuse_each(scenario_fn *scenario, const struct kr_config *config, bool for_good) {
     bool refused = true;
     int64_t at = 0;
@@ -298,10 +306,11 @@ static struct kr_config small_config(void) {
     return config;
 }
 
-/* SCENARIO(name, least, field = value ...) { uses w }: at least so many allocations; fields of the config. */
+/* SCENARIO(name, least, field = value ...) { uses w }: at least so many allocations; fields of the
+ * config. */
 #define SCENARIO(name_, least_, ...)                                                               \
     static void scenario_##name_(struct world *w);                                                 \
-    TEST_EACH(name_, .deadline_s = 40) {                                                          \
+    TEST_EACH(name_, .deadline_s = 40) {                                                           \
         struct kr_config config = small_config();                                                  \
         __VA_ARGS__;                                                                               \
         torture(scenario_##name_, &config, least_);                                                \
@@ -310,14 +319,16 @@ static struct kr_config small_config(void) {
 
 /* ---- making a reactor ---- */
 
-/* Ours: whichever allocation of a set-up is refused, it is explained as memory, and nothing is left. */
+/* Ours: whichever allocation of a set-up is refused, it is explained as memory, and nothing is
+ * left. */
 TEST_EACH(make) {
     struct kr_config config = small_config();
     config.taskrun = (enum kr_taskrun)tap_variant()->mode;
     int fds = tap_fd_count();
     int64_t at = 0;
     for (int rc = -ENOMEM; rc < 0; at++) {
-        struct torturer t = {.alloc = {torturer_alloc, torturer_free, &t}, .refuse_at = at, .for_good = at % 2};
+        struct torturer t = {
+            .alloc = {torturer_alloc, torturer_free, &t}, .refuse_at = at, .for_good = at % 2};
         config.alloc = &t.alloc;
         struct kr_reactor *r = NULL;
         struct kr_failure why;
@@ -351,7 +362,8 @@ SCENARIO(echo_of_whole_buffers, 4) {
         serve_one(w, 100000, 100000);
 }
 
-static size_t data_records(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t data_records(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                           size_t size) {
     size_t whole_records = size / 1000 * 1000;
     if (whole_records)
         sent(r, conn, user, kr_conn_send(r, conn, data, whole_records));
@@ -367,7 +379,8 @@ SCENARIO(unconsumed_bytes, 4) {
         serve_one(w, 20500, 20000);
 }
 
-static size_t data_at_once(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t data_at_once(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                           size_t size) {
     if (size < 30000)
         return 0;
     sent(r, conn, user, kr_conn_send(r, conn, data, size));
@@ -383,7 +396,8 @@ SCENARIO(kept_bytes_that_grow, 7) {
         serve_one(w, 30000, 30000);
 }
 
-static size_t data_pieces(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t data_pieces(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                          size_t size) {
     struct iovec iov[3] = {
         {(void *)(uintptr_t)data, size / 3},
         {NULL, 0},
@@ -402,7 +416,8 @@ SCENARIO(send_of_pieces, 4) {
         serve_one(w, 10000, 10000);
 }
 
-static size_t data_formatted(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t data_formatted(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                             size_t size) {
     void *room;
     int rc = kr_conn_reserve(r, conn, size + 100, &room);
     if (!sent(r, conn, user, rc) || rc < 0)
@@ -421,7 +436,8 @@ SCENARIO(reserve_and_commit, 4) {
         serve_one(w, 10000, 10000);
 }
 
-static size_t data_half_meant(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t data_half_meant(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                              size_t size) {
     void *room;
     for (size_t want = 1000; want < 100000; want *= 3)
         sent(r, conn, user, kr_conn_reserve(r, conn, want, &room));
@@ -438,7 +454,8 @@ SCENARIO(reserve_and_forget, 7) {
 }
 
 /* The echo of a part is held, the rest is copied: two records and the list of them, a message. */
-static size_t data_mixed(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t data_mixed(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                         size_t size) {
     size_t held = size > 1100 ? 1100 : size;
     if (sent(r, conn, user, kr_conn_send(r, conn, data, held)) && size > held) {
         char copy[2048];
@@ -477,7 +494,8 @@ SCENARIO(send_of_a_huge_message, 2) {
         serve_one(w, 0, (size_t)3 << 20);
 }
 
-static size_t data_in_parts(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t data_in_parts(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                            size_t size) {
     size_t done = 0;
     while (done < size) {
         size_t part = size - done < 700 ? size - done : 700;
@@ -489,8 +507,10 @@ static size_t data_in_parts(struct kr_reactor *r, kr_conn conn, void *user, cons
     return done;
 }
 
-static const struct kr_conn_ops part_ops = {
-    .on_open = world_open, .on_data = data_in_parts, .on_drain = world_drain, .on_close = world_close};
+static const struct kr_conn_ops part_ops = {.on_open = world_open,
+                                            .on_data = data_in_parts,
+                                            .on_drain = world_drain,
+                                            .on_close = world_close};
 
 /* Ours: a send queue that rises above its mark, blocks the reading, and drains. */
 SCENARIO(blocked_and_drained, 4) {
@@ -513,7 +533,8 @@ static void open_paused(struct kr_reactor *r, kr_conn conn, void *user) {
     world_open(r, conn, user);
 }
 
-static size_t data_then_pause(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t data_then_pause(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                              size_t size) {
     struct world *w = user;
     sent(r, conn, w, kr_conn_send(r, conn, data, size));
     w->seen += size;
@@ -547,7 +568,8 @@ static void eof_close(struct kr_reactor *r, kr_conn conn, void *user) {
     CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_FLUSH));
 }
 
-static size_t data_none(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t data_none(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
     (void)r;
     (void)conn;
     (void)user;
@@ -575,7 +597,8 @@ SCENARIO(end_with_kept_bytes, 4) {
 
 static enum kr_close manner;
 
-static size_t data_close(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t data_close(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                         size_t size) {
     (void)data;
     static const char bytes[5000];
     sent(r, conn, user, kr_conn_send(r, conn, bytes, sizeof bytes));
@@ -712,7 +735,8 @@ SCENARIO(listeners_with_addresses, 4) {
     TEST_UNTIL(w->r, test_stats(w->r).listeners == 0);
 }
 
-static size_t data_addresses(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t data_addresses(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                             size_t size) {
     struct kr_addr peer, local;
     CHECK_OK(kr_conn_peer(r, conn, &peer));
     CHECK_OK(kr_conn_local(r, conn, &local));
@@ -835,8 +859,10 @@ static void timeout_count(struct kr_reactor *r, kr_conn conn, void *user, enum k
         CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_FLUSH));
 }
 
-static const struct kr_conn_ops idle_ops = {
-    .on_open = world_open, .on_data = data_echo, .on_timeout = timeout_count, .on_close = world_close};
+static const struct kr_conn_ops idle_ops = {.on_open = world_open,
+                                            .on_data = data_echo,
+                                            .on_timeout = timeout_count,
+                                            .on_close = world_close};
 
 /* Ours: deadlines, which are promised with the connection and cannot fail later. */
 SCENARIO(idle_connections, 2) {
@@ -854,7 +880,8 @@ SCENARIO(idle_connections, 2) {
 
 /* ---- the end of all ---- */
 
-/* Ours: everything is open when the reactor is freed. The next scenario's listener and client come on top. */
+/* Ours: everything is open when the reactor is freed. The next scenario's listener and client come
+ * on top. */
 SCENARIO(everything_left_open, 8, config.conn_max = 40) {
     struct kr_listen_opts opts = small_opts();
     opts.addresses = true;
@@ -880,7 +907,8 @@ SCENARIO(everything_left_open, 8, config.conn_max = 40) {
 }
 
 int main(int argc, char **argv) {
-    points_run = mmap(NULL, sizeof *points_run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    points_run =
+        mmap(NULL, sizeof *points_run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (points_run == MAP_FAILED)
         return 1;
     int rc = tap_main("torture", 132, argc, argv);

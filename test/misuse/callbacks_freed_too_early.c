@@ -1,4 +1,5 @@
-/* The table of callbacks is borrowed until the last connection has closed; this program frees it before. */
+/* The table of callbacks is borrowed until the last connection has closed; this program frees it
+ * before. */
 #include "misuse.h"
 
 static int opens;

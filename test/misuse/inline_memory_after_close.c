@@ -1,4 +1,5 @@
-/* A connection's inline memory is good until on_close has returned; this program looks at it afterwards. */
+/* A connection's inline memory is good until on_close has returned; this program looks at it
+ * afterwards. */
 #include "misuse.h"
 
 static char *memory;

@@ -1,5 +1,5 @@
-/* Bytes that were not consumed are shown again with what follows, and then they, too, are lent until on_data
- * returns; this program looks at them afterwards. */
+/* Bytes that were not consumed are shown again with what follows, and then they, too, are lent
+ * until on_data returns; this program looks at them afterwards. */
 #include "misuse.h"
 
 static const char *kept;

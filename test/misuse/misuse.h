@@ -1,6 +1,7 @@
-/* What each program of this folder has: a reactor that echoes nothing, a client of it, and one misuse of memory
- * that is not, or no longer, the program's to touch. Each is to be ended by AddressSanitizer, at that very
- * place; one that reaches its end has not been caught, and says so by its status. */
+/* What each program of this folder has: a reactor that echoes nothing, a client of it, and one
+ * misuse of memory that is not, or no longer, the program's to touch. Each is to be ended by
+ * AddressSanitizer, at that very place; one that reaches its end has not been caught, and says so
+ * by its status. */
 #ifndef MISUSE_H
 #define MISUSE_H
 
@@ -63,7 +64,8 @@ static inline size_t fixture_data(struct kr_reactor *r, kr_conn conn, void *user
     return fixture.misuse->came ? fixture.misuse->came(r, conn, data, size) : size;
 }
 
-static inline void fixture_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static inline void fixture_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                                 enum kr_why why) {
     (void)user;
     (void)error;
     (void)why;
@@ -93,7 +95,8 @@ static inline void begin(const struct misuse *misuse, size_t inline_size, const 
     fixture.ops = malloc(sizeof *fixture.ops);
     if (!fixture.ops)
         exit(4);
-    *fixture.ops = (struct kr_conn_ops){fixture_open, fixture_data, NULL, NULL, NULL, fixture_close};
+    *fixture.ops =
+        (struct kr_conn_ops){fixture_open, fixture_data, NULL, NULL, NULL, fixture_close};
     struct kr_failure why;
     MUST(kr_reactor_new(&fixture.r, NULL, &why));
     struct kr_listen_opts opts;

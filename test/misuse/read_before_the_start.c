@@ -1,4 +1,5 @@
-/* What lies before the lent bytes is somebody else's. In the second buffer: nothing lies before the first. */
+/* What lies before the lent bytes is somebody else's. In the second buffer: nothing lies before the
+ * first. */
 #include "misuse.h"
 
 static int messages;

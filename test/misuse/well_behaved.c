@@ -1,5 +1,5 @@
-/* No misuse: it keeps to every rule that the others break, and must reach its end. Without it, a fixture that is
- * itself caught would look like success. */
+/* No misuse: it keeps to every rule that the others break, and must reach its end. Without it, a
+ * fixture that is itself caught would look like success. */
 #include "misuse.h"
 
 static size_t total;

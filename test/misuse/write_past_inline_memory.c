@@ -1,4 +1,5 @@
-/* A hundred bytes of inline memory were asked for, in a block that has more; this program writes one more. */
+/* A hundred bytes of inline memory were asked for, in a block that has more; this program writes
+ * one more. */
 #include "misuse.h"
 
 static void opened(struct kr_reactor *r, kr_conn conn) {
