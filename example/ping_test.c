@@ -39,7 +39,7 @@ static const struct kr_conn_ops pinger = {.on_data = on_data};
 static int daemon_start(struct kr_reactor *r) {
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
-    opts.idle_ns = 10 * SECOND;
+    opts.conn.idle_ns = 10 * SECOND;
     struct kr_addr addr;
     int rc = kr_addr_ip(&addr, "127.0.0.1", PORT);
     return rc < 0 ? rc : kr_listen(r, NULL, &addr, &opts, &pinger, NULL);

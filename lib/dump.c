@@ -39,7 +39,7 @@ __attribute__((format(printf, 2, 3))) static void put(struct dump *d, const char
     d->size += n < LINE_MAX_SIZE ? (size_t)n : LINE_MAX_SIZE - 1;
 }
 
-static void put_set(struct dump *d, const char *word, uint16_t set) {
+static void put_set(struct dump *d, const char *word, uint32_t set) {
     if (!set)
         return;
     put(d, " %s", word);

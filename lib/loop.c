@@ -45,7 +45,7 @@ static void start(struct kr_reactor *r, struct kr__owner *o, enum kr__verb verb,
     uint16_t operand = op->prep(r, o, sqe);
     aim(sqe, op->target, o->slot);
     sqe->user_data = owner_tag(o, verb, operand);
-    o->armed |= (uint16_t)(1u << verb);
+    o->armed |= 1u << verb;
     o->inflight++;
     kr__count(&r->stats.inflight, 1);
 }
@@ -59,7 +59,7 @@ static void cancel(struct kr_reactor *r, struct kr__owner *o, enum kr__verb verb
         sqe->cancel_flags = IORING_ASYNC_CANCEL_ALL;
     sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
     sqe->user_data = owner_tag(o, KR__VERB_cancel, (uint16_t)verb);
-    o->cancelled |= (uint16_t)(1u << verb);
+    o->cancelled |= 1u << verb;
 }
 
 static struct kr__wants wants_of(struct kr_reactor *r, struct kr__owner *o) {
@@ -210,8 +210,8 @@ static void count_down(struct kr_reactor *r, struct kr__owner *o, const struct k
     kr__uncount(&r->stats.inflight, 1);
     if (op->many)
         return;
-    o->armed &= (uint16_t)~(1u << verb);
-    o->cancelled &= (uint16_t)~(1u << verb);
+    o->armed &= ~(1u << verb);
+    o->cancelled &= ~(1u << verb);
 }
 
 void kr__loop_complete(struct kr_reactor *r, uint64_t user_data, int32_t res, uint32_t flags) {

@@ -137,6 +137,7 @@ static int build_rooms(struct kr_reactor *r, const char **tried) {
     kr__blocks_init(&r->blocks, &r->mem);
     r->sends = (struct kr__sends){.blocks = &r->blocks, .bufs = &r->bufs};
     kr__timers_init(&r->timers, &r->mem);
+    kr__profiles_init(&r->profiles, &r->mem);
     *tried = "io_uring_enter";
     int rc = try_enter(r);
     if (rc == 0) {
@@ -171,6 +172,7 @@ static void raze_rooms(struct kr_reactor *r, bool child) {
     if (r->slots.mem)
         kr__slots_free(&r->slots);
     kr__timers_free(&r->timers);
+    kr__profiles_free(&r->profiles);
     kr__blocks_free(&r->blocks);
 }
 

@@ -910,7 +910,7 @@ TEST_EACH(listen_without_memory_leaves_nothing) {
 }
 
 static void accept_without_memory(struct kr_listen_opts opts) {
-    opts.inline_size = 100000;
+    opts.conn.inline_size = 100000;
     struct kr_reactor *r = test_reactor(NULL);
     struct server s = {0};
     uint16_t port = test_listen(r, NULL, &opts, &server_ops, &s);

@@ -153,15 +153,15 @@ TEST(listen_opts_are_as_documented) {
     kr_listen_opts_init(&o);
     CHECK_EQ(o.size, sizeof o);
     CHECK_EQ(o.backlog, 1024u);
-    CHECK(o.reuse_addr && !o.reuse_port && !o.v6_only && o.no_delay && !o.addresses);
+    CHECK(o.reuse_addr && !o.reuse_port && !o.v6_only && o.conn.no_delay && !o.addresses);
     CHECK_EQ(o.conn_max, 0u);
-    CHECK_EQ(o.send_low, 64u << 10);
-    CHECK_EQ(o.send_high, 256u << 10);
-    CHECK_EQ(o.send_cap, 16u << 20);
-    CHECK_EQ(o.recv_cap, 1u << 20);
-    CHECK_EQ(o.idle_ns, 0);
-    CHECK_EQ(o.flush_ns, 30000 * MS);
-    CHECK_EQ(o.inline_size, 0u);
+    CHECK_EQ(o.conn.send_low, 64u << 10);
+    CHECK_EQ(o.conn.send_high, 256u << 10);
+    CHECK_EQ(o.conn.send_cap, 16u << 20);
+    CHECK_EQ(o.conn.recv_cap, 1u << 20);
+    CHECK_EQ(o.conn.idle_ns, 0);
+    CHECK_EQ(o.conn.flush_ns, 30000 * MS);
+    CHECK_EQ(o.conn.inline_size, 0u);
 }
 
 TEST(config_is_as_documented) {
@@ -369,19 +369,19 @@ TEST_EACH(listen_refuses_bad_arguments) {
     OPTS_REFUSED(size, 8);
     OPTS_REFUSED(backlog, 0);
     OPTS_REFUSED(backlog, 65536);
-    OPTS_REFUSED(send_low, (256u << 10) + 1);
-    OPTS_REFUSED(send_high, (16u << 20) + 1);
-    OPTS_REFUSED(send_cap, (256u << 10) - 1);
-    OPTS_REFUSED(send_cap, (size_t)1 << 31);
-    OPTS_REFUSED(send_cap, SIZE_MAX);
-    OPTS_REFUSED(recv_cap, 0);
-    OPTS_REFUSED(recv_cap, (size_t)1 << 31);
-    OPTS_REFUSED(recv_cap, SIZE_MAX);
-    OPTS_REFUSED(idle_ns, -1);
-    OPTS_REFUSED(flush_ns, 0);
-    OPTS_REFUSED(flush_ns, -1);
-    OPTS_REFUSED(inline_size, ((size_t)1 << 20) + 1);
-    OPTS_REFUSED(inline_size, SIZE_MAX);
+    OPTS_REFUSED(conn.send_low, (256u << 10) + 1);
+    OPTS_REFUSED(conn.send_high, (16u << 20) + 1);
+    OPTS_REFUSED(conn.send_cap, (256u << 10) - 1);
+    OPTS_REFUSED(conn.send_cap, (size_t)1 << 31);
+    OPTS_REFUSED(conn.send_cap, SIZE_MAX);
+    OPTS_REFUSED(conn.recv_cap, 0);
+    OPTS_REFUSED(conn.recv_cap, (size_t)1 << 31);
+    OPTS_REFUSED(conn.recv_cap, SIZE_MAX);
+    OPTS_REFUSED(conn.idle_ns, -1);
+    OPTS_REFUSED(conn.flush_ns, 0);
+    OPTS_REFUSED(conn.flush_ns, -1);
+    OPTS_REFUSED(conn.inline_size, ((size_t)1 << 20) + 1);
+    OPTS_REFUSED(conn.inline_size, SIZE_MAX);
 
     struct kr_addr local = {.size = sizeof local.u.sa, .u.sa.sa_family = AF_UNIX};
     listen_refused(r, &local, NULL, &seen_ops);
@@ -394,7 +394,7 @@ TEST_EACH(send_refuses_bad_arguments) {
     struct pair p = {0};
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
-    opts.send_low = opts.send_high = opts.send_cap = 1000;
+    opts.conn.send_low = opts.conn.send_high = opts.conn.send_cap = 1000;
     pair_make(&p, &opts);
     kr_conn c = p.seen.conn;
     CHECK_ERR(kr_conn_send(p.r, c, NULL, 1), EINVAL);
@@ -574,7 +574,7 @@ TEST_EACH(handle_is_good_in_on_close) {
     struct pair p = {.seen = {.in_open = write_inline, .in_close = still_good}};
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
-    opts.inline_size = 6;
+    opts.conn.inline_size = 6;
     pair_make(&p, &opts);
     CHECK(kr_conn_user(p.r, p.seen.conn) == &p);
     CHECK_OK(kr_conn_set_user(p.r, p.seen.conn, &other_user));
@@ -624,7 +624,7 @@ static void inline_of(size_t size) {
     struct pair p = {.seen = {.in_open = check_inline_fresh, .in_close = check_inline_kept}};
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
-    opts.inline_size = size;
+    opts.conn.inline_size = size;
     pair_make(&p, &opts);
     int fds[3];
     for (unsigned round = 0; round < 3; round++) {

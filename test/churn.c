@@ -215,7 +215,7 @@ TEST_EACH(free_with_thousands_in_every_state, .deadline_s = 40) {
     struct kr_reactor *r = test_reactor(&config);
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
-    opts.inline_size = 40;
+    opts.conn.inline_size = 40;
     uint16_t port = test_listen(r, NULL, &opts, &swing_ops, NULL);
     static int fds[CROWD];
     for (unsigned i = 0; i < CROWD; i++) {
@@ -451,7 +451,7 @@ static size_t idle_bytes(int64_t idle_ns) {
     struct kr_reactor *r = test_reactor(&config);
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
-    opts.idle_ns = idle_ns;
+    opts.conn.idle_ns = idle_ns;
     uint16_t port = test_listen(r, NULL, &opts, &echo_ops, NULL);
     static int fds[IDLERS];
     char got[64];

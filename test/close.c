@@ -204,9 +204,9 @@ TEST_EACH(close_inside_every_callback) {
     for (int event = OPEN; event < EVENTS; event++) {
         for (int how = KR_CLOSE_FLUSH; how <= KR_CLOSE_RESET; how++) {
             kr_listen_opts_init(&opts);
-            opts.send_low = 0;
-            opts.send_high = 1000;
-            opts.idle_ns = event == TIMEOUT ? 2000000 : 0;
+            opts.conn.send_low = 0;
+            opts.conn.send_high = 1000;
+            opts.conn.idle_ns = event == TIMEOUT ? 2000000 : 0;
             close_in_event(r, &opts, (enum event)event, (enum kr_close)how);
         }
     }
@@ -382,13 +382,13 @@ TEST_EACH(close_flush_has_a_deadline) {
     struct kr_reactor *r = test_reactor(NULL);
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
-    opts.flush_ns = 30 * 1000000;
+    opts.conn.flush_ns = 30 * 1000000;
     house_init();
     int fd = open_stalled(r, test_listen(r, NULL, &opts, &ops, &house));
     int64_t before = tap_now_ns();
     close_life(r, &house.lives[0], KR_CLOSE_FLUSH);
     check_closed(r, 0, -ETIMEDOUT, KR_WHY_TIMEOUT);
-    CHECK_GE(tap_now_ns() - before, opts.flush_ns - 2000000);
+    CHECK_GE(tap_now_ns() - before, opts.conn.flush_ns - 2000000);
     CHECK_EQ(house.lives[0].events[TIMEOUT], 0u);
     test_rest(r, (struct test_levels){.listeners = 1});
     test_close(fd);

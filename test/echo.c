@@ -290,7 +290,7 @@ TEST_EACH(echo_unconsumed_bytes_are_bounded) {
     struct kr_reactor *r = test_reactor(&config);
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
-    opts.recv_cap = 1000;
+    opts.conn.recv_cap = 1000;
     struct hoard hoard = {0};
     int fd = test_connect(test_listen(r, NULL, &opts, &hoard_ops, &hoard));
     char bytes[1001];
@@ -470,9 +470,9 @@ static const struct kr_conn_ops source_ops = {
 static struct kr_listen_opts marks(size_t low, size_t high, size_t cap) {
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
-    opts.send_low = low;
-    opts.send_high = high;
-    opts.send_cap = cap;
+    opts.conn.send_low = low;
+    opts.conn.send_high = high;
+    opts.conn.send_cap = cap;
     return opts;
 }
 
@@ -498,9 +498,9 @@ TEST_EACH(echo_slow_reader_is_bounded_by_the_marks, .deadline_s = 120) {
     struct kr_reactor *r = test_reactor(NULL);
     struct kr_listen_opts opts = marks(16384, 65536, 1 << 20);
     struct source source = {.total = tap_full() ? 1ull << 30 : 32ull << 20,
-                            .low = opts.send_low,
-                            .high = opts.send_high,
-                            .cap = opts.send_cap,
+                            .low = opts.conn.send_low,
+                            .high = opts.conn.send_high,
+                            .cap = opts.conn.send_cap,
                             .piece = 30000};
     int fd = test_connect_sized(test_listen(r, NULL, &opts, &source_ops, &source), 0, 4096);
     TEST_UNTIL(r, source.open);

@@ -102,7 +102,7 @@ static void things_make(struct things *t) {
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
     opts.addresses = true;
-    opts.inline_size = 16;
+    opts.conn.inline_size = 16;
     t->port = test_listen(t->r, &t->listener, &opts, &things_ops, t);
     CHECK_OK(kr_timer_start(t->r, &t->timer, HOUR, 0, never, NULL));
     t->fd = test_connect(t->port);

@@ -128,8 +128,8 @@ TEST_EACH(starve_stalled_peers_do_not_starve_others, .deadline_s = 60) {
         struct kr_reactor *r = test_reactor(&config);
         struct kr_listen_opts opts;
         kr_listen_opts_init(&opts);
-        opts.send_low = 2048;
-        opts.send_high = 8192;
+        opts.conn.send_low = 2048;
+        opts.conn.send_high = 8192;
         struct test_echo stalled[4], others[20];
         uint16_t port = test_listen(r, NULL, &opts, &echo_ops, NULL);
         for (unsigned i = 0; i < 4; i++) {

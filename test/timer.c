@@ -567,7 +567,7 @@ static uint16_t idle_listen(struct kr_reactor *r, const struct kr_conn_ops *ops,
                             struct idle *seen) {
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
-    opts.idle_ns = IDLE;
+    opts.conn.idle_ns = IDLE;
     return test_listen(r, NULL, &opts, ops, seen);
 }
 

@@ -515,9 +515,9 @@ static const struct kr_conn_ops part_ops = {.on_open = world_open,
 /* Ours: a send queue that rises above its mark, blocks the reading, and drains. */
 SCENARIO(blocked_and_drained, 4) {
     struct kr_listen_opts opts = small_opts();
-    opts.send_low = 1000;
-    opts.send_high = 4000;
-    opts.send_cap = 8000;
+    opts.conn.send_low = 1000;
+    opts.conn.send_high = 4000;
+    opts.conn.send_cap = 8000;
     if (!listens(w, &opts, &part_ops))
         return;
     int fd = test_connect_sized(w->port, 0, 4096);
@@ -786,7 +786,7 @@ static const struct kr_conn_ops inline_ops = {
 /* Ours: memory of the slot, which is there before on_open, or the connection is not. */
 SCENARIO(inline_memory, 4) {
     struct kr_listen_opts opts = small_opts();
-    opts.inline_size = 300;
+    opts.conn.inline_size = 300;
     if (listens(w, &opts, &inline_ops))
         crowd(w, 4, 100);
 }
@@ -795,7 +795,7 @@ SCENARIO(inline_memory, 4) {
 SCENARIO(inline_memory_that_grows, 6) {
     for (size_t size = 50; size < 100000; size *= 5) {
         struct kr_listen_opts opts = small_opts();
-        opts.inline_size = size;
+        opts.conn.inline_size = size;
         if (!listens(w, &opts, &inline_ops))
             continue;
         serve_one(w, 100, 100);
@@ -867,7 +867,7 @@ static const struct kr_conn_ops idle_ops = {.on_open = world_open,
 /* Ours: deadlines, which are promised with the connection and cannot fail later. */
 SCENARIO(idle_connections, 2) {
     struct kr_listen_opts opts = small_opts();
-    opts.idle_ns = MS / 10;
+    opts.conn.idle_ns = MS / 10;
     if (!listens(w, &opts, &idle_ops))
         return;
     int fd = test_connect(w->port);
@@ -885,7 +885,7 @@ SCENARIO(idle_connections, 2) {
 SCENARIO(everything_left_open, 8, config.conn_max = 40) {
     struct kr_listen_opts opts = small_opts();
     opts.addresses = true;
-    opts.inline_size = 1000;
+    opts.conn.inline_size = 1000;
     good(w, kr_timer_start(w->r, NULL, INT64_MAX, 0, world_fire, w));
     bool plain = listens(w, NULL, &eof_ops);
     uint16_t plain_port = w->port;

@@ -53,6 +53,31 @@ struct kr_conn_ops {
     void (*on_close)(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why);
 };
 
+/* The limits that a connection starts with. Fill it with kr_conn_opts_init; the options of whatever makes
+ * connections contain one, filled by their own init. */
+struct kr_conn_opts {
+    size_t size; /* sizeof(struct kr_conn_opts), set by kr_conn_opts_init */
+
+    bool no_delay; /* TCP_NODELAY. Default true */
+
+    /* Bytes queued to a peer: reading stops above `send_high` and goes on at `send_low`, when on_drain
+     * runs; kr_conn_send refuses above `send_cap`. low <= high <= cap <= 2^31 - 1.
+     * `send_cap` also bounds what one kr_conn_send may take. Defaults 64 KiB, 256 KiB, 16 MiB. */
+    size_t send_low;
+    size_t send_high;
+    size_t send_cap;
+
+    size_t recv_cap; /* unconsumed bytes a connection may keep, 1 to 2^31 - 1. Default 1 MiB */
+
+    int64_t idle_ns;  /* idle deadline of each connection, 0 = none. Default 0 */
+    int64_t flush_ns; /* how long KR_CLOSE_FLUSH waits for a peer that takes nothing, >= 1. Default 30 s */
+
+    size_t inline_size; /* bytes of memory in each connection for the user, 0 to 1 MiB. Default 0 */
+};
+
+/* Fills `opts` with the defaults. Any thread. */
+KR_API void kr_conn_opts_init(struct kr_conn_opts *opts);
+
 /* Queues `size` bytes behind those queued before; all or nothing. The bytes are copied, except that a
  * part of what on_data is being lent may be held in its buffer instead (an echo costs no copy); either
  * way the caller's `data` is borrowed for the call only. Queued bytes of one turn leave together.
@@ -104,11 +129,12 @@ KR_API int kr_conn_local(const struct kr_reactor *r, kr_conn conn, struct kr_add
 KR_API void *kr_conn_user(const struct kr_reactor *r, kr_conn conn);
 KR_API int kr_conn_set_user(struct kr_reactor *r, kr_conn conn, void *user);
 
-/* The connection's own memory of inline_size bytes (see listener.h), aligned for any type, zeroed
+/* The connection's own memory of inline_size bytes, aligned for any type, zeroed
  * before on_open; good until on_close has returned. NULL for a stale handle and when the size is 0. */
 KR_API void *kr_conn_inline(const struct kr_reactor *r, kr_conn conn);
 
-/* Sets the idle deadline anew: from now, `idle_ns` without a byte received or sent (0 = none). */
+/* Sets the idle deadline anew: from now, `idle_ns` without a byte received or sent (0 = none). The first
+ * such change of a connection gives it limits of its own. -EPIPE once it is being closed; -ENOMEM. */
 KR_API int kr_conn_idle(struct kr_reactor *r, kr_conn conn, int64_t idle_ns);
 
 #ifdef __cplusplus

@@ -23,7 +23,6 @@ struct kr_listen_opts {
     bool reuse_addr; /* SO_REUSEADDR. Default true */
     bool reuse_port; /* SO_REUSEPORT: a reactor a thread, each with a listener on the port. Default false */
     bool v6_only;    /* IPV6_V6ONLY: an IPv6 listener takes no IPv4. Default false */
-    bool no_delay;   /* TCP_NODELAY on each connection, inherited at no cost. Default true */
 
     /* Make peer and local address known (kr_conn_peer, kr_conn_local), at the cost of three system
      * calls a connection and of a descriptor while it is being accepted. Default false. */
@@ -31,19 +30,7 @@ struct kr_listen_opts {
 
     unsigned conn_max; /* connections of this listener at a time; 0 = as many as the reactor's. Default 0 */
 
-    /* Bytes queued to a peer: reading stops above `send_high` and goes on at `send_low`, when on_drain
-     * runs; kr_conn_send refuses above `send_cap`. low <= high <= cap <= 2^31 - 1.
-     * `send_cap` also bounds what one kr_conn_send may take. Defaults 64 KiB, 256 KiB, 16 MiB. */
-    size_t send_low;
-    size_t send_high;
-    size_t send_cap;
-
-    size_t recv_cap; /* unconsumed bytes a connection may keep, 1 to 2^31 - 1. Default 1 MiB */
-
-    int64_t idle_ns;  /* idle deadline of each connection, 0 = none. Default 0 */
-    int64_t flush_ns; /* how long KR_CLOSE_FLUSH waits for a peer that takes nothing, >= 1. Default 30 s */
-
-    size_t inline_size; /* bytes of memory in each connection for the user, 0 to 1 MiB. Default 0 */
+    struct kr_conn_opts conn; /* what its connections start with */
 };
 
 /* Fills `opts` with the defaults. Any thread. */

@@ -3,6 +3,7 @@
 #define KR_CORE_CONN_H
 
 #include "core/owner.h"
+#include "core/profile.h"
 #include "core/timers.h"
 #include "pool/sends.h"
 
@@ -54,8 +55,7 @@ struct kr__conn {
     uint32_t kept_room;
     char *kept; /* a block; NULL while nothing is kept */
 
-    uint32_t send_low, send_high, send_cap, recv_cap;
-    int64_t idle_ns, flush_ns;
+    struct kr__profile *profile; /* its limits; NULL when it was never served */
     int64_t touched; /* when a byte was last received or sent */
     struct kr__deadline deadline; /* idle while OPEN, flush while DRAINING */
 
@@ -63,12 +63,17 @@ struct kr__conn {
     uint64_t successor; /* a listener's: its accept was told before this life's CLOSE */
     void *inline_memory; /* a block, kept with the slot for its next life */
     uint32_t inline_room, inline_size;
-    struct kr_addr *addrs; /* peer and local, a block; NULL when they were not asked for */
-    struct kr_addr *successor_addrs;
+    struct kr__conn_more *more; /* a block; NULL while there is nothing to say */
 };
 /* With its place in the timers' heap, which doubles as it grows, at most 256. */
 _Static_assert(sizeof(struct kr__conn) + 2 * sizeof(struct kr__heap_item) <= 256,
                "promised: at most 256 bytes an idle connection");
+
+/* What few connections have. */
+struct kr__conn_more {
+    struct kr_addr *addrs; /* peer and local, a block; NULL when they were not asked for */
+    struct kr_addr *successor_addrs;
+};
 
 #define KR__VECTOR_PIECES 64
 struct kr__vector {
@@ -90,6 +95,16 @@ void kr__conns_free(struct kr__conns *conns, struct kr_reactor *r);
 static inline kr_conn kr__conn_handle(const struct kr__conn *c) {
     return (kr_conn){kr__handle_pack(KR__KIND_CONN, c->owner.slot, c->owner.generation)};
 }
+
+static inline const struct kr_conn_opts *kr__conn_opts(const struct kr__conn *c) {
+    return &c->profile->opts;
+}
+
+/* What few connections have, made when it is first needed; NULL when memory is refused. */
+struct kr__conn_more *kr__conn_more(struct kr_reactor *r, struct kr__conn *c);
+
+/* Puts the deadline so far into the future from now, and what it is reckoned from to now. */
+void kr__conn_file(struct kr_reactor *r, struct kr__conn *c, int64_t in_ns);
 
 /* The connection of a handle while its handle is good: until on_close has returned. */
 struct kr__conn *kr__conn_find(const struct kr_reactor *r, kr_conn conn);

@@ -40,11 +40,18 @@ static void arrivals_free(struct kr_reactor *r, struct kr__listener *l) {
     l->arrivals = NULL;
 }
 
+/* All that a listener holds beside its file. */
+static void listener_strip(struct kr_reactor *r, struct kr__listener *l) {
+    arrivals_free(r, l);
+    kr__profile_unref(&r->profiles, l->profile);
+    l->profile = NULL;
+}
+
 void kr__listeners_free(struct kr__listeners *ls, struct kr_reactor *r) {
     if (!ls->table)
         return;
     for (unsigned i = 0; i < ls->max; i++)
-        arrivals_free(r, &ls->table[i]);
+        listener_strip(r, &ls->table[i]);
     r->kernel->unmap(r->kernel, ls->table, table_bytes(ls->max));
     ls->table = NULL;
 }
@@ -132,19 +139,19 @@ void kr__listener_tried(struct kr__listener *l, bool took) {
 }
 
 /* The poll comes after the accepts of a batch in the same submission, so it tells of clients beyond. */
-static uint16_t want_ones(struct kr_reactor *r, struct kr__listener *l, unsigned room) {
+static uint32_t want_ones(struct kr_reactor *r, struct kr__listener *l, unsigned room) {
     unsigned free_arrivals = KR__ACCEPT_ONES - l->ones;
     room = l->arrivals && free_arrivals < room ? free_arrivals : room;
     if (l->ready && !l->accepting && !l->to_start && room)
         begin_batch(r, l, room);
     listener_promise(r, l, l->ones + l->to_start);
-    uint16_t desired = l->ready ? 0 : KR__SET(accept_poll);
+    uint32_t desired = l->ready ? 0 : KR__SET(accept_poll);
     if (l->to_start || l->batch_turn == r->stats.turns)
         desired |= l->arrivals ? KR__SET(accept_fd) : KR__SET(accept_one);
     return desired;
 }
 
-static uint16_t want_accepts(struct kr_reactor *r, struct kr__listener *l) {
+static uint32_t want_accepts(struct kr_reactor *r, struct kr__listener *l) {
     unsigned room = listener_room(r, l);
     bool multishot = multishot_fits(r, l);
     listener_note_room(r, l, !multishot, l->ready && room <= l->ones);
@@ -161,8 +168,8 @@ static uint16_t want_accepts(struct kr_reactor *r, struct kr__listener *l) {
 }
 
 /* One-shot accepts and installs are of those verbs of which many may be in flight. */
-static uint16_t want_many(const struct kr__listener *l, uint16_t desired) {
-    uint16_t start = l->to_start ? desired & ONES : 0;
+static uint32_t want_many(const struct kr__listener *l, uint32_t desired) {
+    uint32_t start = l->to_start ? desired & ONES : 0;
     for (unsigned i = 0; l->arrivals && i < KR__ACCEPT_ONES; i++) {
         if (l->arrivals[i].fd >= 0 && !l->arrivals[i].installing)
             start |= KR__SET(install);
@@ -171,7 +178,7 @@ static uint16_t want_many(const struct kr__listener *l, uint16_t desired) {
 }
 
 struct kr__wants kr__listener_wants(struct kr_reactor *r, struct kr__listener *l) {
-    uint16_t desired = l->owner.armed & KR__SET(install);
+    uint32_t desired = l->owner.armed & KR__SET(install);
     if (l->state == KR__LISTENER_CLOSING) {
         if (l->owner.inflight == 0 || l->owner.armed == KR__SET(close))
             desired |= KR__SET(close);
@@ -184,9 +191,9 @@ struct kr__wants kr__listener_wants(struct kr_reactor *r, struct kr__listener *l
     if (!((desired | l->owner.armed) & KR__SET(accept)) && !(desired & ONES))
         listener_promise(r, l, l->ones); /* who accepts no more keeps no slot from others */
     struct kr__wants wants = kr__owner_lacks(&l->owner, desired);
-    wants.start &= (uint16_t)~ONES;
+    wants.start &= ~ONES;
     wants.start |= want_many(l, desired);
-    wants.start &= (uint16_t)~l->owner.cancelled; /* those under cancel join before others begin */
+    wants.start &= ~l->owner.cancelled; /* those under cancel join before others begin */
     wants.again = (l->owner.armed & desired & ONES) != 0;
     if (!l->owner.armed && !wants.start)
         listener_promise(r, l, 0);
@@ -275,7 +282,7 @@ void kr__listener_gone(struct kr_reactor *r, struct kr__listener *l) {
     kr__link_off(&l->owner.dirty);
     listener_note_room(r, l, false, false);
     listener_promise(r, l, 0);
-    arrivals_free(r, l);
+    listener_strip(r, l);
     l->state = KR__LISTENER_FREE;
     kr__owner_age(&l->owner);
     kr__slots_recycle(&r->slots, l->owner.slot);
@@ -287,20 +294,13 @@ void kr_listen_opts_init(struct kr_listen_opts *opts) {
         .size = sizeof *opts,
         .backlog = 1024,
         .reuse_addr = true,
-        .no_delay = true,
-        .send_low = (size_t)64 << 10,
-        .send_high = (size_t)256 << 10,
-        .send_cap = (size_t)16 << 20,
-        .recv_cap = (size_t)1 << 20,
-        .flush_ns = INT64_C(30000000000),
     };
+    kr_conn_opts_init(&opts->conn);
 }
 
 static bool opts_good(const struct kr_listen_opts *o) {
-    return o->size == sizeof *o && o->backlog >= 1 && o->backlog <= 65535 && o->send_low <= o->send_high &&
-           o->send_high <= o->send_cap && o->send_cap <= INT32_MAX && o->recv_cap >= 1 &&
-           o->recv_cap <= INT32_MAX && o->idle_ns >= 0 && o->flush_ns >= 1 &&
-           o->inline_size <= (size_t)1 << 20;
+    return o->size == sizeof *o && o->backlog >= 1 && o->backlog <= 65535 &&
+           kr__conn_opts_good(&o->conn);
 }
 
 static bool addr_good(const struct kr_addr *addr) {
@@ -317,7 +317,7 @@ static int listener_socket(struct kr_reactor *r, const struct kr_addr *addr,
         .reuse_addr = opts->reuse_addr,
         .reuse_port = opts->reuse_port,
         .v6_only = opts->v6_only,
-        .no_delay = opts->no_delay,
+        .no_delay = opts->conn.no_delay,
     };
     int fd = r->kernel->listen(r->kernel, &plan, bound);
     if (fd < 0)
@@ -328,16 +328,19 @@ static int listener_socket(struct kr_reactor *r, const struct kr_addr *addr,
 }
 
 /* What may fail for want of memory comes before the socket. */
-static int listener_equip(struct kr_reactor *r, struct kr__arrival **arrivals, bool addresses,
-                          struct kr__deadline *deadline) {
-    *arrivals = NULL;
-    if (addresses && !(*arrivals = kr__mem_get_zeroed(&r->mem, KR__ACCEPT_ONES * sizeof **arrivals)))
+static int listener_equip(struct kr_reactor *r, struct kr__listener *l) {
+    l->profile = kr__profile_new(&r->profiles, &l->opts.conn);
+    if (!l->profile)
         return -ENOMEM;
-    for (unsigned i = 0; addresses && i < KR__ACCEPT_ONES; i++)
-        (*arrivals)[i].fd = -1;
-    int rc = kr__deadline_promise(&r->timers, deadline, KR__KIND_LISTENER);
+    if (l->opts.addresses)
+        l->arrivals = kr__mem_get_zeroed(&r->mem, KR__ACCEPT_ONES * sizeof *l->arrivals);
+    for (unsigned i = 0; l->arrivals && i < KR__ACCEPT_ONES; i++)
+        l->arrivals[i].fd = -1;
+    int rc = l->opts.addresses && !l->arrivals ? -ENOMEM : 0;
+    if (rc == 0)
+        rc = kr__deadline_promise(&r->timers, &l->deadline, KR__KIND_LISTENER);
     if (rc < 0)
-        kr__mem_put(&r->mem, *arrivals, KR__ACCEPT_ONES * sizeof **arrivals);
+        listener_strip(r, l);
     return rc;
 }
 
@@ -348,14 +351,19 @@ static void listeners_dirty(struct kr_reactor *r) {
     }
 }
 
-static struct kr__listener *listener_begin(struct kr_reactor *r, uint32_t slot) {
+/* The listener comes to be, in the table, as `fresh` describes it. */
+static kr_listener listener_begin(struct kr_reactor *r, uint32_t slot, const struct kr__listener *fresh) {
     struct kr__listener *l = &r->listeners.table[slot - r->listeners.first_slot];
     struct kr__owner owner = l->owner;
     if (owner.generation == 0)
         kr__owner_init(&owner, KR__KIND_LISTENER, slot);
-    *l = (struct kr__listener){.owner = owner, .state = KR__LISTENER_OPEN};
+    *l = *fresh;
+    l->owner = owner;
+    l->state = KR__LISTENER_OPEN;
     kr__count(&r->stats.listeners, 1);
-    return l;
+    r->listeners.multishot_room += multishot_room(l);
+    listeners_dirty(r); /* with one more there may be room for fewer multishots */
+    return (kr_listener){kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation)};
 }
 
 int kr_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_addr *addr,
@@ -371,29 +379,19 @@ int kr_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_addr *addr
     if (r->freeing)
         return -ESHUTDOWN;
 
-    struct kr__arrival *arrivals;
-    struct kr__deadline deadline;
-    rc = listener_equip(r, &arrivals, opts->addresses, &deadline);
+    struct kr__listener fresh = {.opts = *opts, .ops = ops, .user = user};
+    rc = listener_equip(r, &fresh);
     if (rc < 0)
         return rc;
-    struct kr_addr bound = {0};
-    int slot = listener_socket(r, addr, opts, &bound);
+    int slot = listener_socket(r, addr, opts, &fresh.bound);
     if (slot < 0) {
-        kr__deadline_end(&r->timers, &deadline);
-        kr__mem_put(&r->mem, arrivals, KR__ACCEPT_ONES * sizeof *arrivals);
+        kr__deadline_end(&r->timers, &fresh.deadline);
+        listener_strip(r, &fresh);
         return slot;
     }
-    struct kr__listener *l = listener_begin(r, (uint32_t)slot);
-    l->opts = *opts;
-    l->ops = ops;
-    l->user = user;
-    l->bound = bound;
-    l->arrivals = arrivals;
-    l->deadline = deadline;
-    r->listeners.multishot_room += multishot_room(l);
-    listeners_dirty(r); /* with one more there may be room for fewer multishots */
+    kr_listener listener = listener_begin(r, (uint32_t)slot, &fresh);
     if (ret)
-        *ret = (kr_listener){kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation)};
+        *ret = listener;
     return 0;
 }
 

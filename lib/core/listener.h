@@ -3,6 +3,7 @@
 #define KR_CORE_LISTENER_H
 
 #include "core/owner.h"
+#include "core/profile.h"
 #include "core/timers.h"
 
 #include <kreactor/listener.h>
@@ -49,6 +50,7 @@ struct kr__listener {
     struct kr__arrival *arrivals; /* KR__ACCEPT_ONES of them, with `addresses` */
 
     struct kr_listen_opts opts;
+    struct kr__profile *profile; /* of its connections */
     const struct kr_conn_ops *ops;
     void *user;
     struct kr_addr bound;

@@ -22,14 +22,14 @@ struct kr__owner {
     uint32_t slot;
     uint32_t generation; /* of this life of the slot; never 0; the tag carries the low 16 bits */
     uint32_t inflight;   /* completions that the kernel owes; changed in loop.c only */
-    uint16_t armed;      /* the set of verbs in flight */
-    uint16_t cancelled;  /* of these, the ones a cancel was made for */
+    uint32_t armed;      /* the set of verbs in flight */
+    uint32_t cancelled;  /* of these, the ones a cancel was made for */
     uint8_t kind;
 };
 
 /* What an owner lacks: verbs to start, and armed ones to cancel. */
 struct kr__wants {
-    uint16_t start, cancel;
+    uint32_t start, cancel;
     bool again; /* to be asked once more in the next turn, which therefore comes without a wait */
 };
 
@@ -46,11 +46,11 @@ static inline void kr__owner_age(struct kr__owner *o) {
 }
 
 /* The common case: the whole difference between `desired` and what is armed. */
-static inline struct kr__wants kr__owner_lacks(const struct kr__owner *o, uint16_t desired) {
-    uint16_t surplus = (uint16_t)(o->armed & ~desired & ~o->cancelled);
+static inline struct kr__wants kr__owner_lacks(const struct kr__owner *o, uint32_t desired) {
+    uint32_t surplus = o->armed & ~desired & ~o->cancelled;
     return (struct kr__wants){
-        .start = (uint16_t)(desired & ~o->armed),
-        .cancel = (uint16_t)(surplus & ~(KR__SET(close) | KR__SET(reset) | KR__SET(install))),
+        .start = desired & ~o->armed,
+        .cancel = surplus & ~(KR__SET(close) | KR__SET(reset) | KR__SET(install)),
     };
 }
 

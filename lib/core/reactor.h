@@ -5,6 +5,7 @@
 #include "core/conn.h"
 #include "core/inbox.h"
 #include "core/listener.h"
+#include "core/profile.h"
 #include "core/timers.h"
 #include "pool/slots.h"
 
@@ -46,6 +47,7 @@ struct kr_reactor {
     struct kr__blocks blocks;
     struct kr__sends sends;
     struct kr__timers timers;
+    struct kr__profiles profiles;
     struct kr__listeners listeners;
     struct kr__slots slots;
     struct kr__owner self; /* owns the wake-up */
@@ -68,6 +70,15 @@ static inline int kr__guard(const struct kr_reactor *r) {
     if (kr__unlikely(thread && thread != kr__thread_mark()))
         return -EPERM;
     return 0;
+}
+
+/* The connection of a handle, for the door of a public function: 0, or the error to return. */
+static inline int kr__conn_door(const struct kr_reactor *r, kr_conn conn, struct kr__conn **ret) {
+    int rc = kr__guard(r);
+    if (rc < 0)
+        return rc;
+    *ret = kr__conn_find(r, conn);
+    return *ret ? 0 : -ESTALE;
 }
 
 /* Forgets the open reservation, if there is one. */

@@ -32,9 +32,9 @@ enum kr__verb {
 #undef X
     KR__VERB_COUNT
 };
-_Static_assert(KR__VERB_COUNT <= 16, "a set of verbs is 16 bits");
+_Static_assert(KR__VERB_COUNT <= 32, "a set of verbs is 32 bits");
 
 /* A set of verbs. */
-#define KR__SET(name) ((uint16_t)(1u << KR__VERB_##name))
+#define KR__SET(name) (1u << KR__VERB_##name)
 
 #endif

@@ -59,8 +59,8 @@ static void one_begins(struct kr__listener *l) {
 /* One of several in flight has ended; the armed bit falls with the last. */
 static void one_ended(struct kr__listener *l, enum kr__verb verb, bool took) {
     if (--l->accepting == 0) {
-        l->owner.armed &= (uint16_t)~(1u << verb);
-        l->owner.cancelled &= (uint16_t)~(1u << verb);
+        l->owner.armed &= ~(1u << verb);
+        l->owner.cancelled &= ~(1u << verb);
     }
     kr__listener_tried(l, took);
 }

@@ -17,6 +17,6 @@ uint16_t kr__prep_cancel(struct kr_reactor *r, struct kr__owner *o, struct io_ur
 void kr__done_cancel(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     if (how->res != -EALREADY)
         return;
-    o->cancelled &= (uint16_t)~(1u << how->operand);
+    o->cancelled &= ~(1u << how->operand);
     kr__owner_dirty(r, o);
 }

@@ -22,7 +22,7 @@ uint16_t kr__prep_install(struct kr_reactor *r, struct kr__owner *o, struct io_u
 void kr__done_install(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     struct kr__listener *l = kr__owner_listener(o);
     if (--l->installing == 0)
-        o->armed &= (uint16_t)~KR__SET(install);
+        o->armed &= ~KR__SET(install);
     struct kr__arrival a = l->arrivals[how->operand];
     kr__arrival_drop(r, l, how->operand);
     if (how->res < 0) {

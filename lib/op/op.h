@@ -47,13 +47,4 @@ static inline struct kr__listener *kr__owner_listener(struct kr__owner *o) {
     return kr__container_of(o, struct kr__listener, owner);
 }
 
-/* The connection of a handle, for the door of a public function: 0, or the error to return. */
-static inline int kr__conn_door(struct kr_reactor *r, kr_conn conn, struct kr__conn **ret) {
-    int rc = kr__guard(r);
-    if (rc < 0)
-        return rc;
-    *ret = kr__conn_find(r, conn);
-    return *ret ? 0 : -ESTALE;
-}
-
 #endif

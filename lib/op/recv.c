@@ -58,7 +58,7 @@ static void keep(struct kr_reactor *r, struct kr__conn *c, const char *data, siz
 
 /* While reading is stopped the cap waits: the bytes had arrived before the peer could be told. */
 static void check_cap(struct kr_reactor *r, struct kr__conn *c) {
-    if (c->state == KR__CONN_OPEN && c->kept_size > c->recv_cap && !kr__conn_stopped(c))
+    if (c->state == KR__CONN_OPEN && c->kept_size > kr__conn_opts(c)->recv_cap && !kr__conn_stopped(c))
         kr__conn_end(r, c, KR_CLOSE_NOW, -EMSGSIZE, KR_WHY_LIMIT);
 }
 

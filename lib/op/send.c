@@ -58,7 +58,7 @@ static void sent(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     kr__count(&r->stats.bytes_out, size);
     c->queued -= (uint32_t)size;
     c->held = (uint16_t)(c->held - kr__sendq_consume(&r->sends, &c->queue, size));
-    if (c->blocked && c->queued <= c->send_low && c->state == KR__CONN_OPEN)
+    if (c->blocked && c->queued <= kr__conn_opts(c)->send_low && c->state == KR__CONN_OPEN)
         drained(r, c);
 }
 
@@ -87,7 +87,7 @@ static void block(struct kr_reactor *r, struct kr__conn *c) {
 static int admit(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     if (c->state != KR__CONN_OPEN)
         return -EPIPE;
-    if (size <= c->send_cap - c->queued)
+    if (size <= kr__conn_opts(c)->send_cap - c->queued)
         return 0;
     if (c->queued)
         block(r, c);
@@ -96,7 +96,7 @@ static int admit(struct kr_reactor *r, struct kr__conn *c, size_t size) {
 
 static void queued(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     c->queued += (uint32_t)size;
-    if (c->queued > c->send_high)
+    if (c->queued > kr__conn_opts(c)->send_high)
         block(r, c);
     kr__conn_dirty(r, c);
 }

@@ -314,16 +314,16 @@ static void act_idle(struct world *w) {
 /* Mostly good; now and then a field is not. */
 static void any_opts(struct world *w, struct kr_listen_opts *opts) {
     kr_listen_opts_init(opts);
-    opts->inline_size = below(w, 2) ? INLINE_SIZE : 0;
+    opts->conn.inline_size = below(w, 2) ? INLINE_SIZE : 0;
     opts->addresses = below(w, 4) == 0;
     opts->reuse_port = below(w, 4) != 0;
     opts->conn_max = below(w, 4) ? 0 : below(w, 16);
-    opts->send_low = below(w, 1024);
-    opts->send_high = opts->send_low + below(w, 4096);
-    opts->send_cap = opts->send_high + below(w, 65536);
-    opts->recv_cap = 1 + below(w, 65536);
-    opts->idle_ns = below(w, 4) ? 0 : short_time(w);
-    opts->flush_ns = 1 + short_time(w);
+    opts->conn.send_low = below(w, 1024);
+    opts->conn.send_high = opts->conn.send_low + below(w, 4096);
+    opts->conn.send_cap = opts->conn.send_high + below(w, 65536);
+    opts->conn.recv_cap = 1 + below(w, 65536);
+    opts->conn.idle_ns = below(w, 4) ? 0 : short_time(w);
+    opts->conn.flush_ns = 1 + short_time(w);
     switch (below(w, 24)) {
     case 0:
         opts->size = any_size(w) < sizeof *opts ? 0 : SIZE_MAX;
@@ -332,22 +332,22 @@ static void any_opts(struct world *w, struct kr_listen_opts *opts) {
         opts->backlog = any_number(w);
         break;
     case 2:
-        opts->send_high = any_size(w);
+        opts->conn.send_high = any_size(w);
         break;
     case 3:
-        opts->send_cap = any_size(w);
+        opts->conn.send_cap = any_size(w);
         break;
     case 4:
-        opts->recv_cap = any_size(w);
+        opts->conn.recv_cap = any_size(w);
         break;
     case 5:
-        opts->idle_ns = any_time(w);
+        opts->conn.idle_ns = any_time(w);
         break;
     case 6:
-        opts->flush_ns = any_time(w);
+        opts->conn.flush_ns = any_time(w);
         break;
     case 7:
-        opts->inline_size = (size_t)1 << 20 | 1;
+        opts->conn.inline_size = (size_t)1 << 20 | 1;
         break;
     default:
         break;

@@ -265,11 +265,11 @@ static void make_listener(struct world *w) {
     opts.backlog = 1 + tape_below(t, 16);
     opts.addresses = tape_below(t, 4) == 1;
     opts.conn_max = tape_below(t, 8);
-    opts.send_cap = 1 + tape_below(t, 16384);
-    opts.send_high = opts.send_cap / (1 + tape_below(t, 8));
-    opts.send_low = opts.send_high / (1 + tape_below(t, 8));
-    opts.recv_cap = 1 + tape_below(t, 65536);
-    opts.idle_ns = tape_byte(t) * MS;
+    opts.conn.send_cap = 1 + tape_below(t, 16384);
+    opts.conn.send_high = opts.conn.send_cap / (1 + tape_below(t, 8));
+    opts.conn.send_low = opts.conn.send_high / (1 + tape_below(t, 8));
+    opts.conn.recv_cap = 1 + tape_below(t, 65536);
+    opts.conn.idle_ns = tape_byte(t) * MS;
     struct kr_addr addr;
     MUST(kr_addr_ip(&addr, "127.0.0.1", PORT) == 0);
     MUST(kr_listen(w->r, &w->listener, &addr, &opts, &ops, w) == 0);

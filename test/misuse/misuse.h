@@ -101,7 +101,7 @@ static inline void begin(const struct misuse *misuse, size_t inline_size, const 
     MUST(kr_reactor_new(&fixture.r, NULL, &why));
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
-    opts.inline_size = inline_size;
+    opts.conn.inline_size = inline_size;
     struct kr_addr addr;
     MUST(kr_addr_ip(&addr, "127.0.0.1", 0));
     kr_listener listener;

@@ -228,8 +228,10 @@ void server_act(struct storm *s, struct session *self, enum mark closing) {
         use_stale(s);
     if (likely(s, 20))
         MUST(kr_step(s->r, 0) == -EBUSY && kr_reactor_free(s->r) == -EBUSY);
-    if (self && self->open && !self->closing && likely(s, how->idle)) /* a leap is not its fault */
-        MUST(kr_conn_idle(s->r, self->conn, (int64_t)some(s, (uint64_t)(1000 * MS))) == 0);
+    if (self && self->open && !self->closing && likely(s, how->idle)) { /* a leap is not its fault */
+        int rc = kr_conn_idle(s->r, self->conn, (int64_t)some(s, (uint64_t)(1000 * MS)));
+        MUST(rc == 0 || (rc == -ENOMEM && s->refuse));
+    }
 }
 
 /* ---- the callbacks ---- */
@@ -262,10 +264,10 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     MUST(kr_conn_set_user(r, conn, x) == 0);
     for (unsigned i = 0; i + 1 < s->session_count; i++)
         MUST(s->sessions[i].conn.bits != conn.bits);
-    if (s->opts.inline_size) {
+    if (s->opts.conn.inline_size) {
         const char *memory = kr_conn_inline(r, conn);
-        MUST(memory && memory[0] == 0 && !memcmp(memory, memory + 1, s->opts.inline_size - 1));
-        memset(kr_conn_inline(r, conn), 0x5a, s->opts.inline_size);
+        MUST(memory && memory[0] == 0 && !memcmp(memory, memory + 1, s->opts.conn.inline_size - 1));
+        memset(kr_conn_inline(r, conn), 0x5a, s->opts.conn.inline_size);
     }
     struct kr_addr addr;
     int rc = kr_conn_peer(r, conn, &addr);
@@ -340,7 +342,7 @@ static size_t echo(struct storm *s, struct session *x, const unsigned char *data
     size_t done = 0;
     while (done < size) {
         size_t queued = kr_conn_queued(s->r, x->conn);
-        size_t room = s->opts.send_cap > queued ? s->opts.send_cap - queued : 1;
+        size_t room = s->opts.conn.send_cap > queued ? s->opts.conn.send_cap - queued : 1;
         size_t part = size - done < room ? size - done : room;
         if (likely(s, 300))
             part = some(s, part);
@@ -404,7 +406,7 @@ static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
     struct storm *s = x->storm;
     enter(s, x, conn, "on_drain");
     mark(s, MARK_drained);
-    MUST(!x->closing && kr_conn_queued(r, conn) <= s->opts.send_low);
+    MUST(!x->closing && kr_conn_queued(r, conn) <= s->opts.conn.send_low);
     server_act(s, x, MARK_close_in_drain);
     leave(x);
 }
@@ -426,7 +428,7 @@ static void mark_end(struct storm *s, const struct session *x, int error, enum k
         mark(s, MARK_flush_timeout);
     if (error == -EMSGSIZE) {
         mark(s, MARK_too_much_kept);
-        MUST(x->hoards && x->shown > s->opts.recv_cap);
+        MUST(x->hoards && x->shown > s->opts.conn.recv_cap);
     }
     if (error == -ENOMEM)
         mark(s, MARK_no_memory);

@@ -90,13 +90,13 @@ static void plan_listener(struct storm *s) {
     o->reuse_port = true;
     o->addresses = likely(s, 300);
     o->conn_max = likely(s, 200) ? pick(s, 16) : 0;
-    o->send_cap = 1 + some(s, s->scenario->slow ? 8192 : 65536);
-    o->send_high = 1 + below(s, o->send_cap);
-    o->send_low = below(s, o->send_high + 1);
-    o->recv_cap = 64 + some(s, 65536);
-    o->inline_size = likely(s, 300) ? pick(s, 256) : 0;
-    o->idle_ns = likely(s, s->scenario->idle) ? (int64_t)some(s, (uint64_t)(2000 * MS)) : 0;
-    o->flush_ns = likely(s, 512) ? 30000 * MS : (int64_t)some(s, (uint64_t)(500 * MS));
+    o->conn.send_cap = 1 + some(s, s->scenario->slow ? 8192 : 65536);
+    o->conn.send_high = 1 + below(s, o->conn.send_cap);
+    o->conn.send_low = below(s, o->conn.send_high + 1);
+    o->conn.recv_cap = 64 + some(s, 65536);
+    o->conn.inline_size = likely(s, 300) ? pick(s, 256) : 0;
+    o->conn.idle_ns = likely(s, s->scenario->idle) ? (int64_t)some(s, (uint64_t)(2000 * MS)) : 0;
+    o->conn.flush_ns = likely(s, 512) ? 30000 * MS : (int64_t)some(s, (uint64_t)(500 * MS));
 }
 
 /* The reactor is also made while memory is short: it says so, and leaves nothing. */

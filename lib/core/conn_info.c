@@ -1,0 +1,44 @@
+/* What a connection knows: its user, its memory, its addresses. */
+#include "core/reactor.h"
+
+static int conn_addr(const struct kr_reactor *r, kr_conn conn, int which, struct kr_addr *ret) {
+    struct kr__conn *c;
+    int rc = kr__conn_door(r, conn, &c);
+    if (rc < 0)
+        return rc;
+    if (!ret)
+        return -EINVAL;
+    if (!c->more || !c->more->addrs)
+        return -ENODATA;
+    *ret = c->more->addrs[which];
+    return 0;
+}
+
+int kr_conn_peer(const struct kr_reactor *r, kr_conn conn, struct kr_addr *ret) {
+    return conn_addr(r, conn, 0, ret);
+}
+
+int kr_conn_local(const struct kr_reactor *r, kr_conn conn, struct kr_addr *ret) {
+    return conn_addr(r, conn, 1, ret);
+}
+
+void *kr_conn_user(const struct kr_reactor *r, kr_conn conn) {
+    struct kr__conn *c;
+    return kr__conn_door(r, conn, &c) < 0 ? NULL : c->user;
+}
+
+int kr_conn_set_user(struct kr_reactor *r, kr_conn conn, void *user) {
+    struct kr__conn *c;
+    int rc = kr__conn_door(r, conn, &c);
+    if (rc < 0)
+        return rc;
+    c->user = user;
+    return 0;
+}
+
+void *kr_conn_inline(const struct kr_reactor *r, kr_conn conn) {
+    struct kr__conn *c;
+    if (kr__conn_door(r, conn, &c) < 0 || !c->inline_size)
+        return NULL;
+    return c->inline_memory;
+}

@@ -1,0 +1,242 @@
+/* The connection table: arrival in a slot, the one release of all that a connection held, the slot's next
+ * life.
+ *
+ * Happy path: arrive -> (core/conn.c, from OPEN to the end) -> gone.
+ * Failure modes: memory refused at arrival (closed unannounced, counted as an accept error); a slot given
+ * to the next connection before this one's CLOSE completion was seen (`successor`); completions lost
+ * (abandoned: told of the end all the same, released with the table). */
+#include "base/poison.h"
+#include "core/reactor.h"
+
+#include <string.h>
+
+static size_t table_bytes(unsigned max) {
+    return ((size_t)max * sizeof(struct kr__conn) + 4095) / 4096 * 4096;
+}
+
+int kr__conns_init(struct kr__conns *conns, struct kr_reactor *r, unsigned max) {
+    *conns = (struct kr__conns){.max = max};
+    conns->table = r->kernel->map(r->kernel, table_bytes(max), KR__MAP_PLAIN);
+    return conns->table ? 0 : -ENOMEM;
+}
+
+/* Peer and local address, a block. */
+#define ADDRS_SIZE (2 * sizeof(struct kr_addr))
+
+static void addrs_put(struct kr_reactor *r, struct kr_addr *addrs) {
+    if (addrs)
+        kr__block_put(&r->blocks, addrs, kr__block_room(ADDRS_SIZE));
+}
+
+struct kr__conn_more *kr__conn_more(struct kr_reactor *r, struct kr__conn *c) {
+    size_t room;
+    if (!c->more && (c->more = kr__block_get(&r->blocks, sizeof *c->more, &room)))
+        *c->more = (struct kr__conn_more){0};
+    return c->more;
+}
+
+static void more_put(struct kr_reactor *r, struct kr__conn *c) {
+    if (!c->more)
+        return;
+    addrs_put(r, c->more->addrs);
+    addrs_put(r, c->more->successor_addrs);
+    kr__block_put(&r->blocks, c->more, kr__block_room(sizeof *c->more));
+    c->more = NULL;
+}
+
+static struct kr_addr *addrs_copy(struct kr_reactor *r, const struct kr_addr *addrs) {
+    size_t room;
+    struct kr_addr *copy = kr__block_get(&r->blocks, ADDRS_SIZE, &room);
+    return copy ? memcpy(copy, addrs, ADDRS_SIZE) : NULL;
+}
+
+static int addrs_keep(struct kr_reactor *r, struct kr__conn *c, const struct kr_addr *addrs) {
+    struct kr__conn_more *more = kr__conn_more(r, c);
+    if (more)
+        more->addrs = addrs_copy(r, addrs);
+    return more && more->addrs ? 0 : -ENOMEM;
+}
+
+/* The one release of all that a connection held. */
+static void conn_release(struct kr_reactor *r, struct kr__conn *c) {
+    if (r->reservation.conn == c)
+        kr__reservation_drop(r);
+    kr__sendq_drop(&r->sends, &c->queue);
+    c->queued = c->held = 0;
+    if (c->kept)
+        kr__block_put(&r->blocks, c->kept, c->kept_room);
+    c->kept = NULL;
+    more_put(r, c);
+    kr__profile_unref(&r->profiles, c->profile);
+    c->profile = NULL;
+    if (c->promised)
+        kr__deadline_end(&r->timers, &c->deadline);
+    c->promised = false;
+    kr__conn_vector_put(r, c);
+    if (c->inline_memory)
+        kr__poison(c->inline_memory, c->inline_room);
+}
+
+/* In a forked child, and when the kernel failed us, connections may be left to release. */
+void kr__conns_free(struct kr__conns *conns, struct kr_reactor *r) {
+    if (!conns->table)
+        return;
+    for (unsigned slot = 0; slot < conns->used; slot++) {
+        struct kr__conn *c = &conns->table[slot];
+        if (c->state != KR__CONN_FREE)
+            conn_release(r, c);
+        if (c->inline_memory)
+            kr__block_put(&r->blocks, c->inline_memory, c->inline_room);
+    }
+    r->kernel->unmap(r->kernel, conns->table, table_bytes(conns->max));
+    conns->table = NULL;
+}
+
+struct kr__conn *kr__conn_find(const struct kr_reactor *r, kr_conn conn) {
+    uint32_t slot = kr__handle_slot(conn.bits);
+    if (kr__handle_kind(conn.bits) != KR__KIND_CONN || slot >= r->conns.max)
+        return NULL;
+    struct kr__conn *c = &r->conns.table[slot];
+    bool good = c->state != KR__CONN_FREE && c->owner.generation == kr__handle_generation(conn.bits);
+    return good && c->announced ? c : NULL;
+}
+
+/* Memory that lives as long as the slot: a slot's next connection finds it there. */
+static int conn_inline_ready(struct kr_reactor *r, struct kr__conn *c, size_t size) {
+    if (size > c->inline_room) {
+        size_t room;
+        void *memory = kr__block_get(&r->blocks, size, &room);
+        if (!memory)
+            return -ENOMEM;
+        if (c->inline_memory)
+            kr__block_put(&r->blocks, c->inline_memory, c->inline_room);
+        c->inline_memory = memory;
+        c->inline_room = (uint32_t)room;
+    }
+    c->inline_size = (uint32_t)size;
+    if (size) {
+        kr__poison(c->inline_memory, c->inline_room);
+        kr__unpoison(c->inline_memory, size);
+        memset(c->inline_memory, 0, size);
+    }
+    return 0;
+}
+
+/* A fresh life: all but the owner and the slot's own memory starts from zero. */
+static void conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot) {
+    if (c->owner.generation == 0)
+        kr__owner_init(&c->owner, KR__KIND_CONN, slot);
+    if (slot >= r->conns.used)
+        r->conns.used = slot + 1;
+    *c = (struct kr__conn){
+        .owner = c->owner,
+        .state = KR__CONN_OPEN,
+        .touched = r->now,
+        .inline_memory = c->inline_memory,
+        .inline_room = c->inline_room,
+    };
+    r->conns.open++;
+    kr__count(&r->stats.conns, 1);
+    kr__conn_dirty(r, c);
+}
+
+static void conn_inherit(struct kr__conn *c, const struct kr__listener *l) {
+    c->ops = l->ops;
+    c->user = l->user;
+    c->profile = kr__profile_ref(l->profile);
+    c->listener = kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation);
+}
+
+static int conn_equip(struct kr_reactor *r, struct kr__conn *c, const struct kr_addr *addrs) {
+    int rc = kr__deadline_promise(&r->timers, &c->deadline, KR__KIND_CONN);
+    if (rc < 0)
+        return rc;
+    c->promised = true;
+    rc = conn_inline_ready(r, c, kr__conn_opts(c)->inline_size);
+    return rc < 0 || !addrs ? rc : addrs_keep(r, c, addrs);
+}
+
+static void conn_open(struct kr_reactor *r, struct kr__conn *c, uint32_t slot, struct kr__listener *l,
+                      const struct kr_addr *addrs) {
+    conn_begin(r, c, slot);
+    if (!l || l->state != KR__LISTENER_OPEN) { /* nobody is there to serve it */
+        kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_LOCAL);
+        return;
+    }
+    conn_inherit(c, l);
+    kr__listener_opened(l);
+    int rc = conn_equip(r, c, addrs);
+    if (rc < 0) {
+        kr__count(&r->stats.accept_errors, 1);
+        kr__conn_end(r, c, KR_CLOSE_NOW, rc, KR_WHY_LIMIT);
+        return;
+    }
+    kr__count(&r->stats.accepts, 1);
+    c->announced = true;
+    if (kr__conn_opts(c)->idle_ns)
+        kr__conn_file(r, c, kr__conn_opts(c)->idle_ns);
+    if (c->ops->on_open)
+        c->ops->on_open(r, kr__conn_handle(c), c->user);
+}
+
+void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l,
+                     const struct kr_addr *addrs) {
+    struct kr__conn *c = &r->conns.table[slot];
+    kr__listener_took_slot(r, l);
+    if (kr__likely(c->state == KR__CONN_FREE)) {
+        conn_open(r, c, slot, l, addrs);
+        return;
+    }
+    /* The kernel ran our CLOSE, gave the slot away, and told of that first: completions of a multishot
+     * accept overtake those of the batch (io_uring/io_uring.c). */
+    kr__assert(c->state == KR__CONN_CLOSING && !c->successor);
+    c->successor = kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation);
+    if (addrs && kr__conn_more(r, c)) /* refused memory: the addresses stay unknown */
+        c->more->successor_addrs = addrs_copy(r, addrs);
+}
+
+static struct kr_addr *successor_addrs_take(struct kr__conn *c) {
+    if (!c->more)
+        return NULL;
+    struct kr_addr *addrs = c->more->successor_addrs;
+    c->more->successor_addrs = NULL;
+    return addrs;
+}
+
+/* The slot's next connection, whose accept was told early. */
+static void conn_succeed(struct kr_reactor *r, struct kr__conn *c, struct kr_addr *addrs) {
+    conn_open(r, c, c->owner.slot, kr__listener_find(r, c->successor), addrs);
+    addrs_put(r, addrs);
+}
+
+static void conn_tell_close(struct kr_reactor *r, struct kr__conn *c, int error, enum kr_why why) {
+    kr__count(&r->stats.closes, 1);
+    if (c->ops->on_close)
+        c->ops->on_close(r, kr__conn_handle(c), c->user, error, why);
+}
+
+void kr__conn_gone(struct kr_reactor *r, struct kr__conn *c) {
+    kr__assert(c->state == KR__CONN_CLOSING && c->owner.inflight == 0 && !c->vector);
+    if (c->announced)
+        conn_tell_close(r, c, c->error, (enum kr_why)c->why);
+    struct kr_addr *successor_addrs = successor_addrs_take(c);
+    conn_release(r, c);
+    kr__link_off(&c->owner.dirty);
+    kr__owner_age(&c->owner);
+    c->state = KR__CONN_FREE;
+    c->announced = false;
+    r->conns.open--;
+    kr__uncount(&r->stats.conns, 1);
+    kr__listener_left(r, c->listener);
+    if (c->successor)
+        conn_succeed(r, c, successor_addrs);
+}
+
+void kr__conn_abandon(struct kr_reactor *r, struct kr__conn *c) {
+    if (c->state == KR__CONN_FREE || !c->announced)
+        return;
+    bool failed = c->why == KR_WHY_ERROR;
+    c->state = KR__CONN_CLOSING;
+    conn_tell_close(r, c, failed ? c->error : -EBADR, KR_WHY_ERROR);
+    c->announced = false;
+}
