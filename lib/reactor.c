@@ -138,6 +138,7 @@ static int build_rooms(struct kr_reactor *r, const char **tried) {
     r->sends = (struct kr__sends){.blocks = &r->blocks, .bufs = &r->bufs};
     kr__timers_init(&r->timers, &r->mem);
     kr__profiles_init(&r->profiles, &r->mem);
+    kr__leases_init(&r->leases, &r->mem);
     *tried = "io_uring_enter";
     int rc = try_enter(r);
     if (rc == 0) {
@@ -163,6 +164,7 @@ static int build_rooms(struct kr_reactor *r, const char **tried) {
 
 /* Each part may be missing, if building failed there. */
 static void raze_rooms(struct kr_reactor *r, bool child) {
+    kr__leases_free(&r->leases, r);
     kr__listeners_free(&r->listeners, r);
     kr__conns_free(&r->conns, r);
     if (r->inbox.mem)

@@ -58,6 +58,10 @@ typedef struct {
     uint64_t bits;
 } kr_timer;
 
+typedef struct {
+    uint64_t bits;
+} kr_lease;
+
 /* Why a connection ended, with the `error` that on_close gets beside it. */
 enum kr_why {
     KR_WHY_LOCAL = 0,   /* this program called kr_conn_close; error is 0 */

@@ -41,7 +41,7 @@ struct kr__conn {
     bool promised : 1;  /* has a place in the timers' heap */
     bool hungry : 1;    /* was unparked and has received nothing since: waits in front */
     int16_t error;      /* for on_close; the kernel's reach to -4095 */
-    uint16_t held;      /* receive buffers that the queue holds */
+    uint16_t held;      /* receive buffers that its queue and its leases hold */
 
     const struct kr_conn_ops *ops;
     void *user;

@@ -15,6 +15,7 @@ enum kr__kind {
     KR__KIND_LISTENER = 2,
     KR__KIND_TIMER = 3,
     KR__KIND_SELF = 4,
+    KR__KIND_LEASE = 5,
 };
 
 struct kr__owner {

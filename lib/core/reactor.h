@@ -4,6 +4,7 @@
 
 #include "core/conn.h"
 #include "core/inbox.h"
+#include "core/lease.h"
 #include "core/listener.h"
 #include "core/profile.h"
 #include "core/timers.h"
@@ -48,6 +49,7 @@ struct kr_reactor {
     struct kr__sends sends;
     struct kr__timers timers;
     struct kr__profiles profiles;
+    struct kr__leases leases;
     struct kr__listeners listeners;
     struct kr__slots slots;
     struct kr__owner self; /* owns the wake-up */
@@ -79,6 +81,19 @@ static inline int kr__conn_door(const struct kr_reactor *r, kr_conn conn, struct
         return rc;
     *ret = kr__conn_find(r, conn);
     return *ret ? 0 : -ESTALE;
+}
+
+/* Whether `data` is a part of what this connection is being lent, in a buffer that may be kept: as long as
+ * one connection does not keep more than its share, and all of them leave some for receiving. */
+static inline bool kr__lent_holds(const struct kr_reactor *r, const struct kr__conn *c, const char *data,
+                                  size_t size) {
+    const struct kr__lent *lent = &r->lent;
+    if (lent->conn != c || data < lent->data || size > lent->size ||
+        data > lent->data + (lent->size - size))
+        return false;
+    const struct kr__bufs *bufs = &r->bufs;
+    return c->held < kr__max_size(1, bufs->count / 8) &&
+           bufs->held < bufs->count - kr__max_size(1, bufs->count / 8);
 }
 
 /* Forgets the open reservation, if there is one. */

@@ -101,20 +101,6 @@ static void queued(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     kr__conn_dirty(r, c);
 }
 
-/* A part of the lent buffer is held rather than copied, as long as one connection does not hold more than
- * its share, and all of them leave some for receiving. */
-static bool may_hold(const struct kr_reactor *r, const struct kr__conn *c, const char *data,
-                     size_t size) {
-    const struct kr__lent *lent = &r->lent;
-    if (lent->conn != c || size < HOLD_MIN)
-        return false;
-    if (data < lent->data || data + size > lent->data + lent->size)
-        return false;
-    const struct kr__bufs *bufs = &r->bufs;
-    return c->held < kr__max_size(1, bufs->count / 8) &&
-           bufs->held < bufs->count - kr__max_size(1, bufs->count / 8);
-}
-
 static int queue_pieces(struct kr_reactor *r, struct kr__conn *c, const struct iovec *iov, int count,
                         size_t total) {
     int rc = admit(r, c, total);
@@ -122,7 +108,7 @@ static int queue_pieces(struct kr_reactor *r, struct kr__conn *c, const struct i
         return rc;
     if (r->reservation.conn == c)
         kr__reservation_drop(r);
-    if (count == 1 && may_hold(r, c, iov->iov_base, total)) {
+    if (count == 1 && total >= HOLD_MIN && kr__lent_holds(r, c, iov->iov_base, total)) {
         rc = kr__sendq_lend(&r->sends, &c->queue, iov->iov_base, total, r->lent.buf);
         c->held = (uint16_t)(c->held + (rc == 0));
     } else {

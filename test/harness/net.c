@@ -89,7 +89,7 @@ static void show_reactors(void *unused) {
         "accept_pauses", "closes",        "conns",      "listeners", "timers",
         "timer_fires",   "posts",         "bytes_in",   "bytes_out", "bytes_copied",
         "bytes_kept",    "starved_parks", "bufs_out",   "sends_out", "blocks_out",
-        "allocs",        "alloc_bytes",   "inflight",
+        "allocs",        "alloc_bytes",   "inflight",   "leases",    "bytes_leased",
     };
     for (const struct memory *memory = memories; memory; memory = memory->next) {
         struct kr_stats stats;
@@ -225,7 +225,8 @@ static unsigned idle_listeners(const struct kr_reactor *r, bool *settled) {
 
 static bool at_rest(const struct kr_reactor *r, const struct test_levels *levels) {
     struct kr_stats stats = test_stats(r);
-    bool settled = r->self.inflight == 1 && kr__list_empty(&r->dirty) && kr__list_empty(&r->parked);
+    bool settled = r->self.inflight == 1 && kr__list_empty(&r->dirty) && kr__list_empty(&r->parked) &&
+                   r->bufs.published + r->bufs.free_count == r->bufs.count;
     unsigned idle = idle_conns(r, &settled) + idle_listeners(r, &settled);
     return settled && idle == levels->paused && stats.conns == levels->conns &&
            stats.listeners == levels->listeners && stats.timers == levels->timers &&

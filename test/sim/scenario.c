@@ -6,9 +6,10 @@
 const struct scenario scenarios[] = {
     {.name = "echo", .clients = 24, .bytes = 40000},
     {.name = "request", .clients = 16, .bytes = 20000, .messages = true, .rude = 100, .lazy = 60,
-     .hoard = 60},
+     .hoard = 60, .lease = 150},
     {.name = "pause", .clients = 16, .bytes = 30000, .pause = 300, .rude = 60, .lazy = 60},
-    {.name = "slow", .clients = 12, .bytes = 60000, .slow = true, .close = 4, .lazy = 200, .idle = 20},
+    {.name = "slow", .clients = 12, .bytes = 60000, .slow = true, .close = 4, .lazy = 200, .idle = 20,
+     .lease = 80},
     {.name = "close", .clients = 32, .bytes = 8000, .close = 160, .rude = 300, .timers = 40},
     {.name = "listener", .clients = 40, .bytes = 3000, .close = 20, .churn = 120, .rude = 100,
      .timers = 20},
@@ -17,7 +18,7 @@ const struct scenario scenarios[] = {
     {.name = "posts", .clients = 6, .bytes = 3000, .posts = 600, .close = 10, .free_early = 200},
     {.name = "mixed", .clients = 32, .bytes = 12000, .messages = false, .close = 20, .pause = 40,
      .timers = 40, .posts = 40, .idle = 10, .churn = 10, .rude = 150, .lazy = 60, .no_memory = 12,
-     .free_early = 250},
+     .free_early = 250, .lease = 60},
 };
 const unsigned scenario_count = sizeof scenarios / sizeof *scenarios;
 

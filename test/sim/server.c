@@ -2,6 +2,7 @@
  *
  * Messages, where the scenario has them, are of 1 to 64 bytes, each ending where a byte of the stream
  * is below 4; what is behind the last end is left unconsumed until more comes, or the stream ends. */
+#include "core/reactor.h"
 #include "sim/storm.h"
 
 #include <errno.h>
@@ -359,6 +360,45 @@ static size_t echo(struct storm *s, struct session *x, const unsigned char *data
     return done;
 }
 
+/* ---- leases: the bytes stay what they were ---- */
+
+static void keepsake_end(struct storm *s, struct keepsake *k) {
+    size_t size = 0;
+    const unsigned char *data = kr_lease_data(s->r, k->lease, &size);
+    MUST(data && size == k->size);
+    for (size_t i = 0; i < size; i++)
+        MUST(data[i] == stream_byte(k->id, k->at + i));
+    MUST(kr_lease_return(s->r, k->lease) == 0);
+    MUST(kr_lease_return(s->r, k->lease) == -ESTALE);
+    k->live = false;
+}
+
+void server_return_leases(struct storm *s) {
+    for (unsigned i = 0; i < LEASES_MAX; i++) {
+        if (s->keepsakes[i].live)
+            keepsake_end(s, &s->keepsakes[i]);
+    }
+}
+
+/* One is taken, or given back if its place is taken. */
+static void lease_act(struct storm *s, struct session *x, const unsigned char *data, size_t size) {
+    struct keepsake *k = &s->keepsakes[below(s, LEASES_MAX)];
+    if (k->live) {
+        keepsake_end(s, k);
+        return;
+    }
+    if (x->consumed < 4)
+        return;
+    size_t skip = below(s, size);
+    *k = (struct keepsake){.id = x->id, .at = x->consumed + skip, .size = some(s, size - skip)};
+    uint64_t held = s->r->bufs.held;
+    int rc = kr_lease_take(s->r, x->conn, data + skip, k->size, &k->lease);
+    MUST(rc == 0 || (rc == -ENOMEM && s->refuse));
+    k->live = rc == 0;
+    if (rc == 0)
+        mark(s, s->r->bufs.held > held ? MARK_leased : MARK_leased_a_copy);
+}
+
 static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *bytes, size_t size) {
     (void)r;
     struct session *x = user;
@@ -369,6 +409,8 @@ static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void
     if (size > x->shown && x->shown)
         mark(s, MARK_kept);
     check(x, data, size);
+    if (likely(s, s->scenario->lease))
+        lease_act(s, x, data, size);
     bool early = likely(s, 512);
     if (early)
         server_act(s, x, MARK_close_in_data);

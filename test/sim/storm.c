@@ -263,6 +263,7 @@ static void rest(struct storm *s, unsigned *idle) {
         if (!turn(s, idle))
             return;
     }
+    server_return_leases(s);
     clients_check(s);
     struct kr_stats now;
     kr_stats_read(s->r, &now, sizeof now);

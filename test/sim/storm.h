@@ -14,6 +14,7 @@
 
 #define CLIENTS_MAX 48
 #define TIMERS_MAX 12
+#define LEASES_MAX 24
 #define LISTENERS_MAX 3
 #define CONNS_MAX 512
 #define PORT 7
@@ -25,7 +26,7 @@ struct scenario {
     unsigned bytes;        /* that each sends, at most */
     bool messages;         /* the server consumes whole messages only */
     bool slow;             /* clients read little, and caps are low */
-    unsigned close, pause, timers, posts, idle, churn, hoard; /* what the server's callbacks do */
+    unsigned close, pause, timers, posts, idle, churn, hoard, lease; /* what the server's callbacks do */
     unsigned rude, lazy;   /* clients that go early; clients that rest */
     unsigned no_memory;    /* the allocator refuses */
     unsigned free_early;   /* the reactor is freed in the middle */
@@ -80,6 +81,8 @@ const struct scenario *scenario_named(const char *name);
     X(timer_restarted)                                                                             \
     X(timer_stopped)                                                                               \
     X(freed_early)                                                                                 \
+    X(leased)                                                                                      \
+    X(leased_a_copy)                                                                               \
     X(lost_completions)                                                                            \
     X(refused_at_start)
 
@@ -123,6 +126,15 @@ struct beat {
     uint64_t started_in_turn;
 };
 
+/* Received bytes kept, and what they must be. */
+struct keepsake {
+    kr_lease lease;
+    bool live;
+    uint32_t id;
+    uint64_t at;
+    size_t size;
+};
+
 /* For a buffer, while bytes are there. */
 struct wait {
     uint64_t since; /* storm.feeds at the time */
@@ -146,6 +158,7 @@ struct storm {
     struct client clients[CLIENTS_MAX];
     unsigned client_count, over;
     struct beat beats[TIMERS_MAX];
+    struct keepsake keepsakes[LEASES_MAX];
     uintptr_t posts_made, posts_ran;
     uint64_t turn, moves;
     bool ending, in_callback;
@@ -193,6 +206,7 @@ unsigned char stream_byte(uint32_t id, uint64_t at);
 /* server.c */
 void server_listen(struct storm *s, unsigned i);
 void server_act(struct storm *s, struct session *self, enum mark closing);
+void server_return_leases(struct storm *s);
 void server_check_beats(struct storm *s, int64_t since);
 void server_post(struct kr_sim *sim, void *arg);
 
