@@ -1,4 +1,6 @@
-/* One request: from its SQE to its last completion. */
+/* One request: from its SQE to its last completion, and what all verbs have in common. Each verb stands
+ * in a file of its own or in that of its family: poll.c, accept.c, recv.c, send.c, connect.c, table.c,
+ * cancel.c; request.c has their list. */
 #ifndef KR_KERNEL_SIM_REQUEST_H
 #define KR_KERNEL_SIM_REQUEST_H
 
@@ -15,6 +17,7 @@ struct kr__sim_request {
     struct kr__link waiting; /* on its file's list */
     struct kr__link queued;  /* on its ring's list of work, then of ended requests */
     struct kr__sim_ring *ring;
+    const struct kr__sim_verb *verb;
     struct kr__sim_file *file; /* a reference, held until its end: an armed request pins the file */
     struct io_uring_sqe sqe;
     unsigned waits_for;
@@ -28,6 +31,19 @@ struct kr__sim_request {
     size_t size, done;
 };
 
+/* What a verb does. `check` (NULL: nothing) is its prep: 0, or what the request completes with; `start`
+ * (NULL: as `run`) its first turn, `run` each later one; `cancel` (NULL: -ECANCELED) ends it. */
+struct kr__sim_verb {
+    bool needs_file;
+    int (*check)(struct kr__sim_request *req);
+    void (*start)(struct kr__sim_request *req);
+    void (*run)(struct kr__sim_request *req);
+    void (*cancel)(struct kr__sim_request *req);
+};
+
+extern const struct kr__sim_verb kr__sim_nop, kr__sim_poll, kr__sim_accept, kr__sim_recv, kr__sim_send,
+    kr__sim_connect, kr__sim_close, kr__sim_update, kr__sim_cancel;
+
 /* Makes and issues a request. */
 void kr__sim_request_start(struct kr__sim_ring *ring, const struct io_uring_sqe *sqe);
 
@@ -36,6 +52,14 @@ void kr__sim_request_run(struct kr__sim_request *req);
 
 /* Its completion has been posted, or its ring is no more. */
 void kr__sim_request_free(struct kr__sim_request *req);
+
+/* It waits no more, and completes with `res`. */
+void kr__sim_end(struct kr__sim_request *req, int64_t res, uint32_t flags);
+
+/* It waits until its file is ready for `what`; if it is already, its next turn is queued. */
+void kr__sim_wait(struct kr__sim_request *req, unsigned what);
+
+bool kr__sim_is_ready(const struct kr__sim_file *file, unsigned what);
 
 /* `file` is ready for `what`: those who wait for that have their turn later, as work of their task. */
 void kr__sim_wake(struct kr__sim_file *file, unsigned what);

@@ -142,6 +142,14 @@ void kr__sim_stream_cut(struct kr__sim_file *file, int error) {
         die(other, error);
 }
 
+/* The network may end a connection at any time that somebody looks at it. */
+void kr__sim_stream_weather(struct kr__sim_file *file) {
+    if (kr__sim_chance(file->sim, KR_SIM_NET_TIMEOUT))
+        kr__sim_stream_cut(file, ETIMEDOUT);
+    if (kr__sim_chance(file->sim, KR_SIM_NET_RESET))
+        kr__sim_stream_cut(file, ECONNRESET);
+}
+
 void kr__sim_stream_close(struct kr__sim_file *file) {
     struct kr__sim_stream *s = &file->stream;
     if (s->size && !s->dead && s->other)

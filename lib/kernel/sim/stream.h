@@ -24,6 +24,9 @@ void kr__sim_stream_reset(struct kr__sim_file *file);
 /* The network ends it for both, with `error`. */
 void kr__sim_stream_cut(struct kr__sim_file *file, int error);
 
+/* As the fault weights have it, the network ends it now. For whoever looks at a connection. */
+void kr__sim_stream_weather(struct kr__sim_file *file);
+
 /* The last reference is gone. Only kr__sim_file_unref calls it. */
 void kr__sim_stream_close(struct kr__sim_file *file);
 

@@ -2,8 +2,9 @@
  *
  * The reactor gets `door`, which is the first member, so each function of the door finds its world. The
  * rooms of the simulated kernel: file.h (what a descriptor leads to), stream.h (an end of a TCP
- * connection), bufs.h (the provided buffer ring), request.h (one request), ring.h (the queues), door.c
- * (the system calls), peer.h (clients). Rules of the kernel carry their source where they are followed. */
+ * connection), bufs.h (the provided buffer ring), request.h (one request, and the verbs), ring.h (the
+ * queues), door.c (the system calls), peer.h (clients). Rules of the kernel carry their source where they
+ * are followed. */
 #ifndef KR_KERNEL_SIM_WORLD_H
 #define KR_KERNEL_SIM_WORLD_H
 
