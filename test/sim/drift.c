@@ -4,6 +4,7 @@
  * simulation would then believe something that is not so. (What only the simulation shows is fine: it is
  * to be worse than life.) */
 #include "harness/tap.h"
+#include "sim/far.h"
 #include "sim/storm.h"
 
 #include "core/reactor.h"
@@ -13,7 +14,6 @@
 #include "reactor.h"
 #include "ring/tag.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #define MS INT64_C(1000000)
@@ -118,9 +118,7 @@ struct rig {
     kr_listener listener;
     struct kr_listen_opts opts;
     uint16_t port;
-    int fds[FARS_MAX];
-    kr_sim_peer peers[FARS_MAX];
-    bool open[FARS_MAX];
+    struct far fars[FARS_MAX];
     /* what the server does */
     bool hoards, pauses, floods, keeps;
     int close_at_open; /* an enum kr_close, or -1 */
@@ -134,66 +132,6 @@ static void turns(struct rig *rig) {
         quiet = rc ? 0 : quiet + 1;
         CHECK_GT(tap_remaining_ns(), 0);
     }
-}
-
-/* The far ends are of the reactor's own thread: with COOP_TASKRUN each of their system calls is a moment at
- * which the real kernel may post completions, so it is one for the simulated kernel, too. */
-static void transition(const struct rig *rig) {
-    if (rig->sim)
-        rig->sim->door.clock(&rig->sim->door);
-}
-
-static void far_connect(struct rig *rig, unsigned i) {
-    rig->open[i] = true;
-    if (rig->sim) {
-        CHECK_OK(kr_sim_connect(rig->sim, &rig->peers[i], rig->port));
-        CHECK_OK(kr_sim_window(rig->sim, rig->peers[i], 4 << 20, 65536)); /* about loopback's own */
-        return;
-    }
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(rig->port),
-                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    rig->fds[i] = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    CHECK_SYS(connect(rig->fds[i], (struct sockaddr *)&to, sizeof to));
-    CHECK_SYS(fcntl(rig->fds[i], F_SETFL, O_NONBLOCK));
-}
-
-static void far_send(struct rig *rig, unsigned i, size_t size) {
-    static const char bytes[65536];
-    CHECK_LE(size, sizeof bytes);
-    transition(rig);
-    if (rig->sim)
-        kr_sim_send(rig->sim, rig->peers[i], bytes, size);
-    else
-        (void)!send(rig->fds[i], bytes, size, MSG_NOSIGNAL);
-}
-
-static void far_read_all(struct rig *rig, unsigned i) {
-    static char bytes[65536];
-    if (rig->sim)
-        while (kr_sim_recv(rig->sim, rig->peers[i], bytes, sizeof bytes) > 0) {}
-    else
-        while (recv(rig->fds[i], bytes, sizeof bytes, 0) > 0) {}
-}
-
-static void far_shutdown(struct rig *rig, unsigned i) {
-    transition(rig);
-    if (rig->sim)
-        CHECK_OK(kr_sim_shutdown(rig->sim, rig->peers[i]));
-    else
-        CHECK_SYS(shutdown(rig->fds[i], SHUT_WR));
-}
-
-static void far_end(struct rig *rig, unsigned i, bool reset) {
-    transition(rig);
-    rig->open[i] = false;
-    if (rig->sim) {
-        CHECK_OK(reset ? kr_sim_reset(rig->sim, rig->peers[i]) : kr_sim_close(rig->sim, rig->peers[i]));
-        return;
-    }
-    struct linger linger = {.l_onoff = 1};
-    if (reset)
-        CHECK_SYS(setsockopt(rig->fds[i], SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
-    CHECK_SYS(close(rig->fds[i]));
 }
 
 /* ---- the server ---- */
@@ -235,8 +173,8 @@ static void rig_listen(struct rig *rig) {
 
 static void rig_end(struct rig *rig) {
     for (unsigned i = 0; i < FARS_MAX; i++) {
-        if (rig->open[i])
-            far_end(rig, i, false);
+        if (rig->fars[i].open)
+            far_end(&rig->fars[i], false);
     }
     turns(rig);
     CHECK_OK(kr_reactor_free(rig->r));
@@ -246,59 +184,59 @@ static void rig_end(struct rig *rig) {
 
 static void crowd(struct rig *rig, unsigned count, size_t size) {
     for (unsigned i = 0; i < count; i++)
-        far_connect(rig, i);
+        far_connect(&rig->fars[i], rig->sim, rig->port);
     turns(rig);
     for (unsigned i = 0; size && i < count; i++)
-        far_send(rig, i, size);
+        far_send(&rig->fars[i], size);
     turns(rig);
 }
 
 static void script_echo(struct rig *rig) {
     crowd(rig, 3, 100);
-    far_send(rig, 0, 5000);
+    far_send(&rig->fars[0], 5000);
     turns(rig);
-    far_read_all(rig, 0);
-    far_shutdown(rig, 0);
+    far_read(&rig->fars[0]);
+    far_shutdown(&rig->fars[0]);
     turns(rig);
 }
 
 static void script_early(struct rig *rig) {
-    far_connect(rig, 0);
-    far_send(rig, 0, 10);
-    far_shutdown(rig, 0);
-    far_connect(rig, 1);
-    far_end(rig, 1, false);
-    far_connect(rig, 2);
-    far_send(rig, 2, 10);
-    far_end(rig, 2, true);
-    far_connect(rig, 3);
-    far_end(rig, 3, true);
+    far_connect(&rig->fars[0], rig->sim, rig->port);
+    far_send(&rig->fars[0], 10);
+    far_shutdown(&rig->fars[0]);
+    far_connect(&rig->fars[1], rig->sim, rig->port);
+    far_end(&rig->fars[1], false);
+    far_connect(&rig->fars[2], rig->sim, rig->port);
+    far_send(&rig->fars[2], 10);
+    far_end(&rig->fars[2], true);
+    far_connect(&rig->fars[3], rig->sim, rig->port);
+    far_end(&rig->fars[3], true);
     turns(rig);
 }
 
 static void script_reset(struct rig *rig) {
     crowd(rig, 3, 0);
-    far_end(rig, 0, true);
-    far_send(rig, 1, 50);
-    far_end(rig, 1, true);
+    far_end(&rig->fars[0], true);
+    far_send(&rig->fars[1], 50);
+    far_end(&rig->fars[1], true);
     turns(rig);
-    far_send(rig, 2, 3000);
+    far_send(&rig->fars[2], 3000);
     turns(rig);
-    far_end(rig, 2, false); /* unread bytes: RST */
+    far_end(&rig->fars[2], false); /* unread bytes: RST */
     turns(rig);
 }
 
 static void script_half(struct rig *rig) {
     rig->keeps = true;
     crowd(rig, 3, 50);
-    far_shutdown(rig, 0);
-    far_end(rig, 1, false);
+    far_shutdown(&rig->fars[0]);
+    far_end(&rig->fars[1], false);
     turns(rig);
     kr_conn_send(rig->r, rig->last, "late", 4);
     turns(rig);
-    far_shutdown(rig, 2);
+    far_shutdown(&rig->fars[2]);
     turns(rig);
-    far_end(rig, 2, true);
+    far_end(&rig->fars[2], true);
     kr_conn_send(rig->r, rig->last, "late", 4);
     turns(rig);
     kr_conn_close(rig->r, rig->last, KR_CLOSE_NOW);
@@ -309,11 +247,11 @@ static void script_flood(struct rig *rig) {
     rig->floods = true;
     crowd(rig, 4, 0);
     for (unsigned i = 0; i < 6; i++) {
-        far_read_all(rig, 0);
+        far_read(&rig->fars[0]);
         turns(rig);
     }
-    far_end(rig, 1, true);
-    far_end(rig, 2, false);
+    far_end(&rig->fars[1], true);
+    far_end(&rig->fars[2], false);
     turns(rig);
     kr_conn_close(rig->r, rig->last, KR_CLOSE_NOW); /* half sent */
     turns(rig);
@@ -345,15 +283,15 @@ static void script_close_armed(struct rig *rig) {
 static void script_starve(struct rig *rig) {
     crowd(rig, 12, 3000);
     for (unsigned i = 0; i < 12; i++)
-        far_read_all(rig, i);
+        far_read(&rig->fars[i]);
     turns(rig);
 }
 
 static void script_many_pieces(struct rig *rig) {
     crowd(rig, 1, 0);
-    far_send(rig, 0, 60000);
+    far_send(&rig->fars[0], 60000);
     turns(rig);
-    far_read_all(rig, 0);
+    far_read(&rig->fars[0]);
     turns(rig);
 }
 
@@ -364,28 +302,28 @@ static void script_pause(struct rig *rig) {
     turns(rig);
     kr_conn_pause(rig->r, rig->last);
     turns(rig);
-    far_send(rig, 1, 100);
+    far_send(&rig->fars[1], 100);
     kr_conn_resume(rig->r, rig->last);
     turns(rig);
 }
 
 static void script_overflow(struct rig *rig) {
     for (unsigned i = 0; i < 24; i++)
-        far_connect(rig, i);
+        far_connect(&rig->fars[i], rig->sim, rig->port);
     turns(rig);
     for (unsigned i = 0; i < 24; i++) {
-        far_send(rig, i, 100);
-        far_shutdown(rig, i);
+        far_send(&rig->fars[i], 100);
+        far_shutdown(&rig->fars[i]);
     }
     turns(rig);
 }
 
 static void script_tight(struct rig *rig) {
     for (unsigned i = 0; i < 8; i++)
-        far_connect(rig, i);
+        far_connect(&rig->fars[i], rig->sim, rig->port);
     turns(rig);
     for (unsigned i = 0; i < 8; i++) {
-        far_end(rig, i, false);
+        far_end(&rig->fars[i], false);
         turns(rig);
     }
 }
@@ -394,7 +332,7 @@ static void script_listener(struct rig *rig) {
     crowd(rig, 2, 10);
     CHECK_OK(kr_listener_pause(rig->r, rig->listener));
     turns(rig);
-    far_connect(rig, 2);
+    far_connect(&rig->fars[2], rig->sim, rig->port);
     turns(rig);
     CHECK_OK(kr_listener_resume(rig->r, rig->listener));
     turns(rig);
