@@ -74,6 +74,18 @@ void kr__conn_hold(struct kr_reactor *r, struct kr__conn *c) {
     kr__link_off(&c->wait);
 }
 
+void kr__conn_block(struct kr_reactor *r, struct kr__conn *c) {
+    c->blocked = true;
+    kr__conn_hold(r, c);
+}
+
+void kr__conn_grew(struct kr_reactor *r, struct kr__conn *c, size_t size) {
+    c->queued += (uint32_t)size;
+    if (c->queued > kr__conn_opts(c)->send_high)
+        kr__conn_block(r, c);
+    kr__conn_dirty(r, c);
+}
+
 /* No more than what is in flight keeps it now. */
 static void conn_join(struct kr_reactor *r, struct kr__conn *c) {
     kr__conn_hold(r, c);

@@ -144,6 +144,12 @@ void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d);
 /* Gives back the list of pieces of a send, if there is one. */
 void kr__conn_vector_put(struct kr_reactor *r, struct kr__conn *c);
 
+/* So many bytes were added to its queue. */
+void kr__conn_grew(struct kr_reactor *r, struct kr__conn *c, size_t size);
+
+/* Reading stops until the queue is down to send_low. */
+void kr__conn_block(struct kr_reactor *r, struct kr__conn *c);
+
 /* To be looked at by the loop's arming phase. */
 void kr__conn_dirty(struct kr_reactor *r, struct kr__conn *c);
 

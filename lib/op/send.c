@@ -76,12 +76,6 @@ void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
     kr__conn_end(r, c, KR_CLOSE_NOW, how->res, KR_WHY_ERROR);
 }
 
-/* Reading stops until the queue is down to send_low. */
-static void block(struct kr_reactor *r, struct kr__conn *c) {
-    c->blocked = true;
-    kr__conn_hold(r, c);
-}
-
 /* Whether `size` more bytes may be queued. A refusal counts as a rise above send_high, so that a caller
  * who then consumes nothing is shown the same bytes again when there is room. */
 static int admit(struct kr_reactor *r, struct kr__conn *c, size_t size) {
@@ -90,15 +84,8 @@ static int admit(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     if (size <= kr__conn_opts(c)->send_cap - c->queued)
         return 0;
     if (c->queued)
-        block(r, c);
+        kr__conn_block(r, c);
     return -ENOBUFS;
-}
-
-static void queued(struct kr_reactor *r, struct kr__conn *c, size_t size) {
-    c->queued += (uint32_t)size;
-    if (c->queued > kr__conn_opts(c)->send_high)
-        block(r, c);
-    kr__conn_dirty(r, c);
 }
 
 static int queue_pieces(struct kr_reactor *r, struct kr__conn *c, const struct iovec *iov, int count,
@@ -116,7 +103,7 @@ static int queue_pieces(struct kr_reactor *r, struct kr__conn *c, const struct i
         kr__count(&r->stats.bytes_copied, rc == 0 ? total : 0);
     }
     if (rc == 0)
-        queued(r, c, total);
+        kr__conn_grew(r, c, total);
     return rc;
 }
 
@@ -181,7 +168,7 @@ int kr_conn_commit(struct kr_reactor *r, kr_conn conn, size_t size) {
     r->reservation = (struct kr__reservation){0};
     kr__count(&r->stats.bytes_copied, size);
     if (size)
-        queued(r, c, size);
+        kr__conn_grew(r, c, size);
     return 0;
 }
 
