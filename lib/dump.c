@@ -75,9 +75,9 @@ static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr
     bool stuck = !listed && !r->in_turn && !kr__conn_moves(r, c);
     put(d, " queued %u held %u kept %u quiet_ms %lld", c->queued, c->held, c->kept_size,
         (long long)((r->now - c->touched) / 1000000));
-    put(d, "%s%s%s%s%s%s%s\n", c->paused ? " paused" : "", c->blocked ? " blocked" : "",
-        c->parked ? " parked" : "", c->eof ? " eof" : "", c->reset ? " reset" : "",
-        c->successor ? " successor" : "", stuck ? " STUCK" : "");
+    put(d, "%s%s%s%s%s%s%s%s\n", c->paused ? " paused" : "", c->blocked ? " blocked" : "",
+        c->parked ? " parked" : "", c->eof ? " eof" : "", c->fin ? " fin" : c->half ? " half" : "",
+        c->reset ? " reset" : "", c->successor ? " successor" : "", stuck ? " STUCK" : "");
 }
 
 static void put_listener(struct dump *d, const struct kr__listener *l) {

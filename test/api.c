@@ -283,6 +283,7 @@ TEST(no_reactor_is_refused) {
     CHECK_ERR(kr_conn_commit(NULL, conn, 0), EINVAL);
     CHECK_ERR(kr_conn_pause(NULL, conn), EINVAL);
     CHECK_ERR(kr_conn_resume(NULL, conn), EINVAL);
+    CHECK_ERR(kr_conn_shutdown(NULL, conn), EINVAL);
     CHECK_ERR(kr_conn_close(NULL, conn, KR_CLOSE_NOW), EINVAL);
     CHECK_ERR(kr_conn_peer(NULL, conn, &addr), EINVAL);
     CHECK_ERR(kr_conn_local(NULL, conn, &addr), EINVAL);
@@ -473,6 +474,7 @@ static void check_stale_conn(struct kr_reactor *r, kr_conn c) {
     CHECK_ERR(kr_conn_commit(r, c, 0), ESTALE);
     CHECK_ERR(kr_conn_pause(r, c), ESTALE);
     CHECK_ERR(kr_conn_resume(r, c), ESTALE);
+    CHECK_ERR(kr_conn_shutdown(r, c), ESTALE);
     CHECK_ERR(kr_conn_close(r, c, KR_CLOSE_RESET), ESTALE);
     CHECK_ERR(kr_conn_peer(r, c, &addr), ESTALE);
     CHECK_ERR(kr_conn_local(r, c, &addr), ESTALE);
@@ -879,6 +881,7 @@ TEST_EACH(no_call_runs_a_callback) {
     CHECK_OK(kr_conn_pause(p.r, c));
     CHECK_OK(kr_conn_resume(p.r, c));
     CHECK_OK(kr_conn_idle(p.r, c, 1));
+    CHECK_OK(kr_conn_shutdown(p.r, c));
     CHECK_OK(kr_listener_pause(p.r, p.listener));
     CHECK_OK(kr_listener_resume(p.r, p.listener));
     CHECK_OK(kr_conn_close(p.r, c, KR_CLOSE_FLUSH));

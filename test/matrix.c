@@ -41,8 +41,8 @@
 struct world {
     struct kr__kernel kernel; /* first: the functions are given a pointer to it */
     struct kr_reactor *r;
-    uint16_t steal;  /* the verbs whose requests are stolen */
-    uint16_t inject; /* those whose next request completes with `injected` */
+    uint32_t steal;  /* the verbs whose requests are stolen */
+    uint32_t inject; /* those whose next request completes with `injected` */
     int32_t injected;
     unsigned injections;
     uint64_t thefts[THEFTS];
@@ -86,14 +86,14 @@ static void take(struct world *w, struct io_uring_sqe *sqe) {
     sqe->user_data = user_data;
 }
 
-static void inject(struct world *w, struct io_uring_sqe *sqe, uint16_t verb) {
+static void inject(struct world *w, struct io_uring_sqe *sqe, uint32_t verb) {
     uint64_t user_data = sqe->user_data;
     memset(sqe, 0, sizeof *sqe);
     sqe->opcode = IORING_OP_NOP;
     sqe->rw_flags = KR__NOP_INJECT_RESULT;
     sqe->len = (uint32_t)w->injected;
     sqe->user_data = user_data;
-    w->inject &= (uint16_t)~verb;
+    w->inject &= ~verb;
     w->injections++;
 }
 
@@ -115,7 +115,7 @@ static uint64_t swallow_cancel(struct world *w, struct io_uring_sqe *sqe) {
 static uint64_t pass(struct world *w, struct io_uring_sqe *sqe) {
     if (sqe->opcode == IORING_OP_NOP) /* ours already, or the test's own, with any tag */
         return 0;
-    uint16_t verb = (uint16_t)(1u << kr__tag_unpack(sqe->user_data).op);
+    uint32_t verb = 1u << kr__tag_unpack(sqe->user_data).op;
     if (sqe->opcode == IORING_OP_ASYNC_CANCEL)
         return swallow_cancel(w, sqe);
     if (w->inject & verb)
@@ -262,7 +262,7 @@ static struct kr_listen_opts opts_of(enum accepting accepting) {
 }
 
 /* A listener, no client yet. Of one world at a time. */
-static struct world *world_begin(enum accepting accepting, uint16_t steal) {
+static struct world *world_begin(enum accepting accepting, uint32_t steal) {
     static struct world world;
     struct world *w = &world;
     *w = (struct world){.kernel = kr__linux, .steal = steal};
@@ -749,6 +749,65 @@ TEST_EACH(send_that_is_short_through_the_ring) {
     }
 }
 
+/* ---- shutdown ---- */
+
+/* man shutdown; -ECANCELED when no worker could be made (io_uring/io-wq.c). */
+static const int shutdown_errors[] = {EAGAIN, EBADF,  ECANCELED, EINTR,   EINVAL,
+                                      EIO,    ENOMEM, ENOTCONN,  ENOTSOCK, EOPNOTSUPP};
+
+/* A connection in that state, whose shutdown is in flight. */
+static struct world *shutdown_begin(enum conn_state state, int32_t res) {
+    cell_begin("shutdown", conn_states[state], res, 0);
+    struct world *w = world_begin(BY_MULTISHOT, KR__SET(shutdown));
+    connect_client(w);
+    CHECK_OK(kr_conn_shutdown(w->r, w->conn));
+    await_stolen(w, KR__VERB_shutdown, slot_of(w->conn));
+    if (state == PAUSED)
+        CHECK_OK(kr_conn_pause(w->r, w->conn));
+    else if (state == JOINING)
+        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
+    test_step(w->r, "a turn with the shutdown in flight");
+    CHECK_EQ(w->closes, 0u); /* however long it takes, it is waited for, and not cancelled */
+    CHECK(stolen(w, KR__VERB_shutdown, slot_of(w->conn)));
+    return w;
+}
+
+/* Ours: done, this side has ended, reading goes on, and no other shutdown is made. */
+TEST_EACH(shutdown_done) {
+    for (int state = OPEN; state < CONN_STATES; state++) {
+        struct world *w = shutdown_begin((enum conn_state)state, 0);
+        complete(w, KR__VERB_shutdown, slot_of(w->conn), 0, 0);
+        if (state == JOINING) {
+            check_ended(w, 0, KR_WHY_LOCAL);
+            world_end(w);
+            continue;
+        }
+        if (state == PAUSED)
+            CHECK_OK(kr_conn_resume(w->r, w->conn));
+        test_send(w->r, w->fd, HELLO, HELLO_SIZE);
+        TEST_UNTIL(w->r, w->got == HELLO_SIZE);
+        CHECK(!stolen(w, KR__VERB_shutdown, slot_of(w->conn)));
+        end_conn(w);
+        world_end(w);
+    }
+}
+
+/* Ours: an error ends the connection, since its peer would wait for the end for ever; one that is
+ * ending already it does not change. */
+TEST_EACH(shutdown_errors) {
+    for (size_t i = 0; i < COUNT(shutdown_errors) * CONN_STATES; i++) {
+        int error = -shutdown_errors[i % COUNT(shutdown_errors)];
+        enum conn_state state = (enum conn_state)(i / COUNT(shutdown_errors));
+        struct world *w = shutdown_begin(state, error);
+        complete(w, KR__VERB_shutdown, slot_of(w->conn), error, 0);
+        if (state == JOINING)
+            check_ended(w, 0, KR_WHY_LOCAL);
+        else
+            check_ended(w, error, KR_WHY_ERROR);
+        world_end(w);
+    }
+}
+
 /* ---- reset and close ---- */
 
 /* man connect; and what a socket says that its peer has reset already. */
@@ -850,7 +909,7 @@ static const char *const listener_states[] = {"open", "paused", "closing"};
 static struct world *accept_begin(const struct accept_kind *kind, enum listener_state state,
                                   int32_t res, uint32_t flags) {
     cell_begin(kind->name, listener_states[state], res, flags);
-    struct world *w = world_begin(kind->accepting, (uint16_t)(1u << kind->verb));
+    struct world *w = world_begin(kind->accepting, 1u << kind->verb);
     w->fd = -1;
     if (kind->verb == KR__VERB_accept_one || kind->verb == KR__VERB_accept_fd)
         w->fd = test_connect(w->port);
@@ -1219,7 +1278,8 @@ enum {
             2 * CONN_STATES + COUNT(recv_sizes) * COUNT(recv_flags) * CONN_STATES +
             COUNT(eof_flags) * CONN_STATES + COUNT(recv_passing_ring) +
             COUNT(send_errors) * (SEND_STATES + 1) + COUNT(send_passing) * SEND_STATES +
-            DIGITS * 2 * SEND_STATES + DIGITS + COUNT(reset_results) + 2 * COUNT(close_results) +
+            DIGITS * 2 * SEND_STATES + DIGITS + (COUNT(shutdown_errors) + 1) * CONN_STATES +
+            COUNT(reset_results) + 2 * COUNT(close_results) +
             (COUNT(client_errors) + COUNT(own_errors) + 1) * COUNT(accept_kinds) * LISTENER_STATES +
             2 * (COUNT(client_errors) + COUNT(own_errors)) + COUNT(accept_flags) * LISTENER_STATES +
             COUNT(poll_results) * LISTENER_STATES + LISTENER_STATES +
@@ -1234,7 +1294,7 @@ int main(int argc, char **argv) {
         mmap(NULL, sizeof *cells_run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (cells_run == MAP_FAILED)
         return 1;
-    int rc = tap_main("matrix", 136, argc, argv);
+    int rc = tap_main("matrix", 144, argc, argv);
     if (*cells_run)
         printf("# %lld cells, %d of them different\n", (long long)*cells_run, CELLS);
     return rc;

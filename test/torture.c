@@ -636,6 +636,37 @@ SCENARIO(close_with_reset, 3) {
     close_in_manner(w, KR_CLOSE_RESET, 0, ECONNRESET);
 }
 
+static size_t data_half(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
+    struct world *w = user;
+    static const char bytes[5000];
+    (void)data;
+    if (!w->seen)
+        sent(r, conn, w, kr_conn_send(r, conn, bytes, sizeof bytes));
+    w->seen += size;
+    int rc = kr_conn_shutdown(r, conn);
+    CHECK(rc == 0 || rc == -EPIPE);
+    return size;
+}
+
+static const struct kr_conn_ops half_ops = {
+    .on_open = world_open, .on_data = data_half, .on_close = world_close};
+
+/* Ours: this side ends, the other one goes on, and ends. */
+SCENARIO(half_and_half, 3) {
+    if (!listens(w, NULL, &half_ops))
+        return;
+    int fd = test_connect(w->port);
+    CHECK_EQ(test_send_some(fd, "x", 1), 1);
+    size_t got;
+    int end = test_recv_end(w->r, fd, &got);
+    CHECK((end == 0 && got == 5000) || !whole(w));
+    test_send_some(fd, "yz", 2);
+    test_close(fd);
+    TEST_UNTIL(w->r, test_stats(w->r).conns == 0);
+    CHECK(w->seen == 3 || !whole(w));
+}
+
 static void open_close(struct kr_reactor *r, kr_conn conn, void *user) {
     world_open(r, conn, user);
     sent(r, conn, user, kr_conn_send(r, conn, "bye", 3));
@@ -911,7 +942,7 @@ int main(int argc, char **argv) {
         mmap(NULL, sizeof *points_run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (points_run == MAP_FAILED)
         return 1;
-    int rc = tap_main("torture", 132, argc, argv);
+    int rc = tap_main("torture", 136, argc, argv);
     if (*points_run)
         printf("# %lld points at which memory was refused\n", (long long)*points_run);
     return rc;

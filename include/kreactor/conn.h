@@ -36,8 +36,8 @@ struct kr_conn_ops {
      * kr_conn_send, consume nothing: that is the whole of back-pressure. */
     size_t (*on_data)(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size);
 
-    /* The peer ended its side; no on_data follows. Sending is still possible. Unconsumed bytes are
-     * dropped after it. NULL: as if it called kr_conn_close(KR_CLOSE_FLUSH), with KR_WHY_PEER. */
+    /* The peer ended its side; no on_data follows. Sending is still possible, and the connection stays
+     * until it is closed. Unconsumed bytes are dropped after it. NULL: as if it called kr_conn_close(KR_CLOSE_FLUSH), with KR_WHY_PEER. */
     void (*on_eof)(struct kr_reactor *r, kr_conn conn, void *user);
 
     /* After more than send_high bytes were queued, send_low or fewer are. Once for each such rise. */
@@ -84,7 +84,7 @@ KR_API void kr_conn_opts_init(struct kr_conn_opts *opts);
  * size 0 does nothing. Legal in on_open, on_data, on_eof, on_drain, on_timeout, timers, posts.
  *
  * Errors, with nothing taken: -ENOBUFS when more than send_cap bytes would be queued; -EPIPE once the
- * connection is being closed, by either side; -ENOMEM. */
+ * connection is being closed, by either side, and after kr_conn_shutdown; -ENOMEM. */
 KR_API int kr_conn_send(struct kr_reactor *r, kr_conn conn, const void *data, size_t size);
 
 /* kr_conn_send of `count` pieces (0 to 1024) as if they were one; `iov` and the bytes are borrowed for
@@ -110,6 +110,16 @@ KR_API size_t kr_conn_queued(const struct kr_reactor *r, kr_conn conn);
  * connection is being closed. */
 KR_API int kr_conn_pause(struct kr_reactor *r, kr_conn conn);
 KR_API int kr_conn_resume(struct kr_reactor *r, kr_conn conn);
+
+/* Ends this side: when what is queued has been sent the peer sees the end of the stream (FIN). Sends
+ * answer -EPIPE from now on; reading goes on as before, on_eof included. With both sides ended the
+ * connection stays, without any request in flight, until it is closed; without on_eof it closes itself at
+ * the end of the peer, as ever. A second call changes nothing and returns 0. Should the kernel refuse (the
+ * peer has reset already), the connection ends with its error.
+ *
+ * The kernel does this in a worker thread of its own (io_uring/net.c), which costs more than a close: to
+ * end a connection as a whole, close it. -EPIPE once the connection is being closed. */
+KR_API int kr_conn_shutdown(struct kr_reactor *r, kr_conn conn);
 
 /* Ends the connection in the given manner. on_close runs in a later turn, when the kernel has let go;
  * until then no other callback of this connection runs. A closing connection may be closed again in a

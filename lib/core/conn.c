@@ -17,6 +17,8 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
             desired |= KR__SET(recv);
         if (c->queued)
             desired |= KR__SET(send);
+        else if (c->half && !c->fin)
+            desired |= KR__SET(shutdown);
         break;
     case KR__CONN_DRAINING:
         desired |= KR__SET(send);
@@ -141,6 +143,8 @@ bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {
         if (c->blocked)
             return armed & KR__SET(send);
         if (c->queued && !(armed & KR__SET(send)))
+            return false;
+        if (!c->queued && c->half && !c->fin && !(armed & KR__SET(shutdown)))
             return false;
         if (c->parked)
             return !kr__bufs_some(&r->bufs);

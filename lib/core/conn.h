@@ -40,6 +40,8 @@ struct kr__conn {
     bool reset : 1;     /* a RESET is owed before the CLOSE */
     bool promised : 1;  /* has a place in the timers' heap */
     bool hungry : 1;    /* was unparked and has received nothing since: waits in front */
+    bool half : 1;      /* this side is to end when the queue is sent; no more is taken */
+    bool fin : 1;       /* this side has ended */
     int16_t error;      /* for on_close; the kernel's reach to -4095 */
     uint16_t held;      /* receive buffers that its queue and its leases hold */
 
@@ -143,6 +145,11 @@ void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d);
 
 /* Gives back the list of pieces of a send, if there is one. */
 void kr__conn_vector_put(struct kr_reactor *r, struct kr__conn *c);
+
+/* True while bytes may be added to its queue. */
+static inline bool kr__conn_takes(const struct kr__conn *c) {
+    return c->state == KR__CONN_OPEN && !c->half;
+}
 
 /* So many bytes were added to its queue. */
 void kr__conn_grew(struct kr_reactor *r, struct kr__conn *c, size_t size);

@@ -22,6 +22,7 @@
     X(install, NONE, true, true)                                                                   \
     X(recv, SLOT, true, false)                                                                     \
     X(send, SLOT, true, false)                                                                     \
+    X(shutdown, SLOT, true, false)                                                                 \
     X(reset, SLOT, true, false)                                                                    \
     X(close, INDEX, true, false)                                                                   \
     X(cancel, NONE, false, true)

@@ -79,7 +79,7 @@ void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
 /* Whether `size` more bytes may be queued. A refusal counts as a rise above send_high, so that a caller
  * who then consumes nothing is shown the same bytes again when there is room. */
 static int admit(struct kr_reactor *r, struct kr__conn *c, size_t size) {
-    if (c->state != KR__CONN_OPEN)
+    if (!kr__conn_takes(c))
         return -EPIPE;
     if (size <= kr__conn_opts(c)->send_cap - c->queued)
         return 0;
@@ -160,7 +160,7 @@ int kr_conn_commit(struct kr_reactor *r, kr_conn conn, size_t size) {
     int rc = kr__conn_door(r, conn, &c);
     if (rc < 0)
         return rc;
-    if (c->state != KR__CONN_OPEN)
+    if (!kr__conn_takes(c))
         return -EPIPE;
     if (r->reservation.conn != c || size > r->reservation.size)
         return -EINVAL;
