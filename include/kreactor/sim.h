@@ -17,8 +17,8 @@
  *
  * Link such a test with kreactor_sim instead of kreactor: it is the whole library and this header.
  *
- * What is simulated is what the library asks of Linux: TCP sockets on one host, with windows, FIN and
- * RST; the file table, the buffer ring, the two queues and their overflow; cancel, wake-ups, waits.
+ * What is simulated is what the library asks of Linux: TCP sockets on one host, accepted or connected, with
+ * windows, FIN and RST; the file table, the buffer ring, the two queues and their overflow; cancel, wake-ups, waits.
  * Addresses do not matter, ports do. Time passes by little at each call into the world, and jumps to the
  * next event when the reactor waits. Several reactors may live in one world, run in turn.
  *
@@ -36,7 +36,8 @@ extern "C" {
 
 struct kr_sim;
 
-/* A client of the world's listeners: an end of a connection. A value, like all handles; 0 is none. */
+/* The far end of a connection of the daemon's: a client of its listeners, or whom it has connected to. A
+ * value, like all handles; 0 is none. */
 typedef struct {
     uint64_t bits;
 } kr_sim_peer;
@@ -55,6 +56,11 @@ KR_API int kr_sim_free(struct kr_sim *sim);
  * A wait without end in which nothing can ever happen returns -EDEADLK from kr_run and kr_step. */
 KR_API int kr_sim_reactor(struct kr_sim *sim, struct kr_reactor **ret,
                           const struct kr_config *config) KR_MUST_CHECK;
+
+/* Makes the world's kernel as old as Linux `major`.`minor`, 6.1 at least, for the reactors made from now
+ * on: what came later is refused. It is the newest known, 6.18, from the start. -EINVAL: not known;
+ * -EBUSY: a reactor is there. */
+KR_API int kr_sim_linux(struct kr_sim *sim, unsigned major, unsigned minor);
 
 /* ---- time ---- */
 
@@ -107,6 +113,27 @@ KR_API int kr_sim_close(struct kr_sim *sim, kr_sim_peer peer);
 /* Closes the peer with RST; the handle is stale then. */
 KR_API int kr_sim_reset(struct kr_sim *sim, kr_sim_peer peer);
 
+/* ---- remote hosts ---- */
+
+/* What the daemon meets when it connects. */
+enum kr_sim_answer {
+    KR_SIM_REFUSES = 0, /* -ECONNREFUSED */
+    KR_SIM_ACCEPTS = 1, /* the connection is made, and waits for kr_sim_accept */
+    KR_SIM_IGNORES = 2, /* silence: -ETIMEDOUT after 131 s */
+    KR_SIM_NO_HOST = 3, /* -EHOSTUNREACH */
+    KR_SIM_NO_NET = 4,  /* -ENETUNREACH, at once */
+};
+
+/* Says what the daemon meets at `port` (> 0) from now on, and how long after its call; 0: at once, as on
+ * loopback. It goes before a listener of the world at that port, which is reached where nothing was said;
+ * a port of which nothing was said and at which nobody listens refuses, after 50 us. Connections that wait
+ * for kr_sim_accept stay. Faults may make something else of it. -EINVAL. */
+KR_API int kr_sim_remote(struct kr_sim *sim, uint16_t port, enum kr_sim_answer answer, int64_t after_ns);
+
+/* The far end of the oldest connection that was made to a remote `port` and not taken yet; it is used and
+ * ended as any peer. -EAGAIN: there is none; -EINVAL: nothing was ever said of the port. */
+KR_API int kr_sim_accept(struct kr_sim *sim, kr_sim_peer *ret, uint16_t port);
+
 /* ---- faults ---- */
 
 /* What a kernel, a network or a host may do to a program that does nothing wrong. */
@@ -133,7 +160,10 @@ enum kr_sim_fault {
     KR_SIM_LATE_WAIT = 19,     /* a timed wait ends late, by up to 50 us */
     KR_SIM_CLOCK_LEAP = 20,    /* the process does not run for up to a minute */
     KR_SIM_LOST = 21,          /* a completion is lost for want of memory: -EBADR */
-    KR_SIM_FAULT_COUNT = 22,   /* grows with new versions */
+    KR_SIM_CONNECT_REFUSED = 22,     /* the daemon's connect meets -ECONNREFUSED */
+    KR_SIM_CONNECT_IGNORED = 23,     /* nobody answers it: -ETIMEDOUT after 131 s */
+    KR_SIM_CONNECT_UNREACHABLE = 24, /* -ENETUNREACH at once, or -EHOSTUNREACH later */
+    KR_SIM_FAULT_COUNT = 25,         /* grows with new versions */
 };
 
 /* Makes a fault happen in `per_1024` (0 to 1024) of the cases where it could. 0 is the start. */

@@ -126,7 +126,9 @@ static void plan_faults(struct storm *s) {
 static void start(struct storm *s) {
     plan_reactor(s);
     plan_listener(s);
-    start_reactor(s, likely(s, 512) ? KR__CAPS_ALL : KR__CAPS_6_1);
+    bool newest = likely(s, 512);
+    MUST_NOT_FAIL(kr_sim_linux(s->sim, 6, newest ? 18 : 1));
+    start_reactor(s, newest ? KR__CAPS_ALL : KR__CAPS_6_1);
     unsigned listeners = s->scenario->churn ? LISTENERS_MAX : 1;
     for (unsigned i = 0; i < listeners; i++)
         server_listen(s, i);

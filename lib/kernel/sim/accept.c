@@ -53,10 +53,8 @@ static void accept_run(struct kr__sim_request *req) {
 }
 
 /* io_accept_prep, io_uring/net.c. */
-static int accept_check(struct kr__sim_request *req) {
+static int accept_prep(struct kr__sim_request *req) {
     const struct io_uring_sqe *sqe = &req->sqe;
-    if (req->file->kind != KR__SIM_LISTENER)
-        return -EINVAL;
     if (sqe->file_index && (sqe->accept_flags & SOCK_CLOEXEC))
         return -EINVAL;
     if (sqe->ioprio & IORING_ACCEPT_MULTISHOT && sqe->file_index &&
@@ -65,8 +63,15 @@ static int accept_check(struct kr__sim_request *req) {
     return 0;
 }
 
+static int accept_check(struct kr__sim_request *req) {
+    if (req->file->kind == KR__SIM_LISTENER)
+        return 0;
+    return req->file->kind == KR__SIM_STREAM ? -EINVAL : -ENOTSOCK;
+}
+
 const struct kr__sim_verb kr__sim_accept = {
     .needs_file = true,
+    .prep = accept_prep,
     .check = accept_check,
     .run = accept_run,
 };

@@ -26,7 +26,7 @@ static struct kr__sim_request *cancel_find(const struct kr__sim_request *req) {
     for (struct kr__link *link = head->next; link != head; link = link->next) {
         struct kr__sim_request *target = kr__container_of(link, struct kr__sim_request, alive);
         bool same = target != req && target->sqe.user_data == req->sqe.addr;
-        if (same && !target->ended && !target->cancelled)
+        if (same && !target->ended && !target->cancelled && !target->passing)
             return target;
     }
     return NULL;

@@ -1,24 +1,71 @@
-/* CONNECT, so far only the one that disconnects. */
-#include "kernel/sim/request.h"
+/* CONNECT, as io_uring/net.c does it.
+ *
+ * Happy path: the call is in progress, the request waits until the socket can be written to, and asks
+ * again how it went. Failure: whatever connect(2) says; a wait that is cancelled, which leaves the call
+ * under way until the socket is closed. To AF_UNSPEC it disconnects, and TCP sends RST. */
+#include "kernel/sim/remote.h"
+#include "kernel/sim/ring.h"
 #include "kernel/sim/stream.h"
 
-/* To AF_UNSPEC: disconnects, and TCP sends RST (net/ipv4/af_inet.c, tcp_disconnect in net/ipv4/tcp.c). */
-static void connect_run(struct kr__sim_request *req) {
-    const struct sockaddr *to = (const struct sockaddr *)(uintptr_t)req->sqe.addr;
-    if (to->sa_family != AF_UNSPEC) {
-        kr__sim_end(req, -EAFNOSUPPORT, 0);
-        return;
-    }
-    kr__sim_stream_reset(req->file);
-    kr__sim_end(req, 0, 0);
+/* io_connect_prep; move_addr_to_kernel, net/socket.c. The address is copied at submit. */
+static int connect_prep(struct kr__sim_request *req) {
+    const struct io_uring_sqe *sqe = &req->sqe;
+    if (sqe->len || sqe->buf_index || sqe->rw_flags || sqe->splice_fd_in)
+        return -EINVAL;
+    if (sqe->off > sizeof req->address)
+        return -EINVAL;
+    memcpy(&req->address, (const void *)(uintptr_t)sqe->addr, sqe->off);
+    return 0;
 }
 
 static int connect_check(struct kr__sim_request *req) {
     return req->file->kind == KR__SIM_STREAM ? 0 : -ENOTSOCK;
 }
 
+/* io_connect: -ECONNABORTED, which is a failure that somebody else was told of, has it try once more. */
+static void connect_start(struct kr__sim_request *req) {
+    int rc = kr__sim_dial(req->file, (struct sockaddr *)&req->address, req->sqe.off);
+    bool aborted = rc == -ECONNABORTED && !req->aborted;
+    req->aborted |= aborted;
+    if (rc == -EINPROGRESS || aborted)
+        kr__sim_wait(req, KR__SIM_OUT);
+    else
+        kr__sim_end(req, rc, 0);
+}
+
+/* Which of them a kernel is. A call that has failed is told
+ *   KEEPS   since 6.16 from the socket's error alone, so that the socket stays dead until the next connect
+ *   RESETS  in 6.14 and 6.15, and in older stable kernels of those months, as -ECONNRESET
+ *   ASKS    before, by connect itself, which makes the socket new
+ * (io_connect: "don't retry connect operation on EPOLLERR" and "fix POLLERR handling"). */
+enum failing { KEEPS, RESETS, ASKS };
+
+static enum failing failing_of(const struct kr__sim_request *req) {
+    struct kr_sim *sim = req->ring->sim;
+    if (req->file->stream.fate >= 0) /* by a fault: all kernels in one */
+        return (enum failing)kr_sim_random(sim, 3);
+    return sim->version >= KR__SIM_LINUX(6, 16) ? KEEPS : sim->version >= KR__SIM_LINUX(6, 14) ? RESETS : ASKS;
+}
+
+/* Asking too early would be -EALREADY, but poll looks at the socket first (io_poll_check_events,
+ * io_uring/poll.c). */
+static void connect_run(struct kr__sim_request *req) {
+    struct kr__sim_stream *s = &req->file->stream;
+    if (!kr__sim_is_ready(req->file, KR__SIM_OUT)) {
+        kr__sim_wait(req, KR__SIM_OUT);
+        return;
+    }
+    enum failing how = s->error ? failing_of(req) : ASKS;
+    if (how == ASKS)
+        connect_start(req);
+    else
+        kr__sim_end(req, how == RESETS ? -ECONNRESET : -kr__sim_stream_error(s), 0);
+}
+
 const struct kr__sim_verb kr__sim_connect = {
     .needs_file = true,
+    .prep = connect_prep,
     .check = connect_check,
+    .start = connect_start,
     .run = connect_run,
 };

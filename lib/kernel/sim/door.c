@@ -157,7 +157,8 @@ static int door_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *p
     const struct kr__sim_file *file = kr__sim_fd_file(entered(k), fd);
     if (!file)
         return -EBADF;
-    if (file->kind != KR__SIM_STREAM || file->stream.dead) /* man getpeername */
+    bool joined = file->kind == KR__SIM_STREAM && file->stream.phase == KR__SIM_JOINED;
+    if (!joined || file->stream.dead) /* man getpeername */
         return -ENOTCONN;
     *peer = file->stream.there;
     *local = file->stream.here;

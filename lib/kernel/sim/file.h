@@ -11,8 +11,19 @@ enum kr__sim_kind {
     KR__SIM_STREAM,
 };
 
-/* stream.h */
+/* How far a stream is. TCP goes on by itself, while the program learns of it by its own calls. */
+enum kr__sim_phase {
+    KR__SIM_FRESH,   /* not connected, or no more */
+    KR__SIM_CALLING, /* its SYN is under way */
+    KR__SIM_JOINED,
+};
+
+/* stream.h, remote.h */
 struct kr__sim_stream {
+    enum kr__sim_phase phase, told;
+    struct kr__sim_event *call; /* while the SYN is under way: what comes of it */
+    int64_t called;             /* when it was first sent */
+    int fate;                   /* a fault decides what comes of it: enum kr_sim_answer; else -1 */
     struct kr__sim_file *other; /* the far end; NULL: nobody is there any more */
     char *bytes;                /* what has come and was not read: bytes[at .. at + size) */
     size_t at, size, room;
@@ -20,7 +31,7 @@ struct kr__sim_stream {
     size_t window;  /* `size` may grow to this */
     bool fin_in;    /* the far end has ended its sending */
     bool fin_out;   /* this end has */
-    bool dead;      /* reset, or given up: nothing moves, but what had come can be read */
+    bool dead;      /* reset, refused or given up: nothing moves, but what had come can be read */
     int error;      /* told once, to whoever asks first */
     struct kr_addr here, there;
 };

@@ -13,7 +13,7 @@ static struct kr__sim_peer *peer_find(const struct kr_sim *sim, kr_sim_peer peer
     return kr__slab_find(&sim->peers, (uint32_t)(peer.bits >> 32) & 0xffffffu, (uint32_t)peer.bits);
 }
 
-static kr_sim_peer peer_new(struct kr_sim *sim, struct kr__sim_file *file) {
+kr_sim_peer kr__sim_peer_new(struct kr_sim *sim, struct kr__sim_file *file) {
     struct kr__sim_peer *p = kr__slab_get(&sim->peers);
     if (!p)
         kr__sim_broken("no memory for a peer");
@@ -27,7 +27,7 @@ static bool has_room(const struct kr__sim_listener *l) {
 }
 
 /* SO_REUSEPORT spreads clients over the listeners of a port by a hash of the addresses. */
-static int listener_choose(struct kr_sim *sim, uint16_t port, struct kr__sim_file **ret) {
+int kr__sim_listener_choose(struct kr_sim *sim, uint16_t port, struct kr__sim_file **ret) {
     unsigned listening = 0, open = 0;
     struct kr__link *head = &sim->listeners.head;
     for (struct kr__link *link = head->next; link != head; link = link->next) {
@@ -45,7 +45,7 @@ int kr_sim_connect(struct kr_sim *sim, kr_sim_peer *ret, uint16_t port) {
     if (!sim || !ret)
         return -EINVAL;
     struct kr__sim_file *listener = NULL;
-    int rc = listener_choose(sim, port, &listener);
+    int rc = kr__sim_listener_choose(sim, port, &listener);
     if (rc < 0)
         return rc;
     struct kr_addr addrs[2] = {listener->listener.bound, listener->listener.bound};
@@ -54,7 +54,7 @@ int kr_sim_connect(struct kr_sim *sim, kr_sim_peer *ret, uint16_t port) {
     kr__sim_stream_pair(sim, ends, addrs);
     kr__list_push(&listener->listener.queue, &ends[0]->in_backlog);
     listener->listener.queued++;
-    *ret = peer_new(sim, ends[1]);
+    *ret = kr__sim_peer_new(sim, ends[1]);
     kr__sim_note(sim, "connect", ret->bits, port, 0);
     kr__sim_wake(listener, KR__SIM_IN);
     return 0;

@@ -17,7 +17,8 @@ static size_t recv_size(struct kr__sim_request *req, const struct io_uring_buf *
 
 /* One receive into the next buffer. False: the request has ended, or waits. The buffer is chosen first:
  * an empty ring is -ENOBUFS even if there is nothing to receive (liburing #1275). The end of a TCP
- * stream carries SOCK_NONEMPTY, as does data before it (tcp_inq counts FIN; observed on 6.18). */
+ * stream carries SOCK_NONEMPTY, as does data before it, if it has come with FIN (tcp_inq_hint,
+ * net/ipv4/tcp.c; observed on 6.18). */
 static bool recv_one(struct kr__sim_request *req) {
     const struct io_uring_buf *buf = kr__sim_bufs_next(&req->ring->bufs);
     if (!buf) {
@@ -34,7 +35,8 @@ static bool recv_one(struct kr__sim_request *req) {
         return false;
     }
     if (got <= 0) {
-        kr__sim_end(req, got, got == 0 ? IORING_CQE_F_SOCK_NONEMPTY : 0);
+        bool fin = got == 0 && req->file->stream.fin_in;
+        kr__sim_end(req, got, fin ? IORING_CQE_F_SOCK_NONEMPTY : 0);
         return false;
     }
     bool more = req->file->stream.size || req->file->stream.fin_in;
@@ -61,12 +63,21 @@ static void recv_run(struct kr__sim_request *req) {
 }
 
 /* io_recvmsg_prep, io_uring/net.c; a multishot receive with a length is refused before 6.17. */
-static int recv_check(struct kr__sim_request *req) {
+static int recv_prep(struct kr__sim_request *req) {
     const struct io_uring_sqe *sqe = &req->sqe;
     bool multishot = sqe->ioprio & IORING_RECV_MULTISHOT && sqe->flags & IOSQE_BUFFER_SELECT;
     if (!multishot || sqe->len || sqe->msg_flags & MSG_WAITALL)
         return -EINVAL;
+    return 0;
+}
+
+static int recv_check(struct kr__sim_request *req) {
     return req->file->kind == KR__SIM_STREAM ? 0 : -ENOTSOCK;
 }
 
-const struct kr__sim_verb kr__sim_recv = {.needs_file = true, .check = recv_check, .run = recv_run};
+const struct kr__sim_verb kr__sim_recv = {
+    .needs_file = true,
+    .prep = recv_prep,
+    .check = recv_check,
+    .run = recv_run,
+};

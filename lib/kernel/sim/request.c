@@ -39,13 +39,29 @@ bool kr__sim_is_ready(const struct kr__sim_file *file, unsigned what) {
     return false;
 }
 
-/* Arming looks whether the file is ready already (__io_arm_poll_handler, io_uring/poll.c). */
+static bool is_multishot(const struct io_uring_sqe *sqe) {
+    switch (sqe->opcode) {
+    case IORING_OP_ACCEPT:
+        return sqe->ioprio & IORING_ACCEPT_MULTISHOT;
+    case IORING_OP_RECV:
+        return sqe->ioprio & IORING_RECV_MULTISHOT;
+    case IORING_OP_POLL_ADD:
+        return sqe->len & IORING_POLL_ADD_MULTI;
+    default:
+        return false;
+    }
+}
+
+/* Arming looks whether the file is ready already, and then leaves a one-shot request out of the table that
+ * cancel looks at (__io_arm_poll_handler, io_uring/poll.c). */
 void kr__sim_wait(struct kr__sim_request *req, unsigned what) {
     req->waits_for = what;
     if (!kr__link_on(&req->waiting))
         kr__list_push(&req->file->waiters, &req->waiting);
-    if (kr__sim_is_ready(req->file, what))
-        kr__sim_ring_queue(req->ring, req);
+    if (!kr__sim_is_ready(req->file, what))
+        return;
+    req->passing = !is_multishot(&req->sqe);
+    kr__sim_ring_queue(req->ring, req);
 }
 
 /* Of several accepts only one is woken (EPOLLEXCLUSIVE: poll_exclusive in io_uring/opdef.c), beside all
@@ -75,6 +91,7 @@ static void cancelled(struct kr__sim_request *req) {
 }
 
 void kr__sim_request_run(struct kr__sim_request *req) {
+    req->passing = false;
     if (req->cancelled)
         cancelled(req);
     else
@@ -92,12 +109,13 @@ static int prepare(struct kr__sim_request *req) {
     req->verb = opcode < IORING_OP_LAST ? verbs[opcode] : NULL;
     if (!req->verb)
         return -EINVAL;
-    if (req->verb->needs_file) {
-        struct kr__sim_file *file = file_of(req->ring, &req->sqe);
-        if (!file)
-            return -EBADF;
-        req->file = kr__sim_file_ref(file);
-    }
+    int rc = req->verb->prep ? req->verb->prep(req) : 0;
+    if (rc < 0 || !req->verb->needs_file)
+        return rc;
+    struct kr__sim_file *file = file_of(req->ring, &req->sqe);
+    if (!file)
+        return -EBADF;
+    req->file = kr__sim_file_ref(file);
     return req->verb->check ? req->verb->check(req) : 0;
 }
 

@@ -22,6 +22,7 @@ struct kr__sim_request {
     struct io_uring_sqe sqe;
     unsigned waits_for;
     bool cancelled, ended;
+    bool passing; /* its file was ready when it came to wait: no cancel finds it */
     int32_t res;
     uint32_t flags;
 
@@ -29,12 +30,17 @@ struct kr__sim_request {
     int piece_count;
     char *payload;        /* what it was at submit; the program's memory must still be so */
     size_t size, done;
+
+    struct sockaddr_storage address; /* of a connect; likewise */
+    bool aborted;                    /* it was told -ECONNABORTED once */
 };
 
-/* What a verb does. `check` (NULL: nothing) is its prep: 0, or what the request completes with; `start`
- * (NULL: as `run`) its first turn, `run` each later one; `cancel` (NULL: -ECANCELED) ends it. */
+/* What a verb does. `prep` (NULL: nothing) looks at the SQE, then its file is found, then `check` (NULL:
+ * nothing) looks at that; either returns 0, or what the request completes with. `start` (NULL: as `run`)
+ * is its first turn, `run` each later one; `cancel` (NULL: -ECANCELED) ends it. */
 struct kr__sim_verb {
     bool needs_file;
+    int (*prep)(struct kr__sim_request *req);
     int (*check)(struct kr__sim_request *req);
     void (*start)(struct kr__sim_request *req);
     void (*run)(struct kr__sim_request *req);
@@ -56,7 +62,8 @@ void kr__sim_request_free(struct kr__sim_request *req);
 /* It waits no more, and completes with `res`. */
 void kr__sim_end(struct kr__sim_request *req, int64_t res, uint32_t flags);
 
-/* It waits until its file is ready for `what`; if it is already, its next turn is queued. */
+/* It waits until its file is ready for `what`. If that is so already, its next turn is queued; once is
+ * enough for a one-shot request, which no cancel finds then. */
 void kr__sim_wait(struct kr__sim_request *req, unsigned what);
 
 bool kr__sim_is_ready(const struct kr__sim_file *file, unsigned what);

@@ -39,10 +39,11 @@ static unsigned power_of_two(unsigned n, unsigned most) {
 }
 
 /* io_uring_setup's checks, io_uring/io_uring.c. */
-static int sizes(struct io_uring_params *params, unsigned entries) {
+static int sizes(const struct kr_sim *sim, struct io_uring_params *params, unsigned entries) {
+    unsigned known = sim->version >= KR__SIM_LINUX(6, 6) ? KNOWN_FLAGS : KNOWN_FLAGS & ~KR__SETUP_NO_SQARRAY;
     bool issuer_lacks = params->flags & IORING_SETUP_DEFER_TASKRUN &&
                         !(params->flags & IORING_SETUP_SINGLE_ISSUER);
-    if (params->flags & ~KNOWN_FLAGS || !entries || issuer_lacks)
+    if (params->flags & ~known || !entries || issuer_lacks)
         return -EINVAL;
     if (!(params->flags & IORING_SETUP_CLAMP) && entries > SQ_MAX)
         return -EINVAL;
@@ -86,13 +87,18 @@ static void show_cq(struct kr__sim_ring *ring, struct io_uring_cq *cq) {
     };
 }
 
+static unsigned features(const struct kr_sim *sim) {
+    return IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_EXT_ARG |
+           (sim->version >= KR__SIM_LINUX(6, 12) ? KR__FEAT_MIN_TIMEOUT : 0) |
+           (sim->version >= KR__SIM_LINUX(6, 15) ? KR__FEAT_NO_IOWAIT : 0);
+}
+
 int kr__sim_ring_open(struct kr_sim *sim, struct io_uring *uring, unsigned entries,
                       struct io_uring_params *params) {
-    int rc = sizes(params, entries);
+    int rc = sizes(sim, params, entries);
     if (rc < 0)
         return rc;
-    params->features = IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_EXT_ARG |
-                       KR__FEAT_MIN_TIMEOUT | KR__FEAT_NO_IOWAIT;
+    params->features = features(sim);
     struct kr__sim_ring *ring = kr__sim_alloc(sizeof *ring);
     *ring = (struct kr__sim_ring){
         .sim = sim,

@@ -57,7 +57,7 @@ static void send_pieces(struct kr__sim_request *req, const struct iovec *pieces,
     }
 }
 
-static int send_check(struct kr__sim_request *req) {
+static int send_prep(struct kr__sim_request *req) {
     const struct io_uring_sqe *sqe = &req->sqe;
     if (sqe->msg_flags & MSG_WAITALL)
         return -EINVAL; /* not modelled */
@@ -70,6 +70,10 @@ static int send_check(struct kr__sim_request *req) {
             return -EMSGSIZE;
         send_pieces(req, msg->msg_iov, msg->msg_iovlen);
     }
+    return 0;
+}
+
+static int send_check(struct kr__sim_request *req) {
     return req->file->kind == KR__SIM_STREAM ? 0 : -ENOTSOCK;
 }
 
@@ -82,6 +86,7 @@ static void send_cancel(struct kr__sim_request *req) {
 
 const struct kr__sim_verb kr__sim_send = {
     .needs_file = true,
+    .prep = send_prep,
     .check = send_check,
     .run = send_run,
     .cancel = send_cancel,

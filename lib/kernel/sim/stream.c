@@ -20,20 +20,33 @@ static struct kr__sim_file *end_new(struct kr_sim *sim, const struct kr_addr *he
     return file;
 }
 
+void kr__sim_stream_meet(struct kr__sim_file *file, struct kr__sim_file *far) {
+    file->stream.phase = KR__SIM_JOINED;
+    far->stream.phase = far->stream.told = KR__SIM_JOINED;
+    file->stream.other = far;
+    far->stream.other = file;
+}
+
 void kr__sim_stream_pair(struct kr_sim *sim, struct kr__sim_file *ends[2],
                          const struct kr_addr addrs[2]) {
     ends[0] = end_new(sim, &addrs[0], &addrs[1]);
     ends[1] = end_new(sim, &addrs[1], &addrs[0]);
-    ends[0]->stream.other = ends[1];
-    ends[1]->stream.other = ends[0];
+    kr__sim_stream_meet(ends[0], ends[1]);
+    ends[0]->stream.told = KR__SIM_JOINED;
+}
+
+struct kr__sim_file *kr__sim_stream_far(const struct kr__sim_file *file) {
+    return end_new(file->sim, &file->stream.there, &file->stream.here);
 }
 
 bool kr__sim_stream_readable(const struct kr__sim_file *file) {
     const struct kr__sim_stream *s = &file->stream;
-    return s->size || s->fin_in || s->error || s->dead;
+    return s->size || s->fin_in || s->error || s->dead || s->phase == KR__SIM_FRESH;
 }
 
 static size_t room(const struct kr__sim_stream *s) {
+    if (s->phase == KR__SIM_CALLING)
+        return 0;
     if (!s->other)
         return BLIND_WINDOW;
     const struct kr__sim_stream *far = &s->other->stream;
@@ -42,10 +55,10 @@ static size_t room(const struct kr__sim_stream *s) {
 
 bool kr__sim_stream_writable(const struct kr__sim_file *file) {
     const struct kr__sim_stream *s = &file->stream;
-    return s->error || s->dead || s->fin_out || room(s);
+    return s->error || s->dead || s->fin_out || s->phase == KR__SIM_FRESH || room(s);
 }
 
-static int error_take(struct kr__sim_stream *s) {
+int kr__sim_stream_error(struct kr__sim_stream *s) {
     int error = s->error;
     s->error = 0;
     return error;
@@ -66,7 +79,9 @@ int64_t kr__sim_stream_recv(struct kr__sim_file *file, char *data, size_t size) 
     if (s->fin_in)
         return 0;
     if (s->error)
-        return -error_take(s);
+        return -kr__sim_stream_error(s);
+    if (s->phase == KR__SIM_FRESH)
+        return -ENOTCONN;
     return s->dead ? 0 : -EAGAIN;
 }
 
@@ -85,12 +100,14 @@ static void bytes_add(struct kr__sim_stream *s, const char *data, size_t size) {
     s->size += size;
 }
 
-/* This end hears of its end. */
-static void die(struct kr__sim_file *file, int error) {
+void kr__sim_stream_die(struct kr__sim_file *file, int error) {
     struct kr__sim_stream *s = &file->stream;
-    if (s->dead)
+    if (s->dead || s->phase == KR__SIM_FRESH)
         return;
     s->dead = true;
+    if (s->call)
+        kr__sim_event_drop(file->sim, s->call);
+    s->call = NULL;
     s->error = s->fin_in && error == ECONNRESET ? EPIPE : error;
     kr__sim_wake(file, KR__SIM_IN | KR__SIM_OUT);
 }
@@ -98,14 +115,14 @@ static void die(struct kr__sim_file *file, int error) {
 int64_t kr__sim_stream_send(struct kr__sim_file *file, const char *data, size_t size) {
     struct kr__sim_stream *s = &file->stream;
     if (s->error)
-        return -error_take(s);
-    if (s->dead || s->fin_out)
+        return -kr__sim_stream_error(s);
+    if (s->dead || s->fin_out || s->phase == KR__SIM_FRESH)
         return -EPIPE;
     size = kr__min_size(size, room(s));
     if (!size)
         return -EAGAIN;
     if (!s->other) {
-        die(file, ECONNRESET);
+        kr__sim_stream_die(file, ECONNRESET);
         return (int64_t)size;
     }
     bytes_add(&s->other->stream, data, size);
@@ -124,22 +141,41 @@ void kr__sim_stream_shutdown(struct kr__sim_file *file) {
     kr__sim_wake(s->other, KR__SIM_IN);
 }
 
-/* tcp_disconnect (net/ipv4/tcp.c) throws away what was not read; the socket has no error of its own. */
 void kr__sim_stream_reset(struct kr__sim_file *file) {
     struct kr__sim_stream *s = &file->stream;
     if (s->dead)
         return;
     s->size = 0;
-    die(file, 0);
+    kr__sim_stream_die(file, 0);
     if (s->other)
-        die(s->other, ECONNRESET);
+        kr__sim_stream_die(s->other, ECONNRESET);
+}
+
+/* tcp_disconnect, net/ipv4/tcp.c: what was not read is gone. */
+void kr__sim_stream_disconnect(struct kr__sim_file *file) {
+    struct kr__sim_stream *s = &file->stream;
+    bool was_open = s->phase != KR__SIM_FRESH && !s->dead;
+    if (s->call)
+        kr__sim_event_drop(file->sim, s->call);
+    if (s->other) {
+        kr__sim_stream_die(s->other, ECONNRESET);
+        s->other->stream.other = NULL;
+    }
+    free(s->bytes);
+    *s = (struct kr__sim_stream){
+        .window = s->window,
+        .here = s->here,
+        .taken = s->taken,
+        .error = was_open ? ECONNRESET : 0,
+    };
+    kr__sim_wake(file, KR__SIM_IN | KR__SIM_OUT);
 }
 
 void kr__sim_stream_cut(struct kr__sim_file *file, int error) {
     struct kr__sim_file *other = file->stream.other;
-    die(file, error);
+    kr__sim_stream_die(file, error);
     if (other)
-        die(other, error);
+        kr__sim_stream_die(other, error);
 }
 
 /* The network may end a connection at any time that somebody looks at it. */
@@ -152,8 +188,10 @@ void kr__sim_stream_weather(struct kr__sim_file *file) {
 
 void kr__sim_stream_close(struct kr__sim_file *file) {
     struct kr__sim_stream *s = &file->stream;
+    if (s->call)
+        kr__sim_event_drop(file->sim, s->call);
     if (s->size && !s->dead && s->other)
-        die(s->other, ECONNRESET);
+        kr__sim_stream_die(s->other, ECONNRESET);
     else
         kr__sim_stream_shutdown(file);
     if (s->other) {

@@ -7,9 +7,18 @@
 /* Two ends that know each other, a reference each for the caller. */
 void kr__sim_stream_pair(struct kr_sim *sim, struct kr__sim_file *ends[2], const struct kr_addr addrs[2]);
 
+/* The far end of a stream that is calling, to be joined with it: the caller's reference. */
+struct kr__sim_file *kr__sim_stream_far(const struct kr__sim_file *file);
+
+/* Two ends are joined. */
+void kr__sim_stream_meet(struct kr__sim_file *file, struct kr__sim_file *far);
+
 /* Whether recv, or send, has something to do or to tell. */
 bool kr__sim_stream_readable(const struct kr__sim_file *file);
 bool kr__sim_stream_writable(const struct kr__sim_file *file);
+
+/* The error that is to be told, > 0, which is told by this; 0: none. */
+int kr__sim_stream_error(struct kr__sim_stream *s);
 
 /* As the system calls on a nonblocking socket: a count, 0 at the end, or -errno. */
 int64_t kr__sim_stream_recv(struct kr__sim_file *file, char *data, size_t size);
@@ -17,6 +26,12 @@ int64_t kr__sim_stream_send(struct kr__sim_file *file, const char *data, size_t 
 
 /* This end sends no more. */
 void kr__sim_stream_shutdown(struct kr__sim_file *file);
+
+/* This end hears that it is over: ECONNRESET and so on. 0: nothing is told. */
+void kr__sim_stream_die(struct kr__sim_file *file, int error);
+
+/* connect to AF_UNSPEC: as new, and the far end hears RST. */
+void kr__sim_stream_disconnect(struct kr__sim_file *file);
 
 /* This end is dropped with RST. */
 void kr__sim_stream_reset(struct kr__sim_file *file);

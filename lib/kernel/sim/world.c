@@ -4,9 +4,13 @@
 #include "kernel/sim/world.h"
 
 #include "kernel/sim/peer.h"
+#include "kernel/sim/remote.h"
 
 #include <stdarg.h>
 
+#define OLDEST KR__SIM_LINUX(6, 1)
+#define NEWEST KR__SIM_LINUX(6, 18)
+#define FIRST_FAULTS (KR_SIM_LOST + 1)
 #define FIRST_NOW INT64_C(1000000000)
 #define STEP_NS 1000u
 #define LATE_NS 50000u
@@ -14,7 +18,7 @@
 #define FIRST_PORT 32768u
 #define WINDOW 65536u
 
-struct event {
+struct kr__sim_event {
     struct kr__heap_node node;
     kr_sim_fn *fn;
     void *arg;
@@ -43,6 +47,9 @@ static const char *const fault_names[KR_SIM_FAULT_COUNT] = {
     [KR_SIM_LATE_WAIT] = "late-wait",
     [KR_SIM_CLOCK_LEAP] = "clock-leap",
     [KR_SIM_LOST] = "lost",
+    [KR_SIM_CONNECT_REFUSED] = "connect-refused",
+    [KR_SIM_CONNECT_IGNORED] = "connect-ignored",
+    [KR_SIM_CONNECT_UNREACHABLE] = "connect-unreachable",
 };
 
 void kr__sim_broken(const char *format, ...) {
@@ -80,6 +87,7 @@ int kr_sim_new(struct kr_sim **ret, uint64_t seed) {
     if (!sim)
         return -ENOMEM;
     *sim = (struct kr_sim){
+        .version = NEWEST,
         .dice = seed,
         .now = FIRST_NOW,
         .mem = {.alloc = {.alloc = world_get, .free = world_put}},
@@ -91,8 +99,21 @@ int kr_sim_new(struct kr_sim **ret, uint64_t seed) {
     kr__heap_init(&sim->events, &sim->mem);
     kr__list_init(&sim->listeners);
     kr__list_init(&sim->rings);
+    kr__list_init(&sim->remotes);
     kr__slab_init(&sim->peers, &sim->mem, sizeof(struct kr__sim_peer));
     *ret = sim;
+    return 0;
+}
+
+int kr_sim_linux(struct kr_sim *sim, unsigned major, unsigned minor) {
+    if (!sim || major > 99 || minor > 999)
+        return -EINVAL;
+    unsigned wanted = KR__SIM_LINUX(major, minor);
+    if (wanted < OLDEST || wanted > NEWEST)
+        return -EINVAL;
+    if (!kr__list_empty(&sim->rings))
+        return -EBUSY;
+    sim->version = wanted;
     return 0;
 }
 
@@ -100,7 +121,7 @@ static void events_drop(struct kr_sim *sim) {
     while (sim->events.count) {
         struct kr__heap_node *node = sim->events.items[0].node;
         kr__heap_remove(&sim->events, node);
-        free(kr__container_of(node, struct event, node));
+        free(kr__container_of(node, struct kr__sim_event, node));
     }
     kr__heap_free(&sim->events);
 }
@@ -111,6 +132,7 @@ int kr_sim_free(struct kr_sim *sim) {
     if (!kr__list_empty(&sim->rings))
         return -EBUSY;
     kr__sim_peers_end(sim);
+    kr__sim_remotes_end(sim);
     events_drop(sim);
     kr__slab_free(&sim->peers);
     free(sim->fds);
@@ -162,14 +184,24 @@ static unsigned weight_most(unsigned fault) {
     }
 }
 
-int kr_sim_fault_swarm(struct kr_sim *sim) {
-    if (!sim)
-        return -EINVAL;
-    for (unsigned fault = 0; fault < KR_SIM_FAULT_COUNT; fault++) {
+static void swarm(struct kr_sim *sim, unsigned from, unsigned to) {
+    for (unsigned fault = from; fault < to; fault++) {
         unsigned most = weight_most(fault);
         bool on = kr_sim_random(sim, 2) && most;
         sim->weights[fault] = on ? (unsigned)kr__sim_some(sim, most) : 0;
     }
+}
+
+/* Faults that came later are drawn apart, so that a seed that was kept for what it once broke stays what it
+ * is. */
+int kr_sim_fault_swarm(struct kr_sim *sim) {
+    if (!sim)
+        return -EINVAL;
+    swarm(sim, 0, FIRST_FAULTS);
+    uint64_t dice = sim->dice;
+    sim->dice = ~dice;
+    swarm(sim, FIRST_FAULTS, KR_SIM_FAULT_COUNT);
+    sim->dice = dice;
     return 0;
 }
 
@@ -185,19 +217,30 @@ int64_t kr_sim_now(const struct kr_sim *sim) {
     return sim->now;
 }
 
-int kr_sim_at(struct kr_sim *sim, int64_t in_ns, kr_sim_fn *fn, void *arg) {
-    if (!sim || in_ns < 0 || !fn)
-        return -EINVAL;
-    struct event *event = kr__sim_alloc(sizeof *event);
-    *event = (struct event){.node = {.place = KR__HEAP_OUT}, .fn = fn, .arg = arg};
+struct kr__sim_event *kr__sim_event_new(struct kr_sim *sim, int64_t in_ns, kr_sim_fn *fn, void *arg) {
+    struct kr__sim_event *event = kr__sim_alloc(sizeof *event);
+    *event = (struct kr__sim_event){.node = {.place = KR__HEAP_OUT}, .fn = fn, .arg = arg};
     if (kr__heap_promise(&sim->events) < 0)
         kr__sim_broken("no memory for an event");
     kr__heap_file(&sim->events, &event->node, kr__time_add(sim->now, in_ns));
+    return event;
+}
+
+void kr__sim_event_drop(struct kr_sim *sim, struct kr__sim_event *event) {
+    kr__heap_remove(&sim->events, &event->node);
+    kr__heap_unpromise(&sim->events);
+    free(event);
+}
+
+int kr_sim_at(struct kr_sim *sim, int64_t in_ns, kr_sim_fn *fn, void *arg) {
+    if (!sim || in_ns < 0 || !fn)
+        return -EINVAL;
+    kr__sim_event_new(sim, in_ns, fn, arg);
     return 0;
 }
 
 static void happen(struct kr_sim *sim, struct kr__heap_node *node) {
-    struct event *event = kr__container_of(node, struct event, node);
+    struct kr__sim_event *event = kr__container_of(node, struct kr__sim_event, node);
     kr_sim_fn *fn = event->fn;
     void *arg = event->arg;
     kr__heap_unpromise(&sim->events);

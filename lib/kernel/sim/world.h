@@ -3,7 +3,7 @@
  * The reactor gets `door`, which is the first member, so each function of the door finds its world. The
  * rooms of the simulated kernel: file.h (what a descriptor leads to), stream.h (an end of a TCP
  * connection), bufs.h (the provided buffer ring), request.h (one request, and the verbs), ring.h (the
- * queues), door.c (the system calls), peer.h (clients). Rules of the kernel carry their source where they
+ * queues), door.c (the system calls), peer.h (clients), remote.h (who is connected to). Rules of the kernel carry their source where they
  * are followed. */
 #ifndef KR_KERNEL_SIM_WORLD_H
 #define KR_KERNEL_SIM_WORLD_H
@@ -15,11 +15,13 @@
 
 #include <kreactor/sim.h>
 
+struct kr__sim_event;
 struct kr__sim_file;
 
 struct kr_sim {
     struct kr__kernel door; /* first: the door's functions are handed its address */
 
+    unsigned version; /* which it is: KR__SIM_LINUX */
     uint64_t dice;
     int64_t now;
     bool acting; /* inside an event: no other one begins */
@@ -35,7 +37,7 @@ struct kr_sim {
     uint64_t requests; /* alive */
     uint64_t torn;     /* requests that a ring's end has cut off */
     uint64_t starved;  /* -ENOBUFS completions since anything else has happened */
-    struct kr__list listeners, rings;
+    struct kr__list listeners, rings, remotes;
     struct kr__slab peers;
     uint16_t next_port;
     size_t window; /* of what a listener accepts */
@@ -44,6 +46,8 @@ struct kr_sim {
     void (*trace)(void *arg, const char *line);
     void *trace_arg;
 };
+
+#define KR__SIM_LINUX(major, minor) ((major)*1000u + (minor))
 
 static inline struct kr_sim *kr__sim_of(const struct kr__kernel *k) {
     return (struct kr_sim *)(uintptr_t)k;
@@ -70,6 +74,10 @@ void kr__sim_pass(struct kr_sim *sim);
 /* Goes on to the next event that is due until `deadline` and lets it happen, or else to the deadline.
  * False: there is neither. */
 bool kr__sim_next(struct kr_sim *sim, int64_t deadline);
+
+/* As kr_sim_at, but it can be dropped, until it happens. */
+struct kr__sim_event *kr__sim_event_new(struct kr_sim *sim, int64_t in_ns, kr_sim_fn *fn, void *arg);
+void kr__sim_event_drop(struct kr_sim *sim, struct kr__sim_event *event);
 
 /* Adds to hash and trace. */
 void kr__sim_note(struct kr_sim *sim, const char *what, uint64_t a, uint64_t b, uint64_t c);

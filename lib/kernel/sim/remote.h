@@ -1,0 +1,25 @@
+/* Hosts beyond the daemon's: what a connection that it makes meets. Their functions are public:
+ * kreactor/sim.h. */
+#ifndef KR_KERNEL_SIM_REMOTE_H
+#define KR_KERNEL_SIM_REMOTE_H
+
+#include "kernel/sim/file.h"
+
+struct kr__sim_remote {
+    struct kr__link link; /* on the world's list */
+    uint16_t port;
+    enum kr_sim_answer answer;
+    int64_t after_ns;
+    struct kr__list queue; /* streams by `in_backlog`, one reference each, until kr_sim_accept */
+};
+
+/* socket(family, SOCK_STREAM): a descriptor; -EAFNOSUPPORT. */
+int kr__sim_socket(struct kr_sim *sim, int family);
+
+/* connect(2) on a nonblocking stream socket: 0, or -EINPROGRESS and so on. */
+int kr__sim_dial(struct kr__sim_file *file, const struct sockaddr *to, size_t size);
+
+/* Forgets all, and resets who was never accepted. */
+void kr__sim_remotes_end(struct kr_sim *sim);
+
+#endif
