@@ -132,8 +132,100 @@ TEST(addr_text_needs_its_room) {
     CHECK_EQ(text[sizeof "127.0.0.1:80"], '#');
 }
 
+/* Ours: a Unix address is a path with its closing 0, or an abstract name without one (man 7 unix). */
+TEST(addr_of_unix_sockets) {
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_unix(&addr, "/run/x"));
+    CHECK_EQ(addr.u.un.sun_family, AF_UNIX);
+    CHECK_EQ(addr.size, offsetof(struct sockaddr_un, sun_path) + sizeof "/run/x");
+    CHECK_STR_EQ(addr.u.un.sun_path, "/run/x");
+    CHECK_EQ(kr_addr_port(&addr), 0);
+    CHECK_OK(kr_addr_unix(&addr, "@name"));
+    CHECK_EQ(addr.size, offsetof(struct sockaddr_un, sun_path) + sizeof "@name" - 1);
+    CHECK_MEM_EQ(addr.u.un.sun_path, "\0name", 5);
+}
+
+TEST(addr_of_unix_sockets_has_its_bounds) {
+    char path[110];
+    memset(path, 'x', sizeof path);
+    path[108] = 0;
+    struct kr_addr addr, before;
+    memset(&addr, 0x5a, sizeof addr);
+    before = addr;
+    CHECK_ERR(kr_addr_unix(&addr, path), ENAMETOOLONG);
+    CHECK_ERR(kr_addr_unix(&addr, ""), EINVAL);
+    CHECK_ERR(kr_addr_unix(&addr, "@"), EINVAL);
+    CHECK_ERR(kr_addr_unix(&addr, NULL), EINVAL);
+    CHECK_ERR(kr_addr_unix(NULL, "/run/x"), EINVAL);
+    path[0] = '@';
+    path[108] = 'x';
+    path[109] = 0;
+    CHECK_ERR(kr_addr_unix(&addr, path), ENAMETOOLONG);
+    CHECK_MEM_EQ(&addr, &before, sizeof addr);
+    path[108] = 0;
+    CHECK_OK(kr_addr_unix(&addr, path)); /* 107 bytes behind the "@" */
+    CHECK_EQ(addr.size, sizeof addr.u.un);
+    CHECK_OK(kr_addr_unix(&addr, path + 1));
+    CHECK_EQ(addr.size, sizeof addr.u.un);
+}
+
+/* Ours: what kr_addr_text writes is what kr_addr_parse reads. */
+TEST(addr_parse_reads_what_text_writes) {
+    static const char *const texts[] = {
+        "127.0.0.1:80", "0.0.0.0:0",   "[::1]:443",        "[fe80::1%4294967295]:65535",
+        "unix:/run/x",  "unix:@name",  "unix:relative/x",  "[::ffff:192.0.2.255]:1",
+        "unix:./@name", "unix:/a:b@c", "255.255.255.255:65535",
+        "[2001:db8:1111:2222:3333:4444:5555:6666]:65535",
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        struct kr_addr addr;
+        char text[KR_ADDR_TEXT_SIZE];
+        CHECK_OK(kr_addr_parse(&addr, texts[i]));
+        CHECK_OK(kr_addr_text(&addr, text, sizeof text));
+        CHECK_STR_EQ(text, texts[i]);
+    }
+}
+
+TEST(addr_parse_refuses_what_it_does_not_write) {
+    static const char *const bad[] = {
+        "",          "127.0.0.1",    "127.0.0.1:",       ":80",        "127.0.0.1:65536",
+        "::1:80",    "[::1]",        "[::1]80",          "[::1]:",     "[127.0.0.1]:80",
+        "[::1:80",   "127.0.0.1:+1", "127.0.0.1:80 ",    "1.2.3:80",   "127.0.0.1:000080",
+        "unix:",     "unix:@",       "unix",             "/run/x",     "localhost:80",
+        "[]:80",     "[::1%]:80",    "127.0.0.1: 80",    "[::1]:80]:", "-1:80",
+        "0000000000000000000000000000000000000000000000000000000000000000000000:80",
+    };
+    struct kr_addr addr, before;
+    memset(&addr, 0x5a, sizeof addr);
+    before = addr;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        if (kr_addr_parse(&addr, bad[i]) != -EINVAL)
+            FAIL("\"%s\" is taken for an address", bad[i]);
+        CHECK_MEM_EQ(&addr, &before, sizeof addr);
+    }
+    CHECK_ERR(kr_addr_parse(&addr, NULL), EINVAL);
+    CHECK_ERR(kr_addr_parse(NULL, "127.0.0.1:80"), EINVAL);
+}
+
+/* Ours: names that the kernel may give: none at all, one with zeros, one that fills all there is. */
+TEST(addr_text_of_any_unix_name) {
+    char text[KR_ADDR_TEXT_SIZE];
+    struct kr_addr addr = {.size = sizeof addr.u.sa.sa_family, .u.sa.sa_family = AF_UNIX};
+    CHECK_EQ(kr_addr_text(&addr, text, sizeof text), 5);
+    CHECK_STR_EQ(text, "unix:");
+    addr.size = offsetof(struct sockaddr_un, sun_path) + 6;
+    memcpy(addr.u.un.sun_path, "\0a\0b\n\0", 6);
+    CHECK_EQ(kr_addr_text(&addr, text, sizeof text), 11);
+    CHECK_STR_EQ(text, "unix:@a@b?@");
+    memset(addr.u.un.sun_path, 'x', sizeof addr.u.un.sun_path);
+    addr.size = sizeof addr.u.un;
+    CHECK_EQ(kr_addr_text(&addr, text, sizeof text), 5 + 108);
+    CHECK_EQ(strlen(text), 5u + 108u);
+    CHECK_ERR(kr_addr_text(&addr, text, 5 + 108), ENOSPC);
+}
+
 TEST(addr_of_another_family) {
-    struct kr_addr addr = {.size = sizeof addr.u.sa, .u.sa.sa_family = AF_UNIX};
+    struct kr_addr addr = {.size = sizeof addr.u.sa, .u.sa.sa_family = AF_NETLINK};
     char text[KR_ADDR_TEXT_SIZE] = "#";
     CHECK_EQ(kr_addr_port(&addr), 0);
     CHECK_ERR(kr_addr_text(&addr, text, sizeof text), EAFNOSUPPORT);
@@ -961,4 +1053,4 @@ TEST_EACH(running_and_freeing_in_a_callback_is_busy) {
     test_close(p.fd);
 }
 
-TAP_MAIN(api, 99)
+TAP_MAIN(api, 104)

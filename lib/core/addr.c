@@ -1,4 +1,6 @@
-/* Numeric addresses. inet_pton and inet_ntop do the work; a scope is added by hand. */
+/* Addresses and their text. inet_pton and inet_ntop know the numbers; scope, port and Unix names are
+ * done by hand. The kernel counts the closing 0 of a path into the size, and that of an abstract name
+ * not, for there it is a byte as any other (man 7 unix). */
 #include "base/util.h"
 
 #include <kreactor/addr.h>
@@ -6,6 +8,9 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <string.h>
+
+#define PATH_AT offsetof(struct sockaddr_un, sun_path)
+#define PATH_MAX_SIZE (sizeof((struct sockaddr_un *)0)->sun_path - 1)
 
 static int ip6_scope(const char *text, uint32_t *ret) {
     uint64_t scope = 0;
@@ -49,6 +54,58 @@ int kr_addr_ip(struct kr_addr *ret, const char *ip, uint16_t port) {
     return 0;
 }
 
+int kr_addr_unix(struct kr_addr *ret, const char *path) {
+    if (!ret || !path)
+        return -EINVAL;
+    bool abstract = path[0] == '@';
+    path += abstract;
+    size_t size = strlen(path);
+    if (size == 0)
+        return -EINVAL;
+    if (size > PATH_MAX_SIZE)
+        return -ENAMETOOLONG;
+    *ret = (struct kr_addr){.size = (socklen_t)(PATH_AT + size + 1), .u.un.sun_family = AF_UNIX};
+    memcpy(ret->u.un.sun_path + abstract, path, size);
+    return 0;
+}
+
+/* The decimal port at the end of a text, which is 1 to 5 digits. */
+static int port_parse(const char *text, uint16_t *ret) {
+    uint32_t port = 0;
+    size_t size = strlen(text);
+    if (size < 1 || size > 5)
+        return -EINVAL;
+    for (; *text; text++) {
+        if (*text < '0' || *text > '9')
+            return -EINVAL;
+        port = port * 10 + (uint32_t)(*text - '0');
+    }
+    if (port > UINT16_MAX)
+        return -EINVAL;
+    *ret = (uint16_t)port;
+    return 0;
+}
+
+int kr_addr_parse(struct kr_addr *ret, const char *text) {
+    if (!ret || !text)
+        return -EINVAL;
+    if (strncmp(text, "unix:", 5) == 0)
+        return kr_addr_unix(ret, text + 5);
+    bool six = text[0] == '[';
+    text += six;
+    const char *end = six ? strstr(text, "]:") : strchr(text, ':');
+    char host[64]; /* longer ones are no addresses */
+    if (!end || (size_t)(end - text) >= sizeof host)
+        return -EINVAL;
+    memcpy(host, text, (size_t)(end - text));
+    host[end - text] = 0;
+    if (six != (strchr(host, ':') != NULL)) /* "[127.0.0.1]:80" is not how it is written */
+        return -EINVAL;
+    uint16_t port;
+    int rc = port_parse(end + (six ? 2 : 1), &port);
+    return rc < 0 ? rc : kr_addr_ip(ret, host, port);
+}
+
 uint16_t kr_addr_port(const struct kr_addr *addr) {
     if (!addr)
         return 0;
@@ -67,18 +124,48 @@ static int addr_host(const struct kr_addr *addr, char *host, socklen_t size) {
     return -EAFNOSUPPORT;
 }
 
-int kr_addr_text(const struct kr_addr *addr, char *text, size_t size) {
-    if (!addr || !text)
-        return -EINVAL;
-    char host[INET6_ADDRSTRLEN], whole[KR_ADDR_TEXT_SIZE], scope[16] = "";
+static int ip_text(const struct kr_addr *addr, char whole[KR_ADDR_TEXT_SIZE]) {
+    char host[INET6_ADDRSTRLEN], scope[16] = "";
     int rc = addr_host(addr, host, sizeof host);
     if (rc < 0)
         return rc;
     bool six = addr->u.sa.sa_family == AF_INET6;
     if (six && addr->u.in6.sin6_scope_id)
         snprintf(scope, sizeof scope, "%%%u", addr->u.in6.sin6_scope_id);
-    int length = snprintf(whole, sizeof whole, six ? "[%s%s]:%u" : "%s%s:%u", host, scope,
-                          kr_addr_port(addr));
+    return snprintf(whole, KR_ADDR_TEXT_SIZE, six ? "[%s%s]:%u" : "%s%s:%u", host, scope,
+                    kr_addr_port(addr));
+}
+
+/* A path that fills all of sun_path has no closing 0. */
+static size_t unix_name_size(const struct kr_addr *addr) {
+    size_t size = kr__min_size(addr->size, sizeof addr->u.un) - PATH_AT;
+    bool abstract = size && addr->u.un.sun_path[0] == 0;
+    return abstract ? size : strnlen(addr->u.un.sun_path, size);
+}
+
+static char shown(char c) {
+    if (c == 0)
+        return '@';
+    return (unsigned char)c < ' ' || c == 127 ? '?' : c;
+}
+
+static int unix_text(const struct kr_addr *addr, char whole[KR_ADDR_TEXT_SIZE]) {
+    memcpy(whole, "unix:", 5);
+    size_t size = unix_name_size(addr);
+    for (size_t i = 0; i < size; i++)
+        whole[5 + i] = shown(addr->u.un.sun_path[i]);
+    whole[5 + size] = 0;
+    return (int)(5 + size);
+}
+
+int kr_addr_text(const struct kr_addr *addr, char *text, size_t size) {
+    if (!addr || !text)
+        return -EINVAL;
+    char whole[KR_ADDR_TEXT_SIZE];
+    bool is_unix = addr->size >= PATH_AT && addr->u.sa.sa_family == AF_UNIX;
+    int length = is_unix ? unix_text(addr, whole) : ip_text(addr, whole);
+    if (length < 0)
+        return length;
     if ((size_t)length >= size)
         return -ENOSPC;
     memcpy(text, whole, (size_t)length + 1);

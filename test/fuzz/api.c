@@ -438,7 +438,7 @@ static void act_dump(struct world *w) {
 }
 
 static void act_addr(struct world *w) {
-    char text[KR_ADDR_TEXT_SIZE];
+    char text[64];
     for (unsigned i = 0; i < sizeof text; i++)
         text[i] = (char)tape_byte(&w->tape);
     text[below(w, sizeof text)] = 0;
@@ -447,6 +447,11 @@ static void act_addr(struct world *w) {
     if (kr_addr_ip(rarely(w) ? NULL : &addr, rarely(w) ? NULL : text, (uint16_t)below(w, 65536)) < 0)
         any_addr(w, &addr);
     (void)kr_addr_port(&addr);
+    struct kr_addr other = addr;
+    if (kr_addr_parse(&other, text) < 0 && kr_addr_unix(&other, text) < 0)
+        MUST(memcmp(&other, &addr, sizeof addr) == 0);
+    char room[KR_ADDR_TEXT_SIZE];
+    MUST(kr_addr_text(&other, room, sizeof room) > 0);
     int size = kr_addr_text(&addr, text, below(w, sizeof text + 1));
     MUST(size < (int)sizeof text && (size < 0 || text[size] == 0));
 }
