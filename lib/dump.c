@@ -105,8 +105,9 @@ static void put_ring(struct dump *d, const struct kr_reactor *r) {
 }
 
 static void put_rooms(struct dump *d, const struct kr_reactor *r) {
-    put(d, "slots conns %u of %u promised %u; files free %u of %u\n", r->conns.open, r->conns.max,
-        r->conns.promised, r->slots.free_count, r->slots.files);
+    put(d, "slots conns %u of %u promised %u; made %u of %u; files free %u of %u\n", r->conns.accepted,
+        r->conns.accept_max, r->conns.promised, r->slots.made.count - r->slots.made.free_count,
+        r->slots.made.count, r->slots.files.free_count, r->slots.files.count);
     put(d, "bufs published %u target %u free %u of %u size %zu held %llu usual %zu\n", r->bufs.published,
         r->bufs.target, r->bufs.free_count, r->bufs.count, r->bufs.size,
         (unsigned long long)r->bufs.held, r->bufs.usual);
@@ -132,9 +133,9 @@ int kr_dump(const struct kr_reactor *r, int fd) {
         if (r->listeners.table[i].state != KR__LISTENER_FREE)
             put_listener(&d, &r->listeners.table[i]);
     }
-    for (unsigned slot = 0; slot < r->conns.used; slot++) {
-        if (r->conns.table[slot].state != KR__CONN_FREE)
-            put_conn(&d, r, &r->conns.table[slot]);
+    for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
+        if (c->state != KR__CONN_FREE)
+            put_conn(&d, r, c);
     }
     flush(&d);
     return d.error;

@@ -117,9 +117,9 @@ static void show(struct kr_reactor *r) {
 static void audit(const struct kr_reactor *r) {
     kr__assert(kr__list_empty(&r->dirty) && kr__list_empty(&r->showing));
     unsigned open = 0;
-    for (unsigned slot = 0; slot < r->conns.used; slot++) {
-        kr__assert(kr__conn_moves(r, &r->conns.table[slot]));
-        open += r->conns.table[slot].state != KR__CONN_FREE;
+    for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
+        kr__assert(kr__conn_moves(r, c));
+        open += c->state != KR__CONN_FREE;
     }
     kr__assert(open == r->conns.open);
     for (unsigned i = 0; i < r->listeners.max; i++) {
@@ -128,7 +128,7 @@ static void audit(const struct kr_reactor *r) {
         kr__assert(l->state != KR__LISTENER_OPEN || l->paused || l->backing_off || l->short_of_room ||
                    l->owner.inflight);
     }
-    kr__assert(r->conns.open + r->conns.promised <= r->conns.max);
+    kr__assert(r->conns.accepted + r->conns.promised <= r->conns.accept_max);
 }
 
 static int64_t wait_time(const struct kr_reactor *r, int64_t max_wait_ns) {

@@ -15,6 +15,7 @@
 
 #define PAGE 4096u
 #define CONN_MAX_DEFAULT 16384u
+#define CONNECT_MAX_DEFAULT 1024u
 #define FILE_MAX_DEFAULT 64u
 #define LOST_WAIT_NS 100000000
 #define TABLE_MAX (1u << 20) /* of a registered file table, io_uring/rsrc.c */
@@ -59,11 +60,23 @@ static void or_default(unsigned *field, unsigned value) {
         *field = value;
 }
 
-/* As many connections as the descriptor limit lets the table have. */
-static unsigned conn_max_default(const struct kr__kernel *k, unsigned file_max) {
+/* How many connections the descriptor limit lets the table have beside the library's own files. */
+static unsigned table_room(const struct kr__kernel *k, unsigned file_max) {
     uint64_t limit = k->limit_nofile(k);
-    uint64_t room = limit > file_max ? limit - file_max : 1;
-    return room < CONN_MAX_DEFAULT ? (unsigned)room : CONN_MAX_DEFAULT;
+    limit = limit < TABLE_MAX ? limit : TABLE_MAX;
+    return limit > file_max ? (unsigned)limit - file_max : 1;
+}
+
+/* A quarter of the room, unless the other kind, where it was asked for, leaves less. */
+static unsigned connect_max_default(unsigned room, unsigned conn_max) {
+    unsigned left = room > conn_max ? room - conn_max : 0;
+    unsigned quarter = room / 4 < left ? room / 4 : left;
+    return quarter < CONNECT_MAX_DEFAULT ? quarter : CONNECT_MAX_DEFAULT;
+}
+
+static unsigned conn_max_default(unsigned room, unsigned connect_max) {
+    unsigned left = room > connect_max ? room - connect_max : 1;
+    return left < CONN_MAX_DEFAULT ? left : CONN_MAX_DEFAULT;
 }
 
 static void config_resolve(struct kr_config *c, const struct kr__kernel *k) {
@@ -72,7 +85,9 @@ static void config_resolve(struct kr_config *c, const struct kr__kernel *k) {
     or_default(&c->sq_entries, defaults.sq_entries);
     or_default(&c->cq_entries, defaults.cq_entries);
     or_default(&c->file_max, defaults.file_max);
-    or_default(&c->conn_max, conn_max_default(k, c->file_max));
+    unsigned room = table_room(k, c->file_max);
+    or_default(&c->connect_max, connect_max_default(room, c->conn_max));
+    or_default(&c->conn_max, conn_max_default(room, c->connect_max));
     or_default(&c->buf_count, defaults.buf_count);
     c->buf_size = c->buf_size ? c->buf_size : defaults.buf_size;
     or_default(&c->post_max, defaults.post_max);
@@ -93,8 +108,6 @@ static const char *config_fault(const struct kr_config *c) {
         return "cq_entries is above 65536";
     if (c->file_max > 65536)
         return "file_max is above 65536";
-    if (c->conn_max > TABLE_MAX - (c->file_max ? c->file_max : FILE_MAX_DEFAULT))
-        return "conn_max and file_max are together above 1048576";
     if (c->buf_count > 32768 || (c->buf_count & (c->buf_count - 1)))
         return "buf_count is not a power of two up to 32768";
     if (c->buf_size > (size_t)1 << 20)
@@ -112,6 +125,8 @@ static const char *config_fault(const struct kr_config *c) {
 static const char *config_conflict(const struct kr_config *c) {
     if (kr__power_of_two(c->cq_entries) < kr__power_of_two(c->sq_entries))
         return "cq_entries is below sq_entries";
+    if ((uint64_t)c->conn_max + c->connect_max + c->file_max > TABLE_MAX)
+        return "conn_max, connect_max and file_max are together above 1048576";
     return NULL;
 }
 
@@ -143,7 +158,8 @@ static int build_rooms(struct kr_reactor *r, const char **tried) {
     int rc = try_enter(r);
     if (rc == 0) {
         *tried = "io_uring_register of the file table";
-        rc = kr__slots_init(&r->slots, &r->ring, &r->mem, c->conn_max, c->file_max);
+        rc = kr__slots_init(&r->slots, &r->ring, &r->mem,
+                            &(struct kr__slots_plan){c->conn_max, c->connect_max, c->file_max});
     }
     if (rc == 0) {
         *tried = "io_uring_register of the buffers";
@@ -155,10 +171,10 @@ static int build_rooms(struct kr_reactor *r, const char **tried) {
     }
     if (rc == 0) {
         *tried = "mmap of the tables";
-        rc = kr__conns_init(&r->conns, r, c->conn_max);
+        rc = kr__conns_init(&r->conns, r, c->conn_max, c->connect_max);
     }
     if (rc == 0)
-        rc = kr__listeners_init(&r->listeners, r, c->file_max, c->conn_max);
+        rc = kr__listeners_init(&r->listeners, r, c->file_max, r->slots.files.first);
     return rc;
 }
 
@@ -215,7 +231,7 @@ static size_t locked_bytes(const struct kr_reactor *r, const char *tried) {
 }
 
 static int build(struct kr_reactor *r, struct kr_failure *why, unsigned caps_mask) {
-    unsigned files = r->config.conn_max + r->config.file_max;
+    unsigned files = r->config.conn_max + r->config.connect_max + r->config.file_max;
     const char *tried = "io_uring_setup";
     int rc = build_ring(r, caps_mask);
     if (rc < 0) {
@@ -328,8 +344,7 @@ int kr_stats_read(const struct kr_reactor *r, struct kr_stats *ret, size_t size)
 }
 
 static void end_conns(struct kr_reactor *r) {
-    for (unsigned slot = 0; slot < r->conns.used; slot++) {
-        struct kr__conn *c = &r->conns.table[slot];
+    for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
         if (c->state == KR__CONN_OPEN || c->state == KR__CONN_DRAINING)
             kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_REACTOR);
     }
@@ -358,8 +373,8 @@ static void run_posts(struct kr_reactor *r) {
  * told all the same. */
 static void abandon(struct kr_reactor *r) {
     r->in_turn = true;
-    for (unsigned slot = 0; slot < r->conns.used; slot++)
-        kr__conn_abandon(r, &r->conns.table[slot]);
+    for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));)
+        kr__conn_abandon(r, c);
     r->in_turn = false;
     run_posts(r);
 }

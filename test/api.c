@@ -265,6 +265,8 @@ TEST(config_is_as_documented) {
     CHECK_EQ(c.sq_entries, 512u);
     CHECK_EQ(c.cq_entries, 4096u);
     CHECK_EQ(c.file_max, 64u);
+    CHECK_EQ(c.conn_max, 0u); /* by the limit of descriptors */
+    CHECK_EQ(c.connect_max, 0u);
     CHECK_EQ(c.buf_count, 1024u);
     CHECK_EQ(c.buf_size, 65536u);
     CHECK_EQ(c.post_max, 1024u);

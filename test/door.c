@@ -562,25 +562,37 @@ TEST_EACH(new_finds_the_cause_by_the_limits) {
     }
 }
 
+/* What was asked for under which limit (0: nothing), and what came of it, with 4 files. */
 static const struct {
     uint64_t nofile;
-    unsigned conn_max;
+    unsigned conn_asked, connect_asked, conn_max, connect_max;
 } limit_rows[] = {
-    {0, 1}, {4, 1}, {5, 1}, {6, 2}, {1024, 1020}, {UINT64_MAX, 16384},
+    {0, 0, 0, 1, 0},          {4, 0, 0, 1, 0},
+    {5, 0, 0, 1, 0},          {6, 0, 0, 2, 0},
+    {8, 0, 0, 3, 1},          {1024, 0, 0, 765, 255},
+    {6000, 0, 0, 4972, 1024}, {UINT64_MAX, 0, 0, 16384, 1024},
+    {1024, 16, 0, 16, 255},   {1024, 1020, 0, 1020, 0},
+    {1024, 1000, 0, 1000, 20}, {1024, 0, 1000, 20, 1000},
+    {1024, 0, 1019, 1, 1019}, {1024, 7, 8, 7, 8},
 };
 
 /* Ours: the default table is as long as the limit of descriptors lets it be, less the library's own
- * files. */
+ * files; a quarter of it is for connections that the program makes, but never such that a number of the
+ * others which was asked for does not fit. */
 TEST_EACH(new_sizes_its_table_by_the_limit) {
     for (size_t i = 0; i < COUNT(limit_rows); i++) {
         struct door *d = door_open();
         d->nofile = limit_rows[i].nofile;
         struct kr_config config = small_config(d);
-        config.conn_max = 0;
+        config.conn_max = limit_rows[i].conn_asked;
+        config.connect_max = limit_rows[i].connect_asked;
         struct kr_reactor *r;
         CHECK_OK(
             kr__reactor_new(&r, &config, NULL, &d->kernel, (unsigned)tap_variant()->caps_mask));
         CHECK_EQ(r->config.conn_max, limit_rows[i].conn_max);
+        CHECK_EQ(r->config.connect_max, limit_rows[i].connect_max);
+        CHECK_EQ(r->conns.accept_max, limit_rows[i].conn_max);
+        CHECK_EQ(r->slots.made.free_count, limit_rows[i].connect_max);
         check_works(r);
         free_all(d, r);
     }
@@ -788,7 +800,7 @@ static void check_listen_refused(enum call call, const char *name, int error) {
     for (int i = 0; i < 6; i++)
         CHECK_ERR(listen_rc(r, i % 2, &seen, &port), error);
     CHECK_EQ(test_stats(r).listeners, 0u);
-    CHECK_LE(d->held, held + 1); /* the heap of deadlines has come into being */
+    CHECK_LE(d->held, held + 2); /* the heap of deadlines, and limits kept for the next listener */
     for (int i = 0; i < 4; i++)
         check_works(r);
     CHECK_ERR(listen_rc(r, false, &seen, &port), ENOSPC);

@@ -515,6 +515,8 @@ TEST_EACH(each_bound_of_the_config_is_refused_by_name) {
     REFUSED(cq_entries, 65537);
     REFUSED(conn_max, 1048576);
     REFUSED(conn_max, UINT32_MAX);
+    REFUSED(connect_max, 1048512);
+    REFUSED(connect_max, UINT32_MAX);
     REFUSED(file_max, 65537);
     REFUSED(buf_count, 3);
     REFUSED(buf_count, 32769);
@@ -553,7 +555,7 @@ TEST_EACH(least_config_works) {
     struct kr_config config;
     kr_config_init(&config);
     config.sq_entries = config.cq_entries = 1;
-    config.conn_max = config.file_max = 1;
+    config.conn_max = config.connect_max = config.file_max = 1;
     config.buf_count = 1;
     config.buf_size = 1;
     config.post_max = 1;

@@ -55,10 +55,15 @@ struct kr_config {
      * of two. More than that are kept by the kernel at some cost. Default 4096 (64 KiB). */
     unsigned cq_entries;
 
-    /* Connections at a time, 1 to 1048576 - file_max. Listeners pause below it; nobody is dropped.
-     * The table of connections and files must fit RLIMIT_NOFILE (soft), although its entries are no
-     * descriptors. Default: what fits that limit, at most 16384. */
+    /* Accepted connections at a time, at least 1. Listeners pause below it; nobody is dropped. The table of
+     * all connections and files, conn_max + connect_max + file_max, is at most 1048576 long and must fit
+     * RLIMIT_NOFILE (soft), although its entries are no descriptors. Default: what of that limit
+     * connect_max and file_max leave, at most 16384. */
     unsigned conn_max;
+
+    /* Connections that this program makes itself (kr_connect), at a time. Default: a quarter of what the limit
+     * has room for, or what conn_max leaves of it if that is less; at most 1024. */
+    unsigned connect_max;
 
     /* Listeners and other files of the library's own, 1 to 65536. Default 64. */
     unsigned file_max;

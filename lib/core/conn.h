@@ -85,14 +85,25 @@ struct kr__vector {
 
 struct kr__conns {
     struct kr__conn *table; /* mapped; pages come into being when first used */
-    unsigned max;
-    unsigned used;     /* slots that have ever been used are below this */
+    unsigned accept_max; /* slots below this are of the kernel's choice: it accepts into them */
+    unsigned max;        /* those from there to this are the library's: it connects from them */
+    unsigned used, made_used; /* [0, used) and [accept_max, made_used) have ever been used */
     unsigned open;     /* not FREE */
+    unsigned accepted; /* of these, in slots of the kernel's choice */
     unsigned promised; /* free slots that armed accepts may still fill */
 };
 
-int kr__conns_init(struct kr__conns *conns, struct kr_reactor *r, unsigned max);
+int kr__conns_init(struct kr__conns *conns, struct kr_reactor *r, unsigned accept_max, unsigned made_max);
 void kr__conns_free(struct kr__conns *conns, struct kr_reactor *r);
+
+/* For going through all slots that have ever been used: the one after `c`, or the first (NULL); NULL after
+ * the last. */
+static inline struct kr__conn *kr__conns_next(const struct kr__conns *conns, const struct kr__conn *c) {
+    unsigned slot = c ? (unsigned)(c - conns->table) + 1 : 0;
+    if (slot >= conns->used && slot < conns->accept_max)
+        slot = conns->accept_max;
+    return slot < conns->made_used ? &conns->table[slot] : NULL;
+}
 
 static inline kr_conn kr__conn_handle(const struct kr__conn *c) {
     return (kr_conn){kr__handle_pack(KR__KIND_CONN, c->owner.slot, c->owner.generation)};

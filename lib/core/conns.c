@@ -14,9 +14,13 @@ static size_t table_bytes(unsigned max) {
     return ((size_t)max * sizeof(struct kr__conn) + 4095) / 4096 * 4096;
 }
 
-int kr__conns_init(struct kr__conns *conns, struct kr_reactor *r, unsigned max) {
-    *conns = (struct kr__conns){.max = max};
-    conns->table = r->kernel->map(r->kernel, table_bytes(max), KR__MAP_PLAIN);
+int kr__conns_init(struct kr__conns *conns, struct kr_reactor *r, unsigned accept_max, unsigned made_max) {
+    *conns = (struct kr__conns){
+        .accept_max = accept_max,
+        .max = accept_max + made_max,
+        .made_used = accept_max,
+    };
+    conns->table = r->kernel->map(r->kernel, table_bytes(conns->max), KR__MAP_PLAIN);
     return conns->table ? 0 : -ENOMEM;
 }
 
@@ -81,8 +85,7 @@ static void conn_release(struct kr_reactor *r, struct kr__conn *c) {
 void kr__conns_free(struct kr__conns *conns, struct kr_reactor *r) {
     if (!conns->table)
         return;
-    for (unsigned slot = 0; slot < conns->used; slot++) {
-        struct kr__conn *c = &conns->table[slot];
+    for (struct kr__conn *c = NULL; (c = kr__conns_next(conns, c));) {
         if (c->state != KR__CONN_FREE)
             conn_release(r, c);
         if (c->inline_memory)
@@ -126,8 +129,8 @@ static int conn_inline_ready(struct kr_reactor *r, struct kr__conn *c, size_t si
 static void conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot) {
     if (c->owner.generation == 0)
         kr__owner_init(&c->owner, KR__KIND_CONN, slot);
-    if (slot >= r->conns.used)
-        r->conns.used = slot + 1;
+    unsigned *used = slot < r->conns.accept_max ? &r->conns.used : &r->conns.made_used;
+    *used = slot < *used ? *used : slot + 1;
     *c = (struct kr__conn){
         .owner = c->owner,
         .state = KR__CONN_OPEN,
@@ -136,6 +139,7 @@ static void conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot) 
         .inline_room = c->inline_room,
     };
     r->conns.open++;
+    r->conns.accepted += slot < r->conns.accept_max;
     kr__count(&r->stats.conns, 1);
     kr__conn_dirty(r, c);
 }
@@ -226,6 +230,7 @@ void kr__conn_gone(struct kr_reactor *r, struct kr__conn *c) {
     c->state = KR__CONN_FREE;
     c->announced = false;
     r->conns.open--;
+    r->conns.accepted -= c->owner.slot < r->conns.accept_max;
     kr__uncount(&r->stats.conns, 1);
     kr__listener_left(r, c->listener);
     if (c->successor)

@@ -68,8 +68,8 @@ struct kr__listener *kr__listener_find(const struct kr_reactor *r, uint64_t bits
 /* Slots that this listener may still fill, beyond those set aside for others. */
 static unsigned listener_room(const struct kr_reactor *r, const struct kr__listener *l) {
     unsigned others = r->conns.promised - l->promised;
-    unsigned used = r->conns.open + others;
-    unsigned room = r->conns.max > used ? r->conns.max - used : 0;
+    unsigned used = r->conns.accepted + others;
+    unsigned room = r->conns.accept_max > used ? r->conns.accept_max - used : 0;
     if (!l->opts.conn_max)
         return room;
     unsigned own = l->opts.conn_max > l->conns ? l->opts.conn_max - l->conns : 0;
@@ -117,7 +117,7 @@ static bool multishot_fits(const struct kr_reactor *r, const struct kr__listener
     }
     bool own_fits = !l->opts.conn_max || l->opts.conn_max >= l->conns + own;
     bool fits_now = listener_room(r, l) >= multishot_room(l); /* accepts under cancel still count */
-    return !l->arrivals && own_fits && fits_now && r->conns.max - r->conns.open >= need;
+    return !l->arrivals && own_fits && fits_now && r->conns.accept_max - r->conns.accepted >= need;
 }
 
 static void begin_batch(struct kr_reactor *r, struct kr__listener *l, unsigned room) {
@@ -309,6 +309,14 @@ static bool addr_good(const struct kr_addr *addr) {
     return addr->u.sa.sa_family == AF_INET || addr->u.sa.sa_family == AF_INET6;
 }
 
+static int listener_slot(struct kr_reactor *r, int fd) {
+    int slot = kr__slots_take(&r->slots.files);
+    int rc = slot < 0 ? slot : kr__slots_put(&r->slots, (uint32_t)slot, fd);
+    if (slot >= 0 && rc < 0)
+        kr__slots_recycle(&r->slots, (uint32_t)slot);
+    return rc < 0 ? rc : slot;
+}
+
 static int listener_socket(struct kr_reactor *r, const struct kr_addr *addr,
                            const struct kr_listen_opts *opts, struct kr_addr *bound) {
     struct kr__listen_plan plan = {
@@ -322,7 +330,7 @@ static int listener_socket(struct kr_reactor *r, const struct kr_addr *addr,
     int fd = r->kernel->listen(r->kernel, &plan, bound);
     if (fd < 0)
         return fd;
-    int slot = kr__slots_put_file(&r->slots, fd);
+    int slot = listener_slot(r, fd);
     r->kernel->close(r->kernel, fd); /* the table has its own reference */
     return slot;
 }

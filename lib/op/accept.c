@@ -22,7 +22,17 @@ uint16_t kr__prep_accept(struct kr_reactor *r, struct kr__owner *o, struct io_ur
     return 0;
 }
 
+/* Some kernels choose beyond the range when it is full and the last slot cleared was not in it
+ * (io_uring/filetable.c). That is not to happen, as slots are set aside; if it does, it is a full table. */
+static int32_t in_range(struct kr_reactor *r, int32_t res) {
+    if (res < 0 || (uint32_t)res < r->conns.accept_max)
+        return res;
+    kr__slots_clear(&r->slots, (uint32_t)res);
+    return -ENFILE;
+}
+
 static void accepted(struct kr_reactor *r, struct kr__listener *l, int32_t res) {
+    res = in_range(r, res);
     if (res < 0)
         kr__listener_failed(r, l, res);
     else

@@ -4,52 +4,69 @@
 
 #include <errno.h>
 
-int kr__slots_init(struct kr__slots *slots, struct kr__ring *ring, struct kr__mem *mem, unsigned conns,
-                   unsigned files) {
-    *slots = (struct kr__slots){.ring = ring, .mem = mem, .conns = conns, .files = files};
-    struct io_uring_rsrc_register table = {.nr = conns + files, .flags = IORING_RSRC_REGISTER_SPARSE};
-    int rc = kr__ring_register(ring, IORING_REGISTER_FILES2, &table, sizeof table);
-    if (rc < 0)
-        return rc;
-    struct io_uring_file_index_range range = {.off = 0, .len = conns};
-    rc = kr__ring_register(ring, IORING_REGISTER_FILE_ALLOC_RANGE, &range, 0);
-    if (rc < 0)
-        return rc;
-    slots->free = kr__mem_get(mem, files * sizeof *slots->free);
-    if (!slots->free)
+static int range_init(struct kr__slot_range *range, struct kr__mem *mem, uint32_t first, unsigned count) {
+    *range = (struct kr__slot_range){.first = first, .count = count};
+    if (count == 0)
+        return 0;
+    range->free = kr__mem_get(mem, count * sizeof *range->free);
+    if (!range->free)
         return -ENOMEM;
-    for (unsigned i = files; i-- > 0;)
-        slots->free[slots->free_count++] = conns + i;
+    for (unsigned i = count; i-- > 0;)
+        range->free[range->free_count++] = first + i;
     return 0;
 }
 
-void kr__slots_free(struct kr__slots *slots) {
-    kr__mem_put(slots->mem, slots->free, slots->files * sizeof *slots->free);
-    slots->free = NULL;
+static void range_free(struct kr__slot_range *range, struct kr__mem *mem) {
+    kr__mem_put(mem, range->free, range->count * sizeof *range->free);
+    range->free = NULL;
 }
 
-static int slots_update(struct kr__slots *slots, uint32_t slot, int fd) {
+static int table_register(struct kr__ring *ring, const struct kr__slots_plan *plan) {
+    struct io_uring_rsrc_register table = {
+        .nr = plan->accepted + plan->made + plan->files,
+        .flags = IORING_RSRC_REGISTER_SPARSE,
+    };
+    int rc = kr__ring_register(ring, IORING_REGISTER_FILES2, &table, sizeof table);
+    if (rc < 0)
+        return rc;
+    struct io_uring_file_index_range range = {.off = 0, .len = plan->accepted};
+    return kr__ring_register(ring, IORING_REGISTER_FILE_ALLOC_RANGE, &range, 0);
+}
+
+int kr__slots_init(struct kr__slots *slots, struct kr__ring *ring, struct kr__mem *mem,
+                   const struct kr__slots_plan *plan) {
+    *slots = (struct kr__slots){.ring = ring, .mem = mem, .accepted = plan->accepted};
+    int rc = table_register(ring, plan);
+    if (rc == 0)
+        rc = range_init(&slots->made, mem, plan->accepted, plan->made);
+    if (rc == 0)
+        rc = range_init(&slots->files, mem, plan->accepted + plan->made, plan->files);
+    return rc;
+}
+
+void kr__slots_free(struct kr__slots *slots) {
+    range_free(&slots->made, slots->mem);
+    range_free(&slots->files, slots->mem);
+}
+
+int kr__slots_take(struct kr__slot_range *range) {
+    return range->free_count ? (int)range->free[--range->free_count] : -ENOSPC;
+}
+
+int kr__slots_put(struct kr__slots *slots, uint32_t slot, int fd) {
     struct io_uring_files_update update = {.offset = slot, .fds = (uint64_t)(uintptr_t)&fd};
     int rc = kr__ring_register(slots->ring, IORING_REGISTER_FILES_UPDATE, &update, 1);
     return rc < 0 ? rc : 0;
 }
 
-int kr__slots_put_file(struct kr__slots *slots, int fd) {
-    if (!slots->free_count)
-        return -ENOSPC;
-    uint32_t slot = slots->free[slots->free_count - 1];
-    int rc = slots_update(slots, slot, fd);
-    if (rc < 0)
-        return rc;
-    slots->free_count--;
-    return (int)slot;
-}
-
 void kr__slots_clear(struct kr__slots *slots, uint32_t slot) {
-    slots_update(slots, slot, -1);
+    kr__slots_put(slots, slot, -1);
 }
 
 void kr__slots_recycle(struct kr__slots *slots, uint32_t slot) {
-    kr__assert(slot >= slots->conns && slots->free_count < slots->files);
-    slots->free[slots->free_count++] = slot;
+    if (slot < slots->accepted)
+        return;
+    struct kr__slot_range *range = slot < slots->files.first ? &slots->made : &slots->files;
+    kr__assert(range->free_count < range->count);
+    range->free[range->free_count++] = slot;
 }

@@ -477,6 +477,7 @@ static void act_reactor(struct world *w) {
     config.post_max = any_number(w);
     config.turn_cqes = any_number(w);
     config.turn_posts = any_number(w);
+    config.connect_max = any_number(w);
     config.taskrun = (enum kr_taskrun)below(w, 3);
     config.alloc = &w->alloc;
     if (rarely(w))
@@ -682,8 +683,8 @@ static void start(struct world *w) {
 /* Slots keep their inline memory for the next connection: these blocks are out at rest. */
 static unsigned inline_blocks(const struct kr_reactor *r) {
     unsigned count = 0;
-    for (unsigned slot = 0; slot < r->conns.used; slot++)
-        count += r->conns.table[slot].inline_memory != NULL;
+    for (const struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));)
+        count += c->inline_memory != NULL;
     return count;
 }
 

@@ -200,8 +200,7 @@ struct kr_stats test_stats(const struct kr_reactor *r) {
  * states. */
 static unsigned idle_conns(const struct kr_reactor *r, bool *settled) {
     unsigned idle = 0;
-    for (unsigned slot = 0; slot < r->conns.used; slot++) {
-        const struct kr__conn *c = &r->conns.table[slot];
+    for (const struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
         if (c->state == KR__CONN_FREE)
             continue;
         idle += c->owner.inflight == 0;
