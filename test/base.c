@@ -160,7 +160,7 @@ static void check_asserts(void (*fn)(void)) {
     if (pid == 0) {
         CHECK_SYS(close(2));
         fn();
-        _exit(0);
+        tap_exit_child(0);
     }
     int status;
     CHECK_EQ(waitpid(pid, &status, 0), pid);

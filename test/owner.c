@@ -415,7 +415,7 @@ TEST_EACH(forked_child_is_refused_everything) {
         CHECK_ERR(kr_stats_read(t.r, &stats, sizeof stats), ECHILD);
         CHECK_ERR(kr_post(t.r, nothing, NULL), ECHILD);
         kr_stop(t.r);
-        _exit(0);
+        tap_exit_child(0);
     }
     child_join(child);
     things_check_unharmed(&t);
@@ -435,7 +435,7 @@ TEST_EACH(forked_child_frees_its_copies) {
         test_close(t.fd);
         CHECK_EQ(t.closes, 0u);
         CHECK_EQ(tap_fd_count(), before);
-        _exit(0);
+        tap_exit_child(0);
     }
     child_join(child);
     things_check_unharmed(&t);
@@ -459,7 +459,7 @@ TEST_EACH(forked_child_makes_its_own) {
         things_make(&own);
         things_end(&own);
         test_reactor_free(t.r);
-        _exit(0);
+        tap_exit_child(0);
     }
     child_join(child);
     t.port = test_listen(t.r, &t.listener, NULL, &things_ops, &t);
@@ -477,7 +477,7 @@ static void fork_in_callback(struct kr_reactor *r, kr_timer timer, void *user) {
     if (child == 0) {
         CHECK_ERR(kr_timer_stop(r, timer), ECHILD);
         CHECK_ERR(kr_step(r, 0), ECHILD);
-        _exit(0);
+        tap_exit_child(0);
     }
     child_join(child);
     ((struct forker *)user)->beats++;

@@ -154,7 +154,7 @@ static void as_nobody(rlim_t memlock, void (*fn)(void)) {
         CHECK_SYS(setresgid(uid, uid, uid));
         CHECK_SYS(setresuid(uid, uid, uid));
         fn();
-        _exit(0);
+        tap_exit_child(0);
     }
     int status;
     CHECK_EQ(waitpid(child, &status, 0), child);

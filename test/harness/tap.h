@@ -15,7 +15,7 @@
  * cases overran gives up without a plan, which counts as a failure.
  *
  * A case starts with descriptors 0, 1 and 2 only, in a process group of its own, single-threaded.
- * A process that a case forks ends with _exit; CHECK may be used there and in any thread, but
+ * A process that a case forks ends with tap_exit_child; CHECK may be used there and in any thread, but
  * tap_skip only in the case itself. */
 #ifndef TAP_H
 #define TAP_H
@@ -103,6 +103,10 @@ bool tap_full(void);
  * repeats it. Not for use by two threads at once. */
 uint64_t tap_random(void);
 uint64_t tap_random_below(uint64_t bound); /* 0 .. bound - 1; bound > 0 */
+
+/* Ends a process that the case has forked, as _exit does: what the case has not printed yet is not
+ * printed twice, and its exit handlers do not run. What the child ran counts as covered. */
+__attribute__((noreturn)) void tap_exit_child(int status);
 
 /* How many descriptors this process has open. */
 int tap_fd_count(void);

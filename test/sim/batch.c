@@ -3,6 +3,8 @@
  * behind it. */
 #include "sim/batch.h"
 
+#include "harness/tap.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -71,7 +73,7 @@ static void worker_start(const struct batch *b, struct worker *w, uint64_t seed)
     if (pid == 0) {
         work(b, w);
         fflush(NULL);
-        _exit(EXIT_SUCCESS);
+        tap_exit_child(EXIT_SUCCESS);
     }
     w->pid = pid; /* the memory is shared: only the parent writes it */
 }
@@ -91,7 +93,7 @@ bool batch_fails(uint64_t seed, const struct scenario *scenario, uint64_t steps,
         alarm(SEED_S);
         struct storm_result one;
         storm_run(&one, seed, scenario, steps, NULL);
-        _exit(EXIT_SUCCESS);
+        tap_exit_child(EXIT_SUCCESS);
     }
     int status = 0;
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
