@@ -5,6 +5,7 @@
  * answers; and while nothing can be accepted, the reactor does not spin. */
 #include "harness/net.h"
 
+#include "core/reactor.h"
 #include "kernel/probe.h"
 #include "reactor.h"
 
@@ -230,7 +231,7 @@ TEST_EACH(v6_only) {
     opts.v6_only = true;
     CHECK_OK(listen_on(r, &six, "::", 0, &opts, &s));
     CHECK_OK(kr_listener_addr(r, six, &addr));
-    CHECK_OK(listen_on(r, &four, "0.0.0.0", kr_addr_port(&addr), NULL, &s));
+    CHECK_OK(listen_on(r, &four, "0.0.0.0", kr_addr_port(&addr), &opts, &s)); /* means nothing there */
     one_is_served(r, kr_addr_port(&addr));
     rest_without_conns(r, 3);
     test_reactor_free(r);
@@ -383,6 +384,32 @@ TEST_EACH(multishot_gives_way_near_the_limit) {
     CHECK_EQ(s.most, 200u);
     leave_all(clients, 240);
     rest_without_conns(r, 1);
+    test_reactor_free(r);
+}
+
+/* Ours: a listener's own limit that is far away does not cost it the multishot accept, nor does a limit
+ * that is near let it have one. */
+TEST_EACH(own_limit_far_away_leaves_the_multishot) {
+    struct kr_config config;
+    kr_config_init(&config);
+    config.conn_max = 1000;
+    struct kr_reactor *r = test_reactor(&config);
+    struct server s = {0};
+    struct kr_listen_opts opts = default_opts();
+    opts.backlog = 16;
+    for (unsigned i = 0; i < 2; i++) {
+        opts.conn_max = i ? 95 : 900;
+        struct client clients[12];
+        kr_listener listener;
+        connect_all(clients, 12, test_listen(r, &listener, &opts, &server_ops, &s));
+        serve_all(r, clients, 12, false);
+        const struct kr__listener *l = kr__listener_find(r, listener.bits);
+        CHECK_EQ((l->owner.armed & KR__SET(accept)) != 0, i == 0);
+        leave_all(clients, 12);
+        TEST_UNTIL(r, test_stats(r).conns == 0);
+        CHECK_OK(kr_listener_close(r, listener));
+    }
+    TEST_UNTIL(r, test_stats(r).listeners == 0);
     test_reactor_free(r);
 }
 
@@ -1006,4 +1033,4 @@ TEST_EACH(accepts_at_a_full_descriptor_table) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(accept, 88)
+TAP_MAIN(accept, 92)

@@ -102,6 +102,7 @@ TEST(addr_refuses_what_is_not_numeric) {
         "127.0.0.1:80", "[::1]",  "::g",       ":",         "1:2:3",     "::1%",
         "fe80::1%no such",
         "fe80::1%4294967296",
+        "fe80::1%/",
     };
     struct kr_addr addr, before;
     memset(&addr, 0x5a, sizeof addr);
@@ -233,7 +234,23 @@ TEST(addr_of_another_family) {
     struct kr_addr none = {0};
     CHECK_EQ(kr_addr_port(&none), 0);
     CHECK_ERR(kr_addr_text(&none, text, sizeof text), EAFNOSUPPORT);
+    addr.size = sizeof addr.u; /* long enough for any */
+    CHECK_EQ(kr_addr_port(&addr), 0);
+    CHECK_ERR(kr_addr_text(&addr, text, sizeof text), EAFNOSUPPORT);
+    addr.u.sa.sa_family = AF_INET6;
+    addr.size = sizeof addr.u.in; /* too short for what it says it is */
+    CHECK_EQ(kr_addr_port(&addr), 0);
+    CHECK_ERR(kr_addr_text(&addr, text, sizeof text), EAFNOSUPPORT);
     CHECK_STR_EQ(text, "#");
+}
+
+TEST(addr_is_asked_for_in_vain) {
+    struct kr_addr addr;
+    char text[KR_ADDR_TEXT_SIZE];
+    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 80));
+    CHECK_EQ(kr_addr_port(NULL), 0);
+    CHECK_ERR(kr_addr_text(NULL, text, sizeof text), EINVAL);
+    CHECK_ERR(kr_addr_text(&addr, NULL, sizeof text), EINVAL);
 }
 
 /* ---- defaults ---- */
@@ -664,8 +681,8 @@ static void write_inline(struct kr_reactor *r, kr_conn conn, struct seen *seen) 
     memcpy(kr_conn_inline(r, conn), "inline", 6);
 }
 
-/* Ours: in on_close the handle, the user pointer and the inline memory are good; what would send is
- * -EPIPE, and closing again changes nothing. */
+/* Ours: until on_close has returned the handle, the user pointer and the inline memory are good; what
+ * would send, read on or wait is -EPIPE, and closing again changes nothing. */
 TEST_EACH(handle_is_good_in_on_close) {
     struct pair p = {.seen = {.in_open = write_inline, .in_close = still_good}};
     struct kr_listen_opts opts;
@@ -675,8 +692,12 @@ TEST_EACH(handle_is_good_in_on_close) {
     CHECK(kr_conn_user(p.r, p.seen.conn) == &p);
     CHECK_OK(kr_conn_set_user(p.r, p.seen.conn, &other_user));
     CHECK(kr_conn_user(p.r, p.seen.conn) == &other_user);
+    void *room;
+    CHECK_OK(kr_conn_reserve(p.r, p.seen.conn, 1, &room));
     CHECK_OK(kr_conn_close(p.r, p.seen.conn, KR_CLOSE_NOW));
     CHECK_ERR(kr_conn_send(p.r, p.seen.conn, "x", 1), EPIPE);
+    CHECK_ERR(kr_conn_commit(p.r, p.seen.conn, 1), EPIPE);
+    CHECK_ERR(kr_conn_idle(p.r, p.seen.conn, HOUR), EPIPE);
     TEST_UNTIL(p.r, p.seen.closes == 1);
     CHECK(p.seen.close_user == &other_user);
     check_stale_conn(p.r, p.seen.conn);
@@ -1055,4 +1076,25 @@ TEST_EACH(running_and_freeing_in_a_callback_is_busy) {
     test_close(p.fd);
 }
 
-TAP_MAIN(api, 104)
+static unsigned listens_refused;
+
+static void listen_in_close(struct kr_reactor *r, kr_conn conn, struct seen *seen) {
+    struct kr_addr loopback;
+    kr_listener listener = {.bits = 7};
+    (void)conn;
+    CHECK_OK(kr_addr_ip(&loopback, "127.0.0.1", 0));
+    CHECK_ERR(kr_listen(r, &listener, &loopback, NULL, &seen_ops, seen), ESHUTDOWN);
+    CHECK_EQ(listener.bits, 7u);
+    listens_refused++;
+}
+
+/* Ours: once the reactor's end has begun nobody listens any more, though callbacks still run. */
+TEST_EACH(listening_at_the_end_of_the_reactor_is_refused) {
+    struct pair p = {.seen = {.in_close = listen_in_close}};
+    pair_make(&p, NULL);
+    test_reactor_free(p.r);
+    CHECK_EQ(listens_refused, 1u);
+    test_close(p.fd);
+}
+
+TAP_MAIN(api, 108)

@@ -228,6 +228,20 @@ TEST(bufs_of_one_turn_double_the_target_once) {
     pool_free(&p);
 }
 
+/* Ours: however large the receives are, four buffers are published: with fewer, one busy connection would
+ * starve the others. */
+TEST(bufs_of_a_mebibyte_are_four_at_least) {
+    struct pool p;
+    pool_init(&p, 8, 1 << 20);
+    for (int i = 0; i < 200; i++) {
+        kr__buf_unref(&p.bufs, pool_fill(&p, 1 << 20));
+        kr__bufs_publish(&p.bufs);
+    }
+    CHECK_EQ(p.bufs.target, KR__BUFS_TARGET_MIN);
+    CHECK_EQ(pool_published(&p), KR__BUFS_TARGET_MIN);
+    pool_free(&p);
+}
+
 /* Ours: what came back last goes out first, for it is warm: a lone connection of large messages
  * moves within as many buffers as the target, not through the whole ring. */
 TEST(bufs_reuse_the_warmest) {
@@ -276,4 +290,4 @@ TEST(bufs_refused_leave_nothing) {
     CHECK_EQ(maps_out, 0);
 }
 
-TAP_MAIN(bufs, 6)
+TAP_MAIN(bufs, 7)

@@ -526,7 +526,7 @@ TEST_EACH(close_by_fin_with_data_still_answers) {
 }
 
 /* Ours: after the peer's half-close this side may go on sending as long as it likes; nothing is
- * owed by the kernel meanwhile but the wake-up. */
+ * owed by the kernel meanwhile but the wake-up. The end is told once, also to who pauses and resumes. */
 TEST_EACH(close_half_by_the_peer_then_reply) {
     struct kr_reactor *r = test_reactor(NULL);
     house_init();
@@ -543,6 +543,9 @@ TEST_EACH(close_half_by_the_peer_then_reply) {
         test_recv(r, fd, bytes, 6);
         CHECK_MEM_EQ(bytes, "answer", 6);
     }
+    CHECK_OK(kr_conn_pause(r, life->conn));
+    CHECK_OK(kr_conn_resume(r, life->conn));
+    test_step(r, "the resumption");
     CHECK_EQ(life->events[END], 1u);
     CHECK_OK(kr_conn_send(r, life->conn, "end", 3));
     close_life(r, life, KR_CLOSE_FLUSH);

@@ -754,16 +754,23 @@ TEST_EACH(free_when_enter_fails_for_a_while) {
     }
 }
 
+static void seen_stale_post(struct kr_reactor *r, void *arg) {
+    struct seen *seen = arg;
+    CHECK_EQ(seen->closes, 1u);
+    CHECK_ERR(kr_conn_send(r, seen->conn, "x", 1), ESTALE);
+    seen->posts++;
+}
+
 /* Ours: when the kernel does not let itself be asked any more, the reactor is freed all the same.
- * The user hears the end of each connection, exactly once, and gets back what was posted: the ring
- * is closed by then. */
+ * The user hears the end of each connection, exactly once, and gets back what was posted: handles
+ * are stale by then. */
 TEST_EACH(free_when_enter_fails_for_ever) {
     for (size_t i = 0; i < COUNT(told_errors); i++) {
         row_begin("io_uring_enter", told_errors[i], 0, FOR_EVER);
         struct served s;
         served_begin(&s);
         CHECK_OK(kr_conn_send(s.r, s.seen.conn, "never sent", 10));
-        CHECK_OK(kr_post(s.r, seen_post, &s.seen));
+        CHECK_OK(kr_post(s.r, seen_stale_post, &s.seen));
         door_fail(s.d, ENTER, told_errors[i], 0, FOR_EVER);
         free_all(s.d, s.r);
         CHECK_GE(s.d->struck, 1u);
@@ -771,6 +778,26 @@ TEST_EACH(free_when_enter_fails_for_ever) {
         CHECK_EQ(s.seen.posts, 1u);
         test_close(s.fd);
     }
+}
+
+/* Ours: so is a client who has been accepted and was to be given his slot just now. */
+TEST_EACH(free_when_enter_fails_between_accept_and_slot) {
+    struct door *d = door_open();
+    struct kr_reactor *r;
+    CHECK_OK(make(d, &r, NULL));
+    struct seen seen = {0};
+    uint16_t port;
+    CHECK_OK(listen_rc(r, true, &seen, &port));
+    test_step(r, "the listener");
+    int held = d->held;
+    int fd = test_connect(port);
+    TEST_UNTIL(r, d->held > held);
+    door_fail(d, ENTER, EPERM, 0, FOR_EVER);
+    CHECK_ERR(kr_step(r, 0), EPERM);
+    free_all(d, r);
+    CHECK_EQ(seen.opens, 0u);
+    CHECK_EQ(test_recv_end(NULL, fd, NULL), 0);
+    test_close(fd);
 }
 
 /* ---- listening ---- */
@@ -1116,5 +1143,5 @@ _Static_assert(ROWS >= 200, "the table has lost rows");
 int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "--straced") == 0)
         return straced(strcmp(argv[2], "defer") == 0 ? KR_TASKRUN_DEFER : KR_TASKRUN_COOP);
-    return tap_main("door", 102, argc, argv);
+    return tap_main("door", 106, argc, argv);
 }

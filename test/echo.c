@@ -413,6 +413,38 @@ TEST_EACH(echo_pause_reaches_the_peer) {
     test_reactor_free(r);
 }
 
+struct shy {
+    kr_conn conn;
+    unsigned shown;
+};
+
+static size_t shy_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+    struct shy *shy = user;
+    CHECK_EQ(size, 3u);
+    CHECK_MEM_EQ(data, "abc", 3);
+    shy->conn = conn;
+    CHECK_OK(kr_conn_pause(r, conn));
+    return shy->shown++ ? size : 0;
+}
+
+static const struct kr_conn_ops shy_ops = {.on_data = shy_data};
+
+/* Ours: pauses and resumes do not count: who resumes several times is shown what was kept once. */
+TEST_EACH(echo_resumed_twice_shows_kept_bytes_once) {
+    struct kr_reactor *r = test_reactor(NULL);
+    struct shy shy = {.shown = 0};
+    int fd = test_connect(test_listen(r, NULL, NULL, &shy_ops, &shy));
+    test_send(r, fd, "abc", 3);
+    TEST_UNTIL(r, shy.shown == 1);
+    for (unsigned i = 0; i < 3; i++)
+        CHECK_OK(kr_conn_resume(r, shy.conn));
+    test_step(r, "the kept bytes");
+    CHECK_EQ(shy.shown, 2u);
+    test_rest(r, (struct test_levels){.conns = 1, .listeners = 1, .paused = 1});
+    test_close(fd);
+    test_reactor_free(r);
+}
+
 /* A source: sends a stream as fast as the marks allow. */
 struct source {
     uint64_t total, sent;
@@ -924,6 +956,71 @@ TEST_EACH(echo_forgotten_reservations_keep_nothing) {
     test_reactor_free(r);
 }
 
+struct late {
+    kr_conn conn;
+    bool reserved, committed, asked;
+};
+
+static void late_open(struct kr_reactor *r, kr_conn conn, void *user) {
+    (void)r;
+    ((struct late *)user)->conn = conn;
+}
+
+static size_t late_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+    struct late *late = user;
+    void *room;
+    (void)data;
+    CHECK_OK(kr_conn_reserve(r, conn, 100, &room));
+    late->reserved = true;
+    return size;
+}
+
+static void late_post(struct kr_reactor *r, void *user) {
+    struct late *late = user;
+    late->asked = true;
+    CHECK(late->reserved);
+    late->committed = kr_conn_commit(r, late->conn, 100) == 0;
+}
+
+static const struct kr_conn_ops late_ops = {.on_open = late_open, .on_data = late_data};
+
+/* Sends until the peer's window is full, and one send waits for it. */
+static void send_until_full(struct kr_reactor *r, kr_conn conn) {
+    static const char much[8 << 20];
+    CHECK_OK(kr_conn_send(r, conn, much, sizeof much));
+    for (uint64_t out = UINT64_MAX; out != test_stats(r).bytes_out;) {
+        out = test_stats(r).bytes_out;
+        for (unsigned i = 0; i < 3; i++)
+            test_step(r, "the window to be full");
+    }
+    CHECK_GT(kr_conn_queued(r, conn), 0u);
+}
+
+/* Ours: a reservation that is open when a send of its connection ends, ends with it: its room may stand
+ * behind bytes that are given back then. In one turn a byte of the peer comes, for which a room is
+ * reserved, and then the end of the send, because the peer has read; the post comes after both. */
+TEST_EACH(echo_send_that_ends_takes_the_reservation) {
+    struct kr_reactor *r = test_reactor(NULL);
+    struct late late = {.reserved = false};
+    struct kr_listen_opts opts = marks(0, 1 << 30, 1 << 30);
+    int fd = test_connect_sized(test_listen(r, NULL, &opts, &late_ops, &late), 0, 4096);
+    TEST_UNTIL(r, late.conn.bits != 0);
+    send_until_full(r, late.conn);
+    uint64_t out = test_stats(r).bytes_out, turns = test_stats(r).turns;
+    CHECK_EQ(test_send_some(fd, "1", 1), 1);
+    static char bytes[16 << 20];
+    CHECK_LE(out, sizeof bytes);
+    test_recv(NULL, fd, bytes, (size_t)out); /* all that the kernel has taken, so that it has room again */
+    CHECK_OK(kr_post(r, late_post, &late));
+    CHECK_OK(kr_step(r, 0));
+    CHECK_EQ(test_stats(r).turns, turns + 1);
+    CHECK(late.reserved && late.asked);
+    CHECK_GT(test_stats(r).bytes_out, out);
+    CHECK(!late.committed);
+    test_close(fd);
+    test_reactor_free(r);
+}
+
 static size_t careful_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                            size_t size) {
     (void)user;
@@ -966,4 +1063,4 @@ TEST_EACH(echo_survives_refused_memory) {
     }
 }
 
-TAP_MAIN(echo, 80)
+TAP_MAIN(echo, 88)

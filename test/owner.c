@@ -448,6 +448,29 @@ TEST_EACH(forked_child_frees_its_copies) {
     things_end(&t);
 }
 
+/* Ours: a reservation that is open when the process forks is given back by the child with the rest of its
+ * copy, and is the parent's to commit. */
+TEST_EACH(forked_child_gives_an_open_reservation_back) {
+    struct things t;
+    things_make(&t);
+    void *room;
+    CHECK_OK(kr_conn_reserve(t.r, t.conn, 5000, &room));
+    memcpy(room, "kept", 4);
+    pid_t child = CHECK_SYS(fork());
+    if (child == 0) {
+        test_reactor_free(t.r);
+        test_close(t.fd);
+        tap_exit_child(0);
+    }
+    child_join(child);
+    CHECK_OK(kr_conn_commit(t.r, t.conn, 4));
+    char back[4];
+    test_recv(t.r, t.fd, back, 4);
+    CHECK_MEM_EQ(back, "kept", 4);
+    things_check_unharmed(&t);
+    things_end(&t);
+}
+
 /* Ours: a reactor made before the fork and never run is the parent's all the same; the child may
  * make its own. */
 TEST_EACH(forked_child_makes_its_own) {
@@ -670,4 +693,4 @@ TEST_EACH(signal_storm_fails_no_step) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(owner, 56)
+TAP_MAIN(owner, 60)

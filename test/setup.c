@@ -288,6 +288,111 @@ TEST_EACH(filter_on_enter_with_enosys) {
     filtered_enter(ENOSYS);
 }
 
+/* In a child, as a filter cannot be taken back: under it `fn` leaves no descriptor. */
+static void filtered(int call, int error, void (*fn)(int error)) {
+    pid_t child = CHECK_SYS(fork());
+    if (child == 0) {
+        int before = tap_fd_count();
+        forbid(call, error);
+        fn(error);
+        if (call != SYS_openat) /* which counting takes, too */
+            CHECK_EQ(tap_fd_count(), before);
+        tap_exit_child(0);
+    }
+    int status;
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK(WIFEXITED(status));
+    CHECK_EQ(WEXITSTATUS(status), 0);
+}
+
+static void refused_memory(int error) {
+    (void)error;
+    struct kr_failure why;
+    struct kr_reactor *r = NULL;
+    CHECK_ERR(test_reactor_try(&r, NULL, &why), ENOMEM);
+    CHECK(!r);
+    tap_note("%s: %s", why.tried, why.cause);
+}
+
+static void refused_ring(int error) {
+    struct io_uring ring;
+    struct io_uring_params params = {0};
+    CHECK_ERR(kr__linux.ring_open(&kr__linux, &ring, 8, &params), error);
+}
+
+static void refused_pages(int error) {
+    (void)error;
+    CHECK(!kr__linux.map(&kr__linux, 4096, KR__MAP_WIPE));
+    CHECK(!kr__linux.map(&kr__linux, 4096, KR__MAP_KEEP));
+}
+
+/* Ours: memory that is mapped but cannot be set up, and a ring whose queues cannot be mapped, are given
+ * back; the refusal is told. */
+TEST_EACH(filter_on_mapping) {
+    filtered(SYS_mmap, ENOMEM, refused_ring);
+    filtered(SYS_madvise, EINVAL, refused_memory);
+    filtered(SYS_madvise, EINVAL, refused_ring);
+    filtered(SYS_madvise, EINVAL, refused_pages);
+}
+
+static void refused_listen(int error) {
+    struct kr_addr addr, bound;
+    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
+    struct kr__listen_plan plan = {
+        .addr = &addr, .backlog = 8, .reuse_addr = true, .reuse_port = true, .no_delay = true};
+    CHECK_ERR(kr__linux.listen(&kr__linux, &plan, &bound), error);
+}
+
+/* Ours: whichever system call of a listener's making is refused, its error is the answer, and the socket
+ * is closed. */
+TEST(filter_on_listening) {
+    static const int calls[] = {SYS_socket, SYS_setsockopt, SYS_bind, SYS_listen, SYS_getsockname};
+    for (unsigned i = 0; i < sizeof calls / sizeof *calls; i++)
+        filtered(calls[i], EPERM, refused_listen);
+}
+
+static int connected;
+
+static void refused_addrs(int error) {
+    struct kr_addr peer, local;
+    CHECK_ERR(kr__linux.sock_addrs(&kr__linux, connected, &peer, &local), error);
+}
+
+/* Ours: a connection one of whose addresses may not be asked has none. */
+TEST(filter_on_addresses) {
+    struct kr_reactor *r = test_reactor(NULL);
+    connected = test_connect(test_listen(r, NULL, NULL, &echo_ops, NULL));
+    filtered(SYS_getpeername, EPERM, refused_addrs);
+    filtered(SYS_getsockname, EPERM, refused_addrs);
+    test_close(connected);
+    test_reactor_free(r);
+}
+
+static void refused_limits(int error) {
+    (void)error;
+    CHECK_EQ(kr__linux.limit_nofile(&kr__linux), 0u);
+    CHECK_EQ(kr__linux.limit_memlock(&kr__linux), 0u);
+}
+
+static void refused_sysctl(int error) {
+    (void)error;
+    CHECK_EQ(kr__linux.sysctl_disabled(&kr__linux), -1);
+}
+
+/* Ours: limits that may not be asked are taken for none, and so is a sysctl that cannot be read. */
+TEST(filter_on_what_explains) {
+    filtered(SYS_prlimit64, EPERM, refused_limits);
+    filtered(SYS_openat, ENOENT, refused_sysctl);
+}
+
+/* Ours: what a kernel does not announce is not used. */
+TEST(caps_are_what_the_kernel_announces) {
+    struct io_uring_params params = {0};
+    CHECK_EQ(kr__probe_caps(&params), 0u);
+    params.features = KR__FEAT_NO_IOWAIT;
+    CHECK_EQ(kr__probe_caps(&params), KR__CAP_NO_IOWAIT);
+}
+
 /* ---- the sysctl ---- */
 
 /* The real kernel, but for what a case has it answer. */
@@ -525,15 +630,19 @@ TEST_EACH(each_bound_of_the_config_is_refused_by_name) {
     REFUSED(buf_size, SIZE_MAX);
     REFUSED(post_max, 65537);
     REFUSED(post_max, UINT32_MAX);
+    REFUSED(turn_cqes, (unsigned)INT32_MAX + 1);
+    REFUSED(turn_posts, UINT32_MAX);
 
     struct kr_config config;
     kr_config_init(&config);
     config.sq_entries = 512;
     config.cq_entries = 256;
     check_config(config, "cq_entries");
-    struct kr_alloc none = {0};
+    struct kr_alloc none = {0}, no_free = {.alloc = step_alloc};
     kr_config_init(&config);
     config.alloc = &none;
+    check_config(config, "alloc");
+    config.alloc = &no_free;
     check_config(config, "alloc");
 }
 
@@ -595,4 +704,4 @@ TEST_EACH(zero_fields_mean_defaults) {
     check_works(&config);
 }
 
-TAP_MAIN(setup, 66)
+TAP_MAIN(setup, 83)
