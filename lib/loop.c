@@ -179,7 +179,7 @@ static int enter(struct kr_reactor *r, int64_t max_wait_ns) {
             audit(r);
     }
     kr__count(&r->stats.enters, 1);
-    int rc = kr__ring_enter(&r->ring, wait_ns ? 1 : 0, wait_ns, 0);
+    int rc = kr__ring_enter(&r->ring, wait_ns ? 1 : 0, wait_ns);
     kr__inbox_awake(&r->inbox);
     return kr__unlikely(rc < 0) ? refused(r, rc) : 0;
 }

@@ -1172,6 +1172,23 @@ TEST_EACH(nop_results) {
     }
 }
 
+/* Ours: a NOP for which the submission queue has no room is refused, and the next turn makes room. */
+TEST_EACH(nop_waits_for_room) {
+    cell_begin("nop", "", -EAGAIN, 0);
+    struct world *w = world_begin(BY_MULTISHOT, 0);
+    test_step(w->r, "the first turn");
+    uint64_t cqes = test_stats(w->r).cqes;
+    unsigned made = 0;
+    int rc;
+    while ((rc = kr__nop(w->r, kr__nop_tag(w->r), 0)) == 0)
+        CHECK_LE(++made, w->r->ring.sq_entries);
+    CHECK_ERR(rc, EAGAIN);
+    CHECK_EQ(made, w->r->ring.sq_entries);
+    TEST_UNTIL(w->r, test_stats(w->r).cqes >= cqes + made);
+    CHECK_OK(kr__nop(w->r, kr__nop_tag(w->r), 0));
+    world_end(w);
+}
+
 static const int cancel_results[] = {0, 1, -ENOENT, -EINVAL, -EALREADY};
 
 /* Ours: a cancel that came too early for its request is made again (-EALREADY), and no other is.

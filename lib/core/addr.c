@@ -116,17 +116,20 @@ uint16_t kr_addr_port(const struct kr_addr *addr) {
     return 0;
 }
 
-static int addr_host(const struct kr_addr *addr, char *host, socklen_t size) {
+/* inet_ntop has nothing to refuse: the family is known and there is room for the longest. */
+static int addr_host(const struct kr_addr *addr, char host[INET6_ADDRSTRLEN]) {
     if (addr->size >= sizeof addr->u.in && addr->u.sa.sa_family == AF_INET)
-        return inet_ntop(AF_INET, &addr->u.in.sin_addr, host, size) ? 0 : -errno;
-    if (addr->size >= sizeof addr->u.in6 && addr->u.sa.sa_family == AF_INET6)
-        return inet_ntop(AF_INET6, &addr->u.in6.sin6_addr, host, size) ? 0 : -errno;
-    return -EAFNOSUPPORT;
+        inet_ntop(AF_INET, &addr->u.in.sin_addr, host, INET6_ADDRSTRLEN);
+    else if (addr->size >= sizeof addr->u.in6 && addr->u.sa.sa_family == AF_INET6)
+        inet_ntop(AF_INET6, &addr->u.in6.sin6_addr, host, INET6_ADDRSTRLEN);
+    else
+        return -EAFNOSUPPORT;
+    return 0;
 }
 
 static int ip_text(const struct kr_addr *addr, char whole[KR_ADDR_TEXT_SIZE]) {
     char host[INET6_ADDRSTRLEN], scope[16] = "";
-    int rc = addr_host(addr, host, sizeof host);
+    int rc = addr_host(addr, host);
     if (rc < 0)
         return rc;
     bool six = addr->u.sa.sa_family == AF_INET6;

@@ -60,10 +60,10 @@ void kr__done_accept_poll(struct kr_reactor *r, struct kr__owner *o, const struc
 }
 
 static void one_begins(struct kr__listener *l) {
+    kr__assert(l->to_start > 0);
     l->ones++;
     l->accepting++;
-    if (l->to_start)
-        l->to_start--;
+    l->to_start--;
 }
 
 /* One of several in flight has ended; the armed bit falls with the last. */

@@ -23,7 +23,6 @@ uint64_t kr__nop_tag(const struct kr_reactor *r) {
 }
 
 int kr__nop(struct kr_reactor *r, uint64_t user_data, int32_t result) {
-    struct kr__tag tag = kr__tag_unpack(user_data);
     struct io_uring_sqe *sqe = kr__ring_sqe(&r->ring);
     if (!sqe)
         return -EAGAIN;
@@ -34,13 +33,5 @@ int kr__nop(struct kr_reactor *r, uint64_t user_data, int32_t result) {
     }
     sqe->user_data = user_data;
     kr__count(&r->stats.sqes, 1);
-    struct kr__owner *o = tag.slot < r->conns.max ? &r->conns.table[tag.slot].owner : NULL;
-    if (!o && tag.slot - r->listeners.first_slot < r->listeners.max)
-        o = &r->listeners.table[tag.slot - r->listeners.first_slot].owner;
-    if (o && tag.op < KR__VERB_COUNT && kr__ops[tag.op].counted &&
-        (uint16_t)o->generation == tag.generation) {
-        o->inflight++;
-        kr__count(&r->stats.inflight, 1);
-    }
     return 0;
 }

@@ -9,8 +9,9 @@
 /* The tag of a NOP that means nothing. */
 uint64_t kr__nop_tag(const struct kr_reactor *r);
 
-/* Makes a NOP that completes with `user_data` and `result` (other than 0: kernel >= 6.10). A tag of a
- * counted verb is counted for its owner. Between turns or in a callback; -EAGAIN: the SQ is full. */
+/* Makes a NOP that completes with `user_data` and `result` (other than 0: kernel >= 6.10). Nobody counts
+ * it, so the tag must be of no living owner's counted verb. Between turns or in a callback; -EAGAIN: the
+ * SQ is full. */
 int kr__nop(struct kr_reactor *r, uint64_t user_data, int32_t result);
 
 #endif

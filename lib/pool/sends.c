@@ -107,10 +107,9 @@ int kr__sendq_copy(struct kr__sends *sends, struct kr__sendq *q, const struct io
             copy_in(q, data, fits);
             left -= fits;
         }
-        if (left) {
-            if (more)
-                sendq_append(sends, q, more);
-            more = NULL;
+        if (left) { /* once: `more` has room for all that follows */
+            kr__assert(more);
+            sendq_append(sends, q, more);
             copy_in(q, data + fits, left);
         }
     }

@@ -67,18 +67,14 @@ void kr__ring_close(struct kr__ring *ring, bool child) {
 
 /* -EBADR itself is reported only by an enter that submits nothing (io_uring/io_uring.c), which may be
  * long in coming; the count of lost completions stands in the ring at once. */
-static int ring_enter(struct kr__ring *ring, unsigned submit, unsigned wait_for, int64_t wait_ns,
-                      unsigned min_wait_us) {
+static int ring_enter(struct kr__ring *ring, unsigned submit, unsigned wait_for, int64_t wait_ns) {
     unsigned flags = IORING_ENTER_GETEVENTS;
     if (ring->caps & KR__CAP_NO_IOWAIT)
         flags |= KR__ENTER_NO_IOWAIT;
 
     struct __kernel_timespec timeout = {.tv_sec = wait_ns / 1000000000, .tv_nsec = wait_ns % 1000000000};
-    struct kr__getevents_arg arg = {
-        .min_wait_us = min_wait_us,
-        .timespec = wait_ns >= 0 ? (uint64_t)(uintptr_t)&timeout : 0,
-    };
-    bool timed = wait_for && (wait_ns >= 0 || min_wait_us);
+    struct kr__getevents_arg arg = {.timespec = (uint64_t)(uintptr_t)&timeout};
+    bool timed = wait_for && wait_ns >= 0;
     int rc = ring->kernel->enter(ring->kernel, &ring->uring, submit, wait_for, flags,
                                  timed ? &arg : NULL);
     unsigned lost = __atomic_load_n(ring->uring.cq.koverflow, __ATOMIC_RELAXED);
@@ -89,11 +85,11 @@ static int ring_enter(struct kr__ring *ring, unsigned submit, unsigned wait_for,
     return rc < 0 && rc != -ETIME ? rc : 0;
 }
 
-int kr__ring_enter(struct kr__ring *ring, unsigned wait_for, int64_t wait_ns, unsigned min_wait_us) {
+int kr__ring_enter(struct kr__ring *ring, unsigned wait_for, int64_t wait_ns) {
     __atomic_store_n(ring->uring.sq.ktail, ring->sq_tail, __ATOMIC_RELEASE);
-    return ring_enter(ring, kr__ring_unsubmitted(ring), wait_for, wait_ns, min_wait_us);
+    return ring_enter(ring, kr__ring_unsubmitted(ring), wait_for, wait_ns);
 }
 
 int kr__ring_rest(struct kr__ring *ring, int64_t wait_ns) {
-    return ring_enter(ring, 0, 1, wait_ns, 0);
+    return ring_enter(ring, 0, 1, wait_ns);
 }

@@ -78,9 +78,8 @@ static inline bool kr__ring_overflown(const struct kr__ring *ring) {
 }
 
 /* Submits all SQEs and, if `wait_for` is not 0, waits until that many CQEs are there or `wait_ns` has
- * passed (negative: without end). `min_wait_us`, when not 0, ends the wait for more than one early. Returns 0,
- * or the kernel's -errno; -ETIME is no error. */
-int kr__ring_enter(struct kr__ring *ring, unsigned wait_for, int64_t wait_ns, unsigned min_wait_us);
+ * passed (negative: without end). Returns 0, or the kernel's -errno; -ETIME is no error. */
+int kr__ring_enter(struct kr__ring *ring, unsigned wait_for, int64_t wait_ns);
 
 /* Submits nothing and waits for one CQE, `wait_ns` at most: for when the kernel takes no requests. */
 int kr__ring_rest(struct kr__ring *ring, int64_t wait_ns);
