@@ -93,7 +93,7 @@ struct io_uring_sqe *raw_ask(struct raw *x, const char *name, unsigned opcode, i
 /* Returns how many completions came. */
 static unsigned turn(struct raw *x, unsigned wait_for, int64_t wait_ns) {
     CHECK_GT(tap_remaining_ns(), 0);
-    int rc = kr__ring_enter(&x->ring, wait_for, wait_ns, 0);
+    int rc = kr__ring_enter(&x->ring, wait_for, wait_ns);
     if (rc != -EINTR && rc != -EAGAIN && rc != -EBUSY)
         CHECK_OK(rc);
     unsigned count = kr__ring_ready(&x->ring);
