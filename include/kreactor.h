@@ -7,6 +7,7 @@
 #include <kreactor/addr.h>
 #include <kreactor/conn.h>
 #include <kreactor/dump.h>
+#include <kreactor/forward.h>
 #include <kreactor/lease.h>
 #include <kreactor/listener.h>
 #include <kreactor/post.h>

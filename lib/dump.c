@@ -49,6 +49,11 @@ static void put_set(struct dump *d, const char *word, uint32_t set) {
     }
 }
 
+static void put_flag(struct dump *d, bool on, const char *name) {
+    if (on)
+        put(d, " %s", name);
+}
+
 static void put_owner(struct dump *d, const struct kr__owner *o) {
     put(d, " life %u inflight %u", o->generation, o->inflight);
     put_set(d, "armed", o->armed);
@@ -75,9 +80,19 @@ static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr
     bool stuck = !listed && !r->in_turn && !kr__conn_moves(r, c);
     put(d, " queued %u held %u kept %u quiet_ms %lld", c->queued, c->held, c->kept_size,
         (long long)((r->now - c->touched) / 1000000));
-    put(d, "%s%s%s%s%s%s%s%s\n", c->paused ? " paused" : "", c->blocked ? " blocked" : "",
-        c->parked ? " parked" : "", c->eof ? " eof" : "", c->fin ? " fin" : c->half ? " half" : "",
-        c->reset ? " reset" : "", c->successor ? " successor" : "", stuck ? " STUCK" : "");
+    put_flag(d, c->paused, "paused");
+    put_flag(d, c->blocked, "blocked");
+    put_flag(d, c->dammed, "dammed");
+    put_flag(d, c->parked, "parked");
+    put_flag(d, c->forwarding, "forwarding");
+    put_flag(d, c->paired, "paired");
+    put_flag(d, c->eof, "eof");
+    put_flag(d, c->half, "half");
+    put_flag(d, c->fin, "fin");
+    put_flag(d, c->reset, "reset");
+    put_flag(d, c->successor, "successor");
+    put_flag(d, stuck, "STUCK");
+    put(d, "\n");
 }
 
 static void put_listener(struct dump *d, const struct kr__listener *l) {

@@ -1,5 +1,6 @@
 /* The turn.
  *
+ *     settle   forwarding pairs that are over
  *     show     kept bytes of connections that read on again
  *     arm      requests of what dirty owners want
  *     enter    submit, and wait if there is nothing to do, until the next deadline at most
@@ -13,6 +14,7 @@
  * kernel keeps the rest, and says so in the SQ's flags); completions lost for want of memory (-EBADR). */
 #include "loop.h"
 
+#include "core/forward.h"
 #include "op/op.h"
 #include "op/recv.h"
 #include "ring/tag.h"
@@ -142,7 +144,8 @@ static int64_t wait_time(const struct kr_reactor *r, int64_t max_wait_ns) {
 
 /* Whether, and how long, this turn may wait: not with work at hand. */
 static int64_t may_wait(struct kr_reactor *r, int64_t max_wait_ns) {
-    if (!kr__list_empty(&r->dirty) || !kr__list_empty(&r->again) || !kr__list_empty(&r->showing))
+    if (!kr__list_empty(&r->dirty) || !kr__list_empty(&r->again) || !kr__list_empty(&r->showing) ||
+        !kr__list_empty(&r->forwards_over))
         return 0;
     if (kr__ring_ready(&r->ring))
         return 0;
@@ -300,6 +303,8 @@ static unsigned expire(struct kr_reactor *r) {
 
 static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
     kr__count(&r->stats.turns, 1);
+    if (kr__unlikely(!kr__list_empty(&r->forwards_over)))
+        kr__forwards_settle(r);
     show(r);
     arm(r);
     int rc = enter(r, max_wait_ns);

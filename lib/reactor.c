@@ -9,6 +9,7 @@
  * within 100 ms is given up). */
 #include "reactor.h"
 
+#include "core/forward.h"
 #include "kernel/probe.h"
 #include "loop.h"
 #include "ring/tag.h"
@@ -219,6 +220,7 @@ static struct kr_reactor *build_self(const struct kr_config *config, const struc
     kr__list_init(&r->again);
     kr__list_init(&r->parked);
     kr__list_init(&r->showing);
+    kr__list_init(&r->forwards_over);
     kr__owner_init(&r->self, KR__KIND_SELF, KR__SLOT_SELF);
     return r;
 }
@@ -373,6 +375,7 @@ static void run_posts(struct kr_reactor *r) {
  * told all the same. */
 static void abandon(struct kr_reactor *r) {
     r->in_turn = true;
+    kr__forwards_settle(r);
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));)
         kr__conn_abandon(r, c);
     r->in_turn = false;

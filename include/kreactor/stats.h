@@ -40,6 +40,7 @@ struct kr_stats {
     uint64_t inflight;       /* now: requests the kernel owes a completion for */
     uint64_t leases;         /* now: leases */
     uint64_t bytes_leased;   /* copied because leased beyond the share */
+    uint64_t bytes_forwarded; /* from one end of a pair to the other */
 };
 
 /* Copies the first `size` bytes of the counters to `ret` (an older program's smaller struct gets its

@@ -3,6 +3,7 @@
  * Happy path: OPEN -> end -> (DRAINING) -> JOINING -> CLOSING, and then core/conns.c.
  * Failure modes: a peer that reads nothing while DRAINING (the flush deadline makes it NOW); a close made
  * harder, or an error, while one is under way. */
+#include "core/forward.h"
 #include "core/reactor.h"
 
 void kr__conn_dirty(struct kr_reactor *r, struct kr__conn *c) {
@@ -78,7 +79,10 @@ void kr__conn_hold(struct kr_reactor *r, struct kr__conn *c) {
 
 void kr__conn_block(struct kr_reactor *r, struct kr__conn *c) {
     c->blocked = true;
-    kr__conn_hold(r, c);
+    if (c->paired)
+        kr__forward_dam(r, c);
+    if (kr__conn_stopped(c))
+        kr__conn_hold(r, c);
 }
 
 void kr__conn_grew(struct kr_reactor *r, struct kr__conn *c, size_t size) {
@@ -107,6 +111,8 @@ static void conn_drain(struct kr_reactor *r, struct kr__conn *c) {
 void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, int error,
                   enum kr_why why) {
     bool lost = c->state == KR__CONN_DRAINING && error;
+    if (c->paired)
+        kr__forward_cut(r, c, error);
     if (c->state == KR__CONN_OPEN || lost) {
         c->error = (int16_t)error;
         c->why = (uint8_t)why;
@@ -140,15 +146,15 @@ bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {
     case KR__CONN_FREE:
         return c->owner.inflight == 0;
     case KR__CONN_OPEN:
-        if (c->blocked)
-            return armed & KR__SET(send);
-        if (c->queued && !(armed & KR__SET(send)))
+        if ((c->queued || c->blocked) && !(armed & KR__SET(send)))
             return false;
         if (!c->queued && c->half && !c->fin && !(armed & KR__SET(shutdown)))
             return false;
         if (c->parked)
             return !kr__bufs_some(&r->bufs);
-        return c->paused || c->eof || (armed & KR__SET(recv));
+        if (c->dammed)
+            return kr__forward_moves(c);
+        return c->paused || c->eof || (c->blocked && !c->forwarding) || (armed & KR__SET(recv));
     case KR__CONN_DRAINING:
         return (armed & KR__SET(send)) && kr__heap_filed(&c->deadline.node);
     case KR__CONN_JOINING:

@@ -10,6 +10,7 @@
 #include <kreactor/conn.h>
 
 struct kr__listener;
+struct kr__forward;
 
 enum kr__conn_state {
     /* Nobody. Left when the kernel has put an accepted socket into the slot. */
@@ -42,6 +43,9 @@ struct kr__conn {
     bool hungry : 1;    /* was unparked and has received nothing since: waits in front */
     bool half : 1;      /* this side is to end when the queue is sent; no more is taken */
     bool fin : 1;       /* this side has ended */
+    bool paired : 1;     /* an end of a forwarding pair */
+    bool forwarding : 1; /* what it receives goes to the other end */
+    bool dammed : 1;     /* not read for the pair's sake: the other's queue is full, or the pair is over */
     int16_t error;      /* for on_close; the kernel's reach to -4095 */
     uint16_t held;      /* receive buffers that its queue and its leases hold */
 
@@ -75,6 +79,7 @@ _Static_assert(sizeof(struct kr__conn) + 2 * sizeof(struct kr__heap_item) <= 256
 struct kr__conn_more {
     struct kr_addr *addrs; /* peer and local, a block; NULL when they were not asked for */
     struct kr_addr *successor_addrs;
+    struct kr__forward *forward; /* the pair, while it is an end of one; a block */
 };
 
 #define KR__VECTOR_PIECES 64
@@ -135,7 +140,7 @@ void kr__conn_hold(struct kr_reactor *r, struct kr__conn *c);
 
 /* True while received bytes are to be kept rather than shown. */
 static inline bool kr__conn_stopped(const struct kr__conn *c) {
-    return c->paused || c->blocked;
+    return c->paused || c->dammed || (c->blocked && !c->forwarding);
 }
 
 /* Begins the end, or makes it harder. `error` and `why` are those of the first cause. */
@@ -165,7 +170,7 @@ static inline bool kr__conn_takes(const struct kr__conn *c) {
 /* So many bytes were added to its queue. */
 void kr__conn_grew(struct kr_reactor *r, struct kr__conn *c, size_t size);
 
-/* Reading stops until the queue is down to send_low. */
+/* What feeds its queue is not read until the queue is down to send_low: its own peer, or the other end. */
 void kr__conn_block(struct kr_reactor *r, struct kr__conn *c);
 
 /* To be looked at by the loop's arming phase. */

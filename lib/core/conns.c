@@ -6,6 +6,7 @@
  * to the next connection before this one's CLOSE completion was seen (`successor`); completions lost
  * (abandoned: told of the end all the same, released with the table). */
 #include "base/poison.h"
+#include "core/forward.h"
 #include "core/reactor.h"
 
 #include <string.h>
@@ -65,6 +66,8 @@ static int addrs_keep(struct kr_reactor *r, struct kr__conn *c, const struct kr_
 static void conn_release(struct kr_reactor *r, struct kr__conn *c) {
     if (r->reservation.conn == c)
         kr__reservation_drop(r);
+    if (c->paired)
+        kr__forward_drop(r, c);
     kr__sendq_drop(&r->sends, &c->queue);
     c->queued = c->held = 0;
     if (c->kept)

@@ -44,7 +44,7 @@ int kr_lease_take(struct kr_reactor *r, kr_conn conn, const void *data, size_t s
     if (!l)
         return -ENOMEM;
     *l = (struct kr__lease){.head = l->head, .size = size, .conn = conn};
-    if (kr__lent_holds(r, c, data, size))
+    if (kr__lent_has(r, c, data, size) && kr__may_hold(r, c))
         lease_hold(r, l, c, data);
     else
         rc = lease_copy(r, l, data);

@@ -37,7 +37,7 @@ struct kr_reactor {
     bool lost; /* the kernel has lost completions: some may never come */
 
     int64_t now;
-    struct kr__list dirty, again, parked, showing;
+    struct kr__list dirty, again, parked, showing, forwards_over;
     struct kr__lent lent;
     struct kr__reservation reservation;
 
@@ -83,14 +83,17 @@ static inline int kr__conn_door(const struct kr_reactor *r, kr_conn conn, struct
     return *ret ? 0 : -ESTALE;
 }
 
-/* Whether `data` is a part of what this connection is being lent, in a buffer that may be kept: as long as
- * one connection does not keep more than its share, and all of them leave some for receiving. */
-static inline bool kr__lent_holds(const struct kr_reactor *r, const struct kr__conn *c, const char *data,
-                                  size_t size) {
+/* Whether `data` is a part of what this connection is being lent. */
+static inline bool kr__lent_has(const struct kr_reactor *r, const struct kr__conn *c, const char *data,
+                                size_t size) {
     const struct kr__lent *lent = &r->lent;
-    if (lent->conn != c || data < lent->data || size > lent->size ||
-        data > lent->data + (lent->size - size))
-        return false;
+    return lent->conn == c && data >= lent->data && size <= lent->size &&
+           data <= lent->data + (lent->size - size);
+}
+
+/* Whether a connection may keep one more buffer: as long as none keeps more than its share, and all of
+ * them leave some for receiving. */
+static inline bool kr__may_hold(const struct kr_reactor *r, const struct kr__conn *c) {
     const struct kr__bufs *bufs = &r->bufs;
     return c->held < kr__max_size(1, bufs->count / 8) &&
            bufs->held < bufs->count - kr__max_size(1, bufs->count / 8);

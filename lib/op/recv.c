@@ -11,6 +11,7 @@
  * hands the buffer over whatever its result. */
 #include "op/recv.h"
 
+#include "core/forward.h"
 #include "op/op.h"
 
 uint16_t kr__prep_recv(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
@@ -62,10 +63,19 @@ static void check_cap(struct kr_reactor *r, struct kr__conn *c) {
         kr__conn_end(r, c, KR_CLOSE_NOW, -EMSGSIZE, KR_WHY_LIMIT);
 }
 
+/* To its user, or to the other end. A user may have it forwarded from within on_data: then the rest is. */
+static size_t show(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size) {
+    size_t used = 0;
+    if (kr__likely(!c->forwarding))
+        used = kr__min_size(c->ops->on_data(r, kr__conn_handle(c), c->user, data, size), size);
+    if (kr__unlikely(c->forwarding && !c->paused && used < size))
+        used += kr__forward_data(r, c, data + used, size - used);
+    return used;
+}
+
 static void show_kept(struct kr_reactor *r, struct kr__conn *c) {
     size_t size = c->kept_size;
-    size_t used = c->ops->on_data(r, kr__conn_handle(c), c->user, c->kept + c->kept_at, size);
-    used = kr__min_size(used, size);
+    size_t used = show(r, c, c->kept + c->kept_at, size);
     c->kept_at += (uint32_t)used;
     c->kept_size -= (uint32_t)used;
     if (c->kept_size == 0) {
@@ -79,7 +89,7 @@ static void show_kept(struct kr_reactor *r, struct kr__conn *c) {
 static void show_buffer(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size,
                         uint16_t buf) {
     r->lent = (struct kr__lent){c, data, size, buf};
-    size_t used = c->ops->on_data(r, kr__conn_handle(c), c->user, data, size);
+    size_t used = show(r, c, data, size);
     r->lent.conn = NULL;
     if (kr__likely(used >= size) || c->state != KR__CONN_OPEN)
         return;
@@ -91,7 +101,8 @@ static void deliver(struct kr_reactor *r, struct kr__conn *c, const char *data, 
                     uint16_t buf) {
     if (c->state != KR__CONN_OPEN)
         return;
-    if (kr__likely(!c->kept_size && !kr__conn_stopped(c))) {
+    bool flows = !kr__conn_stopped(c) || (c->forwarding && !c->paused); /* a dam lets through what came */
+    if (kr__likely(!c->kept_size && flows)) {
         show_buffer(r, c, data, size, buf);
         return;
     }
@@ -102,7 +113,9 @@ static void deliver(struct kr_reactor *r, struct kr__conn *c, const char *data, 
 
 static void tell_eof(struct kr_reactor *r, struct kr__conn *c) {
     c->eof_told = true;
-    if (c->ops->on_eof)
+    if (c->forwarding)
+        kr__forward_eof(r, c);
+    else if (c->ops->on_eof)
         c->ops->on_eof(r, kr__conn_handle(c), c->user);
     else
         kr__conn_end(r, c, KR_CLOSE_FLUSH, 0, KR_WHY_PEER);

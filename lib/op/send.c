@@ -11,12 +11,10 @@
  * Relies on: two sends in flight on one stream may overtake each other (liburing #1001), hence one;
  * payload is borrowed by the kernel until the completion, msghdr and pieces until the submit
  * (IORING_FEAT_SUBMIT_STABLE), which a full SQ may delay, so they are kept until the completion too. */
+#include "core/forward.h"
 #include "op/op.h"
 
 #include <sys/socket.h>
-
-/* Less than this is copied: it costs less than holding a whole buffer. */
-#define HOLD_MIN 1024u
 
 /* Several pieces need memory for their list; without any, the first piece alone goes. */
 static struct msghdr *vector_ready(struct kr_reactor *r, struct kr__conn *c) {
@@ -48,7 +46,9 @@ uint16_t kr__prep_send(struct kr_reactor *r, struct kr__owner *o, struct io_urin
 
 static void drained(struct kr_reactor *r, struct kr__conn *c) {
     c->blocked = false;
-    if (c->ops->on_drain)
+    if (c->paired)
+        kr__forward_undam(r, c);
+    else if (c->ops->on_drain)
         c->ops->on_drain(r, kr__conn_handle(c), c->user);
     kr__conn_show_later(r, c);
 }
@@ -69,6 +69,8 @@ void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
         kr__reservation_drop(r);
     if (kr__likely(how->res >= 0)) {
         sent(r, c, (size_t)how->res);
+        if (kr__unlikely(c->paired))
+            kr__forward_sent(r, c);
         return;
     }
     if (how->res == -ECANCELED || how->res == -EINTR || how->res == -EAGAIN)
@@ -81,7 +83,7 @@ void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
 static int admit(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     if (!kr__conn_takes(c))
         return -EPIPE;
-    if (size <= kr__conn_opts(c)->send_cap - c->queued)
+    if (c->queued + size >= size && c->queued + size <= kr__conn_opts(c)->send_cap)
         return 0;
     if (c->queued)
         kr__conn_block(r, c);
@@ -95,7 +97,8 @@ static int queue_pieces(struct kr_reactor *r, struct kr__conn *c, const struct i
         return rc;
     if (r->reservation.conn == c)
         kr__reservation_drop(r);
-    if (count == 1 && total >= HOLD_MIN && kr__lent_holds(r, c, iov->iov_base, total)) {
+    if (count == 1 && kr__worth_holding(total) && kr__lent_has(r, c, iov->iov_base, total) &&
+        kr__may_hold(r, c)) {
         rc = kr__sendq_lend(&r->sends, &c->queue, iov->iov_base, total, r->lent.buf);
         c->held = (uint16_t)(c->held + (rc == 0));
     } else {

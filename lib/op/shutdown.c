@@ -8,6 +8,8 @@
  * Relies on: SHUTDOWN is always given to a kernel worker (io_shutdown_prep, io_uring/net.c; observed on
  * 6.18), so it completes later than what is submitted with it, and may complete after the cancel of a
  * receive has. CLOSE alone sends FIN too, without a worker: this is for those who read on. */
+#include "core/forward.h"
+#include "core/forward.h"
 #include "op/op.h"
 
 #include <sys/socket.h>
@@ -25,6 +27,10 @@ void kr__done_shutdown(struct kr_reactor *r, struct kr__owner *o, const struct k
         kr__conn_end(r, c, KR_CLOSE_NOW, how->res, KR_WHY_ERROR);
     else
         c->fin = true;
+    if (c->paired)
+        kr__forward_sent(r, c);
+    if (c->paired)
+        kr__forward_sent(r, c);
 }
 
 int kr_conn_shutdown(struct kr_reactor *r, kr_conn conn) {

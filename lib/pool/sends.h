@@ -49,6 +49,11 @@ void kr__send_discard(struct kr__sends *sends, struct kr__send *fresh);
 int kr__sendq_copy(struct kr__sends *sends, struct kr__sendq *q, const struct iovec *iov, int count,
                    size_t total);
 
+/* Few bytes are copied: that costs less than holding a whole buffer. */
+static inline bool kr__worth_holding(size_t size) {
+    return size >= 1024;
+}
+
 /* Adds bytes that lie in receive buffer `buf`, and a reference to it. -ENOMEM. */
 int kr__sendq_lend(struct kr__sends *sends, struct kr__sendq *q, const char *data, size_t size,
                    uint16_t buf);

@@ -1,0 +1,279 @@
+/* Forwarding between two connections.
+ *
+ * Happy path: received bytes of one end are queued to the other, in their buffer if they are not few. A
+ * queue above its high mark dams its source, which reads no more until the low mark. The end of a
+ * source's stream shuts the other's down behind the queue. With all ways ended and all queues empty the
+ * pair is over: told of, and closed, in a phase of its own, because what ends it may be an API call.
+ * Failure modes: an end is closed or fails (the pair is over, the other end follows); memory for the queue
+ * is refused (bytes would be missing, so both ends are reset); the destination was shut down by its user.
+ *
+ * A full queue dams only what feeds it. Were the end itself read no more, as it is without forwarding,
+ * two peers that write before they read would wait for each other through the proxy, though not
+ * without it. */
+#include "core/forward.h"
+
+#include "core/reactor.h"
+
+static struct kr__forward *forward_of(const struct kr__conn *c) {
+    return c->more->forward;
+}
+
+static unsigned side_of(const struct kr__conn *c) {
+    return forward_of(c)->ends[1] == c;
+}
+
+/* The way that ends at `c`, and what feeds it. */
+static struct kr__way *way_to(const struct kr__conn *c) {
+    return &forward_of(c)->ways[!side_of(c)];
+}
+
+static struct kr__conn *other_of(const struct kr__conn *c) {
+    return forward_of(c)->ends[!side_of(c)];
+}
+
+/* Nothing more is read for this pair; what comes meanwhile is kept. */
+static void forward_over(struct kr_reactor *r, struct kr__forward *f, int error) {
+    if (kr__link_on(&f->over))
+        return;
+    f->error = error;
+    kr__list_push(&r->forwards_over, &f->over);
+    for (unsigned i = 0; i < 2; i++) {
+        struct kr__conn *c = f->ends[i];
+        c->forwarding = false;
+        c->dammed = true;
+        kr__conn_hold(r, c);
+        kr__conn_dirty(r, c);
+    }
+}
+
+static bool way_settled(const struct kr__forward *f, unsigned i) {
+    const struct kr__conn *to = f->ends[!i];
+    return !f->ways[i].used || (f->ways[i].ended && !to->queued && (!to->half || to->fin));
+}
+
+static void forward_check(struct kr_reactor *r, struct kr__forward *f) {
+    if (way_settled(f, 0) && way_settled(f, 1))
+        forward_over(r, f, 0);
+}
+
+static void way_end(struct kr_reactor *r, struct kr__forward *f, unsigned i) {
+    f->ways[i].ended = true;
+    f->ends[i]->forwarding = false;
+    kr__conn_dirty(r, f->ends[i]);
+}
+
+/* The close that follows tells the peer as well as a shutdown would, and at less cost. */
+static bool close_follows(const struct kr__forward *f, unsigned i) {
+    return !f->keep_open && (!f->ways[!i].used || f->ways[!i].ended);
+}
+
+void kr__forward_eof(struct kr_reactor *r, struct kr__conn *c) {
+    struct kr__forward *f = forward_of(c);
+    unsigned i = side_of(c);
+    way_end(r, f, i);
+    if (!close_follows(f, i)) {
+        f->ends[!i]->half = true;
+        kr__conn_dirty(r, f->ends[!i]);
+    }
+    forward_check(r, f);
+}
+
+/* What comes after the limit is kept, for when the pair is over. */
+static void way_filled(struct kr_reactor *r, struct kr__conn *c) {
+    struct kr__forward *f = forward_of(c);
+    way_end(r, f, side_of(c));
+    c->dammed = true;
+    kr__conn_hold(r, c);
+    forward_check(r, f);
+}
+
+static int queue_to(struct kr_reactor *r, struct kr__conn *to, const struct kr__conn *from,
+                    const char *data, size_t size) {
+    if (kr__worth_holding(size) && kr__lent_has(r, from, data, size) && kr__may_hold(r, to)) {
+        int rc = kr__sendq_lend(&r->sends, &to->queue, data, size, r->lent.buf);
+        to->held = (uint16_t)(to->held + (rc == 0));
+        return rc;
+    }
+    struct iovec piece = {(void *)(uintptr_t)data, size};
+    int rc = kr__sendq_copy(&r->sends, &to->queue, &piece, 1, size);
+    kr__count(&r->stats.bytes_copied, rc == 0 ? size : 0);
+    return rc;
+}
+
+size_t kr__forward_data(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size) {
+    struct kr__forward *f = forward_of(c);
+    struct kr__conn *to = other_of(c);
+    struct kr__way *way = &f->ways[side_of(c)];
+    size_t part = size < way->left ? size : (size_t)way->left;
+    if (r->reservation.conn == to)
+        kr__reservation_drop(r);
+    int rc = to->half ? -EPIPE : queue_to(r, to, c, data, part);
+    if (rc < 0) {
+        forward_over(r, f, rc);
+        return size;
+    }
+    way->moved += part;
+    way->left -= way->left == UINT64_MAX ? 0 : part;
+    kr__count(&r->stats.bytes_forwarded, part);
+    kr__conn_grew(r, to, part);
+    if (way->left == 0)
+        way_filled(r, c);
+    return part;
+}
+
+void kr__forward_dam(struct kr_reactor *r, struct kr__conn *c) {
+    struct kr__conn *from = other_of(c);
+    if (!from->forwarding)
+        return;
+    from->dammed = true;
+    kr__conn_hold(r, from);
+    kr__conn_dirty(r, from);
+}
+
+void kr__forward_undam(struct kr_reactor *r, struct kr__conn *c) {
+    struct kr__conn *from = other_of(c);
+    if (!from->forwarding)
+        return;
+    from->dammed = false;
+    kr__conn_show_later(r, from);
+    kr__conn_dirty(r, from);
+}
+
+void kr__forward_sent(struct kr_reactor *r, struct kr__conn *c) {
+    if (!c->queued && way_to(c)->ended)
+        forward_check(r, forward_of(c));
+}
+
+void kr__forward_cut(struct kr_reactor *r, struct kr__conn *c, int error) {
+    forward_over(r, forward_of(c), error ? error : -ECANCELED);
+}
+
+static void forward_free(struct kr_reactor *r, struct kr__forward *f) {
+    kr__link_off(&f->over);
+    for (unsigned i = 0; i < 2; i++) {
+        f->ends[i]->paired = f->ends[i]->forwarding = f->ends[i]->dammed = false;
+        f->ends[i]->more->forward = NULL;
+    }
+    kr__block_put(&r->blocks, f, kr__block_room(sizeof *f));
+}
+
+void kr__forward_drop(struct kr_reactor *r, struct kr__conn *c) {
+    forward_free(r, forward_of(c));
+}
+
+/* An end may be under way to its close already; a harder manner is heard all the same. */
+static void follow(struct kr_reactor *r, kr_conn conn, enum kr_close how) {
+    struct kr__conn *c = kr__conn_find(r, conn);
+    if (c)
+        kr__conn_end(r, c, how, 0, KR_WHY_LOCAL);
+}
+
+static void settle_one(struct kr_reactor *r, struct kr__forward *f) {
+    kr_conn ends[2];
+    for (unsigned i = 0; i < 2; i++)
+        ends[i] = kr__conn_handle(f->ends[i]);
+    struct kr_forwarded what = {f->ways[0].moved, f->ways[1].moved, f->error};
+    struct kr__conn *a = f->ends[0], *b = f->ends[1];
+    kr_forward_fn *done = f->done;
+    void *user = f->user;
+    bool broken = f->error && f->error != -ECANCELED, keep_open = f->keep_open && f->error != -ENOMEM;
+    forward_free(r, f);
+    if (done)
+        done(r, ends[0], ends[1], user, &what);
+    for (unsigned i = 0; i < 2 && !keep_open; i++)
+        follow(r, ends[i], broken ? KR_CLOSE_RESET : KR_CLOSE_FLUSH);
+    kr__conn_show_later(r, a);
+    kr__conn_show_later(r, b);
+    kr__conn_dirty(r, a);
+    kr__conn_dirty(r, b);
+}
+
+void kr__forwards_settle(struct kr_reactor *r) {
+    struct kr__link *link;
+    while ((link = kr__list_pop(&r->forwards_over)))
+        settle_one(r, kr__container_of(link, struct kr__forward, over));
+}
+
+/* At a limit it waits for the pair, whose other parts are looked at by themselves. */
+bool kr__forward_moves(const struct kr__conn *c) {
+    const struct kr__conn *to = other_of(c);
+    return forward_of(c)->ways[side_of(c)].ended || (to->blocked && (to->owner.armed & KR__SET(send)));
+}
+
+void kr_forward_opts_init(struct kr_forward_opts *opts) {
+    *opts = (struct kr_forward_opts){.size = sizeof *opts};
+}
+
+static int may_forward(const struct kr__conn *from, const struct kr__conn *to) {
+    if (from->state != KR__CONN_OPEN || to->state != KR__CONN_OPEN || to->half)
+        return -EPIPE;
+    return from->paired || to->paired ? -EBUSY : 0;
+}
+
+static struct kr__forward *forward_new(struct kr_reactor *r, struct kr__conn *a, struct kr__conn *b) {
+    size_t room;
+    if (!kr__conn_more(r, a) || !kr__conn_more(r, b))
+        return NULL;
+    struct kr__forward *f = kr__block_get(&r->blocks, sizeof *f, &room);
+    if (f)
+        *f = (struct kr__forward){.ends = {a, b}};
+    return f;
+}
+
+/* What was received and not consumed goes first, an end of stream that was told goes at once. */
+static void way_begin(struct kr_reactor *r, struct kr__forward *f, unsigned i, uint64_t most) {
+    struct kr__conn *from = f->ends[i];
+    f->ways[i] = (struct kr__way){.used = true, .left = most ? most : UINT64_MAX};
+    from->forwarding = true;
+    kr__conn_dirty(r, from);
+    if (from->eof_told)
+        kr__forward_eof(r, from);
+    else if (f->ends[!i]->blocked)
+        kr__forward_dam(r, f->ends[!i]);
+    else
+        kr__conn_show_later(r, from);
+}
+
+int kr_conn_forward(struct kr_reactor *r, kr_conn a, kr_conn b, const struct kr_forward_opts *opts,
+                    kr_forward_fn *done, void *user) {
+    struct kr_forward_opts defaults;
+    kr_forward_opts_init(&defaults);
+    opts = opts ? opts : &defaults;
+    struct kr__conn *from, *to;
+    int rc = kr__conn_door(r, a, &from);
+    if (rc == 0)
+        rc = kr__conn_door(r, b, &to);
+    if (rc < 0)
+        return rc;
+    if (opts->size != sizeof *opts || from == to)
+        return -EINVAL;
+    rc = may_forward(from, to);
+    if (rc == 0 && !opts->one_way)
+        rc = may_forward(to, from);
+    if (rc < 0)
+        return rc;
+    struct kr__forward *f = forward_new(r, from, to);
+    if (!f)
+        return -ENOMEM;
+    f->keep_open = opts->keep_open;
+    f->done = done;
+    f->user = user;
+    from->more->forward = to->more->forward = f;
+    from->paired = to->paired = true;
+    f->ways[1].used = !opts->one_way;
+    way_begin(r, f, 0, opts->max_ab);
+    if (!opts->one_way)
+        way_begin(r, f, 1, opts->max_ba);
+    return 0;
+}
+
+int kr_conn_forward_stop(struct kr_reactor *r, kr_conn conn) {
+    struct kr__conn *c;
+    int rc = kr__conn_door(r, conn, &c);
+    if (rc < 0)
+        return rc;
+    if (!c->paired)
+        return -EINVAL;
+    forward_over(r, forward_of(c), -ECANCELED);
+    return 0;
+}

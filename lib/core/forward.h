@@ -1,0 +1,50 @@
+/* Forwarding: pairs of connections, and the one or two ways between them. */
+#ifndef KR_CORE_FORWARD_H
+#define KR_CORE_FORWARD_H
+
+#include "core/conn.h"
+
+#include <kreactor/forward.h>
+
+/* From one end to the other. */
+struct kr__way {
+    bool used;     /* it is part of the pair */
+    bool ended;    /* its source has ended, or its limit is reached */
+    uint64_t left; /* bytes until the limit */
+    uint64_t moved;
+};
+
+struct kr__forward {
+    struct kr__link over; /* on the reactor's list of those that have ended and were not told yet */
+    struct kr__conn *ends[2];
+    struct kr__way ways[2]; /* [0] from ends[0] to ends[1], [1] back */
+    bool keep_open;
+    int error; /* how it ended */
+    kr_forward_fn *done;
+    void *user;
+};
+
+/* Queues bytes of a forwarding connection to its other end; returns how many of them, as on_data would. */
+size_t kr__forward_data(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size);
+
+/* The stream of a forwarding connection has ended. */
+void kr__forward_eof(struct kr_reactor *r, struct kr__conn *c);
+
+/* The queue of an end has risen above its high mark; has come down to its low mark; is perhaps empty. */
+void kr__forward_dam(struct kr_reactor *r, struct kr__conn *c);
+void kr__forward_undam(struct kr_reactor *r, struct kr__conn *c);
+void kr__forward_sent(struct kr_reactor *r, struct kr__conn *c);
+
+/* An end is being closed. */
+void kr__forward_cut(struct kr_reactor *r, struct kr__conn *c, int error);
+
+/* Forgets the pair of an end whose reactor goes down. */
+void kr__forward_drop(struct kr_reactor *r, struct kr__conn *c);
+
+/* Tells of those that have ended, and closes their ends. A phase of the turn. */
+void kr__forwards_settle(struct kr_reactor *r);
+
+/* For the audit: will something let a dammed end read on? */
+bool kr__forward_moves(const struct kr__conn *c);
+
+#endif
