@@ -51,7 +51,7 @@ static void ended(struct client *c, int error) {
 /* A client that went on to the end has all that it sent, unless the server, or the world, cut it off. */
 static void client_check(const struct client *c) {
     const struct session *served = session_of(c);
-    if (c->got == c->total || c->rude || !served || served->cut || network_cut(c))
+    if (c->storm->scenario->proxy || c->got == c->total || c->rude || !served || served->cut || network_cut(c))
         return;
     storm_fail(__FILE__, __LINE__, "client %u got %llu of %llu bytes, and nobody cut it off", c->id,
                (unsigned long long)c->got, (unsigned long long)c->total);
@@ -62,6 +62,26 @@ void clients_check(const struct storm *s) {
         client_check(&s->clients[i]);
 }
 
+/* Whose stream it gets, when at least the first four bytes are there. */
+static const struct client *source_of(const struct client *c) {
+    for (unsigned i = 0; i < c->storm->client_count; i++) {
+        if (c->storm->clients[i].id == c->from)
+            return &c->storm->clients[i];
+    }
+    storm_fail(__FILE__, __LINE__, "client %u got the stream of %u, whom nobody knows", c->id, c->from);
+}
+
+/* An end without an error is that of the whole stream, unless somebody cut it. */
+static void check_whole(const struct client *c) {
+    if (!c->storm->scenario->proxy || c->got < 4 || c->storm->closed_any || c->storm->ending)
+        return;
+    const struct client *from = source_of(c);
+    if (from->rude || from->failed || network_cut(c) || network_cut(from) || c->got == from->total)
+        return;
+    storm_fail(__FILE__, __LINE__, "client %u got %llu of %llu bytes of %u, and nobody cut it off", c->id,
+               (unsigned long long)c->got, (unsigned long long)from->total, from->id);
+}
+
 static bool take(struct client *c) {
     unsigned char piece[PIECE_MAX];
     size_t most = c->storm->scenario->slow ? 512 : sizeof piece;
@@ -70,15 +90,19 @@ static bool take(struct client *c) {
         return false;
     if (got <= 0) {
         MUST(got == 0 || got == -ECONNRESET || got == -ETIMEDOUT || got == -EPIPE);
+        if (got == 0)
+            check_whole(c);
         ended(c, (int)got);
         return true;
     }
     for (int64_t i = 0; i < got; i++, c->got++) {
-        if (piece[i] != stream_byte(c->id, c->got))
+        if (c->storm->scenario->proxy && c->got < 4)
+            c->from |= (uint32_t)piece[i] << 8 * c->got;
+        else if (piece[i] != stream_byte(c->from, c->got))
             storm_fail(__FILE__, __LINE__, "client %u: byte %llu is wrong", c->id,
                        (unsigned long long)c->got);
     }
-    MUST(c->got <= c->sent);
+    MUST(c->got < 4 || c->got <= source_of(c)->sent);
     return true;
 }
 
@@ -161,6 +185,7 @@ static void act(struct kr_sim *sim, void *arg) {
 /* In scenarios with messages a stream is a whole number of them: see server.c. */
 static void client_make(struct storm *s, struct client *c, uint32_t id) {
     *c = (struct client){.storm = s, .id = id, .total = 4 + some(s, s->scenario->bytes)};
+    c->from = s->scenario->proxy ? 0 : id;
     c->rude = likely(s, s->scenario->rude);
     c->quits_at = below(s, c->total + 1);
 }

@@ -44,7 +44,7 @@ static void session_close(struct storm *s, struct session *x, enum kr_close how)
     mark(s, how == KR_CLOSE_FLUSH ? MARK_close_flush : how == KR_CLOSE_NOW ? MARK_close_now
                                                                           : MARK_close_reset);
     MUST(kr_conn_close(s->r, x->conn, how) == 0);
-    x->closing = x->cut = true;
+    x->closing = x->cut = s->closed_any = true;
 }
 
 static void close_someone(struct storm *s, struct session *self, enum mark closing) {
@@ -258,6 +258,66 @@ static void leave(struct session *x) {
     x->storm->in_callback = false;
 }
 
+/* ---- a proxy between each two ---- */
+
+static void forward_over(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
+                         const struct kr_forwarded *what) {
+    struct session *x = user, *y = x->twin;
+    struct storm *s = x->storm;
+    kr_sim_note(s->sim, "forwarded", what->bytes_ab, what->bytes_ba);
+    MUST(!s->in_callback && y && y->twin == x && x->open && y->open);
+    MUST(x->conn.bits == a.bits && y->conn.bits == b.bits);
+    MUST(kr_conn_user(r, a) == x && kr_conn_user(r, b) == y);
+    MUST(what->error <= 0);
+    mark(s, what->error ? MARK_forward_cut : MARK_forwarded);
+    s->in_callback = true;
+    x->twin = y->twin = NULL;
+    x->closing = y->closing = true; /* both follow */
+    if (!s->ending)
+        server_act(s, NULL, MARK_close_in_timer);
+    s->in_callback = false;
+}
+
+/* Who has found no other by now goes. */
+static void lonely(struct kr_reactor *r, kr_timer timer, void *user) {
+    (void)r;
+    (void)timer;
+    struct session *x = user;
+    if (x->storm->single == x)
+        x->storm->single = NULL;
+    if (x->open && !x->twin && !x->closing)
+        session_close(x->storm, x, KR_CLOSE_NOW);
+}
+
+static void pair_up(struct storm *s, struct session *x) {
+    struct session *y = s->single;
+    if (!y || !y->open || y->closing) {
+        s->single = x;
+        if (kr_timer_start(s->r, NULL, 20 * MS, 0, lonely, x) < 0)
+            lonely(s->r, (kr_timer){0}, x);
+        return;
+    }
+    s->single = NULL;
+    int rc = kr_conn_forward(s->r, x->conn, y->conn, NULL, forward_over, x);
+    MUST(rc == 0 || rc == -EPIPE || (rc == -ENOMEM && s->refuse));
+    if (rc == 0) {
+        x->twin = y;
+        y->twin = x;
+        return;
+    }
+    session_close(s, x, KR_CLOSE_NOW);
+    session_close(s, y, KR_CLOSE_NOW);
+}
+
+static void stop_someone(struct storm *s) {
+    struct session *x = anyone(s);
+    if (!x || !x->twin || x->closing)
+        return;
+    mark(s, MARK_forward_stopped);
+    MUST(kr_conn_forward_stop(s->r, x->conn) == 0);
+    s->closed_any = true;
+}
+
 static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     struct storm *s = user;
     struct session *x = session_new(s, conn);
@@ -275,6 +335,10 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     MUST(rc == (s->opts.addresses ? 0 : -ENODATA));
     if (rc == 0)
         mark(s, MARK_accept_with_address);
+    if (s->scenario->proxy)
+        pair_up(s, x);
+    if (s->scenario->proxy && s->scenario->close && likely(s, 100))
+        stop_someone(s);
     server_act(s, x, MARK_close_in_open);
     leave(x);
 }
@@ -405,6 +469,11 @@ static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void
     struct storm *s = x->storm;
     const unsigned char *data = bytes;
     enter(s, x, conn, "on_data");
+    if (s->scenario->proxy) { /* nobody's but the other's to take, once there is one */
+        MUST(!x->twin);
+        leave(x);
+        return 0;
+    }
     MUST(!x->closing && !x->paused && !x->eof && size > 0 && size >= x->shown);
     if (size > x->shown && x->shown)
         mark(s, MARK_kept);
@@ -431,6 +500,7 @@ static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
     struct session *x = user;
     struct storm *s = x->storm;
     enter(s, x, conn, "on_eof");
+    MUST(!x->twin);
     MUST(!x->closing && !x->paused && !x->eof);
     MUST(x->hoards || x->shown < (s->scenario->messages ? MESSAGE_MAX : 1));
     x->eof = true;
@@ -447,6 +517,7 @@ static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
     struct session *x = user;
     struct storm *s = x->storm;
     enter(s, x, conn, "on_drain");
+    MUST(!x->twin);
     mark(s, MARK_drained);
     MUST(!x->closing && kr_conn_queued(r, conn) <= s->opts.conn.send_low);
     server_act(s, x, MARK_close_in_drain);
@@ -480,6 +551,7 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     struct session *x = user;
     struct storm *s = x->storm;
     enter(s, x, conn, "on_close");
+    MUST(!x->twin); /* told before */
     kr_sim_note(s->sim, kr_whyname(why), (uint64_t)(int64_t)error, 0);
     MUST((error == 0) == (why == KR_WHY_LOCAL || why == KR_WHY_PEER || why == KR_WHY_REACTOR));
     MUST(kr_conn_user(r, conn) == x);

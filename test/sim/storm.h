@@ -26,6 +26,7 @@ struct scenario {
     unsigned bytes;        /* that each sends, at most */
     bool messages;         /* the server consumes whole messages only */
     bool slow;             /* clients read little, and caps are low */
+    bool proxy;            /* connections are forwarded to each other, two and two */
     unsigned close, pause, timers, posts, idle, churn, hoard, lease; /* what the server's callbacks do */
     unsigned rude, lazy;   /* clients that go early; clients that rest */
     unsigned no_memory;    /* the allocator refuses */
@@ -81,6 +82,9 @@ const struct scenario *scenario_named(const char *name);
     X(timer_restarted)                                                                             \
     X(timer_stopped)                                                                               \
     X(freed_early)                                                                                 \
+    X(forwarded)                                                                                   \
+    X(forward_cut)                                                                                 \
+    X(forward_stopped)                                                                             \
     X(leased)                                                                                      \
     X(leased_a_copy)                                                                               \
     X(lost_completions)                                                                            \
@@ -100,6 +104,7 @@ struct session {
     struct storm *storm;
     kr_conn conn;
     bool open, closing, paused, eof, cut;
+    struct session *twin; /* the other end, while it is forwarded */
     bool hoards; /* consumes nothing, until it is ended for that */
     int closed_with; /* on_close's error */
     uint32_t id;     /* of the client, from its first four bytes */
@@ -111,6 +116,7 @@ struct client {
     struct storm *storm;
     kr_sim_peer peer;
     uint32_t id;
+    uint32_t from; /* whose stream it gets: its own, or through a proxy another's */
     bool connected, shut, failed, over, rude;
     uint64_t total, sent, got;
     unsigned idle_acts; /* since anybody has moved on */
@@ -155,6 +161,8 @@ struct storm {
     bool listening[LISTENERS_MAX];
     struct session *sessions;
     unsigned session_count, session_room, open;
+    struct session *single; /* waits for another to be forwarded to */
+    bool closed_any;        /* by itself, not for an error */
     struct client clients[CLIENTS_MAX];
     unsigned client_count, over;
     struct beat beats[TIMERS_MAX];
