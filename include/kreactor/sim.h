@@ -163,7 +163,8 @@ enum kr_sim_fault {
     KR_SIM_CONNECT_REFUSED = 22,     /* the daemon's connect meets -ECONNREFUSED */
     KR_SIM_CONNECT_IGNORED = 23,     /* nobody answers it: -ETIMEDOUT after 131 s */
     KR_SIM_CONNECT_UNREACHABLE = 24, /* -ENETUNREACH at once, or -EHOSTUNREACH later */
-    KR_SIM_FAULT_COUNT = 25,         /* grows with new versions */
+    KR_SIM_LATE_WORKER = 25,         /* what a kernel worker does (shutdown) takes up to 5 ms */
+    KR_SIM_FAULT_COUNT = 26,         /* grows with new versions */
 };
 
 /* Makes a fault happen in `per_1024` (0 to 1024) of the cases where it could. 0 is the start. */

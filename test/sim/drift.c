@@ -243,6 +243,28 @@ static void script_half(struct rig *rig) {
     turns(rig);
 }
 
+/* Our own side ends first, then the peer's; and with a peer that has reset. */
+static void script_half_ours(struct rig *rig) {
+    rig->keeps = true;
+    crowd(rig, 2, 50);
+    CHECK_OK(kr_conn_shutdown(rig->r, rig->last));
+    turns(rig);
+    CHECK_GT(far_read(&rig->fars[1]), 0);
+    CHECK_EQ(far_read(&rig->fars[1]), 0);
+    far_shutdown(&rig->fars[1]);
+    turns(rig);
+    kr_conn_close(rig->r, rig->last, KR_CLOSE_NOW);
+    turns(rig);
+}
+
+static void script_half_reset(struct rig *rig) {
+    rig->pauses = true;
+    crowd(rig, 1, 0);
+    far_end(&rig->fars[0], true);
+    kr_conn_shutdown(rig->r, rig->last);
+    turns(rig);
+}
+
 static void script_flood(struct rig *rig) {
     rig->floods = true;
     crowd(rig, 4, 0);
@@ -379,6 +401,8 @@ static const struct script scripts[] = {
     {"ended before accepted", script_early, 400, 256, 64, 1024, false, 5},
     {"reset", script_reset, 400, 256, 64, 1024, false, 5},
     {"half closed", script_half, 400, 256, 64, 1024, false, 5},
+    {"half closed by us", script_half_ours, 400, 256, 64, 1024, false, 6},
+    {"half closed to nobody", script_half_reset, 400, 256, 64, 1024, false, 3},
     {"flood", script_flood, 400, 256, 64, 1024, false, 4},
     {"flood, then reset", script_flood_reset, 400, 256, 64, 1024, false, 4},
     {"closed at open", script_close_now, 400, 256, 64, 1024, false, 3},
@@ -471,4 +495,4 @@ TEST(a_shape_that_is_missing_is_noticed) {
     CHECK(!shape_in(&set, seen));
 }
 
-TAP_MAIN(drift, 14)
+TAP_MAIN(drift, 18)

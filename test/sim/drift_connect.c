@@ -9,32 +9,6 @@
 #define SECOND INT64_C(1000000000)
 #define COUNT(table_) (sizeof(table_) / sizeof *(table_))
 
-static void ask_connect(struct raw *x, const char *name, int slot, uint16_t port) {
-    struct io_uring_sqe *sqe = raw_ask(x, name, IORING_OP_CONNECT, slot);
-    sqe->addr = (uint64_t)(uintptr_t)raw_address(port);
-    sqe->off = sizeof(struct sockaddr_in);
-}
-
-static void ask_cancel(struct raw *x, const char *name, const char *target) {
-    struct io_uring_sqe *sqe = raw_ask(x, name, IORING_OP_ASYNC_CANCEL, -1);
-    sqe->flags = 0;
-    sqe->addr = raw_user_data(x, target);
-}
-
-static void ask_send(struct raw *x, const char *name, int slot, const char *text) {
-    struct io_uring_sqe *sqe = raw_ask(x, name, IORING_OP_SEND, slot);
-    sqe->addr = (uint64_t)(uintptr_t)text;
-    sqe->len = (unsigned)strlen(text);
-    sqe->msg_flags = MSG_NOSIGNAL;
-}
-
-static void ask_recv(struct raw *x, const char *name, int slot) {
-    struct io_uring_sqe *sqe = raw_ask(x, name, IORING_OP_RECV, slot);
-    sqe->flags |= IOSQE_BUFFER_SELECT;
-    sqe->ioprio = IORING_RECV_MULTISHOT;
-    sqe->buf_group = RAW_GROUP;
-}
-
 static void disconnect(struct raw *x, const char *name, int slot) {
     static const struct sockaddr unspecified = {.sa_family = AF_UNSPEC};
     struct io_uring_sqe *sqe = raw_ask(x, name, IORING_OP_CONNECT, slot);
@@ -46,27 +20,27 @@ static void disconnect(struct raw *x, const char *name, int slot) {
 
 static void succeeds(struct raw *x) {
     raw_join(x, 1, &x->fars[0]);
-    ask_send(x, "send", 1, "hello");
+    raw_send(x, "send", 1, "hello");
     raw_await(x, "send", 1);
     raw_note(x, "far reads", far_read(&x->fars[0]));
-    ask_connect(x, "again", 1, x->port);
+    raw_connect(x, "again", 1, x->port);
     raw_await(x, "again", 1);
 }
 
 static void refused(struct raw *x) {
     raw_socket(x, 1, AF_INET);
     uint16_t closed = raw_closed_port(x);
-    ask_connect(x, "refused", 1, closed);
+    raw_connect(x, "refused", 1, closed);
     raw_await(x, "refused", 1);
     raw_bufs(x, 4);
-    ask_recv(x, "recv after", 1);
-    ask_send(x, "send after", 1, "hello");
+    raw_recv(x, "recv after", 1);
+    raw_send(x, "send after", 1, "hello");
     raw_await(x, "recv after", 1);
     raw_await(x, "send after", 1);
-    ask_connect(x, "refused again", 1, closed);
+    raw_connect(x, "refused again", 1, closed);
     raw_await(x, "refused again", 1);
     raw_server(x);
-    ask_connect(x, "elsewhere", 1, x->port);
+    raw_connect(x, "elsewhere", 1, x->port);
     raw_await(x, "elsewhere", 1);
     raw_accept(x, &x->fars[0]);
 }
@@ -75,11 +49,11 @@ static void refused(struct raw *x) {
 static void twice(struct raw *x) {
     raw_server(x);
     raw_socket(x, 1, AF_INET);
-    ask_connect(x, "first", 1, x->port);
-    ask_connect(x, "second", 1, x->port);
+    raw_connect(x, "first", 1, x->port);
+    raw_connect(x, "second", 1, x->port);
     raw_await(x, "first", 1);
     raw_await(x, "second", 1);
-    ask_connect(x, "third", 1, x->port);
+    raw_connect(x, "third", 1, x->port);
     raw_await(x, "third", 1);
     raw_accept(x, &x->fars[0]);
 }
@@ -87,26 +61,26 @@ static void twice(struct raw *x) {
 static void silent(struct raw *x) {
     raw_silent_server(x);
     raw_socket(x, 1, AF_INET);
-    ask_connect(x, "connect", 1, x->port);
+    raw_connect(x, "connect", 1, x->port);
     raw_quiet(x);
-    ask_connect(x, "second", 1, x->port);
+    raw_connect(x, "second", 1, x->port);
     raw_await(x, "second", 1);
     raw_bufs(x, 4);
-    ask_recv(x, "recv", 1);
-    ask_send(x, "send", 1, "hello");
+    raw_recv(x, "recv", 1);
+    raw_send(x, "send", 1, "hello");
     raw_quiet(x);
-    ask_cancel(x, "cancel", "connect");
+    raw_cancel(x, "cancel", "connect");
     raw_await(x, "connect", 1);
     raw_await(x, "cancel", 1);
-    ask_connect(x, "still calling", 1, x->port);
+    raw_connect(x, "still calling", 1, x->port);
     raw_await(x, "still calling", 1);
-    ask_cancel(x, "cancel recv", "recv");
-    ask_cancel(x, "cancel send", "send");
+    raw_cancel(x, "cancel recv", "recv");
+    raw_cancel(x, "cancel send", "send");
     raw_await(x, "recv", 1);
     raw_await(x, "send", 1);
     disconnect(x, "disconnect", 1);
     raw_await(x, "disconnect", 1);
-    ask_recv(x, "recv after", 1);
+    raw_recv(x, "recv after", 1);
     raw_await(x, "recv after", 1);
 }
 
@@ -115,9 +89,9 @@ static void send_early(struct raw *x) {
     raw_server(x);
     raw_bufs(x, 4);
     raw_socket(x, 1, AF_INET);
-    ask_connect(x, "connect", 1, x->port);
-    ask_send(x, "send", 1, "hello");
-    ask_recv(x, "recv", 1);
+    raw_connect(x, "connect", 1, x->port);
+    raw_send(x, "send", 1, "hello");
+    raw_recv(x, "recv", 1);
     raw_await(x, "connect", 1);
     raw_await(x, "send", 1);
     raw_accept(x, &x->fars[0]);
@@ -132,8 +106,8 @@ static void send_early(struct raw *x) {
 static void cancelled(struct raw *x) {
     raw_server(x);
     raw_socket(x, 1, AF_INET);
-    ask_connect(x, "connect", 1, x->port);
-    ask_cancel(x, "cancel", "connect");
+    raw_connect(x, "connect", 1, x->port);
+    raw_cancel(x, "cancel", "connect");
     raw_await(x, "connect", 1);
     raw_await(x, "cancel", 1);
 }
@@ -141,11 +115,9 @@ static void cancelled(struct raw *x) {
 static void cancelled_then_closed(struct raw *x) {
     raw_silent_server(x);
     raw_socket(x, 1, AF_INET);
-    ask_connect(x, "connect", 1, x->port);
-    ask_cancel(x, "cancel", "connect");
-    struct io_uring_sqe *sqe = raw_ask(x, "close", IORING_OP_CLOSE, 0);
-    sqe->flags = 0;
-    sqe->file_index = 2;
+    raw_connect(x, "connect", 1, x->port);
+    raw_cancel(x, "cancel", "connect");
+    raw_close(x, "close", 1);
     raw_await(x, "connect", 1);
     raw_await(x, "close", 1);
 }
@@ -161,8 +133,8 @@ static void no_way(struct raw *x) {
 static void fresh(struct raw *x) {
     raw_bufs(x, 4);
     raw_socket(x, 1, AF_INET);
-    ask_recv(x, "recv", 1);
-    ask_send(x, "send", 1, "hello");
+    raw_recv(x, "recv", 1);
+    raw_send(x, "send", 1, "hello");
     raw_await(x, "recv", 1);
     raw_await(x, "send", 1);
     disconnect(x, "disconnect", 1);
@@ -172,7 +144,7 @@ static void fresh(struct raw *x) {
 static void ill_formed(struct raw *x) {
     raw_socket(x, 1, AF_INET);
     uint16_t closed = raw_closed_port(x);
-    ask_connect(x, "length", 1, closed);
+    raw_connect(x, "length", 1, closed);
     struct io_uring_sqe *sqe = raw_ask(x, "len", IORING_OP_CONNECT, 1);
     sqe->len = 16;
     sqe = raw_ask(x, "too long", IORING_OP_CONNECT, 1);
@@ -185,9 +157,9 @@ static void ill_formed(struct raw *x) {
     sqe = raw_ask(x, "family", IORING_OP_CONNECT, 1);
     sqe->addr = (uint64_t)(uintptr_t)&in6;
     sqe->off = sizeof in6;
-    ask_connect(x, "no file", 3, closed);
+    raw_connect(x, "no file", 3, closed);
     raw_wake(x, 2);
-    ask_connect(x, "no socket", 2, closed);
+    raw_connect(x, "no socket", 2, closed);
     raw_quiet(x);
 }
 
@@ -195,19 +167,19 @@ static void ill_formed(struct raw *x) {
 static void disconnected(struct raw *x) {
     raw_bufs(x, 4);
     raw_join(x, 1, &x->fars[0]);
-    ask_recv(x, "armed recv", 1);
+    raw_recv(x, "armed recv", 1);
     raw_quiet(x);
     disconnect(x, "disconnect", 1);
     raw_await(x, "disconnect", 1);
     raw_quiet(x);
     raw_note(x, "far reads", far_read(&x->fars[0]));
-    ask_recv(x, "recv", 1);
+    raw_recv(x, "recv", 1);
     raw_await(x, "recv", 1);
-    ask_recv(x, "recv again", 1);
+    raw_recv(x, "recv again", 1);
     raw_await(x, "recv again", 1);
-    ask_send(x, "send", 1, "hello");
+    raw_send(x, "send", 1, "hello");
     raw_await(x, "send", 1);
-    ask_connect(x, "anew", 1, x->port);
+    raw_connect(x, "anew", 1, x->port);
     raw_await(x, "anew", 1);
     CHECK_EQ(raw_res(x, "anew"), 0);
     raw_accept(x, &x->fars[1]);
@@ -218,9 +190,9 @@ static void disconnected_idle(struct raw *x) {
     raw_join(x, 1, &x->fars[0]);
     disconnect(x, "disconnect", 1);
     raw_await(x, "disconnect", 1);
-    ask_connect(x, "anew", 1, x->port);
+    raw_connect(x, "anew", 1, x->port);
     raw_await(x, "anew", 1);
-    ask_send(x, "send", 1, "hello");
+    raw_send(x, "send", 1, "hello");
     raw_await(x, "send", 1);
     raw_accept(x, &x->fars[1]);
 }
@@ -231,9 +203,9 @@ static void short_lived(struct raw *x) {
     raw_join(x, 1, &x->fars[0]);
     far_send(&x->fars[0], 5);
     far_end(&x->fars[0], true);
-    ask_recv(x, "recv", 1);
+    raw_recv(x, "recv", 1);
     raw_quiet(x);
-    ask_connect(x, "connect", 1, x->port);
+    raw_connect(x, "connect", 1, x->port);
     raw_await(x, "connect", 1);
 }
 
@@ -241,9 +213,9 @@ static void given_up(struct raw *x) {
     raw_silent_server(x);
     raw_bufs(x, 4);
     raw_impatient_socket(x, 1);
-    ask_connect(x, "connect", 1, x->port);
+    raw_connect(x, "connect", 1, x->port);
     raw_await(x, "connect", 1);
-    ask_recv(x, "recv", 1);
+    raw_recv(x, "recv", 1);
     raw_await(x, "recv", 1);
 }
 
@@ -278,7 +250,7 @@ static void answered(struct raw *x, enum kr_sim_answer answer, int64_t after_ns,
     int64_t began = kr_sim_now(x->sim);
     char name[24];
     snprintf(name, sizeof name, "answer %d", answer);
-    ask_connect(x, name, 1, 80);
+    raw_connect(x, name, 1, 80);
     raw_await(x, name, 1);
     CHECK_EQ(raw_res(x, name), error);
     int64_t took = kr_sim_now(x->sim) - began;
@@ -325,9 +297,9 @@ static void own_listener(struct raw *x) {
     listen_in_world(x, 1);
     raw_socket(x, 1, AF_INET);
     raw_socket(x, 3, AF_INET);
-    ask_connect(x, "first", 1, 7);
+    raw_connect(x, "first", 1, 7);
     raw_await(x, "first", 1);
-    ask_connect(x, "second", 3, 7);
+    raw_connect(x, "second", 3, 7);
     CHECK_OK(kr_sim_advance(x->sim, 10 * SECOND));
     raw_submit(x);
     CHECK_EQ(raw_count(x, "second"), 0); /* the backlog is full */
@@ -350,7 +322,7 @@ static void by_fault(struct raw *x, enum kr_sim_fault fault, const char *name) {
     CHECK_OK(kr_sim_remote(x->sim, 80, KR_SIM_ACCEPTS, 0));
     CHECK_OK(kr_sim_fault_set(x->sim, fault, 1024));
     raw_socket(x, 1, AF_INET);
-    ask_connect(x, name, 1, 80);
+    raw_connect(x, name, 1, 80);
     raw_await(x, name, 1);
     CHECK_OK(kr_sim_fault_set(x->sim, fault, 0));
     CHECK_EQ(kr_sim_fault_hits(x->sim, fault), 1);
@@ -374,10 +346,10 @@ TEST(faults_of_connect_happen) {
 static void refused_with(struct raw *x, int32_t error, int32_t then) {
     raw_bufs(x, 1);
     raw_socket(x, 1, AF_INET);
-    ask_connect(x, "connect", 1, 9);
+    raw_connect(x, "connect", 1, 9);
     raw_await(x, "connect", 1);
     CHECK_EQ(raw_res(x, "connect"), error);
-    ask_recv(x, "recv", 1);
+    raw_recv(x, "recv", 1);
     raw_await(x, "recv", 1);
     CHECK_EQ(raw_res(x, "recv"), then);
 }

@@ -66,10 +66,6 @@ void raw_any(struct raw *x, const char *name) {
     answer_of(x, name)->any = true;
 }
 
-uint64_t raw_user_data(struct raw *x, const char *name) {
-    return (uint64_t)(answer_of(x, name) - x->answers) + 1;
-}
-
 unsigned raw_count(struct raw *x, const char *name) {
     return answer_of(x, name)->count;
 }
@@ -80,14 +76,50 @@ int32_t raw_res(struct raw *x, const char *name) {
 
 /* ---- requests ---- */
 
+static uint64_t user_data(struct raw *x, const char *name) {
+    return (uint64_t)(answer_of(x, name) - x->answers) + 1;
+}
+
 struct io_uring_sqe *raw_ask(struct raw *x, const char *name, unsigned opcode, int slot) {
     struct io_uring_sqe *sqe = kr__ring_sqe(&x->ring);
     CHECK(sqe != NULL);
     sqe->opcode = (uint8_t)opcode;
     sqe->fd = slot;
     sqe->flags = IOSQE_FIXED_FILE;
-    sqe->user_data = raw_user_data(x, name);
+    sqe->user_data = user_data(x, name);
     return sqe;
+}
+
+void raw_connect(struct raw *x, const char *name, int slot, uint16_t port) {
+    struct io_uring_sqe *sqe = raw_ask(x, name, IORING_OP_CONNECT, slot);
+    sqe->addr = (uint64_t)(uintptr_t)raw_address(port);
+    sqe->off = sizeof(struct sockaddr_in);
+}
+
+void raw_send(struct raw *x, const char *name, int slot, const char *text) {
+    struct io_uring_sqe *sqe = raw_ask(x, name, IORING_OP_SEND, slot);
+    sqe->addr = (uint64_t)(uintptr_t)text;
+    sqe->len = (unsigned)strlen(text);
+    sqe->msg_flags = MSG_NOSIGNAL;
+}
+
+void raw_recv(struct raw *x, const char *name, int slot) {
+    struct io_uring_sqe *sqe = raw_ask(x, name, IORING_OP_RECV, slot);
+    sqe->flags |= IOSQE_BUFFER_SELECT;
+    sqe->ioprio = IORING_RECV_MULTISHOT;
+    sqe->buf_group = RAW_GROUP;
+}
+
+void raw_close(struct raw *x, const char *name, int slot) {
+    struct io_uring_sqe *sqe = raw_ask(x, name, IORING_OP_CLOSE, 0);
+    sqe->flags = 0;
+    sqe->file_index = (unsigned)slot + 1;
+}
+
+void raw_cancel(struct raw *x, const char *name, const char *target) {
+    struct io_uring_sqe *sqe = raw_ask(x, name, IORING_OP_ASYNC_CANCEL, -1);
+    sqe->flags = 0;
+    sqe->addr = user_data(x, target);
 }
 
 /* Returns how many completions came. */
@@ -224,9 +256,7 @@ void raw_join(struct raw *x, int slot, struct far *far) {
     raw_socket(x, slot, AF_INET);
     char name[24];
     snprintf(name, sizeof name, "join %d", slot);
-    struct io_uring_sqe *sqe = raw_ask(x, name, IORING_OP_CONNECT, slot);
-    sqe->addr = (uint64_t)(uintptr_t)raw_address(x->port);
-    sqe->off = sizeof(struct sockaddr_in);
+    raw_connect(x, name, slot, x->port);
     raw_await(x, name, 1);
     CHECK_EQ(raw_res(x, name), 0);
     raw_accept(x, far);

@@ -69,6 +69,14 @@ void raw_simulate(unsigned major, unsigned minor, void (*run)(struct raw *x));
 /* The SQE of a request named `name`, of this opcode, at a slot of the file table; the rest is zeros. */
 struct io_uring_sqe *raw_ask(struct raw *x, const char *name, unsigned opcode, int slot);
 
+/* The usual ones: CONNECT to loopback, SEND of the text, RECV multishot into the ring's buffers, CLOSE of the
+ * slot, ASYNC_CANCEL of what has that name. What they point to must stay until it was submitted. */
+void raw_connect(struct raw *x, const char *name, int slot, uint16_t port);
+void raw_send(struct raw *x, const char *name, int slot, const char *text);
+void raw_recv(struct raw *x, const char *name, int slot);
+void raw_close(struct raw *x, const char *name, int slot);
+void raw_cancel(struct raw *x, const char *name, const char *target);
+
 /* What was asked for is handed to the kernel. */
 void raw_submit(struct raw *x);
 
@@ -83,9 +91,6 @@ void raw_note(struct raw *x, const char *name, int64_t value);
 
 /* Positive results of `name` are written "+". */
 void raw_any(struct raw *x, const char *name);
-
-/* What tells a request of that name, for a cancel. */
-uint64_t raw_user_data(struct raw *x, const char *name);
 
 /* How many completions have come of `name`. */
 unsigned raw_count(struct raw *x, const char *name);
@@ -113,7 +118,7 @@ void raw_accept(struct raw *x, struct far *far);
 /* A connected TCP socket in the slot, and its far end. Makes a server if there is none. */
 void raw_join(struct raw *x, int slot, struct far *far);
 
-/* 127.0.0.1 and the port, for CONNECT. Valid until it was submitted. */
+/* 127.0.0.1 and the port. Good for the next four calls. */
 const struct sockaddr_in *raw_address(uint16_t port);
 
 /* An address to which there is no way. */

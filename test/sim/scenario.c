@@ -19,6 +19,8 @@ const struct scenario scenarios[] = {
     {.name = "proxy", .clients = 24, .bytes = 40000, .proxy = true, .rude = 100, .lazy = 60, .pause = 30},
     {.name = "cuts", .clients = 24, .bytes = 40000, .proxy = true, .slow = true, .close = 60, .pause = 60,
      .rude = 200, .lazy = 100, .no_memory = 6, .free_early = 200, .timers = 60},
+    {.name = "half", .clients = 20, .bytes = 12000, .half = 400, .close = 10, .rude = 100, .lazy = 60,
+     .idle = 10, .hoard = 20},
     {.name = "mixed", .clients = 32, .bytes = 12000, .messages = false, .close = 20, .pause = 40,
      .timers = 40, .posts = 40, .idle = 10, .churn = 10, .rude = 150, .lazy = 60, .no_memory = 12,
      .free_early = 250, .lease = 60},

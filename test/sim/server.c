@@ -91,6 +91,31 @@ static void pause_someone(struct storm *s) {
         resume(s->r, timer, x);
 }
 
+static void close_later(struct kr_reactor *r, kr_timer timer, void *user) {
+    (void)timer;
+    struct session *x = user;
+    if (!x->open || x->closing)
+        return;
+    x->closing = true;
+    MUST(kr_conn_close(r, x->conn, KR_CLOSE_FLUSH) == 0);
+}
+
+/* Ends this side alone; the other one is read on, and all of it ends later. */
+static void half_close(struct storm *s, struct session *x, enum mark why) {
+    if (x->closing || x->half || !likely(s, s->scenario->half))
+        return;
+    if (kr_timer_start(s->r, NULL, (int64_t)some(s, (uint64_t)(20 * MS)), 0, close_later, x) < 0)
+        return;
+    int rc = kr_conn_shutdown(s->r, x->conn);
+    MUST(rc == 0 || rc == -EPIPE);
+    x->half = rc == 0;
+    if (!x->half)
+        return;
+    mark(s, why);
+    MUST(kr_conn_shutdown(s->r, x->conn) == 0);
+    MUST(kr_conn_send(s->r, x->conn, "x", 1) == -EPIPE);
+}
+
 /* ---- timers: never early, never later than the first turn after they are due ---- */
 
 static void fired(struct kr_reactor *r, kr_timer timer, void *user) {
@@ -483,9 +508,12 @@ static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void
     bool early = likely(s, 512);
     if (early)
         server_act(s, x, MARK_close_in_data);
+    if (likely(s, s->scenario->half / 64))
+        half_close(s, x, MARK_half_early);
+    x->cut |= x->half;
     size_t used = 0;
     if (!x->closing && !x->hoards)
-        used = echo(s, x, data, messages(s, x, data, size));
+        used = x->half ? size : echo(s, x, data, messages(s, x, data, size));
     if (!early)
         server_act(s, x, MARK_close_in_data);
     consume(x, data, used);
@@ -504,9 +532,10 @@ static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
     MUST(!x->closing && !x->paused && !x->eof);
     MUST(x->hoards || x->shown < (s->scenario->messages ? MESSAGE_MAX : 1));
     x->eof = true;
-    x->cut = x->shown; /* the rest of a message that never came whole is not echoed */
+    x->cut |= x->shown > 0; /* the rest of a message that never came whole is not echoed */
     server_act(s, x, MARK_close_in_eof);
-    if (!x->closing) {
+    half_close(s, x, MARK_half_at_end);
+    if (!x->closing && !x->half) {
         MUST(kr_conn_close(r, conn, KR_CLOSE_FLUSH) == 0);
         x->closing = true;
     }

@@ -28,6 +28,7 @@ struct scenario {
     bool slow;             /* clients read little, and caps are low */
     bool proxy;            /* connections are forwarded to each other, two and two */
     unsigned close, pause, timers, posts, idle, churn, hoard, lease; /* what the server's callbacks do */
+    unsigned half;         /* the server ends its side alone, and closes later */
     unsigned rude, lazy;   /* clients that go early; clients that rest */
     unsigned no_memory;    /* the allocator refuses */
     unsigned free_early;   /* the reactor is freed in the middle */
@@ -70,6 +71,8 @@ const struct scenario *scenario_named(const char *name);
     X(close_in_drain)                                                                              \
     X(close_in_close)                                                                              \
     X(close_in_timer)                                                                              \
+    X(half_at_end)                                                                                 \
+    X(half_early)                                                                                  \
     X(paused)                                                                                      \
     X(stale_handle)                                                                                \
     X(peer_reset)                                                                                  \
@@ -105,6 +108,7 @@ struct session {
     kr_conn conn;
     bool open, closing, paused, eof, cut;
     struct session *twin; /* the other end, while it is forwarded */
+    bool half; /* it sends no more */
     bool hoards; /* consumes nothing, until it is ended for that */
     int closed_with; /* on_close's error */
     uint32_t id;     /* of the client, from its first four bytes */

@@ -10,7 +10,8 @@ static int cancel_one(struct kr__sim_request *target) {
     struct kr_sim *sim = target->ring->sim;
     if (kr__sim_chance(sim, KR_SIM_CANCEL_BUSY))
         return -EALREADY;
-    if (kr__sim_is_ready(target->file, target->waits_for) && kr__sim_chance(sim, KR_SIM_CANCEL_LATE)) {
+    kr__sim_worker_drop(target);
+    if (target->file && kr__sim_is_ready(target->file, target->waits_for) && kr__sim_chance(sim, KR_SIM_CANCEL_LATE)) {
         kr__link_off(&target->queued);
         kr__sim_request_run(target);
     }

@@ -31,6 +31,7 @@ struct kr__sim_stream {
     size_t window;  /* `size` may grow to this */
     bool fin_in;    /* the far end has ended its sending */
     bool fin_out;   /* this end has */
+    bool shut_in;   /* this end reads no more; what comes all the same is there */
     bool dead;      /* reset, refused or given up: nothing moves, but what had come can be read */
     int error;      /* told once, to whoever asks first */
     struct kr_addr here, there;

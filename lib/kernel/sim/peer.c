@@ -106,7 +106,7 @@ int kr_sim_shutdown(struct kr_sim *sim, kr_sim_peer peer) {
     if (!p)
         return -ESTALE;
     kr__sim_note(sim, "peer-shutdown", peer.bits, 0, 0);
-    kr__sim_stream_shutdown(p->file);
+    (void)kr__sim_stream_shutdown(p->file, SHUT_WR);
     return 0;
 }
 

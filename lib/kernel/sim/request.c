@@ -19,6 +19,7 @@ static const struct kr__sim_verb *const verbs[IORING_OP_LAST] = {
     [IORING_OP_RECV] = &kr__sim_recv,
     [IORING_OP_SEND] = &kr__sim_send,
     [IORING_OP_SENDMSG] = &kr__sim_send,
+    [IORING_OP_SHUTDOWN] = &kr__sim_shutdown,
 };
 
 void kr__sim_end(struct kr__sim_request *req, int64_t res, uint32_t flags) {
@@ -94,6 +95,8 @@ void kr__sim_request_run(struct kr__sim_request *req) {
     req->passing = false;
     if (req->cancelled)
         cancelled(req);
+    else if (req->verb->work)
+        kr__sim_end(req, req->res, 0);
     else
         req->verb->run(req);
 }
@@ -104,19 +107,31 @@ static struct kr__sim_file *file_of(struct kr__sim_ring *ring, const struct io_u
     return kr__sim_fd_file(ring->sim, sqe->fd);
 }
 
+int kr__sim_request_file(struct kr__sim_request *req) {
+    struct kr__sim_file *file = file_of(req->ring, &req->sqe);
+    if (!file)
+        return -EBADF;
+    req->file = kr__sim_file_ref(file);
+    return req->verb->check ? req->verb->check(req) : 0;
+}
+
 static int prepare(struct kr__sim_request *req) {
     unsigned opcode = req->sqe.opcode;
     req->verb = opcode < IORING_OP_LAST ? verbs[opcode] : NULL;
     if (!req->verb)
         return -EINVAL;
     int rc = req->verb->prep ? req->verb->prep(req) : 0;
-    if (rc < 0 || !req->verb->needs_file)
-        return rc;
-    struct kr__sim_file *file = file_of(req->ring, &req->sqe);
-    if (!file)
-        return -EBADF;
-    req->file = kr__sim_file_ref(file);
-    return req->verb->check ? req->verb->check(req) : 0;
+    bool now = req->verb->needs_file && !req->verb->work;
+    return rc < 0 || !now ? rc : kr__sim_request_file(req);
+}
+
+static void issue(struct kr__sim_request *req) {
+    if (req->verb->work)
+        kr__sim_worker_start(req);
+    else if (req->verb->start)
+        req->verb->start(req);
+    else
+        req->verb->run(req);
 }
 
 void kr__sim_request_start(struct kr__sim_ring *ring, const struct io_uring_sqe *sqe) {
@@ -128,16 +143,15 @@ void kr__sim_request_start(struct kr__sim_ring *ring, const struct io_uring_sqe 
     int rc = prepare(req);
     if (rc < 0)
         kr__sim_end(req, rc, 0);
-    else if (req->verb->start)
-        req->verb->start(req);
     else
-        req->verb->run(req);
+        issue(req);
 }
 
 void kr__sim_request_free(struct kr__sim_request *req) {
     kr__link_off(&req->alive);
     kr__link_off(&req->waiting);
     kr__link_off(&req->queued);
+    kr__sim_worker_drop(req);
     req->ring->sim->requests--;
     if (req->file)
         kr__sim_file_unref(req->file);

@@ -22,6 +22,7 @@ struct kr__sim_request {
     struct io_uring_sqe sqe;
     unsigned waits_for;
     bool cancelled, ended;
+    struct kr__sim_event *work; /* while a worker has not done it yet */
     bool passing; /* its file was ready when it came to wait: no cancel finds it */
     int32_t res;
     uint32_t flags;
@@ -37,9 +38,11 @@ struct kr__sim_request {
 
 /* What a verb does. `prep` (NULL: nothing) looks at the SQE, then its file is found, then `check` (NULL:
  * nothing) looks at that; either returns 0, or what the request completes with. `start` (NULL: as `run`)
- * is its first turn, `run` each later one; `cancel` (NULL: -ECANCELED) ends it. */
+ * is its first turn, `run` each later one; `cancel` (NULL: -ECANCELED) ends it. A verb that has `work` has
+ * no turns: a worker does all but `prep`, later, and `work` returns the result (worker.c). */
 struct kr__sim_verb {
     bool needs_file;
+    int64_t (*work)(struct kr__sim_request *req);
     int (*prep)(struct kr__sim_request *req);
     int (*check)(struct kr__sim_request *req);
     void (*start)(struct kr__sim_request *req);
@@ -48,7 +51,14 @@ struct kr__sim_verb {
 };
 
 extern const struct kr__sim_verb kr__sim_nop, kr__sim_poll, kr__sim_accept, kr__sim_recv, kr__sim_send,
-    kr__sim_connect, kr__sim_close, kr__sim_update, kr__sim_cancel;
+    kr__sim_connect, kr__sim_shutdown, kr__sim_close, kr__sim_update, kr__sim_cancel;
+
+/* Finds its file, and checks that. */
+int kr__sim_request_file(struct kr__sim_request *req);
+
+/* Hands it to a worker, and takes it back. */
+void kr__sim_worker_start(struct kr__sim_request *req);
+void kr__sim_worker_drop(struct kr__sim_request *req);
 
 /* Makes and issues a request. */
 void kr__sim_request_start(struct kr__sim_ring *ring, const struct io_uring_sqe *sqe);

@@ -3,7 +3,8 @@
  * Facts: what came before RST is read first, then -ECONNRESET, told once (observed on 6.18); after FIN a
  * RST is -EPIPE to sends and the plain end to receives (tcp_reset and tcp_fin, net/ipv4/tcp_input.c:
  * sk_err is EPIPE in CLOSE_WAIT, and SOCK_DONE lets receives see the end only); close with unread bytes
- * sends RST, not FIN (tcp_close, net/ipv4/tcp.c); who sends to an end that is closed is answered RST. */
+ * sends RST, not FIN (tcp_close, net/ipv4/tcp.c); who sends to an end that is closed is answered RST, and
+ * so is who sends to one that is shut both ways, which is told the same (tcp_rcv_state_process). */
 #include "kernel/sim/stream.h"
 
 #include "kernel/sim/request.h"
@@ -41,7 +42,7 @@ struct kr__sim_file *kr__sim_stream_far(const struct kr__sim_file *file) {
 
 bool kr__sim_stream_readable(const struct kr__sim_file *file) {
     const struct kr__sim_stream *s = &file->stream;
-    return s->size || s->fin_in || s->error || s->dead || s->phase == KR__SIM_FRESH;
+    return s->size || s->fin_in || s->shut_in || s->error || s->dead || s->phase == KR__SIM_FRESH;
 }
 
 static size_t room(const struct kr__sim_stream *s) {
@@ -80,9 +81,9 @@ int64_t kr__sim_stream_recv(struct kr__sim_file *file, char *data, size_t size) 
         return 0;
     if (s->error)
         return -kr__sim_stream_error(s);
-    if (s->phase == KR__SIM_FRESH)
-        return -ENOTCONN;
-    return s->dead ? 0 : -EAGAIN;
+    if (s->dead || s->shut_in)
+        return 0;
+    return s->phase == KR__SIM_FRESH ? -ENOTCONN : -EAGAIN;
 }
 
 static void bytes_add(struct kr__sim_stream *s, const char *data, size_t size) {
@@ -125,12 +126,17 @@ int64_t kr__sim_stream_send(struct kr__sim_file *file, const char *data, size_t 
         kr__sim_stream_die(file, ECONNRESET);
         return (int64_t)size;
     }
+    if (s->other->stream.shut_in && s->other->stream.fin_out) {
+        kr__sim_stream_die(s->other, ECONNRESET);
+        kr__sim_stream_die(file, ECONNRESET);
+        return (int64_t)size;
+    }
     bytes_add(&s->other->stream, data, size);
     kr__sim_wake(s->other, KR__SIM_IN);
     return (int64_t)size;
 }
 
-void kr__sim_stream_shutdown(struct kr__sim_file *file) {
+static void fin_send(struct kr__sim_file *file) {
     struct kr__sim_stream *s = &file->stream;
     if (s->fin_out || s->dead)
         return;
@@ -139,6 +145,24 @@ void kr__sim_stream_shutdown(struct kr__sim_file *file) {
         return;
     s->other->stream.fin_in = true;
     kr__sim_wake(s->other, KR__SIM_IN);
+}
+
+/* inet_shutdown, net/ipv4/af_inet.c; a connection that is over both ways is in TCP_CLOSE. */
+int kr__sim_stream_shutdown(struct kr__sim_file *file, int how) {
+    struct kr__sim_stream *s = &file->stream;
+    if (how != SHUT_RD && how != SHUT_WR && how != SHUT_RDWR)
+        return -EINVAL;
+    if (s->phase == KR__SIM_CALLING && !s->dead) {
+        kr__sim_stream_disconnect(file);
+        return 0;
+    }
+    bool over = s->phase == KR__SIM_FRESH || s->dead || (s->fin_in && s->fin_out);
+    if (how != SHUT_WR)
+        s->shut_in = true;
+    if (how != SHUT_RD)
+        fin_send(file);
+    kr__sim_wake(file, KR__SIM_IN | KR__SIM_OUT);
+    return over ? -ENOTCONN : 0;
 }
 
 void kr__sim_stream_reset(struct kr__sim_file *file) {
@@ -166,6 +190,7 @@ void kr__sim_stream_disconnect(struct kr__sim_file *file) {
         .window = s->window,
         .here = s->here,
         .taken = s->taken,
+        .fate = -1,
         .error = was_open ? ECONNRESET : 0,
     };
     kr__sim_wake(file, KR__SIM_IN | KR__SIM_OUT);
@@ -193,7 +218,7 @@ void kr__sim_stream_close(struct kr__sim_file *file) {
     if (s->size && !s->dead && s->other)
         kr__sim_stream_die(s->other, ECONNRESET);
     else
-        kr__sim_stream_shutdown(file);
+        fin_send(file);
     if (s->other) {
         kr__sim_wake(s->other, KR__SIM_OUT);
         s->other->stream.other = NULL;

@@ -24,8 +24,8 @@ int kr__sim_stream_error(struct kr__sim_stream *s);
 int64_t kr__sim_stream_recv(struct kr__sim_file *file, char *data, size_t size);
 int64_t kr__sim_stream_send(struct kr__sim_file *file, const char *data, size_t size);
 
-/* This end sends no more. */
-void kr__sim_stream_shutdown(struct kr__sim_file *file);
+/* shutdown(2): SHUT_RD, SHUT_WR, SHUT_RDWR. -EINVAL; -ENOTCONN: it has not begun, or is over both ways. */
+int kr__sim_stream_shutdown(struct kr__sim_file *file, int how);
 
 /* This end hears that it is over: ECONNRESET and so on. 0: nothing is told. */
 void kr__sim_stream_die(struct kr__sim_file *file, int error);

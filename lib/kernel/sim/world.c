@@ -50,6 +50,7 @@ static const char *const fault_names[KR_SIM_FAULT_COUNT] = {
     [KR_SIM_CONNECT_REFUSED] = "connect-refused",
     [KR_SIM_CONNECT_IGNORED] = "connect-ignored",
     [KR_SIM_CONNECT_UNREACHABLE] = "connect-unreachable",
+    [KR_SIM_LATE_WORKER] = "late-worker",
 };
 
 void kr__sim_broken(const char *format, ...) {
