@@ -76,7 +76,7 @@ static void check_whole(const struct client *c) {
     if (!c->storm->scenario->proxy || c->got < 4 || c->storm->closed_any || c->storm->ending)
         return;
     const struct client *from = source_of(c);
-    if (from->rude || from->failed || network_cut(c) || network_cut(from) || c->got == from->total)
+    if (c->failed || from->rude || from->failed || network_cut(c) || network_cut(from) || c->got == from->total)
         return;
     storm_fail(__FILE__, __LINE__, "client %u got %llu of %llu bytes of %u, and nobody cut it off", c->id,
                (unsigned long long)c->got, (unsigned long long)from->total, from->id);

@@ -290,6 +290,7 @@ static void forward_over(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
     struct session *x = user, *y = x->twin;
     struct storm *s = x->storm;
     kr_sim_note(s->sim, "forwarded", what->bytes_ab, what->bytes_ba);
+    kr_sim_note(s->sim, "forward_error", (uint64_t)(int64_t)what->error, 0);
     MUST(!s->in_callback && y && y->twin == x && x->open && y->open);
     MUST(x->conn.bits == a.bits && y->conn.bits == b.bits);
     MUST(kr_conn_user(r, a) == x && kr_conn_user(r, b) == y);
