@@ -38,6 +38,7 @@ static void over(struct kr_reactor *r, kr_conn a, kr_conn b, void *user, const s
     p->what = *what;
     p->closed_when_over = p->closed;
     CHECK(kr_conn_user(r, a) == p && kr_conn_user(r, b) == p); /* both handles are good */
+    CHECK(what->error || kr_conn_queued(r, a) + kr_conn_queued(r, b) == 0);
     if (p->again) {
         p->again = false;
         CHECK_OK(kr_conn_forward(r, a, b, &p->opts, over, p));
@@ -201,23 +202,6 @@ TEST_EACH(forward_passes_half_close) {
     finish(&p);
 }
 
-/* Ours: who sends all, ends and goes loses nothing: the bytes come before the end. */
-TEST_EACH(forward_sends_all_before_the_end) {
-    struct pair p = {.by_hand = true};
-    begin_with(&p, NULL, NULL, 4096);
-    struct flow ab = {.from = p.fds[0], .to = p.fds[1], .seed = 5, .total = 1000000};
-    pair_up(&p);
-    while (ab.sent < ab.total) {
-        flow_move(&ab);
-        test_step(p.r, "the sender to be done");
-    }
-    shut(p.fds[0]);
-    flow_run(p.r, &ab);
-    CHECK_EQ(test_recv_end(p.r, p.fds[1], NULL), 0);
-    shut(p.fds[1]);
-    finish(&p);
-}
-
 /* Sends to a peer that does not read until nothing moves any more, and the proxy's queue is not empty. */
 static void fill(struct pair *p, struct flow *f) {
     char bytes[65536];
@@ -231,6 +215,20 @@ static void fill(struct pair *p, struct flow *f) {
         idle = n == 0 && handled == 0 ? idle + 1 : 0;
     }
     f->total = f->sent;
+}
+
+/* Ours: who sends all, ends and goes loses nothing: the bytes come before the end. */
+TEST_EACH(forward_sends_all_before_the_end) {
+    struct pair p = {.by_hand = true};
+    begin_with(&p, NULL, NULL, 4096);
+    struct flow ab = {.from = p.fds[0], .to = p.fds[1], .seed = 5};
+    pair_up(&p);
+    shut(p.fds[1]); /* the other way is over before */
+    fill(&p, &ab);
+    shut(p.fds[0]);
+    flow_run(p.r, &ab);
+    CHECK_EQ(test_recv_end(p.r, p.fds[1], NULL), 0);
+    finish(&p);
 }
 
 /* Ours: who does not read stops who sends, through the proxy: what is queued stays near the high mark,
@@ -249,7 +247,7 @@ TEST_EACH(forward_passes_back_pressure) {
     begin_with(&p, &config, &opts, 4096);
     struct flow ab = {.from = p.fds[0], .to = p.fds[1], .seed = 3};
     fill(&p, &ab);
-    CHECK_GT(kr_conn_queued(p.r, p.ends[1]), 50000u);
+    CHECK_GT(kr_conn_queued(p.r, p.ends[1]), 10000u); /* at the low mark it is read again */
     CHECK_LE(kr_conn_queued(p.r, p.ends[1]), 50000u + 16u * 4096);
     struct flow ba = {.from = p.fds[1], .to = p.fds[0], .seed = 4, .total = 300000};
     flow_run(p.r, &ba); /* the other direction is not stopped by it */

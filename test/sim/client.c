@@ -92,7 +92,9 @@ static bool take(struct client *c) {
         MUST(got == 0 || got == -ECONNRESET || got == -ETIMEDOUT || got == -EPIPE);
         if (got == 0)
             check_whole(c);
-        ended(c, (int)got);
+        c->heard = got == 0 && c->storm->scenario->proxy && !c->shut;
+        if (!c->heard)
+            ended(c, (int)got);
         return true;
     }
     for (int64_t i = 0; i < got; i++, c->got++) {
@@ -158,7 +160,11 @@ static bool move(struct client *c) {
     bool moved = false;
     if (likely(c->storm, 768))
         moved = give(c);
-    if (!c->over && likely(c->storm, c->storm->scenario->slow ? 300 : 768))
+    if (c->heard && c->shut) {
+        ended(c, 0);
+        return true;
+    }
+    if (!c->over && !c->heard && likely(c->storm, c->storm->scenario->slow ? 300 : 768))
         moved |= take(c);
     return moved;
 }

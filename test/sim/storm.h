@@ -122,6 +122,7 @@ struct client {
     uint32_t id;
     uint32_t from; /* whose stream it gets: its own, or through a proxy another's */
     bool connected, shut, failed, over, rude;
+    bool heard; /* the end of what it gets, while it still sends */
     uint64_t total, sent, got;
     unsigned idle_acts; /* since anybody has moved on */
     uint64_t seen_moves;
