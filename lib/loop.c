@@ -5,6 +5,7 @@
  *     arm      requests of what dirty owners want
  *     enter    submit, and wait if there is nothing to do, until the next deadline at most
  *     reap     completions: tag -> owner -> count -> done -> settle; buffers go back with one store
+ *     release  what was lent to sends and is its owners' again
  *     expire   timers and deadlines that were due when the phase began
  *     inbox    posted calls
  *
@@ -117,7 +118,7 @@ static void show(struct kr_reactor *r) {
 
 /* The wedge detector: at a blocking wait, everything alive has something that will move it on. */
 static void audit(const struct kr_reactor *r) {
-    kr__assert(kr__list_empty(&r->dirty) && kr__list_empty(&r->showing));
+    kr__assert(kr__list_empty(&r->dirty) && kr__list_empty(&r->showing) && !r->sends.due.head);
     unsigned open = 0;
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
         kr__assert(kr__conn_moves(r, c));
@@ -146,6 +147,8 @@ static int64_t wait_time(const struct kr_reactor *r, int64_t max_wait_ns) {
 static int64_t may_wait(struct kr_reactor *r, int64_t max_wait_ns) {
     if (!kr__list_empty(&r->dirty) || !kr__list_empty(&r->again) || !kr__list_empty(&r->showing) ||
         !kr__list_empty(&r->forwards_over))
+        return 0;
+    if (r->sends.due.head)
         return 0;
     if (kr__ring_ready(&r->ring))
         return 0;
@@ -312,6 +315,8 @@ static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
         return rc;
     r->now = r->kernel->clock(r->kernel);
     unsigned done = reap(r);
+    if (kr__unlikely(r->sends.due.head))
+        done += kr__sends_tell(&r->sends, r);
     if (!r->freeing)
         done += expire(r);
     done += kr__inbox_run(r, r->config.turn_posts);

@@ -1,4 +1,4 @@
-/* The turn: arm, enter, reap, expire, inbox. */
+/* The turn: arm, enter, reap, release, expire, inbox. */
 #ifndef KR_LOOP_H
 #define KR_LOOP_H
 

@@ -190,6 +190,7 @@ static void raze_rooms(struct kr_reactor *r, bool child) {
         kr__bufs_free(&r->bufs, child);
     if (r->slots.mem)
         kr__slots_free(&r->slots);
+    kr__sends_forget(&r->sends);
     kr__timers_free(&r->timers);
     kr__profiles_free(&r->profiles);
     kr__blocks_free(&r->blocks);
@@ -362,12 +363,12 @@ static void end_listeners(struct kr_reactor *r) {
 
 static bool is_settled(struct kr_reactor *r) {
     return !r->stats.inflight && !r->conns.open && !r->stats.listeners &&
-           !kr__mpsc_ready(&r->inbox.queue);
+           !kr__mpsc_ready(&r->inbox.queue) && !r->sends.due.head;
 }
 
 static void run_posts(struct kr_reactor *r) {
     r->in_turn = true;
-    while (kr__inbox_run(r, r->config.turn_posts)) {}
+    while (kr__inbox_run(r, r->config.turn_posts) + kr__sends_tell(&r->sends, r)) {}
     r->in_turn = false;
 }
 

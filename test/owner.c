@@ -137,6 +137,7 @@ static int run_stopped(struct kr_reactor *r) {
 #define CALLS(X)                                                                                   \
     X(kr_conn_send, kr_conn_send(t->r, t->conn, "x", 1))                                           \
     X(kr_conn_send_nothing, kr_conn_send(t->r, t->conn, "", 0))                                    \
+    X(kr_conn_send_ref, kr_conn_send_ref(t->r, t->conn, "x", 1, NULL, NULL))                       \
     X(kr_conn_sendv, kr_conn_sendv(t->r, t->conn, &(struct iovec){(void *)(uintptr_t)"x", 1}, 1))  \
     X(kr_conn_reserve, kr_conn_reserve(t->r, t->conn, 8, &room))                                   \
     X(kr_conn_commit, kr_conn_commit(t->r, t->conn, 0))                                            \

@@ -36,6 +36,7 @@ struct queue_test {
     struct kr__sendq q;
     char model[MODEL_MAX];
     size_t front, back; /* of the model: what is queued lies between */
+    unsigned lent, told; /* loans, and those that have come back */
     uint16_t refs[BUFS], free[BUFS];
     char bytes[BUFS * BUF_SIZE];
 };
@@ -52,6 +53,7 @@ static void test_init(struct queue_test *t) {
     t->sends = (struct kr__sends){.blocks = &t->blocks, .bufs = &t->bufs};
     t->q = (struct kr__sendq){NULL, NULL};
     t->front = t->back = 0;
+    t->lent = t->told = 0;
     for (size_t i = 0; i < sizeof t->bytes; i++)
         t->bytes[i] = (char)tap_random();
 }
@@ -62,7 +64,24 @@ static void model_add(struct queue_test *t, const void *data, size_t size) {
     t->back += size;
 }
 
+static void count_told(struct kr_reactor *r, void *arg) {
+    (void)r;
+    ((struct queue_test *)arg)->told++;
+}
+
+/* Now and then of nothing, now and then nobody is to be told. */
+static void borrow_some(struct queue_test *t) {
+    size_t size = tap_random_below(8) ? 1 + (size_t)tap_random_below(3000) : 0;
+    const char *data = t->bytes + tap_random_below(BUF_SIZE);
+    bool tell = tap_random_below(4);
+    CHECK_OK(kr__sendq_ref(&t->sends, &t->q, data, size, tell ? count_told : NULL, t));
+    t->lent += tell;
+    model_add(t, data, size);
+}
+
 static void check_nothing_held(struct queue_test *t) {
+    kr__sends_tell(&t->sends, NULL);
+    CHECK_EQ(t->told, t->lent);
     CHECK(t->q.head == NULL && t->q.tail == NULL);
     CHECK_EQ(t->sends.out, 0);
     CHECK_EQ(t->bufs.held, 0);
@@ -114,6 +133,7 @@ static void format_some(struct queue_test *t) {
 static void check_pieces(const struct queue_test *t) {
     struct iovec iov[64];
     int max = 1 + (int)tap_random_below(64), count = kr__sendq_pieces(&t->q, iov, max);
+    CHECK_EQ(kr__sendq_count(&t->q, (unsigned)max), (unsigned)count);
     size_t at = t->front;
     CHECK_LE(count, max);
     for (int i = 0; i < count; i++) {
@@ -138,7 +158,7 @@ static void consume_some(struct queue_test *t) {
 }
 
 static void random_step(struct queue_test *t) {
-    switch (tap_random_below(7)) {
+    switch (tap_random_below(9)) {
     case 0:
     case 1:
         copy_some(t);
@@ -148,6 +168,12 @@ static void random_step(struct queue_test *t) {
         break;
     case 3:
         format_some(t);
+        break;
+    case 4:
+        borrow_some(t);
+        break;
+    case 5:
+        kr__sends_tell(&t->sends, NULL);
         break;
     default:
         consume_some(t);
@@ -180,6 +206,46 @@ TEST(sends_drop_releases_all) {
         kr__sendq_drop(&t.sends, &t.q);
         check_nothing_held(&t);
     }
+}
+
+/* Ours: what was borrowed is let go from the middle of a queue, and the rest of it stays in order; nobody
+ * is told before the telling, and none that fell due meanwhile. */
+TEST(sends_unborrow_leaves_the_rest) {
+    for (int round = 0; round < 300; round++) {
+        test_init(&t);
+        char kept[64];
+        unsigned count = 0;
+        for (unsigned i = 0; i < 40; i++) {
+            t.q.tail ? (void)(t.q.tail->spare = 0) : (void)0; /* each a record of its own */
+            if (tap_random_below(2)) {
+                CHECK_OK(kr__sendq_ref(&t.sends, &t.q, "lent", 4, count_told, &t));
+                t.lent++;
+            } else {
+                kept[count] = (char)tap_random();
+                CHECK_OK(kr__sendq_copy(&t.sends, &t.q, &(struct iovec){&kept[count], 1}, 1, 1));
+                count++;
+            }
+        }
+        kr__sendq_unborrow(&t.sends, &t.q);
+        CHECK_EQ(t.told, 0u);
+        struct iovec iov[64];
+        CHECK_EQ(kr__sendq_pieces(&t.q, iov, 64), (int)count);
+        for (unsigned i = 0; i < count; i++)
+            CHECK_EQ(*(const char *)iov[i].iov_base, kept[i]);
+        CHECK_EQ(kr__sends_tell(&t.sends, NULL), t.lent);
+        kr__sendq_drop(&t.sends, &t.q);
+        check_nothing_held(&t);
+    }
+}
+
+/* Ours: in a forked child nobody is told, and nothing is kept. */
+TEST(sends_forget_tells_nobody) {
+    test_init(&t);
+    CHECK_OK(kr__sendq_ref(&t.sends, &t.q, "lent", 4, count_told, &t));
+    CHECK_OK(kr__sendq_ref(&t.sends, &t.q, "", 0, count_told, &t));
+    kr__sendq_drop(&t.sends, &t.q);
+    kr__sends_forget(&t.sends);
+    check_nothing_held(&t);
 }
 
 /* Ours: many small sends of one turn share a record. */
@@ -221,6 +287,7 @@ TEST(sends_are_all_or_nothing) {
             queued += 100400;
         CHECK_EQ(queued, 100400u * (size_t)g);
         CHECK_ERR(kr__sendq_lend(&t.sends, &t.q, t.bytes, 5, 0), ENOMEM);
+        CHECK_ERR(kr__sendq_ref(&t.sends, &t.q, t.bytes, 5, count_told, &t), ENOMEM);
         struct kr__send *fresh;
         CHECK(kr__sendq_room(&t.sends, &t.q, 200000, &fresh) == NULL);
         CHECK_EQ(t.refs[0], 1);
@@ -232,4 +299,4 @@ TEST(sends_are_all_or_nothing) {
     check_nothing_held(&t);
 }
 
-TAP_MAIN(sends, 5)
+TAP_MAIN(sends, 7)

@@ -73,7 +73,7 @@ struct world {
     kr_listener listener;
     uint16_t port;
     kr_conn conn; /* the last one opened */
-    unsigned opens, closes, drains, eofs, timeouts, fires, posts;
+    unsigned opens, closes, drains, eofs, timeouts, fires, posts, loans;
     size_t seen; /* bytes consumed */
 };
 
@@ -472,6 +472,46 @@ static const struct kr_conn_ops mixed_ops = {
 SCENARIO(records_of_both_kinds, 5) {
     if (listens(w, NULL, &mixed_ops))
         serve_one(w, 20000, 20000);
+}
+
+static void loan_end(struct kr_reactor *r, void *arg) {
+    (void)r;
+    struct world *w = arg;
+    CHECK_GT(w->loans, 0u);
+    w->loans--;
+}
+
+/* A loan before and behind a copy: three records. */
+static void open_lending(struct kr_reactor *r, kr_conn conn, void *user) {
+    static char bytes[300000];
+    struct world *w = user;
+    world_open(r, conn, user);
+    test_pattern(bytes, sizeof bytes, 1, 0);
+    for (size_t at = 0; at < sizeof bytes; at += 30000) {
+        int rc = kr_conn_send_ref(r, conn, bytes + at, 14000, loan_end, w);
+        w->loans += rc == 0;
+        if (!sent(r, conn, w, rc) || !sent(r, conn, w, kr_conn_send(r, conn, bytes + at + 14000, 2000)))
+            return;
+        rc = kr_conn_send_ref(r, conn, bytes + at + 16000, 14000, loan_end, w);
+        w->loans += rc == 0;
+        if (!sent(r, conn, w, rc))
+            return;
+    }
+}
+
+static void close_lending(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+    CHECK_EQ(((struct world *)user)->loans, 0u);
+    world_close(r, conn, user, error, why);
+}
+
+static const struct kr_conn_ops lending_ops = {
+    .on_open = open_lending, .on_data = data_echo, .on_close = close_lending};
+
+/* Ours: bytes that are lent, thirty records of them in a send; each loan comes back. */
+SCENARIO(loans, 20) {
+    if (listens(w, NULL, &lending_ops))
+        serve_one(w, 0, 300000);
+    CHECK_EQ(w->loans, 0u);
 }
 
 /* More than the largest block that is kept. */
@@ -942,7 +982,7 @@ int main(int argc, char **argv) {
         mmap(NULL, sizeof *points_run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (points_run == MAP_FAILED)
         return 1;
-    int rc = tap_main("torture", 136, argc, argv);
+    int rc = tap_main("torture", 140, argc, argv);
     if (*points_run)
         printf("# %lld points at which memory was refused\n", (long long)*points_run);
     return rc;

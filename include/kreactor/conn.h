@@ -87,9 +87,24 @@ KR_API void kr_conn_opts_init(struct kr_conn_opts *opts);
  * connection is being closed, by either side, and after kr_conn_shutdown; -ENOMEM. */
 KR_API int kr_conn_send(struct kr_reactor *r, kr_conn conn, const void *data, size_t size);
 
-/* kr_conn_send of `count` pieces (0 to 1024) as if they were one; `iov` and the bytes are borrowed for
+/* kr_conn_send of `count` pieces, 0 or more, as if they were one; `iov` and the bytes are borrowed for
  * the call. All or nothing. Errors as kr_conn_send; -EINVAL when the sizes' sum overflows. */
 KR_API int kr_conn_sendv(struct kr_reactor *r, kr_conn conn, const struct iovec *iov, int count);
+
+/* Queues `size` bytes without a copy: behind those queued before, and leaving together with them, be they
+ * copied or borrowed. Borrows the bytes at `data` until `release(r, arg)`, which is called exactly once, in
+ * a later phase of this turn or in a later turn: when the kernel has taken them and holds no reference, or when
+ * the connection ends first, and then before its on_close. Bytes of size 0 are released in the next
+ * such phase. `release` NULL: nobody need be told, as with constants. What is worth lending: a record
+ * and a callback cost as much as copying some hundred bytes.
+ *
+ * kr_reactor_free releases all before it returns; only a forked child releases nothing, what it has are
+ * copies. If the kernel has lost completions (-EBADR from kr_run), what kr_reactor_free releases may still be
+ * read by the kernel for a connection that it is about to end.
+ *
+ * Errors as kr_conn_send; then nothing is borrowed and `release` is not called. */
+KR_API int kr_conn_send_ref(struct kr_reactor *r, kr_conn conn, const void *data, size_t size,
+                            kr_release_fn *release, void *arg);
 
 /* Lends `size` bytes (1 to 1 MiB) of the send queue's own memory at *ret, for a message to be formatted
  * in place. Nothing is queued until kr_conn_commit; the memory is lent until that, until the next

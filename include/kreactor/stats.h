@@ -33,7 +33,7 @@ struct kr_stats {
     uint64_t bytes_kept;     /* copied because unconsumed */
     uint64_t starved_parks;  /* times a connection had to wait for a receive buffer */
     uint64_t bufs_out;       /* now: references to receive buffers that sends and leases hold */
-    uint64_t sends_out;      /* now: send records in queues */
+    uint64_t sends_out;      /* now: send records in queues, or to be released */
     uint64_t blocks_out;     /* now: memory blocks in use by queues */
     uint64_t allocs;         /* calls of the allocator */
     uint64_t alloc_bytes;    /* now: bytes held from the allocator */
@@ -41,6 +41,7 @@ struct kr_stats {
     uint64_t leases;         /* now: leases */
     uint64_t bytes_leased;   /* copied because leased beyond the share */
     uint64_t bytes_forwarded; /* from one end of a pair to the other */
+    uint64_t bytes_borrowed; /* queued by kr_conn_send_ref */
 };
 
 /* Copies the first `size` bytes of the counters to `ret` (an older program's smaller struct gets its

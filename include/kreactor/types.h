@@ -62,6 +62,10 @@ typedef struct {
     uint64_t bits;
 } kr_lease;
 
+/* Memory, or a descriptor, that was borrowed is its owner's again. Called once a loan, in a phase of a turn
+ * of its own, on the reactor's thread; anything may be called from it that may be called from a callback. */
+typedef void kr_release_fn(struct kr_reactor *r, void *arg);
+
 /* Why a connection ended, with the `error` that on_close gets beside it. */
 enum kr_why {
     KR_WHY_LOCAL = 0,   /* this program called kr_conn_close; error is 0 */

@@ -37,7 +37,7 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
 
 void kr__conn_vector_put(struct kr_reactor *r, struct kr__conn *c) {
     if (c->vector)
-        kr__block_put(&r->blocks, c->vector, kr__block_room(sizeof(struct kr__vector)));
+        kr__block_put(&r->blocks, c->vector, c->vector->room);
     c->vector = NULL;
 }
 

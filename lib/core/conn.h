@@ -54,7 +54,7 @@ struct kr__conn {
     struct kr__sendq queue;
     struct kr__link wait; /* on the parked list, or on the list of those to be shown kept bytes */
 
-    void *vector;    /* msghdr and pieces of the send in flight; a block, struct kr__vector */
+    struct kr__vector *vector; /* of the send in flight, if it has several pieces; a block */
     uint32_t queued; /* bytes in the queue */
 
     uint32_t kept_at, kept_size; /* the unconsumed bytes within `kept` */
@@ -82,10 +82,12 @@ struct kr__conn_more {
     struct kr__forward *forward; /* the pair, while it is an end of one; a block */
 };
 
-#define KR__VECTOR_PIECES 64
+/* The pieces of one send. More than so many are -EMSGSIZE (UIO_MAXIOV, man sendmsg). */
+#define KR__VECTOR_PIECES 1024u
 struct kr__vector {
     struct msghdr msg;
-    struct iovec pieces[KR__VECTOR_PIECES];
+    size_t room; /* the block's size */
+    struct iovec pieces[];
 };
 
 struct kr__conns {

@@ -222,8 +222,15 @@ static void conn_tell_close(struct kr_reactor *r, struct kr__conn *c, int error,
         c->ops->on_close(r, kr__conn_handle(c), c->user, error, why);
 }
 
+/* What its queue borrows is its users' again, and they are told. */
+static void conn_unborrow(struct kr_reactor *r, struct kr__conn *c) {
+    kr__sendq_unborrow(&r->sends, &c->queue);
+    kr__sends_tell(&r->sends, r);
+}
+
 void kr__conn_gone(struct kr_reactor *r, struct kr__conn *c) {
     kr__assert(c->state == KR__CONN_CLOSING && c->owner.inflight == 0 && !c->vector);
+    conn_unborrow(r, c);
     if (c->announced)
         conn_tell_close(r, c, c->error, (enum kr_why)c->why);
     struct kr_addr *successor_addrs = successor_addrs_take(c);
@@ -245,6 +252,7 @@ void kr__conn_abandon(struct kr_reactor *r, struct kr__conn *c) {
         return;
     bool failed = c->why == KR_WHY_ERROR;
     c->state = KR__CONN_CLOSING;
+    conn_unborrow(r, c);
     conn_tell_close(r, c, failed ? c->error : -EBADR, KR_WHY_ERROR);
     c->announced = false;
 }

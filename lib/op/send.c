@@ -2,6 +2,8 @@
  *
  * Happy path: the queue's pieces go out in one SEND (one piece) or SENDMSG (several); the completion
  * consumes the front of the queue.
+ * Bytes that were lent by kr_conn_send_ref are pieces like others; their users are told in a phase of
+ * the turn (loop.c), before on_close.
  * Failure modes: a short result (the peer reads slowly): the rest is sent next, from the right offset, as
  * the queue only loses what was taken. MSG_WAITALL would have the kernel go on by itself, but then
  * nobody could tell a slow reader from a dead one: deadlines live on seeing bytes move. An error (the
@@ -16,17 +18,28 @@
 
 #include <sys/socket.h>
 
-/* Several pieces need memory for their list; without any, the first piece alone goes. */
+static struct kr__vector *vector_new(struct kr_reactor *r, unsigned pieces) {
+    size_t room;
+    struct kr__vector *v =
+        kr__block_get(&r->blocks, sizeof *v + pieces * sizeof *v->pieces, &room);
+    if (v)
+        v->room = room;
+    return v;
+}
+
+/* Several pieces need memory for their list; with less of it fewer go, and without any the first alone. */
 static struct msghdr *vector_ready(struct kr_reactor *r, struct kr__conn *c) {
     if (!c->queue.head->next)
         return NULL;
-    size_t room;
-    struct kr__vector *v = kr__block_get(&r->blocks, sizeof *v, &room);
-    if (!v)
-        return NULL;
+    unsigned count = kr__sendq_count(&c->queue, KR__VECTOR_PIECES);
+    struct kr__vector *v;
+    while (!(v = vector_new(r, count))) {
+        if ((count /= 2) < 2)
+            return NULL;
+    }
     c->vector = v;
-    int count = kr__sendq_pieces(&c->queue, v->pieces, KR__VECTOR_PIECES);
-    v->msg = (struct msghdr){.msg_iov = v->pieces, .msg_iovlen = (size_t)count};
+    kr__sendq_pieces(&c->queue, v->pieces, (int)count);
+    v->msg = (struct msghdr){.msg_iov = v->pieces, .msg_iovlen = count};
     return &v->msg;
 }
 
@@ -90,7 +103,7 @@ static int admit(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     return -ENOBUFS;
 }
 
-static int queue_pieces(struct kr_reactor *r, struct kr__conn *c, const struct iovec *iov, int count,
+static inline int queue_pieces(struct kr_reactor *r, struct kr__conn *c, const struct iovec *iov, int count,
                         size_t total) {
     int rc = admit(r, c, total);
     if (rc < 0 || total == 0)
@@ -126,7 +139,7 @@ int kr_conn_sendv(struct kr_reactor *r, kr_conn conn, const struct iovec *iov, i
     int rc = kr__conn_door(r, conn, &c);
     if (rc < 0)
         return rc;
-    if (count < 0 || count > 1024 || (count && !iov))
+    if (count < 0 || (count && !iov))
         return -EINVAL;
     size_t total = 0;
     for (int i = 0; i < count; i++) {
@@ -136,6 +149,28 @@ int kr_conn_sendv(struct kr_reactor *r, kr_conn conn, const struct iovec *iov, i
             return -EINVAL;
     }
     return queue_pieces(r, c, iov, count, total);
+}
+
+int kr_conn_send_ref(struct kr_reactor *r, kr_conn conn, const void *data, size_t size,
+                     kr_release_fn *release, void *arg) {
+    struct kr__conn *c;
+    int rc = kr__conn_door(r, conn, &c);
+    if (rc < 0)
+        return rc;
+    if (!data && size)
+        return -EINVAL;
+    rc = admit(r, c, size);
+    if (rc < 0)
+        return rc;
+    if (r->reservation.conn == c)
+        kr__reservation_drop(r);
+    rc = kr__sendq_ref(&r->sends, &c->queue, data, size, release, arg);
+    if (rc < 0)
+        return rc;
+    kr__count(&r->stats.bytes_borrowed, size);
+    if (size)
+        kr__conn_grew(r, c, size);
+    return 0;
 }
 
 int kr_conn_reserve(struct kr_reactor *r, kr_conn conn, size_t size, void **ret) {

@@ -1,5 +1,6 @@
 /* Records in, pieces out, bytes consumed. One function releases a record: send_release. Failure: memory
- * is refused, and the queue is as before. */
+ * is refused, and the queue is as before. No callback runs but in kr__sends_tell: bytes are consumed deep
+ * inside a completion, where the user must not find the connection half changed. */
 #include "pool/sends.h"
 
 #include "base/poison.h"
@@ -9,23 +10,51 @@
 /* A new copy record leaves this much room at least, so that small sends of one turn share a record. */
 #define COPY_ROOM_MIN (512u - sizeof(struct kr__send))
 
-static void sendq_append(struct kr__sends *sends, struct kr__sendq *q, struct kr__send *send) {
+static void sendq_link(struct kr__sendq *q, struct kr__send *send) {
     send->next = NULL;
     if (q->tail)
         q->tail->next = send;
     else
         q->head = send;
     q->tail = send;
+}
+
+static void sendq_append(struct kr__sends *sends, struct kr__sendq *q, struct kr__send *send) {
+    sendq_link(q, send);
     kr__count(&sends->out, 1);
 }
 
+/* NULL: the queue is empty. */
+static struct kr__send *sendq_pop(struct kr__sendq *q) {
+    struct kr__send *send = q->head;
+    if (!send)
+        return NULL;
+    q->head = send->next;
+    if (!q->head)
+        q->tail = NULL;
+    return send;
+}
+
+static struct kr__send_ref *send_ref(struct kr__send *send) {
+    kr__assert(send->kind == KR__SEND_REF);
+    return kr__container_of(send, struct kr__send_ref, send);
+}
+
+static void send_free(struct kr__sends *sends, struct kr__send *send) {
+    kr__uncount(&sends->out, 1);
+    kr__block_put(sends->blocks, send, send->room);
+}
+
 static void send_release(struct kr__sends *sends, struct kr__send *send) {
-    if (send->lent) {
+    if (send->kind == KR__SEND_REF && send_ref(send)->release) {
+        sendq_link(&sends->due, send);
+        return;
+    }
+    if (send->kind == KR__SEND_LENT) {
         kr__buf_unref(sends->bufs, send->buf);
         kr__uncount(&sends->bufs->held, 1);
     }
-    kr__uncount(&sends->out, 1);
-    kr__block_put(sends->blocks, send, send->room);
+    send_free(sends, send);
 }
 
 static struct kr__send *send_new_copy(struct kr__sends *sends, size_t size) {
@@ -123,11 +152,37 @@ int kr__sendq_lend(struct kr__sends *sends, struct kr__sendq *q, const char *dat
     if (!send)
         return -ENOMEM;
     *send = (struct kr__send){
-        .data = data, .size = (uint32_t)size, .room = (uint32_t)room, .buf = buf, .lent = true};
+        .data = data, .size = (uint32_t)size, .room = (uint32_t)room, .buf = buf, .kind = KR__SEND_LENT};
     kr__buf_ref(sends->bufs, buf);
     kr__count(&sends->bufs->held, 1);
     sendq_append(sends, q, send);
     return 0;
+}
+
+int kr__sendq_ref(struct kr__sends *sends, struct kr__sendq *q, const void *data, size_t size,
+                  kr_release_fn *release, void *arg) {
+    size_t room;
+    struct kr__send_ref *ref = kr__block_get(sends->blocks, sizeof *ref, &room);
+    if (!ref)
+        return -ENOMEM;
+    *ref = (struct kr__send_ref){
+        .send = {.data = data, .size = (uint32_t)size, .room = (uint32_t)room, .kind = KR__SEND_REF},
+        .release = release,
+        .arg = arg,
+    };
+    kr__count(&sends->out, 1);
+    if (size)
+        sendq_link(q, &ref->send);
+    else
+        send_release(sends, &ref->send);
+    return 0;
+}
+
+unsigned kr__sendq_count(const struct kr__sendq *q, unsigned max) {
+    unsigned count = 0;
+    for (const struct kr__send *send = q->head; send && count < max; send = send->next)
+        count++;
+    return count;
 }
 
 int kr__sendq_pieces(const struct kr__sendq *q, struct iovec *iov, int max) {
@@ -149,21 +204,48 @@ unsigned kr__sendq_consume(struct kr__sends *sends, struct kr__sendq *q, size_t 
         size -= part;
         if (send->size)
             break;
-        q->head = send->next;
-        if (!q->head)
-            q->tail = NULL;
-        lent += send->lent;
-        send_release(sends, send);
+        lent += send->kind == KR__SEND_LENT;
+        send_release(sends, sendq_pop(q));
     }
     kr__assert(size == 0);
     return lent;
 }
 
 void kr__sendq_drop(struct kr__sends *sends, struct kr__sendq *q) {
-    while (q->head) {
-        struct kr__send *send = q->head;
-        q->head = send->next;
+    struct kr__send *send;
+    while ((send = sendq_pop(q)))
         send_release(sends, send);
+}
+
+void kr__sendq_unborrow(struct kr__sends *sends, struct kr__sendq *q) {
+    struct kr__sendq stay = {NULL, NULL};
+    struct kr__send *send;
+    while ((send = sendq_pop(q))) {
+        if (send->kind == KR__SEND_REF)
+            send_release(sends, send);
+        else
+            sendq_link(&stay, send);
     }
-    q->tail = NULL;
+    *q = stay;
+}
+
+/* A user may lend again when told, also bytes of size 0, which are due at once: so only those that are due now. */
+unsigned kr__sends_tell(struct kr__sends *sends, struct kr_reactor *r) {
+    struct kr__sendq due = sends->due;
+    sends->due = (struct kr__sendq){NULL, NULL};
+    struct kr__send *send;
+    unsigned told = 0;
+    while ((send = sendq_pop(&due))) {
+        struct kr__send_ref ref = *send_ref(send);
+        send_free(sends, send);
+        ref.release(r, ref.arg);
+        told++;
+    }
+    return told;
+}
+
+void kr__sends_forget(struct kr__sends *sends) {
+    struct kr__send *send;
+    while ((send = sendq_pop(&sends->due)))
+        send_free(sends, send);
 }

@@ -2,7 +2,8 @@
  *
  * A record is a block. A COPY record holds its bytes behind itself, and later bytes of the same
  * connection are added while there is room, also while its front is being sent: nothing in it ever
- * moves. A LENT record holds a reference to a receive buffer, in which its bytes are. */
+ * moves. A LENT record holds a reference to a receive buffer, in which its bytes are. A REF record borrows
+ * its user's bytes; released, it waits among those that are due, until a phase of the turn tells its user. */
 #ifndef KR_POOL_SENDS_H
 #define KR_POOL_SENDS_H
 
@@ -11,6 +12,12 @@
 
 #include <sys/uio.h>
 
+enum kr__send_kind {
+    KR__SEND_COPY,
+    KR__SEND_LENT,
+    KR__SEND_REF,
+};
+
 struct kr__send {
     struct kr__send *next;
     const char *data; /* the first byte not yet sent */
@@ -18,7 +25,13 @@ struct kr__send {
     uint32_t spare;   /* COPY: room behind them */
     uint32_t room;    /* the block's size */
     uint16_t buf;     /* LENT: the receive buffer */
-    bool lent;
+    uint8_t kind;     /* enum kr__send_kind */
+};
+
+struct kr__send_ref {
+    struct kr__send send;
+    kr_release_fn *release; /* NULL: nobody need be told */
+    void *arg;
 };
 
 struct kr__sendq {
@@ -28,7 +41,8 @@ struct kr__sendq {
 struct kr__sends {
     struct kr__blocks *blocks;
     struct kr__bufs *bufs;
-    uint64_t out; /* records in all queues */
+    struct kr__sendq due; /* REF records whose users are to be told */
+    uint64_t out;         /* records in all queues */
 };
 
 /* Room for `size` more contiguous bytes: behind the tail's, or in a fresh record (*fresh, else NULL) that
@@ -58,6 +72,13 @@ static inline bool kr__worth_holding(size_t size) {
 int kr__sendq_lend(struct kr__sends *sends, struct kr__sendq *q, const char *data, size_t size,
                    uint16_t buf);
 
+/* Adds bytes that stay their user's; of size 0 they are due at once. -ENOMEM. */
+int kr__sendq_ref(struct kr__sends *sends, struct kr__sendq *q, const void *data, size_t size,
+                  kr_release_fn *release, void *arg);
+
+/* How many pieces there are, counted up to `max`. */
+unsigned kr__sendq_count(const struct kr__sendq *q, unsigned max);
+
 /* The first pieces, at most `max`; returns how many. */
 int kr__sendq_pieces(const struct kr__sendq *q, struct iovec *iov, int max);
 
@@ -66,5 +87,14 @@ unsigned kr__sendq_consume(struct kr__sends *sends, struct kr__sendq *q, size_t 
 
 /* Releases all. */
 void kr__sendq_drop(struct kr__sends *sends, struct kr__sendq *q);
+
+/* Releases the REF records; the others stay. */
+void kr__sendq_unborrow(struct kr__sends *sends, struct kr__sendq *q);
+
+/* Tells the users of all that were due when it began; returns how many. Runs callbacks. */
+unsigned kr__sends_tell(struct kr__sends *sends, struct kr_reactor *r);
+
+/* In a forked child: what is due is dropped, and nobody is told. */
+void kr__sends_forget(struct kr__sends *sends);
 
 #endif

@@ -42,13 +42,14 @@ struct world {
     unsigned refuse; /* every so-many-th allocation; 0: none */
     unsigned asked;
     struct handles conns, listeners, timers, peers;
-    unsigned acts, open, posts_made, posts_ran;
+    unsigned acts, open, posts_made, posts_ran, loans;
     bool in_callback, ending, lost;
 };
 
 static void act_some(struct world *w);
 
 static unsigned char bytes[65536]; /* what is sent, and received into */
+static const unsigned char constants[65536]; /* what is lent */
 
 /* ---- choices ---- */
 
@@ -247,8 +248,25 @@ static void act_sendv(struct world *w) {
         iov[i] = (struct iovec){.iov_base = bytes, .iov_len = below(w, 65536) / 8};
     if (rarely(w))
         iov[1].iov_len = iov[2].iov_len = SIZE_MAX / 2 + 1;
-    static const int counts[] = {0, 1, 2, 3, 4, -1, 1025, INT32_MIN};
+    static const int counts[] = {0, 1, 2, 3, 4, -1, -1025, INT32_MIN};
     (void)kr_conn_sendv(any_reactor(w), any_conn(w), rarely(w) ? NULL : iov, counts[below(w, 8)]);
+}
+
+static void loan_end(struct kr_reactor *r, void *arg) {
+    (void)r;
+    struct world *w = arg;
+    MUST(w->loans > 0);
+    w->loans--;
+    act_some(w);
+}
+
+static void act_send_ref(struct world *w) {
+    size_t size = any_size(w);
+    size_t most = size > sizeof constants && size < SIZE_MAX / 2 ? sizeof constants : size;
+    bool tell = !rarely(w);
+    int rc = kr_conn_send_ref(any_reactor(w), any_conn(w), rarely(w) ? NULL : constants, most,
+                              tell ? loan_end : NULL, w);
+    w->loans += rc == 0 && tell;
 }
 
 static void act_reserve(struct world *w) {
@@ -625,7 +643,7 @@ static void (*const acts[])(struct world *w) = {
     act_sendv, act_reserve, act_commit, act_reserve_commit, act_queued, act_pause, act_resume, act_close,
     act_addresses, act_user, act_inline, act_idle, act_listener, act_timer_start, act_timer, act_post,
     act_stop, act_stats, act_dump, act_addr, act_names, act_reactor, act_refuse, act_peer_end,
-    act_window, act_fault, act_at, act_replay, act_run, act_until, act_advance,
+    act_window, act_fault, act_at, act_replay, act_run, act_until, act_advance, act_send_ref,
 };
 
 static void act(struct world *w) {
@@ -733,7 +751,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         act(&w);
     come_to_rest(&w);
     MUST(kr_reactor_free(w.r) == 0);
-    MUST(w.held == 0 && w.open == 0 && w.posts_ran == w.posts_made);
+    MUST(w.held == 0 && w.open == 0 && w.posts_ran == w.posts_made && w.loans == 0);
     MUST(w.sim->requests == 0);
     close_what_was_lost(w.sim);
     MUST(kr_sim_free(w.sim) == 0);

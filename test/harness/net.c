@@ -91,6 +91,7 @@ static void show_reactors(void *unused) {
         "bytes_kept",    "starved_parks", "bufs_out",   "sends_out", "blocks_out",
         "allocs",        "alloc_bytes",   "inflight",   "leases",    "bytes_leased",
         "bytes_forwarded",
+        "bytes_borrowed",
     };
     for (const struct memory *memory = memories; memory; memory = memory->next) {
         struct kr_stats stats;

@@ -203,6 +203,8 @@ static void check_spin(struct storm *s, unsigned *idle) {
     MUST(s->sim->starved <= 4u * CLIENTS_MAX);
     MUST(now.bytes_out <= now.bytes_in);
     check_turns(s, &now);
+    if (now.bufs_out)
+        mark(s, MARK_send_held);
     s->before = now;
 }
 
@@ -215,7 +217,6 @@ static void mark_stats(struct storm *s) {
     s->marks[MARK_accept_paused] += now.accept_pauses;
     s->marks[MARK_accept_failed] += now.accept_errors;
     s->marks[MARK_accept_many] += now.accepts > 16;
-    s->marks[MARK_send_held] += now.bytes_copied < now.bytes_out;
     s->marks[MARK_kept] += now.bytes_kept;
 }
 

@@ -54,6 +54,7 @@ const struct scenario *scenario_named(const char *name);
     X(send_refused)                                                                                \
     X(send_several)                                                                                \
     X(send_held)                                                                                   \
+    X(lent)                                                                                        \
     X(reserved)                                                                                    \
     X(drained)                                                                                     \
     X(kept)                                                                                        \
@@ -114,6 +115,14 @@ struct session {
     uint32_t id;     /* of the client, from its first four bytes */
     uint64_t consumed;
     size_t shown;    /* and not consumed */
+    unsigned loans;  /* that have not come back */
+};
+
+/* Bytes that the server has lent. */
+struct loan {
+    struct session *session;
+    size_t size;
+    unsigned char bytes[];
 };
 
 struct client {

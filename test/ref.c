@@ -1,0 +1,580 @@
+/* Lent bytes: each loan arrives in its place in the stream, and is given back once, in a phase of a turn,
+ * before on_close, however the connection ends.
+ *
+ * A loan's bytes are overwritten and freed when they come back: whoever still reads them, the kernel
+ * included, sends what the client's pattern is not. */
+#include "harness/net.h"
+
+#include "core/reactor.h"
+#include "kernel/kernel.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MS INT64_C(1000000)
+#define CONNS_MAX 16
+
+/* A connection that lends. */
+struct lender {
+    kr_conn conn;
+    uint64_t seed, queued; /* of its stream */
+    unsigned lent, returned, drains, closes;
+    int error;
+    enum kr_why why;
+};
+
+struct loan {
+    struct lender *lender;
+    size_t size;
+    char bytes[];
+};
+
+static struct lender lenders[CONNS_MAX];
+static unsigned lender_count;
+static bool in_call; /* a public function is being called: no callback may run */
+
+static void loan_end(struct kr_reactor *r, void *arg) {
+    struct loan *loan = arg;
+    CHECK(!in_call && r->in_turn);
+    CHECK_EQ(loan->lender->closes, 0u);
+    loan->lender->returned++;
+    memset(loan->bytes, 0xdd, loan->size);
+    free(loan);
+}
+
+static struct loan *loan_new(struct lender *lender, size_t size) {
+    struct loan *loan = malloc(sizeof *loan + size);
+    CHECK(loan != NULL);
+    *loan = (struct loan){.lender = lender, .size = size};
+    test_pattern(loan->bytes, size, lender->seed, lender->queued);
+    return loan;
+}
+
+/* Lends the next `size` bytes of the stream. */
+static int lend(struct kr_reactor *r, struct lender *lender, size_t size) {
+    struct loan *loan = loan_new(lender, size);
+    in_call = true;
+    int rc = kr_conn_send_ref(r, lender->conn, loan->bytes, size, loan_end, loan);
+    in_call = false;
+    if (rc < 0) {
+        free(loan);
+        return rc;
+    }
+    lender->queued += size;
+    lender->lent++;
+    return 0;
+}
+
+static int copy(struct kr_reactor *r, struct lender *lender, size_t size) {
+    char *bytes = malloc(size);
+    CHECK(bytes != NULL);
+    test_pattern(bytes, size, lender->seed, lender->queued);
+    int rc = kr_conn_send(r, lender->conn, bytes, size);
+    free(bytes);
+    lender->queued += rc == 0 ? size : 0;
+    return rc;
+}
+
+static int format(struct kr_reactor *r, struct lender *lender, size_t size) {
+    void *room;
+    int rc = kr_conn_reserve(r, lender->conn, size, &room);
+    if (rc < 0)
+        return rc;
+    test_pattern(room, size, lender->seed, lender->queued);
+    lender->queued += size;
+    return kr_conn_commit(r, lender->conn, size);
+}
+
+static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
+    (void)user;
+    CHECK_LT(lender_count, CONNS_MAX);
+    struct lender *lender = &lenders[lender_count++];
+    *lender = (struct lender){.conn = conn, .seed = tap_random()};
+    CHECK_OK(kr_conn_set_user(r, conn, lender));
+}
+
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+    (void)r;
+    (void)conn;
+    (void)user;
+    (void)data;
+    return size;
+}
+
+static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
+    (void)r;
+    (void)conn;
+    ((struct lender *)user)->drains++;
+}
+
+static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+    struct lender *lender = user;
+    CHECK_EQ(lender->lent, lender->returned);
+    CHECK_ERR(kr_conn_send_ref(r, conn, "x", 1, loan_end, NULL), EPIPE);
+    CHECK_ERR(kr_conn_send_ref(r, conn, "", 0, loan_end, NULL), EPIPE);
+    lender->closes++;
+    lender->error = error;
+    lender->why = why;
+}
+
+static const struct kr_conn_ops ops = {
+    .on_open = on_open, .on_data = on_data, .on_drain = on_drain, .on_close = on_close};
+
+/* A reactor, a connection, its client. */
+struct pair {
+    struct kr_reactor *r;
+    uint16_t port;
+    int fd;
+    struct lender *lender;
+};
+
+static struct kr_listen_opts large_opts(void) {
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    opts.backlog = 64;
+    opts.conn.send_cap = (size_t)64 << 20;
+    return opts;
+}
+
+static struct pair pair_on(const struct kr__kernel *kernel, const struct kr_listen_opts *opts,
+                           int recv_size) {
+    struct kr_listen_opts large = large_opts();
+    struct pair p = {.r = test_reactor_on(kernel, NULL)};
+    p.port = test_listen(p.r, NULL, opts ? opts : &large, &ops, NULL);
+    p.fd = test_connect_sized(p.port, 0, recv_size);
+    TEST_UNTIL(p.r, lender_count == 1);
+    p.lender = &lenders[0];
+    return p;
+}
+
+static struct pair pair_make(const struct kr_listen_opts *opts, int recv_size) {
+    return pair_on(&kr__linux, opts, recv_size);
+}
+
+static void check_stream(struct pair *p, size_t size) {
+    char *bytes = malloc(size);
+    CHECK(bytes != NULL);
+    test_recv(p->r, p->fd, bytes, size);
+    test_pattern_check(bytes, size, p->lender->seed, 0);
+    free(bytes);
+}
+
+static void check_over(struct pair *p, int error, enum kr_why why) {
+    TEST_UNTIL(p->r, p->lender->closes == 1);
+    CHECK_EQ(p->lender->error, error);
+    CHECK_EQ(p->lender->why, why);
+    CHECK_EQ(p->lender->lent, p->lender->returned);
+}
+
+static void pair_end(struct pair *p) {
+    test_close(p->fd);
+    TEST_UNTIL(p->r, p->lender->closes == 1);
+    test_rest(p->r, (struct test_levels){.listeners = 1});
+    test_reactor_free(p->r);
+}
+
+/* ---- order ---- */
+
+static int send_somehow(struct kr_reactor *r, struct lender *lender) {
+    size_t small = 1 + (size_t)tap_random_below(2000);
+    switch (tap_random_below(6)) {
+    case 0:
+        return copy(r, lender, small);
+    case 1:
+        return format(r, lender, small);
+    case 2:
+        return lend(r, lender, 1 + (size_t)tap_random_below(200000));
+    default:
+        return lend(r, lender, small);
+    }
+}
+
+struct reader {
+    int fd;
+    uint64_t got;
+};
+
+static void read_some(struct reader *reader, uint64_t seed) {
+    char bytes[16384];
+    size_t most = 1 + (size_t)tap_random_below(sizeof bytes);
+    long n = test_recv_some(reader->fd, bytes, most);
+    CHECK_GE(n, 0);
+    test_pattern_check(bytes, (size_t)n, seed, reader->got);
+    reader->got += (uint64_t)n;
+}
+
+/* Ours: loans large and small, copies and bytes formatted in place keep their order over short sends of
+ * all lengths, and each loan comes back once, when its bytes are on their way. */
+TEST_EACH(ref_keeps_order_among_copies) {
+    struct kr_listen_opts opts = large_opts();
+    opts.conn.send_cap = 600000;
+    struct kr_reactor *r = test_reactor(NULL);
+    uint16_t port = test_listen(r, NULL, &opts, &ops, NULL);
+    struct reader readers[8] = {{0}};
+    for (unsigned i = 0; i < 8; i++)
+        readers[i].fd = test_connect_sized(port, 0, i % 2 ? 4096 : 0);
+    TEST_UNTIL(r, lender_count == 8);
+    /* Readers stand in the order of connecting, and so do the lenders: one backlog. */
+    uint64_t total = tap_full() ? 8 << 20 : 1 << 20;
+    for (bool more = true; more;) {
+        more = false;
+        for (unsigned i = 0; i < 8; i++) {
+            struct lender *lender = &lenders[i];
+            for (int k = 0; k < 20 && lender->queued < total; k++) {
+                int rc = send_somehow(r, lender);
+                CHECK(rc == 0 || rc == -ENOBUFS);
+                if (rc < 0)
+                    break;
+            }
+            read_some(&readers[i], lender->seed);
+            CHECK_LE(readers[i].got, lender->queued);
+            more |= lender->queued < total || readers[i].got < lender->queued;
+        }
+        test_step(r, "all bytes of all streams");
+    }
+    test_rest(r, (struct test_levels){.conns = 8, .listeners = 1});
+    for (unsigned i = 0; i < 8; i++) {
+        CHECK_EQ(lenders[i].lent, lenders[i].returned);
+        CHECK_GT(lenders[i].lent, 20u);
+        test_close(readers[i].fd);
+    }
+    test_rest(r, (struct test_levels){.listeners = 1});
+    test_reactor_free(r);
+}
+
+/* Ours: a loan's bytes are not copied, nor are they counted as such. */
+TEST_EACH(ref_is_not_copied) {
+    struct pair p = pair_make(NULL, 0);
+    struct kr_stats before = test_stats(p.r);
+    CHECK_OK(lend(p.r, p.lender, 100000));
+    CHECK_EQ(kr_conn_queued(p.r, p.lender->conn), 100000u);
+    check_stream(&p, 100000);
+    TEST_UNTIL(p.r, p.lender->returned == 1);
+    struct kr_stats after = test_stats(p.r);
+    CHECK_EQ(after.bytes_copied, before.bytes_copied);
+    CHECK_EQ(after.bytes_borrowed, before.bytes_borrowed + 100000);
+    pair_end(&p);
+}
+
+/* ---- coming back ---- */
+
+/* Ours: to an end in each manner, of a peer that reads nothing, with megabytes lent: all are back before
+ * on_close, those in flight and those that never were. */
+static void end_in_manner(enum kr_close how) {
+    struct kr_listen_opts opts = large_opts();
+    opts.conn.flush_ns = 20 * MS;
+    struct pair p = pair_make(&opts, 4096);
+    CHECK_OK(copy(p.r, p.lender, 100));
+    for (unsigned i = 0; i < 5; i++)
+        CHECK_OK(lend(p.r, p.lender, (size_t)4 << 20));
+    test_step(p.r, "the first send");
+    CHECK_OK(lend(p.r, p.lender, 10));
+    CHECK_OK(kr_conn_close(p.r, p.lender->conn, how));
+    CHECK_ERR(lend(p.r, p.lender, 10), EPIPE);
+    bool late = how == KR_CLOSE_FLUSH;
+    check_over(&p, late ? -ETIMEDOUT : 0, late ? KR_WHY_TIMEOUT : KR_WHY_LOCAL);
+    CHECK_EQ(p.lender->lent, 6u);
+    pair_end(&p);
+}
+
+TEST_EACH(ref_comes_back_before_close_flush) {
+    end_in_manner(KR_CLOSE_FLUSH);
+}
+
+TEST_EACH(ref_comes_back_before_close_now) {
+    end_in_manner(KR_CLOSE_NOW);
+}
+
+TEST_EACH(ref_comes_back_before_close_reset) {
+    end_in_manner(KR_CLOSE_RESET);
+}
+
+/* Ours: KR_CLOSE_FLUSH delivers what was lent. */
+TEST_EACH(ref_is_delivered_by_close_flush) {
+    struct pair p = pair_make(NULL, 0);
+    CHECK_OK(lend(p.r, p.lender, 3000000));
+    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_FLUSH));
+    check_stream(&p, 3000000);
+    check_over(&p, 0, KR_WHY_LOCAL);
+    pair_end(&p);
+}
+
+/* Ours: an error of the connection gives all loans back. */
+TEST_EACH(ref_comes_back_when_the_peer_resets) {
+    struct pair p = pair_make(NULL, 4096);
+    for (unsigned i = 0; i < 20; i++)
+        CHECK_OK(lend(p.r, p.lender, 1000000));
+    test_step(p.r, "the first send");
+    test_close_reset(p.fd);
+    check_over(&p, -ECONNRESET, KR_WHY_ERROR);
+    p.fd = test_connect(p.port);
+    TEST_UNTIL(p.r, lender_count == 2);
+    pair_end(&p);
+}
+
+/* Ours: kr_reactor_free returns when all loans are back, and each has come once. */
+TEST_EACH(ref_comes_back_before_the_reactor_is_free) {
+    struct pair p = pair_make(NULL, 4096);
+    for (unsigned i = 0; i < 5; i++)
+        CHECK_OK(lend(p.r, p.lender, (size_t)2 << 20));
+    test_step(p.r, "the first send");
+    CHECK_OK(kr_conn_send_ref(p.r, p.lender->conn, "", 0, loan_end, loan_new(p.lender, 0)));
+    p.lender->lent++;
+    test_reactor_free(p.r);
+    CHECK_EQ(p.lender->closes, 1u);
+    CHECK_EQ(p.lender->why, KR_WHY_REACTOR);
+    CHECK_EQ(p.lender->returned, 6u);
+    test_close(p.fd);
+}
+
+static bool losing;
+
+/* As if the kernel had lost everything, for good. */
+static int losing_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
+                        unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
+    return losing ? -EBADR : kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+}
+
+/* Ours: even of a kernel that has lost completions the loans come back, before on_close, once. */
+TEST_EACH(ref_comes_back_when_completions_are_lost) {
+    struct kr__kernel kernel = kr__linux;
+    kernel.enter = losing_enter;
+    struct pair p = pair_on(&kernel, NULL, 4096);
+    CHECK_OK(copy(p.r, p.lender, 1000));
+    for (unsigned i = 0; i < 5; i++)
+        CHECK_OK(lend(p.r, p.lender, (size_t)2 << 20));
+    test_step(p.r, "the first send");
+    losing = true;
+    CHECK_ERR(kr_step(p.r, 0), EBADR);
+    CHECK_OK(lend(p.r, p.lender, 77));
+    CHECK_LT(p.lender->returned, 5u);
+    test_reactor_free(p.r);
+    CHECK_EQ(p.lender->closes, 1u);
+    CHECK_EQ(p.lender->error, -EBADR);
+    CHECK_EQ(p.lender->returned, 6u);
+    test_close(p.fd);
+}
+
+/* Ours: a forked child has copies; it gives no loan back, and the parent's come back to the parent. */
+TEST_EACH(ref_does_not_come_back_in_a_forked_child) {
+    struct pair p = pair_make(NULL, 4096);
+    for (unsigned i = 0; i < 5; i++)
+        CHECK_OK(lend(p.r, p.lender, (size_t)2 << 20));
+    test_step(p.r, "the first send");
+    CHECK_OK(kr_conn_send_ref(p.r, p.lender->conn, "", 0, loan_end, loan_new(p.lender, 0)));
+    p.lender->lent++;
+    unsigned returned = p.lender->returned;
+    pid_t child = CHECK_SYS(fork());
+    if (child == 0) {
+        CHECK_ERR(lend(p.r, p.lender, 1), ECHILD);
+        test_reactor_free(p.r);
+        CHECK_EQ(p.lender->returned, returned);
+        _exit(0);
+    }
+    int status;
+    CHECK_SYS(waitpid(child, &status, 0));
+    CHECK_EQ(status, 0);
+    check_stream(&p, (size_t)10 << 20);
+    TEST_UNTIL(p.r, p.lender->returned == 6);
+    pair_end(&p);
+}
+
+/* ---- nothing, nobody, and no ---- */
+
+/* Ours: a loan of nothing comes back too, and no wait is between. */
+TEST_EACH(ref_of_nothing_comes_back) {
+    struct pair p = pair_make(NULL, 0);
+    test_rest(p.r, (struct test_levels){.conns = 1, .listeners = 1});
+    CHECK_OK(lend(p.r, p.lender, 0));
+    CHECK_EQ(p.lender->returned, 0u);
+    CHECK_OK(kr_step(p.r, -1));
+    CHECK_EQ(p.lender->returned, 1u);
+    CHECK_OK(kr_conn_send_ref(p.r, p.lender->conn, NULL, 0, NULL, NULL));
+    CHECK_EQ(test_stats(p.r).sends_out, 0u);
+    CHECK_EQ(kr_conn_queued(p.r, p.lender->conn), 0u);
+    pair_end(&p);
+}
+
+/* Ours: without a callback nobody is told: constants. */
+TEST_EACH(ref_of_constants_needs_no_release) {
+    struct pair p = pair_make(NULL, 0);
+    char got[10];
+    CHECK_OK(kr_conn_send_ref(p.r, p.lender->conn, "01234", 5, NULL, NULL));
+    CHECK_OK(kr_conn_send(p.r, p.lender->conn, "56", 2));
+    CHECK_OK(kr_conn_send_ref(p.r, p.lender->conn, "789", 3, NULL, NULL));
+    test_recv(p.r, p.fd, got, 10);
+    CHECK_MEM_EQ(got, "0123456789", 10);
+    test_rest(p.r, (struct test_levels){.conns = 1, .listeners = 1});
+    CHECK_EQ(test_stats(p.r).bytes_copied, 2u);
+    pair_end(&p);
+}
+
+/* Ours: what is refused is not borrowed, and nobody hears of it again. */
+TEST_EACH(ref_that_is_refused_borrows_nothing) {
+    struct kr_listen_opts opts = large_opts();
+    opts.conn.send_low = opts.conn.send_high = opts.conn.send_cap = 1000;
+    struct pair p = pair_make(&opts, 0);
+    struct kr_reactor *r = p.r;
+    kr_conn conn = p.lender->conn;
+    CHECK_ERR(kr_conn_send_ref(r, conn, NULL, 1, loan_end, NULL), EINVAL);
+    CHECK_ERR(kr_conn_send_ref(NULL, conn, "x", 1, loan_end, NULL), EINVAL);
+    CHECK_ERR(kr_conn_send_ref(r, (kr_conn){0}, "x", 1, loan_end, NULL), ESTALE);
+    CHECK_ERR(lend(r, p.lender, 1001), ENOBUFS);
+    CHECK_ERR(kr_conn_send_ref(r, conn, "x", SIZE_MAX, loan_end, NULL), ENOBUFS);
+    test_reactor_refuse_memory(r, 0);
+    while (lend(r, p.lender, 1) == 0) {} /* until no block is left of those that are kept */
+    test_reactor_refuse_memory(r, -1);
+    CHECK_OK(lend(r, p.lender, 1));
+    check_stream(&p, p.lender->queued);
+    test_rest(r, (struct test_levels){.conns = 1, .listeners = 1});
+    CHECK_EQ(p.lender->lent, p.lender->returned);
+    CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_NOW));
+    CHECK_ERR(kr_conn_send_ref(r, conn, "x", 1, loan_end, NULL), EPIPE);
+    pair_end(&p);
+}
+
+/* Ours: a loan ends an open reservation, as a send does. */
+TEST_EACH(ref_ends_the_reservation) {
+    struct pair p = pair_make(NULL, 0);
+    void *room;
+    CHECK_OK(kr_conn_reserve(p.r, p.lender->conn, 10, &room));
+    CHECK_OK(lend(p.r, p.lender, 10));
+    CHECK_ERR(kr_conn_commit(p.r, p.lender->conn, 10), EINVAL);
+    check_stream(&p, 10);
+    pair_end(&p);
+}
+
+/* ---- from the callback ---- */
+
+#define CHAIN 200u
+
+/* Each loan that comes back is the cause of the next, and the last one ends the connection. */
+static void chain_next(struct kr_reactor *r, void *arg) {
+    struct lender *lender = arg;
+    lender->returned++;
+    if (lender->returned == CHAIN) {
+        CHECK_OK(kr_conn_close(r, lender->conn, KR_CLOSE_FLUSH));
+        return;
+    }
+    CHECK_OK(kr_conn_send_ref(r, lender->conn, "0123456789", lender->returned % 11, chain_next, lender));
+    lender->lent++;
+}
+
+/* Ours: from a loan's return everything may be done: lending again, also nothing, and closing. */
+TEST_EACH(ref_may_lend_again_from_its_return) {
+    struct pair p = pair_make(NULL, 0);
+    CHECK_OK(kr_conn_send_ref(p.r, p.lender->conn, "", 0, chain_next, p.lender));
+    p.lender->lent++;
+    size_t got = 0;
+    CHECK_EQ(test_recv_end(p.r, p.fd, &got), 0);
+    size_t want = 0;
+    for (size_t i = 1; i < CHAIN; i++)
+        want += i % 11;
+    CHECK_EQ(got, want);
+    check_over(&p, 0, KR_WHY_LOCAL);
+    pair_end(&p);
+}
+
+/* Ours: a connection whose queue was above its mark drains when loans are sent. */
+TEST_EACH(ref_counts_for_the_marks) {
+    struct kr_listen_opts opts = large_opts();
+    opts.conn.send_low = 1000;
+    opts.conn.send_high = 10000;
+    struct pair p = pair_make(&opts, 0);
+    CHECK_OK(lend(p.r, p.lender, 10001));
+    check_stream(&p, 10001);
+    TEST_UNTIL(p.r, p.lender->drains == 1);
+    pair_end(&p);
+}
+
+/* ---- many pieces ---- */
+
+#define PIECES 3000u
+
+struct sendings {
+    unsigned count;
+    size_t pieces[64];
+    unsigned flags[64];
+};
+
+static struct sendings seen;
+
+static void see(const struct io_uring_sqe *sqe) {
+    if (sqe->opcode != IORING_OP_SEND && sqe->opcode != IORING_OP_SENDMSG)
+        return;
+    const struct msghdr *msg = (const struct msghdr *)(uintptr_t)sqe->addr;
+    CHECK_LT(seen.count, 64u);
+    seen.pieces[seen.count] = sqe->opcode == IORING_OP_SENDMSG ? msg->msg_iovlen : 1;
+    seen.flags[seen.count++] = sqe->msg_flags;
+}
+
+static int seeing_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
+                        unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
+    for (unsigned i = 0; i < submit; i++)
+        see(&ring->sq.sqes[(*ring->sq.khead + i) & *ring->sq.kring_mask]);
+    return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+}
+
+static struct pair pair_seen(void) {
+    static struct kr__kernel kernel;
+    kernel = kr__linux;
+    kernel.enter = seeing_enter;
+    struct pair p = pair_on(&kernel, NULL, 0);
+    seen = (struct sendings){0};
+    return p;
+}
+
+/* Ours: the kernel takes 1,024 pieces at a time (man sendmsg: IOV_MAX); more go in several sends, as many
+ * at a time as there may be. */
+TEST_EACH(ref_pieces_beyond_one_send) {
+    struct pair p = pair_seen();
+    for (unsigned i = 0; i < PIECES; i++)
+        CHECK_OK(lend(p.r, p.lender, 1 + i % 7));
+    check_stream(&p, p.lender->queued);
+    TEST_UNTIL(p.r, p.lender->returned == PIECES);
+    CHECK_EQ(seen.count, 3u);
+    CHECK_EQ(seen.pieces[0], 1024u);
+    CHECK_EQ(seen.pieces[1], 1024u);
+    CHECK_EQ(seen.pieces[2], PIECES - 2048);
+    test_rest(p.r, (struct test_levels){.conns = 1, .listeners = 1});
+    pair_end(&p);
+}
+
+/* Ours: with memory for a shorter list fewer pieces go at a time, and with none one does. */
+TEST_EACH(ref_pieces_without_memory_for_their_list) {
+    for (int64_t grants = 0; grants < 2; grants++) {
+        lender_count = 0;
+        struct pair p = pair_seen();
+        for (unsigned i = 0; i < 40; i++)
+            CHECK_OK(lend(p.r, p.lender, 1 + i % 7));
+        CHECK_OK(copy(p.r, p.lender, 10));
+        test_reactor_refuse_memory(p.r, grants);
+        check_stream(&p, p.lender->queued);
+        test_reactor_refuse_memory(p.r, -1);
+        TEST_UNTIL(p.r, p.lender->returned == 40);
+        CHECK_GE(seen.count, grants ? 1u : 2u);
+        CHECK_LT(seen.pieces[0], grants ? 42u : 41u);
+        pair_end(&p);
+    }
+}
+
+/* Ours: kr_conn_sendv takes any count of pieces. */
+TEST_EACH(ref_pieces_of_one_call) {
+    struct pair p = pair_seen();
+    enum { COUNT = 70000 };
+    static char bytes[COUNT];
+    static struct iovec iov[COUNT];
+    test_pattern(bytes, COUNT, p.lender->seed, 0);
+    for (unsigned i = 0; i < COUNT; i++)
+        iov[i] = (struct iovec){bytes + i, 1};
+    CHECK_OK(kr_conn_sendv(p.r, p.lender->conn, iov, COUNT));
+    check_stream(&p, COUNT);
+    CHECK_ERR(kr_conn_sendv(p.r, p.lender->conn, iov, -1), EINVAL);
+    pair_end(&p);
+}
+
+TAP_MAIN(ref, 76)
