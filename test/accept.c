@@ -713,22 +713,10 @@ static unsigned read_number(const char *path) {
     return number;
 }
 
-/* As many descriptors as `count`, or skips. */
-static void need_descriptors(rlim_t count) {
-    struct rlimit limit;
-    CHECK_SYS(getrlimit(RLIMIT_NOFILE, &limit));
-    if (limit.rlim_cur >= count)
-        return;
-    if (limit.rlim_max < count)
-        tap_skip("needs %llu descriptors (ulimit -Hn)", (unsigned long long)count);
-    limit.rlim_cur = count;
-    CHECK_SYS(setrlimit(RLIMIT_NOFILE, &limit));
-}
-
 #define BURST 5000
 
 static void burst(unsigned backlog, unsigned conn_max) {
-    need_descriptors(conn_max + 300); /* the table is as long, but takes none of them */
+    test_need_descriptors(conn_max + 300); /* the table is as long, but takes none of them */
     struct kr_config config;
     kr_config_init(&config);
     config.sq_entries = config.cq_entries = 8;

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                         size_t size) {
@@ -270,15 +269,6 @@ TEST_EACH(starve_closing_the_holder_wakes_the_others) {
 
 /* ---- requests and completions ---- */
 
-static void allow_files(unsigned count) {
-    struct rlimit limit;
-    CHECK_SYS(getrlimit(RLIMIT_NOFILE, &limit));
-    if (limit.rlim_max < count)
-        tap_skip("needs a hard RLIMIT_NOFILE of %u", count);
-    limit.rlim_cur = limit.rlim_max;
-    CHECK_SYS(setrlimit(RLIMIT_NOFILE, &limit));
-}
-
 static struct kr_config tiny_ring(unsigned sq_entries, unsigned cq_entries, unsigned conns) {
     struct kr_config config;
     kr_config_init(&config);
@@ -305,7 +295,7 @@ static void connect_many(struct kr_reactor *r, struct test_echo *clients, unsign
 
 static void few_entries_for_many(unsigned sq_entries, unsigned cq_entries) {
     unsigned count = tap_full() ? 5000 : 1500;
-    allow_files(count + 200);
+    test_need_descriptors(count + 200);
     struct kr_config config = tiny_ring(sq_entries, cq_entries, count + 10);
     struct kr_reactor *r = test_reactor(&config);
     struct test_echo *clients = calloc(count, sizeof *clients);
@@ -344,7 +334,7 @@ TEST_EACH(starve_sq_of_8_and_cq_of_8_lose_nothing, .deadline_s = 90) {
 /* Ours: 1000 ready connections are drained in a bounded number of enters, in DEFER mode too,
  * where the kernel handles 20 or so at a time. */
 TEST_EACH(starve_many_ready_need_few_enters) {
-    allow_files(1200);
+    test_need_descriptors(1200);
     struct kr_config config = tiny_ring(512, 4096, 1010);
     struct kr_reactor *r = test_reactor(&config);
     static struct test_echo clients[1000];
@@ -368,7 +358,7 @@ TEST_EACH(starve_many_ready_need_few_enters) {
 
 /* Ours: closing thousands at once through an SQ of 4 closes each exactly once. */
 TEST_EACH(starve_sq_of_4_closes_all) {
-    allow_files(1200);
+    test_need_descriptors(1200);
     struct kr_config config = tiny_ring(4, 8, 1010);
     struct kr_reactor *r = test_reactor(&config);
     static struct test_echo clients[1000];

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -273,6 +274,17 @@ void test_thread_stop(struct test_thread *thread) {
     kr_stop(thread->r);
     CHECK_EQ(pthread_join(thread->thread, NULL), 0);
     free(thread);
+}
+
+void test_need_descriptors(unsigned count) {
+    struct rlimit limit;
+    CHECK_SYS(getrlimit(RLIMIT_NOFILE, &limit));
+    if (limit.rlim_cur >= count)
+        return;
+    if (limit.rlim_max < count)
+        tap_skip("needs %u descriptors (ulimit -Hn)", count);
+    limit.rlim_cur = count;
+    CHECK_SYS(setrlimit(RLIMIT_NOFILE, &limit));
 }
 
 /* ---- listening and clients ---- */
