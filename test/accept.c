@@ -390,6 +390,7 @@ TEST_EACH(multishot_gives_way_near_the_limit) {
 /* Ours: a listener's own limit that is far away does not cost it the multishot accept, nor does a limit
  * that is near let it have one. */
 TEST_EACH(own_limit_far_away_leaves_the_multishot) {
+    test_need_descriptors(1100);
     struct kr_config config;
     kr_config_init(&config);
     config.conn_max = 1000;

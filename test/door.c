@@ -580,6 +580,7 @@ static const struct {
  * files; a quarter of it is for connections that the program makes, but never such that a number of the
  * others which was asked for does not fit. */
 TEST_EACH(new_sizes_its_table_by_the_limit) {
+    test_need_descriptors(16384 + 1024 + 4); /* the real one must allow it, too */
     for (size_t i = 0; i < COUNT(limit_rows); i++) {
         struct door *d = door_open();
         d->nofile = limit_rows[i].nofile;
