@@ -154,6 +154,14 @@ KR_API int kr_conn_local(const struct kr_reactor *r, kr_conn conn, struct kr_add
 KR_API void *kr_conn_user(const struct kr_reactor *r, kr_conn conn);
 KR_API int kr_conn_set_user(struct kr_reactor *r, kr_conn conn, void *user);
 
+/* Other callbacks and another user pointer take the connection over in mid-stream, as when a protocol is
+ * upgraded. No callback of the old ones runs any more, on_close included, and on_open of the new ones does
+ * not run. Bytes that were not consumed are shown to the new on_data: those that were kept in a turn that
+ * follows, those that a running on_data leaves by its return value with them; an end of stream that
+ * the old ones have heard of is told again. `ops` is borrowed as by kr_listen. Legal in any callback but
+ * on_close. -EPIPE once the connection is being closed. */
+KR_API int kr_conn_swap(struct kr_reactor *r, kr_conn conn, const struct kr_conn_ops *ops, void *user);
+
 /* The connection's own memory of inline_size bytes, aligned for any type, zeroed
  * before on_open; good until on_close has returned. NULL for a stale handle and when the size is 0. */
 KR_API void *kr_conn_inline(const struct kr_reactor *r, kr_conn conn);

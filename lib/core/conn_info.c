@@ -42,3 +42,21 @@ void *kr_conn_inline(const struct kr_reactor *r, kr_conn conn) {
         return NULL;
     return c->inline_memory;
 }
+
+/* The new callbacks begin with what the old ones have left: bytes, and an end of stream, which they have not
+ * been told of. */
+int kr_conn_swap(struct kr_reactor *r, kr_conn conn, const struct kr_conn_ops *ops, void *user) {
+    struct kr__conn *c;
+    int rc = kr__conn_door(r, conn, &c);
+    if (rc < 0)
+        return rc;
+    if (!ops || !ops->on_data)
+        return -EINVAL;
+    if (c->state != KR__CONN_OPEN)
+        return -EPIPE;
+    c->ops = ops;
+    c->user = user;
+    c->eof_told = false;
+    kr__conn_show_later(r, c);
+    return 0;
+}

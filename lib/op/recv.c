@@ -88,6 +88,8 @@ static void show_kept(struct kr_reactor *r, struct kr__conn *c) {
 /* Lends the receive buffer itself, so that a send of these bytes need not copy them. */
 static void show_buffer(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size,
                         uint16_t buf) {
+    const struct kr_conn_ops *ops = c->ops;
+    const void *user = c->user;
     r->lent = (struct kr__lent){c, data, size, buf};
     size_t used = show(r, c, data, size);
     r->lent.conn = NULL;
@@ -95,6 +97,8 @@ static void show_buffer(struct kr_reactor *r, struct kr__conn *c, const char *da
         return;
     keep(r, c, data + used, size - used);
     check_cap(r, c);
+    if (kr__unlikely(c->ops != ops || c->user != user)) /* whoever took over begins with the rest */
+        kr__conn_show_later(r, c);
 }
 
 static void deliver(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size,
@@ -119,7 +123,7 @@ static void tell_eof(struct kr_reactor *r, struct kr__conn *c) {
         c->ops->on_eof(r, kr__conn_handle(c), c->user);
     else
         kr__conn_end(r, c, KR_CLOSE_FLUSH, 0, KR_WHY_PEER);
-    if (c->kept) {
+    if (c->kept && c->eof_told) { /* else others have taken over */
         kr__block_put(&r->blocks, c->kept, c->kept_room);
         c->kept = NULL;
         c->kept_size = 0;
