@@ -64,8 +64,8 @@ static void put_owner(struct dump *d, const struct kr__owner *o) {
 
 static const char *conn_state_name(unsigned state) {
     static const char *const names[] = {
-        [KR__CONN_FREE] = "free",       [KR__CONN_OPEN] = "open",       [KR__CONN_DRAINING] = "draining",
-        [KR__CONN_JOINING] = "joining", [KR__CONN_CLOSING] = "closing",
+        [KR__CONN_FREE] = "free",           [KR__CONN_OPEN] = "open",       [KR__CONN_LINGERING] = "lingering",
+        [KR__CONN_DRAINING] = "draining",   [KR__CONN_JOINING] = "joining", [KR__CONN_CLOSING] = "closing",
     };
     return names[state];
 }

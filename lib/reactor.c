@@ -348,7 +348,7 @@ int kr_stats_read(const struct kr_reactor *r, struct kr_stats *ret, size_t size)
 
 static void end_conns(struct kr_reactor *r) {
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
-        if (c->state == KR__CONN_OPEN || c->state == KR__CONN_DRAINING)
+        if (c->state == KR__CONN_OPEN || kr__conn_flushes(c))
             kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_REACTOR);
     }
 }

@@ -562,7 +562,7 @@ TEST_EACH(conn_refuses_bad_arguments) {
     struct pair p = {0};
     pair_make(&p, NULL);
     kr_conn c = p.seen.conn;
-    CHECK_ERR(kr_conn_close(p.r, c, (enum kr_close)3), EINVAL);
+    CHECK_ERR(kr_conn_close(p.r, c, (enum kr_close)4), EINVAL);
     CHECK_ERR(kr_conn_close(p.r, c, (enum kr_close)-1), EINVAL);
     CHECK_ERR(kr_conn_idle(p.r, c, -1), EINVAL);
     CHECK_ERR(kr_conn_peer(p.r, c, NULL), EINVAL);

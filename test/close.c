@@ -1,4 +1,4 @@
-/* Ends of connections: by this side in three manners, from every callback, of others, twice; by
+/* Ends of connections: by this side in four manners, from every callback, of others, twice; by
  * the peer in all of its ways; and what must not outlive them.
  *
  * Each connection of these cases has a record of its life, and the record's own rules are
@@ -174,7 +174,7 @@ static void close_in_event(struct kr_reactor *r, const struct kr_listen_opts *op
     int fd = test_connect(port);
     if (event == DATA || event == CLOSE)
         test_send(r, fd, "abc", 3);
-    if (event == END)
+    if (event == END || how == KR_CLOSE_LINGER)
         CHECK_SYS(shutdown(fd, SHUT_WR));
     TEST_UNTIL(r, house.count == 1);
     if (event == DRAIN) {
@@ -202,7 +202,7 @@ TEST_EACH(close_inside_every_callback) {
     struct kr_reactor *r = test_reactor(NULL);
     struct kr_listen_opts opts;
     for (int event = OPEN; event < EVENTS; event++) {
-        for (int how = KR_CLOSE_FLUSH; how <= KR_CLOSE_RESET; how++) {
+        for (int how = KR_CLOSE_LINGER; how <= KR_CLOSE_RESET; how++) {
             kr_listen_opts_init(&opts);
             opts.conn.send_low = 0;
             opts.conn.send_high = 1000;
@@ -339,11 +339,15 @@ static int close_twice(struct kr_reactor *r, uint16_t port, enum kr_close first,
     CHECK(rc == 0 || (rc == -ESTALE && life->events[CLOSE]));
     enum kr_close harder = first > second ? first : second;
     int end;
-    if (harder == KR_CLOSE_FLUSH) {
+    if (harder <= KR_CLOSE_FLUSH) {
         static char bytes[8 << 20];
         test_recv(r, fd, bytes, sizeof bytes);
         test_pattern_check(bytes, sizeof bytes, 1, 0);
         end = test_recv_end(r, fd, NULL);
+        if (harder == KR_CLOSE_LINGER) {
+            CHECK_EQ(life->events[CLOSE], 0u);
+            CHECK_SYS(shutdown(fd, SHUT_WR));
+        }
     } else {
         TEST_UNTIL(r, life->events[CLOSE] == 1);
         size_t got;
@@ -362,14 +366,14 @@ TEST_EACH(close_twice_takes_the_harder_manner, .deadline_s = 60) {
     struct kr_reactor *r = test_reactor(NULL);
     uint16_t port = test_listen(r, NULL, NULL, &ops, &house);
     for (unsigned turns = 0; turns < 3; turns++) {
-        for (int first = KR_CLOSE_FLUSH; first <= KR_CLOSE_RESET; first++) {
-            for (int second = KR_CLOSE_FLUSH; second <= KR_CLOSE_RESET; second++) {
+        for (int first = KR_CLOSE_LINGER; first <= KR_CLOSE_RESET; first++) {
+            for (int second = KR_CLOSE_LINGER; second <= KR_CLOSE_RESET; second++) {
                 int end = close_twice(r, port, (enum kr_close)first, (enum kr_close)second, turns);
                 if (first == KR_CLOSE_RESET)
                     CHECK_EQ(end, ECONNRESET);
                 else if (second != KR_CLOSE_RESET)
                     CHECK_EQ(end, 0);
-                else if (turns == 0 || first == KR_CLOSE_FLUSH)
+                else if (turns == 0 || first <= KR_CLOSE_FLUSH)
                     CHECK_EQ(end, ECONNRESET);
             }
         }
@@ -428,9 +432,11 @@ TEST_EACH(close_races_with_data) {
         size_t size = 1 + (size_t)tap_random_below(sizeof bytes);
         if (i % 5 < 3)
             test_send_some(fd, bytes, size);
-        close_life(r, &house.lives[0], (enum kr_close)(i % 3));
+        close_life(r, &house.lives[0], (enum kr_close)(i % 4));
         if (i % 5 >= 2)
             test_send_some(fd, bytes, size);
+        if (i % 4 == KR_CLOSE_LINGER)
+            CHECK_SYS(shutdown(fd, SHUT_WR));
         check_closed(r, 0, 0, KR_WHY_LOCAL);
         test_rest(r, (struct test_levels){.listeners = 1});
         test_recv_end(r, fd, NULL);
@@ -456,7 +462,7 @@ TEST_EACH(close_while_paused_and_with_bytes_kept) {
     struct kr_reactor *r = test_reactor(NULL);
     house_init();
     uint16_t port = test_listen(r, NULL, NULL, &keeping_ops, &house);
-    for (unsigned i = 0; i < 6; i++) {
+    for (unsigned i = 0; i < 8; i++) {
         int fd = open_one(r, port);
         struct life *life = &house.lives[i];
         test_send(r, fd, "abc", 3);
@@ -467,6 +473,8 @@ TEST_EACH(close_while_paused_and_with_bytes_kept) {
                       (struct test_levels){.conns = 1, .listeners = 1, .paused = 1, .blocks = 1});
         }
         close_life(r, life, (enum kr_close)(i / 2));
+        if (i / 2 == KR_CLOSE_LINGER)
+            CHECK_SYS(shutdown(fd, SHUT_WR));
         check_closed(r, i, 0, KR_WHY_LOCAL);
         CHECK_EQ(test_recv_end(r, fd, NULL), i / 2 == KR_CLOSE_RESET ? ECONNRESET : 0);
         test_rest(r, (struct test_levels){.listeners = 1});
@@ -953,7 +961,7 @@ TEST_EACH(close_races_with_the_end_of_the_peer) {
             test_close(fd);
         else
             test_close_reset(fd);
-        close_life(r, &house.lives[0], (enum kr_close)(i % 3));
+        close_life(r, &house.lives[0], (enum kr_close)(KR_CLOSE_FLUSH + (int)(i % 3)));
         check_closed(r, 0, 0, KR_WHY_LOCAL);
         test_rest(r, (struct test_levels){.listeners = 1});
     }
@@ -984,7 +992,7 @@ TEST_EACH(close_many_lives_in_few_slots) {
             unsigned k = (unsigned)tap_random_below(10),
                      l = (unsigned)tap_random_below(house.count + 1);
             if (l < house.count && !house.lives[l].closing && !house.lives[l].events[CLOSE])
-                close_life(r, &house.lives[l], (enum kr_close)tap_random_below(3));
+                close_life(r, &house.lives[l], (enum kr_close)tap_random_below(4));
             if (gone[k])
                 continue;
             if (tap_random_below(2))

@@ -1,5 +1,6 @@
 /* Half-close: a stream whose two directions end one after the other, in either order, while the other
- * one goes on; and what happens to a shutdown that is under way when the connection ends.
+ * one goes on; what happens to a shutdown that is under way when the connection ends; and the close that
+ * ends this side and waits for the other.
  *
  * The kernel runs a shutdown in a worker thread (io_uring/net.c), so its completion comes some time
  * after the turn that asked for it: the cases in which that matters let no turn, one, or a few pass in
@@ -86,11 +87,16 @@ static const struct kr_conn_ops ops_without_eof = {
     .on_open = on_open, .on_data = on_data, .on_close = on_close};
 
 /* A connection of a small client, who takes 4 KiB at a time. */
-static void begin(struct seen *s, const struct kr_conn_ops *of) {
-    s->r = test_reactor(NULL);
-    s->port = test_listen(s->r, &s->listener, NULL, of, s);
+static void begin_with(struct seen *s, const struct kr_conn_ops *of, const struct kr_config *config,
+                       const struct kr_listen_opts *opts) {
+    s->r = test_reactor(config);
+    s->port = test_listen(s->r, &s->listener, opts, of, s);
     s->fd = test_connect_sized(s->port, 0, 4096);
     TEST_UNTIL(s->r, s->opens == 1);
+}
+
+static void begin(struct seen *s, const struct kr_conn_ops *of) {
+    begin_with(s, of, NULL, NULL);
 }
 
 static void end(struct seen *s) {
@@ -357,4 +363,232 @@ TEST_EACH(half_then_the_end_of_the_reactor) {
     }
 }
 
-TAP_MAIN(half, 40)
+/* ---- a close that lingers ---- */
+
+/* The client goes on sending, as one does whose long request has been refused; then it ends and reads.
+ * Returns how it ended for the client, and how many bytes it got of our answer of `size`. */
+static int refuse_request(struct seen *s, enum kr_close how, size_t size, size_t *got) {
+    static char bytes[65536];
+    client_sends(s, 1000);
+    we_send(s, size, 0);
+    CHECK_OK(kr_conn_close(s->r, s->conn, how));
+    long n = 0;
+    for (size_t sent = 0; n >= 0 && sent < (size_t)8 << 20; sent += (size_t)n) {
+        n = test_send_some(s->fd, bytes, sizeof bytes);
+        test_step(s->r, "the client's bytes to be dropped");
+        CHECK(!s->closes || how != KR_CLOSE_LINGER);
+    }
+    shutdown(s->fd, SHUT_WR);
+    int over = test_recv_end(s->r, s->fd, got);
+    return n < 0 ? (int)-n : over;
+}
+
+/* Ours: who lingers gets its last bytes to a peer that is still sending, and no reset, where a FLUSH
+ * costs the peer a part of them. What comes meanwhile is dropped, and keeps no buffer. */
+TEST_EACH(half_linger_saves_the_last_bytes) {
+    size_t got;
+    struct seen s = {0};
+    begin(&s, &ops);
+    CHECK_EQ(refuse_request(&s, KR_CLOSE_LINGER, 300000, &got), 0);
+    CHECK_EQ(got, 300000u);
+    CHECK_EQ(s.bytes, 1000u);
+    CHECK_EQ(s.eofs, 0u);
+    end(&s);
+    CHECK_EQ(s.error, 0);
+    CHECK_EQ(s.why, KR_WHY_LOCAL);
+}
+
+/* The kernel's: and that is what lingering is for. */
+TEST_EACH(half_flush_costs_the_last_bytes) {
+    size_t got;
+    struct seen s = {0};
+    begin(&s, &ops);
+    int over = refuse_request(&s, KR_CLOSE_FLUSH, 300000, &got);
+    CHECK(over == ECONNRESET || over == EPIPE);
+    CHECK_LT(got, 300000u);
+    end(&s);
+    CHECK_EQ(s.error, 0);
+}
+
+/* Ours: it waits for the peer's end, and no longer; a reader that sends nothing sees our end first. */
+TEST_EACH(half_linger_ends_with_the_peer) {
+    struct seen s = {0};
+    begin(&s, &ops);
+    we_send(&s, 5000, 0);
+    CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_LINGER));
+    check_sends_refused(&s);
+    CHECK_ERR(kr_conn_pause(s.r, s.conn), EPIPE);
+    client_gets(&s, 5000, 0);
+    CHECK_EQ(test_recv_end(s.r, s.fd, NULL), 0);
+    for (unsigned idle = 0; idle < 10;)
+        idle = test_step(s.r, "nothing to happen") == 0 ? idle + 1 : 0;
+    CHECK_EQ(s.closes, 0u);
+    CHECK_SYS(shutdown(s.fd, SHUT_WR));
+    end(&s);
+    CHECK_EQ(s.error, 0);
+    CHECK_EQ(s.why, KR_WHY_LOCAL);
+}
+
+/* Ours: after the peer's end there is nothing to wait for: the queue, then the close, and no shutdown. */
+TEST_EACH(half_linger_after_the_peers_end) {
+    struct seen s = {0};
+    begin(&s, &ops);
+    CHECK_SYS(shutdown(s.fd, SHUT_WR));
+    TEST_UNTIL(s.r, s.eofs == 1);
+    we_send(&s, BIG, 0);
+    CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_LINGER));
+    client_gets(&s, BIG, 0);
+    CHECK_EQ(test_recv_end(s.r, s.fd, NULL), 0);
+    CHECK(!s.r->conns.table[kr__handle_slot(s.conn.bits)].fin);
+    end(&s);
+    CHECK_EQ(s.error, 0);
+}
+
+/* Ours: this side may have ended before; and the close may be made harder at any time. */
+TEST_EACH(half_linger_after_our_end_then_harder) {
+    for (unsigned i = 0; i < 60; i++) {
+        struct seen s = {0};
+        begin(&s, &ops);
+        if (i % 2)
+            CHECK_OK(kr_conn_shutdown(s.r, s.conn));
+        for (uint64_t turns = tap_random_below(4); turns > 0; turns--)
+            CHECK_OK(kr_step(s.r, 0));
+        CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_LINGER));
+        for (uint64_t turns = tap_random_below(4); turns > 0; turns--)
+            CHECK_OK(kr_step(s.r, 0));
+        CHECK_EQ(s.closes, 0u);
+        CHECK_OK(kr_conn_close(s.r, s.conn, (enum kr_close)(KR_CLOSE_FLUSH + (int)(i % 3))));
+        TEST_UNTIL(s.r, s.closes == 1);
+        CHECK_EQ(s.error, 0);
+        CHECK_EQ(s.why, KR_WHY_LOCAL);
+        int over = test_recv_end(s.r, s.fd, NULL);
+        CHECK(over == (i % 3 == 2 ? ECONNRESET : 0) || (i % 3 == 2 && over == 0));
+        end(&s);
+    }
+}
+
+/* Ours: a peer that sends on and on, and never ends, delays the close for flush_ns and no longer, and
+ * its bytes do not count; nor may it be cut off before. One that takes nothing counts from the last
+ * byte that it took. */
+TEST_EACH(half_linger_has_a_deadline) {
+    static char bytes[65536];
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    opts.conn.flush_ns = 30 * 1000000;
+    for (int queued = 0; queued < 2; queued++) {
+        struct seen s = {0};
+        begin_with(&s, &ops, NULL, &opts);
+        if (queued)
+            we_send(&s, 2 * BIG, 0);
+        for (unsigned idle = 0; idle < 5;)
+            idle = test_step(s.r, "the send to stall") == 0 ? idle + 1 : 0;
+        int64_t before = tap_now_ns();
+        CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_LINGER));
+        while (!s.closes) {
+            test_send_some(s.fd, bytes, sizeof bytes);
+            test_step(s.r, "the flush deadline");
+        }
+        CHECK_GE(tap_now_ns() - before, opts.conn.flush_ns);
+        CHECK_EQ(s.error, -ETIMEDOUT);
+        CHECK_EQ(s.why, KR_WHY_TIMEOUT);
+        CHECK_EQ(s.datas, 0u);
+        end(&s);
+    }
+}
+
+/* Ours: paused or not, what comes is received and dropped, so that the peer's end is seen. */
+TEST_EACH(half_linger_while_paused) {
+    struct seen s = {0};
+    begin(&s, &ops);
+    CHECK_OK(kr_conn_pause(s.r, s.conn));
+    static char bytes[500000];
+    CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_LINGER));
+    test_send(s.r, s.fd, bytes, sizeof bytes);
+    CHECK_SYS(shutdown(s.fd, SHUT_WR));
+    CHECK_EQ(test_recv_end(s.r, s.fd, NULL), 0);
+    end(&s);
+    CHECK_EQ(s.error, 0);
+    CHECK_EQ(s.datas, 0u);
+}
+
+/* Keeps each byte, and so its connection's memory, until the end. */
+static size_t keep_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+    (void)r;
+    (void)conn;
+    (void)data;
+    ((struct seen *)user)->bytes = size;
+    return 0;
+}
+
+static const struct kr_conn_ops keeping_ops = {
+    .on_open = on_open, .on_data = keep_data, .on_eof = on_eof, .on_close = on_close};
+
+/* Ours: bytes that were never consumed, and the one buffer that there is, shared with another: it waits
+ * its turn for it, drops what comes, and ends. */
+TEST_EACH(half_linger_waits_for_buffers) {
+    struct kr_config config;
+    kr_config_init(&config);
+    config.buf_count = 1;
+    config.buf_size = 512;
+    struct seen s = {0}, other = {0};
+    begin_with(&s, &keeping_ops, &config, NULL);
+    other.r = s.r;
+    other.port = test_listen(s.r, &other.listener, NULL, &ops, &other);
+    other.fd = test_connect(other.port);
+    TEST_UNTIL(s.r, other.opens == 1);
+    test_send(s.r, s.fd, "abc", 3);
+    TEST_UNTIL(s.r, s.bytes == 3);
+    CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_LINGER));
+    static char bytes[20000];
+    for (size_t done = 0, moved = 0; done < sizeof bytes; done += moved) {
+        moved = (size_t)test_send_some(s.fd, bytes + done, sizeof bytes - done);
+        client_sends(&other, 2000);
+    }
+    CHECK_GT(test_stats(s.r).starved_parks, 0u);
+    CHECK_SYS(shutdown(s.fd, SHUT_WR));
+    TEST_UNTIL(s.r, s.closes == 1);
+    CHECK_EQ(s.error, 0);
+    CHECK_EQ(test_recv_end(s.r, s.fd, NULL), 0);
+    test_close(s.fd);
+    client_sends(&other, 2000);
+    CHECK_OK(kr_conn_close(other.r, other.conn, KR_CLOSE_NOW));
+    TEST_UNTIL(other.r, other.closes == 1);
+    test_close(other.fd);
+    test_rest(s.r, (struct test_levels){.listeners = 2});
+    test_reactor_free(s.r);
+}
+
+/* Ours: a peer that resets meanwhile ends it, and that is told: it may not have got all. */
+TEST_EACH(half_linger_then_reset_by_the_peer) {
+    struct seen s = {0};
+    begin(&s, &ops);
+    we_send(&s, 1000, 0);
+    CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_LINGER));
+    client_gets(&s, 1000, 0);
+    CHECK_EQ(test_recv_end(s.r, s.fd, NULL), 0);
+    test_close_reset(s.fd);
+    TEST_UNTIL(s.r, s.closes == 1);
+    CHECK_EQ(s.error, -ECONNRESET);
+    CHECK_EQ(s.why, KR_WHY_ERROR);
+    test_rest(s.r, (struct test_levels){.listeners = 1});
+    test_reactor_free(s.r);
+}
+
+/* Ours: kr_reactor_free does not wait for one that lingers, and it tells why that was closed. */
+TEST_EACH(half_linger_then_the_end_of_the_reactor) {
+    for (unsigned turns = 0; turns < 4; turns++) {
+        struct seen s = {0};
+        begin(&s, &ops);
+        CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_LINGER));
+        for (unsigned i = 0; i < turns; i++)
+            CHECK_OK(kr_step(s.r, 0));
+        test_reactor_free(s.r);
+        CHECK_EQ(s.closes, 1u);
+        CHECK_EQ(s.error, 0);
+        CHECK_EQ(s.why, KR_WHY_LOCAL);
+        CHECK_EQ(test_recv_end(NULL, s.fd, NULL), 0);
+        test_close(s.fd);
+    }
+}
+
+TAP_MAIN(half, 80)

@@ -377,23 +377,41 @@ static const int recv_errors[] = {
 static const int recv_passing[] = {EAGAIN, ECANCELED, EINTR};
 
 /* The states in which a receive can complete. */
-enum conn_state { OPEN, PAUSED, JOINING, CONN_STATES };
-static const char *const conn_states[] = {"open", "paused", "joining"};
+enum conn_state { OPEN, PAUSED, LINGERING, JOINING, CONN_STATES };
+static const char *const conn_states[] = {"open", "paused", "lingering", "joining"};
+
+/* Brings an open one there. */
+static void conn_enter(struct world *w, enum conn_state state) {
+    if (state == PAUSED)
+        CHECK_OK(kr_conn_pause(w->r, w->conn));
+    else if (state == LINGERING)
+        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_LINGER));
+    else if (state == JOINING)
+        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
+}
 
 /* A connection in that state, whose receive is in flight, and whose cancel is not made yet. */
 static struct world *recv_begin(enum conn_state state, int32_t res, uint32_t flags) {
     cell_begin("recv", conn_states[state], res, flags);
     struct world *w = world_begin(BY_MULTISHOT, KR__SET(recv));
     connect_client(w);
-    if (state == PAUSED)
-        CHECK_OK(kr_conn_pause(w->r, w->conn));
-    else if (state == JOINING)
-        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
+    conn_enter(w, state);
     return w;
 }
 
 static void recv_complete(struct world *w, int32_t res, uint32_t flags) {
     complete(w, KR__VERB_recv, slot_of(w->conn), res, flags);
+}
+
+/* It waits for the peer's end, and drops what comes before. */
+static void check_lingers(struct world *w) {
+    await_stolen(w, KR__VERB_recv, slot_of(w->conn));
+    recv_complete(w, HELLO_SIZE, MORE | fill(w, HELLO, HELLO_SIZE));
+    test_step(w->r, "a turn that changes nothing");
+    CHECK_EQ(w->closes + w->datas + w->eofs, 0u);
+    recv_complete(w, 0, 0);
+    check_ended(w, 0, KR_WHY_LOCAL);
+    CHECK_EQ(w->datas + w->eofs, 0u);
 }
 
 /* Nothing was told, and it goes on as if nothing had been. */
@@ -402,6 +420,10 @@ static void recv_goes_on(struct world *w, enum conn_state state) {
     CHECK_EQ(w->datas + w->eofs, 0u);
     if (state == JOINING) {
         check_ended(w, 0, KR_WHY_LOCAL);
+        return;
+    }
+    if (state == LINGERING) {
+        check_lingers(w);
         return;
     }
     if (state == PAUSED) {
@@ -462,8 +484,9 @@ TEST_EACH(recv_without_a_buffer) {
         enum conn_state state = (enum conn_state)(i / COUNT(flags));
         struct world *w = recv_begin(state, -ENOBUFS, flags[i % COUNT(flags)]);
         recv_complete(w, -ENOBUFS, flags[i % COUNT(flags)]);
-        CHECK_EQ(conn_of(w)->parked, state == OPEN);
-        CHECK_EQ(test_stats(w->r).starved_parks, state == OPEN);
+        bool waits = state == OPEN || state == LINGERING;
+        CHECK_EQ(conn_of(w)->parked, waits);
+        CHECK_EQ(test_stats(w->r).starved_parks, waits);
         recv_goes_on(w, state);
         world_end(w);
     }
@@ -499,6 +522,11 @@ TEST_EACH(recv_data) {
             world_end(w);
             continue;
         }
+        if (state == LINGERING) {
+            check_lingers(w);
+            world_end(w);
+            continue;
+        }
         if (state == PAUSED) {
             test_step(w->r, "a turn while paused");
             CHECK_EQ(w->datas, 0u);
@@ -523,7 +551,7 @@ TEST_EACH(recv_end_of_stream) {
         struct world *w = recv_begin(state, 0, flags);
         recv_complete(w, 0, flags & BUFFER ? (flags & ~BUFFER) | fill(w, NULL, 0) : flags);
         CHECK_EQ(w->eofs, state == OPEN);
-        if (state == JOINING) {
+        if (state == JOINING || state == LINGERING) {
             check_ended(w, 0, KR_WHY_LOCAL);
             CHECK_EQ(w->eofs, 0u);
         } else {
@@ -625,8 +653,8 @@ static const int send_errors[] = {
 };
 static const int send_passing[] = {EAGAIN, ECANCELED, EINTR, 0};
 
-enum send_state { SENDING, DRAINING, ENDING, SEND_STATES };
-static const char *const send_states[] = {"open", "draining", "joining"};
+enum send_state { SENDING, FLUSHING, DRAINING, ENDING, SEND_STATES };
+static const char *const send_states[] = {"open", "lingering", "draining", "joining"};
 static const char digits[] = "0123456789";
 #define DIGITS 10
 
@@ -647,7 +675,9 @@ static struct world *send_begin(enum send_state state, int32_t res, bool pieces)
     }
     await_stolen(w, KR__VERB_send, slot_of(w->conn));
     CHECK_EQ(conn_of(w)->vector != NULL, pieces);
-    if (state == DRAINING)
+    if (state == FLUSHING)
+        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_LINGER));
+    else if (state == DRAINING)
         CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_FLUSH));
     else if (state == ENDING)
         CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
@@ -669,12 +699,17 @@ static void send_goes_on(struct world *w, enum send_state state, size_t taken) {
         end_conn(w);
         return;
     }
-    TEST_UNTIL(w->r, w->closes == 1);
+    if (state != FLUSHING)
+        TEST_UNTIL(w->r, w->closes == 1);
     char back[DIGITS];
-    size_t want = state == DRAINING ? DIGITS - taken : 0;
-    test_recv(NULL, w->fd, back, want);
+    size_t want = state == ENDING ? 0 : DIGITS - taken;
+    test_recv(w->r, w->fd, back, want);
     CHECK_MEM_EQ(back, digits + taken, want);
-    CHECK_EQ(test_recv_end(NULL, w->fd, NULL), 0);
+    CHECK_EQ(test_recv_end(w->r, w->fd, NULL), 0);
+    if (state == FLUSHING)
+        CHECK_EQ(w->closes, 0u);
+    if (state == FLUSHING)
+        CHECK_SYS(shutdown(w->fd, SHUT_WR));
     check_ended(w, 0, KR_WHY_LOCAL);
 }
 
@@ -760,12 +795,13 @@ static struct world *shutdown_begin(enum conn_state state, int32_t res) {
     cell_begin("shutdown", conn_states[state], res, 0);
     struct world *w = world_begin(BY_MULTISHOT, KR__SET(shutdown));
     connect_client(w);
-    CHECK_OK(kr_conn_shutdown(w->r, w->conn));
+    if (state == LINGERING)
+        conn_enter(w, state); /* which asks for one, too */
+    else
+        CHECK_OK(kr_conn_shutdown(w->r, w->conn));
     await_stolen(w, KR__VERB_shutdown, slot_of(w->conn));
-    if (state == PAUSED)
-        CHECK_OK(kr_conn_pause(w->r, w->conn));
-    else if (state == JOINING)
-        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
+    if (state != LINGERING)
+        conn_enter(w, state);
     test_step(w->r, "a turn with the shutdown in flight");
     CHECK_EQ(w->closes, 0u); /* however long it takes, it is waited for, and not cancelled */
     CHECK(stolen(w, KR__VERB_shutdown, slot_of(w->conn)));
@@ -778,6 +814,14 @@ TEST_EACH(shutdown_done) {
         struct world *w = shutdown_begin((enum conn_state)state, 0);
         complete(w, KR__VERB_shutdown, slot_of(w->conn), 0, 0);
         if (state == JOINING) {
+            check_ended(w, 0, KR_WHY_LOCAL);
+            world_end(w);
+            continue;
+        }
+        if (state == LINGERING) {
+            test_step(w->r, "a turn that changes nothing");
+            CHECK_EQ(w->closes, 0u);
+            CHECK_SYS(shutdown(w->fd, SHUT_WR));
             check_ended(w, 0, KR_WHY_LOCAL);
             world_end(w);
             continue;

@@ -668,6 +668,21 @@ SCENARIO(close_after_the_queue, 4) {
     close_in_manner(w, KR_CLOSE_FLUSH, 10000, 0);
 }
 
+/* The client ends when it has all: before, nothing ends it but a refusal. */
+SCENARIO(close_that_lingers, 4) {
+    manner = KR_CLOSE_LINGER;
+    if (!listens(w, NULL, &close_ops))
+        return;
+    int fd = test_connect(w->port);
+    CHECK_EQ(test_send_some(fd, "x", 1), 1);
+    size_t got;
+    int end = test_recv_end(w->r, fd, &got);
+    CHECK(!whole(w) || (end == 0 && got == 10000));
+    CHECK(!whole(w) || !w->closes);
+    test_close(fd);
+    TEST_UNTIL(w->r, test_stats(w->r).conns == 0);
+}
+
 SCENARIO(close_now, 3) {
     close_in_manner(w, KR_CLOSE_NOW, 0, 0);
 }

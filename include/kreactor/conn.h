@@ -70,7 +70,9 @@ struct kr_conn_opts {
     size_t recv_cap; /* unconsumed bytes a connection may keep, 1 to 2^31 - 1. Default 1 MiB */
 
     int64_t idle_ns;  /* idle deadline of each connection, 0 = none. Default 0 */
-    int64_t flush_ns; /* how long KR_CLOSE_FLUSH waits for a peer that takes nothing, >= 1. Default 30 s */
+    /* How long KR_CLOSE_FLUSH and KR_CLOSE_LINGER wait for a peer that takes nothing, and the latter for one
+     * that does not end, >= 1. Default 30 s. */
+    int64_t flush_ns;
 
     size_t inline_size; /* bytes of memory in each connection for the user, 0 to 1 MiB. Default 0 */
 };
@@ -138,10 +140,15 @@ KR_API int kr_conn_shutdown(struct kr_reactor *r, kr_conn conn);
 
 /* Ends the connection in the given manner. on_close runs in a later turn, when the kernel has let go;
  * until then no other callback of this connection runs. A closing connection may be closed again in a
- * harder manner (FLUSH, NOW, RESET, in this order); a softer one changes nothing and returns 0.
+ * harder manner (LINGER, FLUSH, NOW, RESET, in this order); a softer one changes nothing and returns 0.
+ *
  * KR_CLOSE_FLUSH waits for the queue, but not for a peer that takes no byte for flush_ns. The kernel answers
- * a close with RST when bytes of the peer were left unread (RFC 2525, 2.17), and that may cost the peer
- * the last bytes sent: end a dialogue when the peer has, or agree on who closes.
+ * a close with RST when bytes of the peer were left unread or come later (RFC 2525, 2.17), and that may
+ * cost the peer the last bytes sent: it is for peers that have said all they had to say.
+ * KR_CLOSE_LINGER is for the others, as when a request is refused while it is still coming in. It sends
+ * the queue, ends this side as kr_conn_shutdown does, and closes when the peer has ended its side; what
+ * comes until then is received and dropped, paused or not. A peer that takes longer than flush_ns for
+ * that, or takes no queued byte for so long, ends it: -ETIMEDOUT; one that resets: -ECONNRESET.
  * RESET on a socket that cannot be reset is as NOW. */
 KR_API int kr_conn_close(struct kr_reactor *r, kr_conn conn, enum kr_close how);
 

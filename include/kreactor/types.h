@@ -76,17 +76,18 @@ enum kr_why {
     KR_WHY_REACTOR = 5, /* kr_reactor_free closed it; error is 0 */
 };
 
-/* How kr_conn_close ends a connection. */
+/* How kr_conn_close ends a connection, from the softest to the hardest. */
 enum kr_close {
-    KR_CLOSE_FLUSH = 0, /* after the queued bytes are sent, or none was for flush_ns */
-    KR_CLOSE_NOW = 1,   /* at once; queued bytes are dropped */
-    KR_CLOSE_RESET = 2, /* at once and with RST, so that the peer sees an error */
+    KR_CLOSE_LINGER = 0, /* as FLUSH, but when the peer has ended too; what it sends meanwhile is dropped */
+    KR_CLOSE_FLUSH = 1,  /* after the queued bytes are sent, or none was for flush_ns */
+    KR_CLOSE_NOW = 2,    /* at once; queued bytes are dropped */
+    KR_CLOSE_RESET = 3,  /* at once and with RST, so that the peer sees an error */
 };
 
 /* The deadlines of a connection. */
 enum kr_deadline {
     KR_DEADLINE_IDLE = 0,  /* no byte was received or sent for idle_ns */
-    KR_DEADLINE_FLUSH = 1, /* in a KR_CLOSE_FLUSH, the peer took no byte for flush_ns */
+    KR_DEADLINE_FLUSH = 1, /* while closing, the peer took no byte, or did not end, for flush_ns */
 };
 
 /* The name of an error, without the minus sign's meaning lost: kr_errname(-EPIPE) and

@@ -1,8 +1,8 @@
 /* A connection's automaton: the one decision of what is wanted, waiting for buffers, the end.
  *
- * Happy path: OPEN -> end -> (DRAINING) -> JOINING -> CLOSING, and then core/conns.c.
- * Failure modes: a peer that reads nothing while DRAINING (the flush deadline makes it NOW); a close made
- * harder, or an error, while one is under way. */
+ * Happy path: OPEN -> end -> (LINGERING or DRAINING) -> JOINING -> CLOSING, and then core/conns.c.
+ * Failure modes: a peer that reads nothing while its bytes are flushed, or does not end while we linger (the
+ * flush deadline makes it NOW); a close made harder, or an error, while one is under way. */
 #include "core/forward.h"
 #include "core/reactor.h"
 
@@ -20,6 +20,11 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
             desired |= KR__SET(send);
         else if (c->half && !c->fin)
             desired |= KR__SET(shutdown);
+        break;
+    case KR__CONN_LINGERING:
+        if (!c->eof && !c->parked)
+            desired |= KR__SET(recv);
+        desired |= c->queued ? KR__SET(send) : c->fin || c->eof ? 0 : KR__SET(shutdown);
         break;
     case KR__CONN_DRAINING:
         desired |= KR__SET(send);
@@ -101,37 +106,47 @@ static void conn_join(struct kr_reactor *r, struct kr__conn *c) {
     kr__conn_dirty(r, c);
 }
 
-static void conn_drain(struct kr_reactor *r, struct kr__conn *c) {
+static void conn_flush(struct kr_reactor *r, struct kr__conn *c, enum kr__conn_state state) {
     kr__conn_hold(r, c);
-    c->state = KR__CONN_DRAINING;
+    c->state = (uint8_t)state;
     kr__conn_file(r, c, kr__conn_opts(c)->flush_ns);
     kr__conn_dirty(r, c);
 }
 
+/* The state in which what this manner still waits for is waited for. After its end the peer sends nothing
+ * that would have to be dropped. */
+static enum kr__conn_state state_of_end(const struct kr__conn *c, enum kr_close how) {
+    if (how == KR_CLOSE_LINGER && !c->eof)
+        return KR__CONN_LINGERING;
+    return how <= KR_CLOSE_FLUSH && c->queued ? KR__CONN_DRAINING : KR__CONN_JOINING;
+}
+
 void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, int error,
                   enum kr_why why) {
-    bool lost = c->state == KR__CONN_DRAINING && error;
     if (c->paired)
         kr__forward_cut(r, c, error);
-    if (c->state == KR__CONN_OPEN || lost) {
+    if (c->state == KR__CONN_OPEN || (kr__conn_flushes(c) && error)) {
         c->error = (int16_t)error;
         c->why = (uint8_t)why;
     }
-    bool ending = c->state == KR__CONN_JOINING || c->state == KR__CONN_CLOSING;
     if (how == KR_CLOSE_RESET && !(c->owner.armed & KR__SET(close)))
         c->reset = true;
-    if (ending)
+    enum kr__conn_state state = state_of_end(c, how);
+    if (state <= c->state) /* as hard already */
         return;
-    if (how == KR_CLOSE_FLUSH && c->queued) {
-        if (c->state == KR__CONN_OPEN)
-            conn_drain(r, c);
-        return;
-    }
-    conn_join(r, c);
+    if (state == KR__CONN_JOINING)
+        conn_join(r, c);
+    else
+        conn_flush(r, c, state);
+}
+
+static bool is_flushed(const struct kr__conn *c) {
+    bool sent = !c->queued && !(c->owner.armed & KR__SET(send));
+    return sent && (c->state == KR__CONN_DRAINING || (c->state == KR__CONN_LINGERING && c->eof));
 }
 
 void kr__conn_settle(struct kr_reactor *r, struct kr__conn *c) {
-    if (c->state == KR__CONN_DRAINING && !c->queued && !(c->owner.armed & KR__SET(send)))
+    if (is_flushed(c))
         conn_join(r, c);
     else if (c->state == KR__CONN_JOINING && c->owner.inflight == 0)
         c->state = KR__CONN_CLOSING;
@@ -155,6 +170,12 @@ bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {
         if (c->dammed)
             return kr__forward_moves(c);
         return c->paused || c->eof || (c->blocked && !c->forwarding) || (armed & KR__SET(recv));
+    case KR__CONN_LINGERING:
+        if (!(c->queued ? armed & KR__SET(send) : c->fin || (armed & KR__SET(shutdown))))
+            return false;
+        if (!c->eof && !(c->parked ? !kr__bufs_some(&r->bufs) : armed & KR__SET(recv)))
+            return false;
+        return kr__heap_filed(&c->deadline.node);
     case KR__CONN_DRAINING:
         return (armed & KR__SET(send)) && kr__heap_filed(&c->deadline.node);
     case KR__CONN_JOINING:

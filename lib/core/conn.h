@@ -17,6 +17,9 @@ enum kr__conn_state {
     KR__CONN_FREE = 0,
     /* Bytes flow. Left by closing, by an error, by a deadline. */
     KR__CONN_OPEN,
+    /* KR_CLOSE_LINGER: sends what is queued, then ends this side, and drops what it receives. Left when the
+     * peer has ended and the queue is empty, by an error, by the flush deadline, by a harder close. */
+    KR__CONN_LINGERING,
     /* KR_CLOSE_FLUSH: sends what is queued, receives nothing. Left when the queue is empty, by an error,
      * by the flush deadline, by a harder close. */
     KR__CONN_DRAINING,
@@ -26,6 +29,9 @@ enum kr__conn_state {
     /* RESET, if asked for, then CLOSE in flight. Left at the completion of CLOSE, to FREE. */
     KR__CONN_CLOSING,
 };
+
+_Static_assert(KR__CONN_LINGERING < KR__CONN_DRAINING && KR__CONN_DRAINING < KR__CONN_JOINING,
+               "a harder close leads to a later state");
 
 struct kr__conn {
     struct kr__owner owner;
@@ -63,7 +69,7 @@ struct kr__conn {
 
     struct kr__profile *profile; /* its limits; NULL when it was never served */
     int64_t touched; /* when a byte was last received or sent */
-    struct kr__deadline deadline; /* idle while OPEN, flush while DRAINING */
+    struct kr__deadline deadline; /* idle while OPEN, flush afterwards */
 
     uint64_t listener;  /* handle of the listener that made it; 0: none */
     uint64_t successor; /* a listener's: its accept was told before this life's CLOSE */
@@ -163,6 +169,11 @@ void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d);
 
 /* Gives back the list of pieces of a send, if there is one. */
 void kr__conn_vector_put(struct kr_reactor *r, struct kr__conn *c);
+
+/* True while its owner has closed it, and the peer still gets what is queued. */
+static inline bool kr__conn_flushes(const struct kr__conn *c) {
+    return c->state == KR__CONN_LINGERING || c->state == KR__CONN_DRAINING;
+}
 
 /* True while bytes may be added to its queue. */
 static inline bool kr__conn_takes(const struct kr__conn *c) {

@@ -22,7 +22,7 @@ static void conn_idled(struct kr_reactor *r, struct kr__conn *c) {
 /* Traffic only stores a time; the deadline is filed anew when it comes up. */
 void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d) {
     struct kr__conn *c = kr__container_of(d, struct kr__conn, deadline);
-    kr__assert(c->state == KR__CONN_OPEN || c->state == KR__CONN_DRAINING);
+    kr__assert(c->state == KR__CONN_OPEN || kr__conn_flushes(c));
     bool open = c->state == KR__CONN_OPEN;
     int64_t due = kr__time_add(c->touched, open ? kr__conn_opts(c)->idle_ns : kr__conn_opts(c)->flush_ns);
     if (due > r->now)

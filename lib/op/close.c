@@ -25,7 +25,7 @@ int kr_conn_close(struct kr_reactor *r, kr_conn conn, enum kr_close how) {
     int rc = kr__conn_door(r, conn, &c);
     if (rc < 0)
         return rc;
-    if (how != KR_CLOSE_FLUSH && how != KR_CLOSE_NOW && how != KR_CLOSE_RESET)
+    if ((unsigned)how > KR_CLOSE_RESET)
         return -EINVAL;
     kr__conn_end(r, c, how, 0, KR_WHY_LOCAL);
     return 0;

@@ -105,6 +105,7 @@ static void deliver(struct kr_reactor *r, struct kr__conn *c, const char *data, 
                     uint16_t buf) {
     if (c->state != KR__CONN_OPEN)
         return;
+    c->touched = r->now;
     bool flows = !kr__conn_stopped(c) || (c->forwarding && !c->paused); /* a dam lets through what came */
     if (kr__likely(!c->kept_size && flows)) {
         show_buffer(r, c, data, size, buf);
@@ -133,6 +134,7 @@ static void tell_eof(struct kr_reactor *r, struct kr__conn *c) {
 /* The end of the stream comes after all bytes: not before those that are held back. */
 static void ended(struct kr_reactor *r, struct kr__conn *c) {
     c->eof = true;
+    kr__conn_settle(r, c); /* one that lingers has waited for that, whatever F_MORE says */
     if (c->state == KR__CONN_OPEN && !kr__conn_stopped(c) && !kr__link_on(&c->wait))
         tell_eof(r, c);
 }
@@ -149,8 +151,7 @@ static void failed(struct kr_reactor *r, struct kr__conn *c, int error) {
     case EAGAIN:
         return; /* armed again if it is wanted */
     default:
-        if (c->state == KR__CONN_OPEN)
-            kr__conn_end(r, c, KR_CLOSE_NOW, error, KR_WHY_ERROR);
+        kr__conn_end(r, c, KR_CLOSE_NOW, error, KR_WHY_ERROR);
     }
 }
 
@@ -163,7 +164,6 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
         kr__buf_take(&r->bufs, buf, size);
     if (kr__likely(size)) {
         kr__assert(filled);
-        c->touched = r->now;
         c->hungry = false;
         kr__count(&r->stats.bytes_in, size);
         deliver(r, c, kr__buf_at(&r->bufs, buf), size, buf);

@@ -1,4 +1,5 @@
-/* Shutdown: ends this side of a stream, when all that was queued has been sent.
+/* Shutdown: ends this side of a stream, when all that was queued has been sent: because its user wants so,
+ * or because a close lingers.
  *
  * Happy path: SHUTDOWN of the writing half sends FIN behind the last byte; the receive in flight goes on.
  * Failure modes: any error ends the connection with it, since a peer that waits for our end would wait for
@@ -23,12 +24,12 @@ uint16_t kr__prep_shutdown(struct kr_reactor *r, struct kr__owner *o, struct io_
 
 void kr__done_shutdown(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     struct kr__conn *c = kr__owner_conn(o);
-    if (how->res < 0)
+    if (how->res < 0) {
         kr__conn_end(r, c, KR_CLOSE_NOW, how->res, KR_WHY_ERROR);
-    else
-        c->fin = true;
-    if (c->paired)
-        kr__forward_sent(r, c);
+        return;
+    }
+    c->fin = true;
+    c->touched = r->now; /* from which one that lingers counts its patience */
     if (c->paired)
         kr__forward_sent(r, c);
 }

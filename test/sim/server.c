@@ -42,8 +42,8 @@ static void use_stale(struct storm *s) {
 static void session_close(struct storm *s, struct session *x, enum kr_close how) {
     if (x->closing)
         mark(s, MARK_close_twice);
-    mark(s, how == KR_CLOSE_FLUSH ? MARK_close_flush : how == KR_CLOSE_NOW ? MARK_close_now
-                                                                          : MARK_close_reset);
+    static const enum mark marks[] = {MARK_close_linger, MARK_close_flush, MARK_close_now, MARK_close_reset};
+    mark(s, marks[how]);
     MUST(kr_conn_close(s->r, x->conn, how) == 0);
     x->closing = x->cut = s->closed_any = true;
 }
@@ -53,15 +53,15 @@ static void close_someone(struct storm *s, struct session *self, enum mark closi
     if (!x || !x->open)
         return;
     mark(s, x == self || !self ? closing : MARK_close_other);
-    session_close(s, x, (enum kr_close)below(s, 3));
+    session_close(s, x, (enum kr_close)below(s, 4));
     if (likely(s, 200))
-        session_close(s, x, (enum kr_close)below(s, 3));
+        session_close(s, x, (enum kr_close)below(s, 4));
 }
 
 static void close_everyone(struct storm *s) {
     for (unsigned i = 0; i < s->session_count; i++) {
         if (s->sessions[i].open && !s->sessions[i].closing)
-            session_close(s, &s->sessions[i], (enum kr_close)below(s, 3));
+            session_close(s, &s->sessions[i], (enum kr_close)below(s, 4));
     }
 }
 

@@ -61,6 +61,7 @@ const struct scenario *scenario_named(const char *name);
     X(too_much_kept)                                                                               \
     X(idle_timeout)                                                                                \
     X(flush_timeout)                                                                               \
+    X(close_linger)                                                                                \
     X(close_flush)                                                                                 \
     X(close_now)                                                                                   \
     X(close_reset)                                                                                 \
