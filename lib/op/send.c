@@ -1,9 +1,8 @@
 /* Send: one in flight a stream, of all that is queued.
  *
- * Happy path: the queue's pieces go out in one SEND (one piece) or SENDMSG (several); the completion
- * consumes the front of the queue.
- * Bytes that were lent by kr_conn_send_ref are pieces like others; their users are told in a phase of
- * the turn (loop.c), before on_close.
+ * Happy path: the queue's pieces go out in one SEND (one piece) or SENDMSG (several, up to what the kernel
+ * takes); the completion consumes the front of the queue. Bytes that were lent by kr_conn_send_ref are pieces
+ * like others; their users are told in a phase of the turn (loop.c), before on_close.
  * Failure modes: a short result (the peer reads slowly): the rest is sent next, from the right offset, as
  * the queue only loses what was taken. MSG_WAITALL would have the kernel go on by itself, but then
  * nobody could tell a slow reader from a dead one: deadlines live on seeing bytes move. An error (the
@@ -27,33 +26,45 @@ static struct kr__vector *vector_new(struct kr_reactor *r, unsigned pieces) {
     return v;
 }
 
-/* Several pieces need memory for their list; with less of it fewer go, and without any the first alone. */
-static struct msghdr *vector_ready(struct kr_reactor *r, struct kr__conn *c) {
-    if (!c->queue.head->next)
-        return NULL;
-    unsigned count = kr__sendq_count(&c->queue, KR__VECTOR_PIECES);
+/* The list of the first pieces, `count` of them at most: with less memory fewer go. Returns how many; 1 needs
+ * no list. */
+static unsigned vector_ready(struct kr_reactor *r, struct kr__conn *c, unsigned count) {
     struct kr__vector *v;
     while (!(v = vector_new(r, count))) {
         if ((count /= 2) < 2)
-            return NULL;
+            return 1;
     }
     c->vector = v;
     kr__sendq_pieces(&c->queue, v->pieces, (int)count);
     v->msg = (struct msghdr){.msg_iov = v->pieces, .msg_iovlen = count};
-    return &v->msg;
+    return count;
+}
+
+static void prep_one(const struct kr__conn *c, struct io_uring_sqe *sqe, int flags) {
+    struct iovec piece;
+    kr__sendq_pieces(&c->queue, &piece, 1);
+    io_uring_prep_send(sqe, 0, piece.iov_base, piece.iov_len, flags);
+}
+
+/* What one send does not cover is sent next and at once, so all sends but the last of them say MSG_MORE, and
+ * the seams leave in whole segments. What is queued later is not waited for: nothing stays corked. */
+static void prep_several(struct kr_reactor *r, struct kr__conn *c, struct io_uring_sqe *sqe) {
+    unsigned all = kr__sendq_count(&c->queue, KR__VECTOR_PIECES + 1);
+    unsigned count = vector_ready(r, c, all < KR__VECTOR_PIECES ? all : KR__VECTOR_PIECES);
+    int flags = count < all ? MSG_NOSIGNAL | MSG_MORE : MSG_NOSIGNAL;
+    if (c->vector)
+        io_uring_prep_sendmsg(sqe, 0, &c->vector->msg, (unsigned)flags);
+    else
+        prep_one(c, sqe, flags);
 }
 
 uint16_t kr__prep_send(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
     struct kr__conn *c = kr__owner_conn(o);
     kr__assert(c->queued && !c->vector);
-    struct msghdr *msg = vector_ready(r, c);
-    if (msg) {
-        io_uring_prep_sendmsg(sqe, 0, msg, MSG_NOSIGNAL);
-        return 0;
-    }
-    struct iovec piece;
-    kr__sendq_pieces(&c->queue, &piece, 1);
-    io_uring_prep_send(sqe, 0, piece.iov_base, piece.iov_len, MSG_NOSIGNAL);
+    if (c->queue.head->next)
+        prep_several(r, c, sqe);
+    else
+        prep_one(c, sqe, MSG_NOSIGNAL);
     return 0;
 }
 
@@ -103,8 +114,9 @@ static int admit(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     return -ENOBUFS;
 }
 
-static inline int queue_pieces(struct kr_reactor *r, struct kr__conn *c, const struct iovec *iov, int count,
-                        size_t total) {
+/* Inline: a copy for each of its two callers, the hot one of which has one piece. */
+static inline int queue_pieces(struct kr_reactor *r, struct kr__conn *c, const struct iovec *iov,
+                               int count, size_t total) {
     int rc = admit(r, c, total);
     if (rc < 0 || total == 0)
         return rc;
