@@ -595,7 +595,8 @@ static void on_timeout(struct kr_reactor *r, kr_conn conn, void *user, enum kr_d
     enter(s, x, conn, "on_timeout");
     mark(s, MARK_idle_timeout);
     MUST(!x->closing && which == KR_DEADLINE_IDLE);
-    MUST(kr_conn_idle(r, conn, 0) == 0);
+    int rc = kr_conn_idle(r, conn, 0);
+    MUST(rc == 0 || (rc == -ENOMEM && s->refuse));
     if (likely(s, 512))
         session_close(s, x, KR_CLOSE_NOW);
     leave(x);
