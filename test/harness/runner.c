@@ -5,6 +5,7 @@
  * missing plan. Failure modes: a case that overruns gets SIGXCPU (its hooks print), then SIGKILL to
  * its whole group; what left the group comes to us as the subreaper and is killed at the end. */
 #include "case.h"
+#include "marks.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -431,6 +432,7 @@ static void *shared_memory(size_t size) {
 }
 
 static void prepare(void) {
+    test_marks_share();
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     signal(SIGINT, on_interrupt);
     signal(SIGTERM, on_interrupt);
@@ -483,6 +485,7 @@ int tap_main(const char *name, int floor, int argc, char **argv) {
     run_jobs(true, 1);
     kill_leftovers();
     check_floor();
+    test_marks_print();
     printf("1..%d\n", suite.printed);
     return suite.failed ? 1 : 0;
 }

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -166,6 +167,9 @@ void batch_run(struct tally *ret, const struct batch *batch) {
         perror("mmap");
         exit(EXIT_FAILURE);
     }
+    test_marks_share();
+    uint64_t before[KR__MARK_COUNT];
+    memcpy(before, kr__marks, sizeof before);
     *ret = (struct tally){0};
     for (unsigned i = 0; i < b.jobs; i++)
         worker_start(&b, &workers[i], b.first + i);
@@ -173,6 +177,8 @@ void batch_run(struct tally *ret, const struct batch *batch) {
     for (unsigned i = 0; i < b.jobs; i++)
         join(ret, &workers[i].tally);
     munmap(workers, size);
+    for (unsigned i = 0; i < KR__MARK_COUNT; i++)
+        ret->library[i] = kr__marks[i] - before[i];
 }
 
 /* What the server of the storm does not do cannot go wrong in it. The scripts of raw requests come by. */
@@ -199,6 +205,12 @@ unsigned batch_unmet(const struct tally *tally) {
         if (tally->marks[i])
             continue;
         fprintf(stderr, "never happened: %s\n", mark_names[i]);
+        unmet++;
+    }
+    for (unsigned i = 0; KR_CHECKED && i < KR__MARK_COUNT; i++) {
+        if (tally->library[i] || strcmp(test_marks[i].suite, "sim"))
+            continue;
+        fprintf(stderr, "never happened in the library: %s\n", test_marks[i].name);
         unmet++;
     }
     return unmet;

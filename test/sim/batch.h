@@ -2,6 +2,7 @@
 #ifndef BATCH_H
 #define BATCH_H
 
+#include "harness/marks.h"
 #include "sim/storm.h"
 
 struct batch {
@@ -15,13 +16,15 @@ struct tally {
     uint64_t seeds, failed, turns, hash;
     uint64_t faults[KR_SIM_FAULT_COUNT];
     uint64_t marks[MARK_COUNT];
+    uint64_t library[KR__MARK_COUNT]; /* the library's own marks, in checked builds */
 };
 
 /* Runs the seeds; of each that fails it says on stderr what broke, in how few turns, and how to see that
  * again. */
 void batch_run(struct tally *ret, const struct batch *batch);
 
-/* How many fault kinds and marks were never met, each named on stderr. */
+/* How many fault kinds, marks of the storm, and marks of the library that it is to come by, were never met;
+ * each is named on stderr. */
 unsigned batch_unmet(const struct tally *tally);
 
 /* True when the run fails (dies, or takes longer than a minute) within `steps` turns; 0: at all. */

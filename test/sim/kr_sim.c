@@ -55,6 +55,9 @@ static void print_counts(const struct tally *t) {
     printf("\nmarks:");
     for (unsigned i = 0; i < MARK_COUNT; i++)
         printf(" %s %llu", mark_names[i], (unsigned long long)t->marks[i]);
+    printf("\nmarks of the library:");
+    for (unsigned i = 0; KR_CHECKED && i < KR__MARK_COUNT; i++)
+        printf(" %s %llu", test_marks[i].name, (unsigned long long)t->library[i]);
     printf("\n");
 }
 
