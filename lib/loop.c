@@ -84,6 +84,7 @@ static bool arm_owner(struct kr_reactor *r, struct kr__owner *o) {
             kr__link_off(&o->dirty);
             if (kr__unlikely(wants.again))
                 kr__list_push(&r->again, &o->dirty);
+            kr__mark_if(asked_again, wants.again);
             return true;
         }
         struct io_uring_sqe *sqe = kr__ring_sqe(&r->ring);
@@ -101,6 +102,7 @@ static void arm(struct kr_reactor *r) {
     while (!kr__list_empty(&r->dirty)) {
         struct kr__owner *o = kr__container_of(r->dirty.head.next, struct kr__owner, dirty);
         if (!arm_owner(r, o)) {
+            kr__mark(sq_full);
             kr__count(&r->stats.sq_full_turns, 1);
             return;
         }
@@ -167,6 +169,9 @@ static bool is_passing(int rc) {
 /* The kernel could not take requests for now: wait for completions to make room, but not for ever. Its
  * other errors are told once only, by whichever call meets them. */
 static int refused(struct kr_reactor *r, int rc) {
+    kr__mark_if(wait_interrupted, rc == -EINTR);
+    kr__mark_if(submit_refused, rc == -EAGAIN || rc == -EBUSY);
+    kr__mark_if(enter_failed, !is_passing(rc) && rc != -EBADR);
     if (rc != -EINTR && is_passing(rc) && !kr__ring_ready(&r->ring))
         rc = kr__ring_rest(&r->ring, REST_NS);
     return is_passing(rc) ? 0 : rc;
@@ -179,6 +184,7 @@ static int enter(struct kr_reactor *r, int64_t max_wait_ns) {
         return 0;
     if (pending && kr__ring_overflown(&r->ring))
         kr__count(&r->stats.cq_overflows, 1);
+    kr__mark_if(cq_overflow, pending && kr__ring_overflown(&r->ring));
     if (wait_ns) {
         kr__count(&r->stats.waits, 1);
         if (KR_CHECKED)
@@ -202,9 +208,11 @@ static struct kr__owner *owner_of(struct kr_reactor *r, uint32_t slot) {
 /* A completion of an earlier life: nobody is told, but the buffer it carries goes back. */
 static void stale(struct kr_reactor *r, uint32_t flags) {
     kr__count(&r->stats.stale_cqes, 1);
+    kr__mark(stale_cqe);
     uint16_t buf = (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT);
     if (!(flags & IORING_CQE_F_BUFFER) || buf >= r->bufs.count)
         return;
+    kr__mark(stale_with_buffer);
     kr__buf_take(&r->bufs, buf, 0);
     kr__buf_unref(&r->bufs, buf);
 }
@@ -274,6 +282,7 @@ static unsigned reap(struct kr_reactor *r) {
         done += reap_chunk(r, count < budget - done ? count : budget - done);
     }
     kr__count(&r->stats.cqes, done);
+    kr__mark_if(turn_cqes_spent, done >= budget && kr__ring_ready(&r->ring));
     kr__bufs_publish(&r->bufs);
     unpark(r);
     kr__list_splice(&r->dirty, &r->again);
@@ -331,5 +340,6 @@ int kr__loop_turn(struct kr_reactor *r, int64_t max_wait_ns) {
     r->in_turn = false;
     if (kr__unlikely(rc == -EBADR))
         r->lost = true;
+    kr__mark_if(lost, rc == -EBADR);
     return rc;
 }

@@ -393,6 +393,7 @@ static void wind_down(struct kr_reactor *r) {
         bool lost = r->lost || failed;
         int rc = kr__loop_turn(r, lost ? LOST_WAIT_NS : -1);
         if (lost && rc <= 0) {
+            kr__mark(given_up);
             abandon(r);
             return;
         }
@@ -403,6 +404,7 @@ static void wind_down(struct kr_reactor *r) {
 
 /* A ring that nobody ran has nothing in flight, but its listeners' ports are to be free at once. */
 static void clear_files(struct kr_reactor *r) {
+    kr__mark(freed_unrun);
     run_posts(r);
     for (unsigned i = 0; i < r->listeners.max; i++) {
         if (r->listeners.table[i].state != KR__LISTENER_FREE)
@@ -421,6 +423,7 @@ int kr_reactor_free(struct kr_reactor *r) {
         return 0;
     int rc = kr__guard(r);
     if (rc == -ECHILD) {
+        kr__mark(freed_in_a_child);
         raze(r, true);
         return 0;
     }

@@ -3,8 +3,7 @@
 
     test/marks.py LOG_DIR
 
-The list is lib/base/mark.h; each suite has printed what it has come by into LOG_DIR/SUITE.tap. A mark that
-stands nowhere in the library, or twice, or in a header of it that counts for many, is a fault of the list."""
+The list is lib/base/mark.h; each suite has printed what it has come by into LOG_DIR/SUITE.tap."""
 import glob
 import os
 import re

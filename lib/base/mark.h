@@ -15,9 +15,102 @@
 
 #define KR__MARKS(X)                                                                               \
     /* loop.c */                                                                                   \
+    X(asked_again, sim)                                                                            \
     X(sq_full, sim)                                                                                \
+    X(wait_interrupted, sim)                                                                       \
+    X(submit_refused, sim)                                                                         \
+    X(enter_failed, door)                                                                          \
     X(cq_overflow, sim)                                                                            \
-    X(lost, sim)
+    X(stale_cqe, close)                                                                            \
+    X(stale_with_buffer, close)                                                                    \
+    X(turn_cqes_spent, sim)                                                                        \
+    X(lost, sim)                                                                                   \
+    /* core/inbox.c */                                                                             \
+    X(sleep_forestalled, sim)                                                                      \
+    X(turn_posts_spent, sim)                                                                       \
+    X(wake_failed, door)                                                                           \
+    X(post_after_the_end, post)                                                                    \
+    X(inbox_full, sim)                                                                             \
+    /* core/conn.c */                                                                              \
+    X(parked, sim)                                                                                 \
+    X(parked_in_front, sim)                                                                        \
+    X(blocked, sim)                                                                                \
+    X(drained_before_the_end, sim)                                                                 \
+    X(draining_lost, sim)                                                                          \
+    X(reset_while_closing, sim)                                                                    \
+    /* core/conn_time.c */                                                                         \
+    X(idle_ended, timer)                                                                           \
+    X(deadline_moved, sim)                                                                         \
+    X(flush_overdue, sim)                                                                          \
+    /* core/conns.c */                                                                             \
+    X(arrived_at_nobody, sim)                                                                      \
+    X(arrival_refused, sim)                                                                        \
+    X(successor, sim)                                                                              \
+    X(abandoned, sim)                                                                              \
+    /* core/listener.c */                                                                          \
+    X(arrival_left, door)                                                                          \
+    X(room_short, sim)                                                                             \
+    X(batch_fell, sim)                                                                             \
+    X(batch_full, accept)                                                                          \
+    X(ones_yield, sim)                                                                             \
+    X(multishot_yields, sim)                                                                       \
+    X(accept_of_a_lost_client, sim)                                                                \
+    X(accept_backoff, sim)                                                                         \
+    X(accept_backoff_again, sim)                                                                   \
+    /* core/reactor.h */                                                                           \
+    X(own_share_reached, sim)                                                                      \
+    X(share_of_all_reached, sim)                                                                   \
+    /* core/timers.c */                                                                            \
+    X(beats_missed, timer)                                                                         \
+    /* core/lease.c */                                                                             \
+    X(lease_copied, sim)                                                                           \
+    /* core/forward.c */                                                                           \
+    X(forward_shuts_down, sim)                                                                     \
+    X(forward_limit, sim)                                                                          \
+    X(forward_refused, sim)                                                                        \
+    X(forward_dammed, sim)                                                                         \
+    X(forward_cut, sim)                                                                            \
+    X(forward_after_the_end, sim)                                                                  \
+    /* op/accept.c */                                                                              \
+    X(arrival_dropped, sim)                                                                        \
+    /* op/install.c */                                                                             \
+    X(install_failed, sim)                                                                         \
+    /* op/cancel.c */                                                                              \
+    X(cancel_came_late, sim)                                                                       \
+    X(cancel_again, sim)                                                                           \
+    /* op/recv.c */                                                                                \
+    X(kept_closed_up, sim)                                                                         \
+    X(kept_grown, sim)                                                                             \
+    X(kept_refused, sim)                                                                           \
+    X(kept_too_much, sim)                                                                          \
+    X(received_while_closing, sim)                                                                 \
+    X(eof_held_back, sim)                                                                          \
+    X(starved_with_bytes_to_show, sim)                                                             \
+    X(recv_failed, sim)                                                                            \
+    X(recv_ended_with_data, sim)                                                                   \
+    /* op/send.c */                                                                                \
+    X(vector_refused, torture)                                                                     \
+    X(vector_full, echo)                                                                           \
+    X(reservation_ended_by_a_send, echo)                                                           \
+    X(send_cancelled, sim)                                                                         \
+    X(send_failed, sim)                                                                            \
+    X(send_refused, sim)                                                                           \
+    /* op/shutdown.c */                                                                            \
+    X(shutdown_failed, matrix)                                                                     \
+    /* pool/blocks.c */                                                                            \
+    X(block_not_kept, blocks)                                                                      \
+    /* pool/bufs.c */                                                                              \
+    X(bufs_doubled, bufs)                                                                          \
+    X(bufs_fell, bufs)                                                                             \
+    /* pool/sends.c */                                                                             \
+    X(copy_in_two_records, sim)                                                                    \
+    X(sent_in_part, sim)                                                                           \
+    /* ring/ring.c */                                                                              \
+    X(older_ring, door)                                                                            \
+    /* reactor.c */                                                                                \
+    X(given_up, sim)                                                                               \
+    X(freed_unrun, owner)                                                                          \
+    X(freed_in_a_child, owner)
 
 enum kr__mark {
 #define X(name, suite) KR__MARK_##name,

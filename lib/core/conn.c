@@ -61,6 +61,8 @@ void kr__conn_park(struct kr_reactor *r, struct kr__conn *c) {
     c->parked = true;
     kr__link_insert(c->hungry ? park_before(r, c) : &r->parked.head, &c->wait);
     kr__count(&r->stats.starved_parks, 1);
+    kr__mark(parked);
+    kr__mark_if(parked_in_front, c->hungry && c->wait.next != &r->parked.head);
 }
 
 void kr__conn_unpark(struct kr_reactor *r, struct kr__conn *c) {
@@ -83,6 +85,7 @@ void kr__conn_hold(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 void kr__conn_block(struct kr_reactor *r, struct kr__conn *c) {
+    kr__mark(blocked);
     c->blocked = true;
     if (c->paired)
         kr__forward_dam(r, c);
@@ -107,6 +110,7 @@ static void conn_join(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 static void conn_flush(struct kr_reactor *r, struct kr__conn *c, enum kr__conn_state state) {
+    kr__mark(drained_before_the_end);
     kr__conn_hold(r, c);
     c->state = (uint8_t)state;
     kr__conn_file(r, c, kr__conn_opts(c)->flush_ns);
@@ -123,6 +127,7 @@ static enum kr__conn_state state_of_end(const struct kr__conn *c, enum kr_close 
 
 void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, int error,
                   enum kr_why why) {
+    kr__mark_if(draining_lost, kr__conn_flushes(c) && error);
     if (c->paired)
         kr__forward_cut(r, c, error);
     if (c->state == KR__CONN_OPEN || (kr__conn_flushes(c) && error)) {
@@ -131,6 +136,7 @@ void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, i
     }
     if (how == KR_CLOSE_RESET && !(c->owner.armed & KR__SET(close)))
         c->reset = true;
+    kr__mark_if(reset_while_closing, c->state > KR__CONN_DRAINING && c->reset);
     enum kr__conn_state state = state_of_end(c, how);
     if (state <= c->state) /* as hard already */
         return;

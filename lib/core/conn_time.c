@@ -12,6 +12,7 @@ void kr__conn_file(struct kr_reactor *r, struct kr__conn *c, int64_t in_ns) {
 
 static void conn_idled(struct kr_reactor *r, struct kr__conn *c) {
     if (!c->ops->on_timeout) {
+        kr__mark(idle_ended);
         kr__conn_end(r, c, KR_CLOSE_NOW, -ETIMEDOUT, KR_WHY_TIMEOUT);
         return;
     }
@@ -25,6 +26,8 @@ void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d) {
     kr__assert(c->state == KR__CONN_OPEN || kr__conn_flushes(c));
     bool open = c->state == KR__CONN_OPEN;
     int64_t due = kr__time_add(c->touched, open ? kr__conn_opts(c)->idle_ns : kr__conn_opts(c)->flush_ns);
+    kr__mark_if(deadline_moved, due > r->now);
+    kr__mark_if(flush_overdue, due <= r->now && !open);
     if (due > r->now)
         kr__deadline_file(&r->timers, &c->deadline, due);
     else if (open)

@@ -167,6 +167,7 @@ static void conn_open(struct kr_reactor *r, struct kr__conn *c, uint32_t slot, s
                       const struct kr_addr *addrs) {
     conn_begin(r, c, slot);
     if (!l || l->state != KR__LISTENER_OPEN) { /* nobody is there to serve it */
+        kr__mark(arrived_at_nobody);
         kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_LOCAL);
         return;
     }
@@ -175,6 +176,7 @@ static void conn_open(struct kr_reactor *r, struct kr__conn *c, uint32_t slot, s
     int rc = conn_equip(r, c, addrs);
     if (rc < 0) {
         kr__count(&r->stats.accept_errors, 1);
+        kr__mark(arrival_refused);
         kr__conn_end(r, c, KR_CLOSE_NOW, rc, KR_WHY_LIMIT);
         return;
     }
@@ -197,6 +199,7 @@ void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l
     /* The kernel ran our CLOSE, gave the slot away, and told of that first: completions of a multishot
      * accept overtake those of the batch (io_uring/io_uring.c). */
     kr__assert(c->state == KR__CONN_CLOSING && !c->successor);
+    kr__mark(successor);
     c->successor = kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation);
     if (addrs && kr__conn_more(r, c)) /* refused memory: the addresses stay unknown */
         c->more->successor_addrs = addrs_copy(r, addrs);
@@ -251,6 +254,7 @@ void kr__conn_abandon(struct kr_reactor *r, struct kr__conn *c) {
     if (c->state == KR__CONN_FREE || !c->announced)
         return;
     bool failed = c->why == KR_WHY_ERROR;
+    kr__mark(abandoned);
     c->state = KR__CONN_CLOSING;
     conn_unborrow(r, c);
     conn_tell_close(r, c, failed ? c->error : -EBADR, KR_WHY_ERROR);

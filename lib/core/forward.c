@@ -72,6 +72,7 @@ void kr__forward_eof(struct kr_reactor *r, struct kr__conn *c) {
     unsigned i = side_of(c);
     way_end(r, f, i);
     if (!close_follows(f, i)) {
+        kr__mark(forward_shuts_down);
         f->ends[!i]->half = true;
         kr__conn_dirty(r, f->ends[!i]);
     }
@@ -80,6 +81,7 @@ void kr__forward_eof(struct kr_reactor *r, struct kr__conn *c) {
 
 /* What comes after the limit is kept, for when the pair is over. */
 static void way_filled(struct kr_reactor *r, struct kr__conn *c) {
+    kr__mark(forward_limit);
     struct kr__forward *f = forward_of(c);
     way_end(r, f, side_of(c));
     c->dammed = true;
@@ -109,6 +111,7 @@ size_t kr__forward_data(struct kr_reactor *r, struct kr__conn *c, const char *da
         kr__reservation_drop(r);
     int rc = to->half ? -EPIPE : queue_to(r, to, c, data, part);
     if (rc < 0) {
+        kr__mark(forward_refused);
         forward_over(r, f, rc);
         return size;
     }
@@ -125,6 +128,7 @@ void kr__forward_dam(struct kr_reactor *r, struct kr__conn *c) {
     struct kr__conn *from = other_of(c);
     if (!from->forwarding)
         return;
+    kr__mark(forward_dammed);
     from->dammed = true;
     kr__conn_hold(r, from);
     kr__conn_dirty(r, from);
@@ -145,6 +149,7 @@ void kr__forward_sent(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 void kr__forward_cut(struct kr_reactor *r, struct kr__conn *c, int error) {
+    kr__mark(forward_cut);
     forward_over(r, forward_of(c), error ? error : -ECANCELED);
 }
 
@@ -226,6 +231,7 @@ static void way_begin(struct kr_reactor *r, struct kr__forward *f, unsigned i, u
     f->ways[i] = (struct kr__way){.used = true, .left = most ? most : UINT64_MAX};
     from->forwarding = true;
     kr__conn_dirty(r, from);
+    kr__mark_if(forward_after_the_end, from->eof_told);
     if (from->eof_told)
         kr__forward_eof(r, from);
     else if (f->ends[!i]->blocked)

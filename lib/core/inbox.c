@@ -35,6 +35,7 @@ bool kr__inbox_may_sleep(struct kr__inbox *inbox) {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (!kr__mpsc_ready(&inbox->queue) && !__atomic_load_n(&inbox->stop, __ATOMIC_SEQ_CST))
         return true;
+    kr__mark(sleep_forestalled);
     kr__inbox_awake(inbox);
     return false;
 }
@@ -58,6 +59,7 @@ unsigned kr__inbox_run(struct kr_reactor *r, unsigned budget) {
         kr__count(&r->stats.posts, 1);
         ((kr_post_fn *)fn)(r, arg);
     }
+    kr__mark_if(turn_posts_spent, ran == budget && r->inbox.queue.pop != end);
     return ran;
 }
 
@@ -65,8 +67,10 @@ static void inbox_wake(struct kr__inbox *inbox) {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (__atomic_load_n(&inbox->asleep, __ATOMIC_SEQ_CST) &&
         __atomic_exchange_n(&inbox->asleep, false, __ATOMIC_SEQ_CST) &&
-        inbox->kernel->wake_send(inbox->kernel, inbox->wake_fd) < 0)
+        inbox->kernel->wake_send(inbox->kernel, inbox->wake_fd) < 0) {
+        kr__mark(wake_failed);
         __atomic_store_n(&inbox->asleep, true, __ATOMIC_SEQ_CST); /* the next one tries again */
+    }
 }
 
 void kr__inbox_close(struct kr__inbox *inbox) {
@@ -90,10 +94,14 @@ static void leave(struct kr_reactor *r) {
 }
 
 static int post(struct kr__inbox *inbox, kr_post_fn *fn, void *arg) {
-    if (__atomic_load_n(&inbox->closed, __ATOMIC_SEQ_CST))
+    if (__atomic_load_n(&inbox->closed, __ATOMIC_SEQ_CST)) {
+        kr__mark(post_after_the_end);
         return -ESHUTDOWN;
-    if (!kr__mpsc_push(&inbox->queue, (void (*)(void))fn, arg))
+    }
+    if (!kr__mpsc_push(&inbox->queue, (void (*)(void))fn, arg)) {
+        kr__mark(inbox_full);
         return -ENOBUFS;
+    }
     inbox_wake(inbox);
     return 0;
 }

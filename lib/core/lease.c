@@ -30,6 +30,7 @@ static int lease_copy(struct kr_reactor *r, struct kr__lease *l, const void *dat
         return -ENOMEM;
     l->data = memcpy(block, data, l->size);
     kr__count(&r->stats.bytes_leased, l->size);
+    kr__mark(lease_copied);
     return 0;
 }
 

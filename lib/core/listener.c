@@ -33,8 +33,10 @@ int kr__listeners_init(struct kr__listeners *ls, struct kr_reactor *r, unsigned 
 
 static void arrivals_free(struct kr_reactor *r, struct kr__listener *l) {
     for (unsigned i = 0; l->arrivals && i < KR__ACCEPT_ONES; i++) {
-        if (l->arrivals[i].fd >= 0)
-            r->kernel->close(r->kernel, l->arrivals[i].fd);
+        if (l->arrivals[i].fd < 0)
+            continue;
+        kr__mark(arrival_left);
+        r->kernel->close(r->kernel, l->arrivals[i].fd);
     }
     kr__mem_put(&r->mem, l->arrivals, KR__ACCEPT_ONES * sizeof *l->arrivals);
     l->arrivals = NULL;
@@ -100,6 +102,7 @@ static void listener_note_room(struct kr_reactor *r, struct kr__listener *l, boo
                                bool has_none) {
     if (has_none && !l->short_of_room)
         kr__count(&r->stats.accept_pauses, 1);
+    kr__mark_if(room_short, has_none && !l->short_of_room);
     l->short_of_room = has_none;
     if (!wants_more)
         kr__link_off(&l->room_link);
@@ -135,6 +138,8 @@ void kr__listener_tried(struct kr__listener *l, bool took) {
     if (l->accepting || l->to_start)
         return;
     unsigned doubled = 2 * l->batch_size < KR__ACCEPT_ONES ? 2 * l->batch_size : KR__ACCEPT_ONES;
+    kr__mark_if(batch_fell, l->taken < l->batch_size);
+    kr__mark_if(batch_full, l->taken == KR__ACCEPT_ONES);
     l->batch = l->taken == l->batch_size ? doubled : l->taken;
 }
 
@@ -155,6 +160,7 @@ static uint32_t want_accepts(struct kr_reactor *r, struct kr__listener *l) {
     unsigned room = listener_room(r, l);
     bool multishot = multishot_fits(r, l);
     listener_note_room(r, l, !multishot, l->ready && room <= l->ones);
+    kr__mark_if(ones_yield, multishot && l->accepting);
     if (multishot && l->accepting) /* these are cancelled first */
         return 0;
     if (multishot) {
@@ -162,6 +168,7 @@ static uint32_t want_accepts(struct kr_reactor *r, struct kr__listener *l) {
         listener_promise(r, l, multishot_room(l));
         return KR__SET(accept);
     }
+    kr__mark_if(multishot_yields, l->owner.armed & KR__SET(accept));
     if (l->owner.armed & KR__SET(accept)) /* its cancel must have joined before slots are reckoned */
         return 0;
     return want_ones(r, l, room > l->ones ? room - l->ones : 0);
@@ -223,8 +230,11 @@ void kr__listener_failed(struct kr_reactor *r, struct kr__listener *l, int error
     if (error == -ECANCELED)
         return;
     kr__count(&r->stats.accept_errors, 1);
+    kr__mark_if(accept_of_a_lost_client, is_of_the_client(error));
     if (is_of_the_client(error) || l->state != KR__LISTENER_OPEN)
         return;
+    kr__mark(accept_backoff);
+    kr__mark_if(accept_backoff_again, l->backoff_ms == BACKOFF_LAST_MS);
     l->backing_off = true;
     l->backoff_ms = l->backoff_ms ? l->backoff_ms * 2 : BACKOFF_FIRST_MS;
     if (l->backoff_ms > BACKOFF_LAST_MS)

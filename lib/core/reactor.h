@@ -2,6 +2,7 @@
 #ifndef KR_CORE_REACTOR_H
 #define KR_CORE_REACTOR_H
 
+#include "base/mark.h"
 #include "core/conn.h"
 #include "core/inbox.h"
 #include "core/lease.h"
@@ -95,8 +96,10 @@ static inline bool kr__lent_has(const struct kr_reactor *r, const struct kr__con
  * them leave some for receiving. */
 static inline bool kr__may_hold(const struct kr_reactor *r, const struct kr__conn *c) {
     const struct kr__bufs *bufs = &r->bufs;
-    return c->held < kr__max_size(1, bufs->count / 8) &&
-           bufs->held < bufs->count - kr__max_size(1, bufs->count / 8);
+    size_t share = kr__max_size(1, bufs->count / 8);
+    kr__mark_if(own_share_reached, c->held >= share);
+    kr__mark_if(share_of_all_reached, c->held < share && bufs->held >= bufs->count - share);
+    return c->held < share && bufs->held < bufs->count - share;
 }
 
 /* Forgets the open reservation, if there is one. */

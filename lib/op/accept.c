@@ -111,6 +111,7 @@ static void arrive_by_fd(struct kr_reactor *r, struct kr__listener *l, int fd) {
     struct kr__arrival *a = &l->arrivals[i];
     *a = (struct kr__arrival){.fd = fd, .cell = fd};
     int rc = r->kernel->sock_addrs(r->kernel, fd, &a->addrs[0], &a->addrs[1]);
+    kr__mark_if(arrival_dropped, rc < 0 || l->state != KR__LISTENER_OPEN);
     if (rc < 0 || l->state != KR__LISTENER_OPEN)
         kr__arrival_drop(r, l, i);
 }

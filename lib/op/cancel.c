@@ -15,8 +15,10 @@ uint16_t kr__prep_cancel(struct kr_reactor *r, struct kr__owner *o, struct io_ur
 }
 
 void kr__done_cancel(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
+    kr__mark_if(cancel_came_late, how->res == -ENOENT);
     if (how->res != -EALREADY)
         return;
+    kr__mark(cancel_again);
     o->cancelled &= ~(1u << how->operand);
     kr__owner_dirty(r, o);
 }

@@ -26,6 +26,7 @@ void kr__done_install(struct kr_reactor *r, struct kr__owner *o, const struct kr
     struct kr__arrival a = l->arrivals[how->operand];
     kr__arrival_drop(r, l, how->operand);
     if (how->res < 0) {
+        kr__mark(install_failed);
         kr__listener_failed(r, l, how->res);
         return;
     }

@@ -29,6 +29,7 @@ static int kept_ready(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     if (c->kept && c->kept_at + need <= c->kept_room)
         return 0;
     if (c->kept && need <= c->kept_room / 2) {
+        kr__mark(kept_closed_up);
         memmove(c->kept, c->kept + c->kept_at, c->kept_size);
         c->kept_at = 0;
         return 0;
@@ -37,6 +38,7 @@ static int kept_ready(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     if (!kept)
         return -ENOMEM;
     if (c->kept) {
+        kr__mark(kept_grown);
         memcpy(kept, c->kept + c->kept_at, c->kept_size);
         kr__block_put(&r->blocks, c->kept, c->kept_room);
     }
@@ -49,6 +51,7 @@ static int kept_ready(struct kr_reactor *r, struct kr__conn *c, size_t size) {
 /* Keeps bytes; a refusal of memory ends the connection, since they could not be shown again. */
 static void keep(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size) {
     if (kept_ready(r, c, size) < 0) {
+        kr__mark(kept_refused);
         kr__conn_end(r, c, KR_CLOSE_NOW, -ENOMEM, KR_WHY_LIMIT);
         return;
     }
@@ -59,8 +62,10 @@ static void keep(struct kr_reactor *r, struct kr__conn *c, const char *data, siz
 
 /* While reading is stopped the cap waits: the bytes had arrived before the peer could be told. */
 static void check_cap(struct kr_reactor *r, struct kr__conn *c) {
-    if (c->state == KR__CONN_OPEN && c->kept_size > kr__conn_opts(c)->recv_cap && !kr__conn_stopped(c))
-        kr__conn_end(r, c, KR_CLOSE_NOW, -EMSGSIZE, KR_WHY_LIMIT);
+    if (c->state != KR__CONN_OPEN || c->kept_size <= kr__conn_opts(c)->recv_cap || kr__conn_stopped(c))
+        return;
+    kr__mark(kept_too_much);
+    kr__conn_end(r, c, KR_CLOSE_NOW, -EMSGSIZE, KR_WHY_LIMIT);
 }
 
 /* To its user, or to the other end. A user may have it forwarded from within on_data: then the rest is. */
@@ -103,6 +108,7 @@ static void show_buffer(struct kr_reactor *r, struct kr__conn *c, const char *da
 
 static void deliver(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size,
                     uint16_t buf) {
+    kr__mark_if(received_while_closing, c->state != KR__CONN_OPEN);
     if (c->state != KR__CONN_OPEN)
         return;
     c->touched = r->now;
@@ -134,6 +140,7 @@ static void tell_eof(struct kr_reactor *r, struct kr__conn *c) {
 /* The end of the stream comes after all bytes: not before those that are held back. */
 static void ended(struct kr_reactor *r, struct kr__conn *c) {
     c->eof = true;
+    kr__mark_if(eof_held_back, c->state == KR__CONN_OPEN && kr__conn_stopped(c));
     kr__conn_settle(r, c); /* one that lingers has waited for that, whatever F_MORE says */
     if (c->state == KR__CONN_OPEN && !kr__conn_stopped(c) && !kr__link_on(&c->wait))
         tell_eof(r, c);
@@ -143,6 +150,7 @@ static void failed(struct kr_reactor *r, struct kr__conn *c, int error) {
     switch (-error) {
     case ENOBUFS:
         kr__bufs_starved(&r->bufs);
+        kr__mark_if(starved_with_bytes_to_show, c->state == KR__CONN_OPEN && kr__link_on(&c->wait));
         if ((kr__conn_wants(c).start & KR__SET(recv)) && !kr__link_on(&c->wait))
             kr__conn_park(r, c); /* one that is to be shown bytes first is armed again after that */
         return;
@@ -151,6 +159,7 @@ static void failed(struct kr_reactor *r, struct kr__conn *c, int error) {
     case EAGAIN:
         return; /* armed again if it is wanted */
     default:
+        kr__mark(recv_failed);
         kr__conn_end(r, c, KR_CLOSE_NOW, error, KR_WHY_ERROR);
     }
 }
@@ -164,6 +173,7 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
         kr__buf_take(&r->bufs, buf, size);
     if (kr__likely(size)) {
         kr__assert(filled);
+        kr__mark_if(recv_ended_with_data, !(how->flags & IORING_CQE_F_MORE));
         c->hungry = false;
         kr__count(&r->stats.bytes_in, size);
         deliver(r, c, kr__buf_at(&r->bufs, buf), size, buf);

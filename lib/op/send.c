@@ -29,8 +29,10 @@ static struct kr__vector *vector_new(struct kr_reactor *r, unsigned pieces) {
 /* The list of the first pieces, `count` of them at most: with less memory fewer go. Returns how many; 1 needs
  * no list. */
 static unsigned vector_ready(struct kr_reactor *r, struct kr__conn *c, unsigned count) {
+    kr__mark_if(vector_full, count == KR__VECTOR_PIECES);
     struct kr__vector *v;
     while (!(v = vector_new(r, count))) {
+        kr__mark(vector_refused);
         if ((count /= 2) < 2)
             return 1;
     }
@@ -89,6 +91,7 @@ static void sent(struct kr_reactor *r, struct kr__conn *c, size_t size) {
 void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     struct kr__conn *c = kr__owner_conn(o);
     kr__conn_vector_put(r, c);
+    kr__mark_if(reservation_ended_by_a_send, r->reservation.conn == c);
     if (kr__unlikely(r->reservation.conn == c)) /* its room may go with the bytes in front of it */
         kr__reservation_drop(r);
     if (kr__likely(how->res >= 0)) {
@@ -97,8 +100,10 @@ void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
             kr__forward_sent(r, c);
         return;
     }
+    kr__mark_if(send_cancelled, how->res == -ECANCELED);
     if (how->res == -ECANCELED || how->res == -EINTR || how->res == -EAGAIN)
         return; /* sent again if it is wanted */
+    kr__mark(send_failed);
     kr__conn_end(r, c, KR_CLOSE_NOW, how->res, KR_WHY_ERROR);
 }
 
@@ -109,6 +114,7 @@ static int admit(struct kr_reactor *r, struct kr__conn *c, size_t size) {
         return -EPIPE;
     if (c->queued + size >= size && c->queued + size <= kr__conn_opts(c)->send_cap)
         return 0;
+    kr__mark(send_refused);
     if (c->queued)
         kr__conn_block(r, c);
     return -ENOBUFS;

@@ -24,6 +24,7 @@ uint16_t kr__prep_shutdown(struct kr_reactor *r, struct kr__owner *o, struct io_
 
 void kr__done_shutdown(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     struct kr__conn *c = kr__owner_conn(o);
+    kr__mark_if(shutdown_failed, how->res < 0);
     if (how->res < 0) {
         kr__conn_end(r, c, KR_CLOSE_NOW, how->res, KR_WHY_ERROR);
         return;

@@ -2,6 +2,7 @@
  * and the caller gets NULL, with nothing changed. */
 #include "pool/blocks.h"
 
+#include "base/mark.h"
 #include "base/poison.h"
 
 void kr__blocks_init(struct kr__blocks *blocks, struct kr__mem *mem) {
@@ -60,6 +61,7 @@ void kr__block_put(struct kr__blocks *blocks, void *block, size_t room) {
     kr__uncount(&blocks->out, 1);
     kr__unpoison(block, room);
     unsigned class = class_of(room);
+    kr__mark_if(block_not_kept, class != KR__BLOCK_CLASSES && blocks->kept + room > KR__BLOCKS_KEEP);
     if (class == KR__BLOCK_CLASSES || blocks->kept + room > KR__BLOCKS_KEEP) {
         kr__mem_put(blocks->mem, block, room);
         return;

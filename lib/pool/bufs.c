@@ -10,6 +10,7 @@
  * from the page that the kernel reads. */
 #include "pool/bufs.h"
 
+#include "base/mark.h"
 #include "base/poison.h"
 
 #include <errno.h>
@@ -101,6 +102,8 @@ void kr__buf_unref(struct kr__bufs *bufs, uint16_t id) {
 /* However many starved in a turn, the target doubles once. */
 static void adjust_target(struct kr__bufs *bufs) {
     unsigned warm = warm_target(bufs);
+    kr__mark_if(bufs_doubled, bufs->starved && 2 * bufs->target <= warm);
+    kr__mark_if(bufs_fell, bufs->target > warm);
     if (bufs->starved)
         bufs->target *= 2;
     bufs->starved = false;

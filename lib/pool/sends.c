@@ -3,6 +3,7 @@
  * inside a completion, where the user must not find the connection half changed. */
 #include "pool/sends.h"
 
+#include "base/mark.h"
 #include "base/poison.h"
 
 #include <errno.h>
@@ -136,6 +137,7 @@ int kr__sendq_copy(struct kr__sends *sends, struct kr__sendq *q, const struct io
             copy_in(q, data, fits);
             left -= fits;
         }
+        kr__mark_if(copy_in_two_records, fits && left);
         if (left) { /* once: `more` has room for all that follows */
             kr__assert(more);
             sendq_append(sends, q, more);
@@ -202,6 +204,7 @@ unsigned kr__sendq_consume(struct kr__sends *sends, struct kr__sendq *q, size_t 
         send->data += part;
         send->size -= (uint32_t)part;
         size -= part;
+        kr__mark_if(sent_in_part, send->size && part);
         if (send->size)
             break;
         lent += send->kind == KR__SEND_LENT;

@@ -10,6 +10,7 @@
  * caller decides by looking at the CQ and the clock. */
 #include "ring/ring.h"
 
+#include "base/mark.h"
 #include "kernel/probe.h"
 
 #include <errno.h>
@@ -38,6 +39,7 @@ int kr__ring_open(struct kr__ring *ring, const struct kr__kernel *k, const struc
     struct io_uring_params params = {.flags = flags | newer, .cq_entries = plan->cq_entries};
     int rc = k->ring_open(k, &ring->uring, plan->sq_entries, &params);
     if (rc == -EINVAL && newer) {
+        kr__mark(older_ring);
         params = (struct io_uring_params){.flags = flags, .cq_entries = plan->cq_entries};
         rc = k->ring_open(k, &ring->uring, plan->sq_entries, &params);
     }
