@@ -23,6 +23,7 @@ struct pair {
     unsigned eofs[2];
     size_t header; /* bytes of ends[0] that on_data takes before it forwards */
     bool again;    /* when over, forward once more */
+    bool stays;    /* open at the end of the peer */
     int fds[2];
 };
 
@@ -78,7 +79,8 @@ static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void
 static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
     struct pair *p = user;
     p->eofs[side_of(p, conn)]++;
-    CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_FLUSH));
+    if (!p->stays)
+        CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_FLUSH));
 }
 
 static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
@@ -527,6 +529,24 @@ TEST_EACH(forward_ends_with_the_reactor) {
     test_close(p.fds[1]);
 }
 
+/* Ours: a stream whose end has been told of is forwarded as one that ends at once. */
+TEST_EACH(forward_after_the_end_was_told) {
+    struct pair p = {.by_hand = true, .stays = true};
+    begin(&p);
+    shut(p.fds[0]);
+    TEST_UNTIL(p.r, p.eofs[0] == 1);
+    pair_up(&p);
+    CHECK_EQ(test_recv_end(p.r, p.fds[1], NULL), 0);
+    struct flow ba = {.from = p.fds[1], .to = p.fds[0], .seed = 2, .total = 50000};
+    flow_run(p.r, &ba);
+    shut(p.fds[1]);
+    TEST_UNTIL(p.r, p.closed == 2);
+    CHECK_EQ(p.what.bytes_ab, 0u);
+    CHECK_EQ(p.what.bytes_ba, 50000u);
+    CHECK_EQ(p.what.error, 0);
+    finish(&p);
+}
+
 /* Ours: bad arguments are refused and change nothing. */
 TEST_EACH(forward_refuses_bad_arguments) {
     struct pair p = {.by_hand = true};
@@ -565,4 +585,4 @@ TEST_EACH(forward_to_a_destination_shut_down) {
     finish(&p);
 }
 
-TAP_MAIN(forward, 19 * 4)
+TAP_MAIN(forward, 20 * 4)

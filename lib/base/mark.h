@@ -66,11 +66,11 @@
     X(lease_copied, sim)                                                                           \
     /* core/forward.c */                                                                           \
     X(forward_shuts_down, sim)                                                                     \
-    X(forward_limit, sim)                                                                          \
+    X(forward_limit, forward)                                                                          \
     X(forward_refused, sim)                                                                        \
     X(forward_dammed, sim)                                                                         \
     X(forward_cut, sim)                                                                            \
-    X(forward_after_the_end, sim)                                                                  \
+    X(forward_after_the_end, forward)                                                                  \
     /* op/accept.c */                                                                              \
     X(arrival_dropped, sim)                                                                        \
     /* op/install.c */                                                                             \
