@@ -302,6 +302,10 @@ static void act_resume(struct world *w) {
     (void)kr_conn_resume(any_reactor(w), any_conn(w));
 }
 
+static void act_half(struct world *w) {
+    (void)kr_conn_shutdown(any_reactor(w), any_conn(w));
+}
+
 static void act_close(struct world *w) {
     (void)kr_conn_close(any_reactor(w), any_conn(w), (enum kr_close)below(w, 5));
 }
@@ -466,10 +470,11 @@ static void act_addr(struct world *w) {
         any_addr(w, &addr);
     (void)kr_addr_port(&addr);
     struct kr_addr other = addr;
+    char room[KR_ADDR_TEXT_SIZE];
     if (kr_addr_parse(&other, text) < 0 && kr_addr_unix(&other, text) < 0)
         MUST(memcmp(&other, &addr, sizeof addr) == 0);
-    char room[KR_ADDR_TEXT_SIZE];
-    MUST(kr_addr_text(&other, room, sizeof room) > 0);
+    else
+        MUST(kr_addr_text(&other, room, sizeof room) > 0);
     int size = kr_addr_text(&addr, text, below(w, sizeof text + 1));
     MUST(size < (int)sizeof text && (size < 0 || text[size] == 0));
 }
@@ -643,7 +648,7 @@ static void (*const acts[])(struct world *w) = {
     act_sendv, act_reserve, act_commit, act_reserve_commit, act_queued, act_pause, act_resume, act_close,
     act_addresses, act_user, act_inline, act_idle, act_listener, act_timer_start, act_timer, act_post,
     act_stop, act_stats, act_dump, act_addr, act_names, act_reactor, act_refuse, act_peer_end,
-    act_window, act_fault, act_at, act_replay, act_run, act_until, act_advance, act_send_ref,
+    act_window, act_fault, act_at, act_replay, act_run, act_until, act_advance, act_send_ref, act_half,
 };
 
 static void act(struct world *w) {

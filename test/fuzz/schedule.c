@@ -89,7 +89,7 @@ static void act_on(struct world *w, kr_conn conn) {
     case 2:
     case 3:
     case 4:
-        MUST(kr_conn_close(w->r, conn, (enum kr_close)(KR_CLOSE_FLUSH + choose(w) % 3)) == 0);
+        MUST(kr_conn_close(w->r, conn, (enum kr_close)(choose(w) % 4)) == 0);
         break;
     case 5: {
         int rc = kr_conn_idle(w->r, conn, choose(w) * MS);
