@@ -84,6 +84,7 @@ static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr
     put_flag(d, c->blocked, "blocked");
     put_flag(d, c->dammed, "dammed");
     put_flag(d, c->parked, "parked");
+    put_flag(d, c->trying, "trying");
     put_flag(d, c->forwarding, "forwarding");
     put_flag(d, c->paired, "paired");
     put_flag(d, c->eof, "eof");
@@ -126,8 +127,8 @@ static void put_rooms(struct dump *d, const struct kr_reactor *r) {
     put(d, "bufs published %u target %u free %u of %u size %zu held %llu usual %zu\n", r->bufs.published,
         r->bufs.target, r->bufs.free_count, r->bufs.count, r->bufs.size,
         (unsigned long long)r->bufs.held, r->bufs.usual);
-    put(d, "lists dirty %u again %u parked %u showing %u; timers filed %u, next in_ns %lld\n",
-        list_count(&r->dirty), list_count(&r->again), list_count(&r->parked),
+    put(d, "lists dirty %u again %u parked %u trying %u showing %u; timers filed %u, next in_ns %lld\n",
+        list_count(&r->dirty), list_count(&r->again), r->line.parked, r->line.trying,
         list_count(&r->showing), r->timers.heap.count,
         r->timers.heap.count ? (long long)(kr__heap_next(&r->timers.heap) - r->now) : -1);
 }

@@ -76,8 +76,16 @@ static struct kr__wants wants_of(struct kr_reactor *r, struct kr__owner *o) {
     }
 }
 
+/* Nobody begins to receive before those who wait for a buffer. */
+static void line_up(struct kr_reactor *r, struct kr__conn *c) {
+    if ((kr__conn_wants(c).start & KR__SET(recv)) && !c->trying)
+        kr__line_join(r, c);
+}
+
 /* False when the SQ was full before all was armed; otherwise the owner is off the dirty list. */
 static bool arm_owner(struct kr_reactor *r, struct kr__owner *o) {
+    if (kr__unlikely(!kr__line_empty(&r->line)) && o->kind == KR__KIND_CONN)
+        line_up(r, kr__owner_conn(o));
     for (;;) {
         struct kr__wants wants = wants_of(r, o);
         if (!(wants.start | wants.cancel)) {
@@ -121,12 +129,15 @@ static void show(struct kr_reactor *r) {
 /* The wedge detector: at a blocking wait, everything alive has something that will move it on. */
 static void audit(const struct kr_reactor *r) {
     kr__assert(kr__list_empty(&r->dirty) && kr__list_empty(&r->showing) && !r->sends.due.head);
-    unsigned open = 0;
+    unsigned open = 0, parked = 0, trying = 0;
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
         kr__assert(kr__conn_moves(r, c));
         open += c->state != KR__CONN_FREE;
+        parked += c->parked;
+        trying += c->trying;
     }
     kr__assert(open == r->conns.open);
+    kr__assert(parked == r->line.parked && trying == r->line.trying);
     for (unsigned i = 0; i < r->listeners.max; i++) {
         const struct kr__listener *l = &r->listeners.table[i];
         kr__assert(l->state != KR__LISTENER_CLOSING || l->owner.inflight);
@@ -154,8 +165,8 @@ static int64_t may_wait(struct kr_reactor *r, int64_t max_wait_ns) {
         return 0;
     if (kr__ring_ready(&r->ring))
         return 0;
-    if (!kr__list_empty(&r->parked) && kr__bufs_some(&r->bufs))
-        return 0; /* the next of those who wait for buffers have their turn */
+    if (r->line.parked && kr__bufs_some(&r->bufs))
+        return 0; /* the next of the line have their turn */
     if (max_wait_ns == 0)
         return 0;
     int64_t wait_ns = wait_time(r, max_wait_ns);
@@ -266,15 +277,6 @@ static unsigned reap_chunk(struct kr_reactor *r, unsigned count) {
     return count;
 }
 
-/* Those who wait for buffers, as many as there are buffers, in the order in which they began to wait. */
-static void unpark(struct kr_reactor *r) {
-    for (unsigned i = 0; i < r->bufs.published && !kr__list_empty(&r->parked); i++) {
-        struct kr__conn *c = kr__container_of(r->parked.head.next, struct kr__conn, wait);
-        kr__conn_unpark(r, c);
-        c->hungry = true; /* whoever takes the buffer before it must not cost it its place */
-    }
-}
-
 static unsigned reap(struct kr_reactor *r) {
     unsigned done = 0, budget = r->config.turn_cqes, ready;
     while (done < budget && (ready = kr__ring_ready(&r->ring))) {
@@ -284,7 +286,8 @@ static unsigned reap(struct kr_reactor *r) {
     kr__count(&r->stats.cqes, done);
     kr__mark_if(turn_cqes_spent, done >= budget && kr__ring_ready(&r->ring));
     kr__bufs_publish(&r->bufs);
-    unpark(r);
+    if (kr__unlikely(!kr__line_empty(&r->line)))
+        kr__line_move(r);
     kr__list_splice(&r->dirty, &r->again);
     return done;
 }
@@ -322,6 +325,8 @@ static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
     int rc = enter(r, max_wait_ns);
     if (rc < 0)
         return rc;
+    if (kr__unlikely(r->line.trying))
+        kr__line_mark(r);
     r->now = r->kernel->clock(r->kernel);
     unsigned done = reap(r);
     if (kr__unlikely(r->sends.due.head))

@@ -219,9 +219,9 @@ static struct kr_reactor *build_self(const struct kr_config *config, const struc
     r->config = *config;
     kr__list_init(&r->dirty);
     kr__list_init(&r->again);
-    kr__list_init(&r->parked);
     kr__list_init(&r->showing);
     kr__list_init(&r->forwards_over);
+    kr__line_init(&r->line);
     kr__owner_init(&r->self, KR__KIND_SELF, KR__SLOT_SELF);
     return r;
 }

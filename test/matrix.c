@@ -47,6 +47,7 @@ struct world {
     unsigned injections;
     uint64_t thefts[THEFTS];
     unsigned theft_count;
+    unsigned one_shots; /* stolen receives that are no multishot */
     bool deaf;        /* cancels are swallowed: the kernel is just running the request */
     unsigned cancels; /* that were made */
     uint16_t buf_head;
@@ -80,6 +81,7 @@ static void take(struct world *w, struct io_uring_sqe *sqe) {
     CHECK_LT(w->theft_count, (unsigned)THEFTS);
     uint64_t user_data = sqe->user_data;
     w->thefts[w->theft_count++] = user_data;
+    w->one_shots += sqe->opcode == IORING_OP_RECV && !(sqe->ioprio & IORING_RECV_MULTISHOT);
     memset(sqe, 0, sizeof *sqe);
     sqe->opcode = IORING_OP_NOP;
     sqe->flags = IOSQE_CQE_SKIP_SUCCESS;
@@ -262,7 +264,7 @@ static struct kr_listen_opts opts_of(enum accepting accepting) {
 }
 
 /* A listener, no client yet. Of one world at a time. */
-static struct world *world_begin(enum accepting accepting, uint32_t steal) {
+static struct world *world_begin_with(enum accepting accepting, uint32_t steal, unsigned bufs) {
     static struct world world;
     struct world *w = &world;
     *w = (struct world){.kernel = kr__linux, .steal = steal};
@@ -273,12 +275,16 @@ static struct world *world_begin(enum accepting accepting, uint32_t steal) {
     config.cq_entries = 128;
     config.conn_max = accepting == BY_MULTISHOT ? 256 : 8;
     config.file_max = 4;
-    config.buf_count = 8;
+    config.buf_count = bufs;
     config.buf_size = 512;
     w->r = test_reactor_on(&w->kernel, &config);
     struct kr_listen_opts opts = opts_of(accepting);
     w->port = test_listen(w->r, &w->listener, &opts, &world_ops, w);
     return w;
+}
+
+static struct world *world_begin(enum accepting accepting, uint32_t steal) {
+    return world_begin_with(accepting, steal, 8);
 }
 
 static uint32_t slot_of(kr_conn conn) {
@@ -641,6 +647,102 @@ TEST_EACH(recv_resumed_while_another_is_shown) {
     CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
     TEST_UNTIL(w->r, w->closes == 2);
     test_reactor_free(w->r);
+}
+
+/* ---- the line for a buffer ---- */
+
+/* Two clients whose receives are in flight. */
+struct pair {
+    struct world *w;
+    kr_conn first, second;
+    int first_fd;
+};
+
+static struct pair pair_begin(const char *what, unsigned bufs) {
+    cell_begin("recv", what, -ENOBUFS, 0);
+    struct pair p = {.w = world_begin_with(BY_MULTISHOT, KR__SET(recv), bufs)};
+    connect_client(p.w);
+    p.first = p.w->conn;
+    p.first_fd = p.w->fd;
+    connect_client(p.w);
+    p.second = p.w->conn;
+    return p;
+}
+
+static void pair_end(struct pair *p) {
+    CHECK_OK(kr_conn_close(p->w->r, p->first, KR_CLOSE_NOW));
+    CHECK_OK(kr_conn_close(p->w->r, p->second, KR_CLOSE_NOW));
+    TEST_UNTIL(p->w->r, p->w->closes == p->w->opens);
+    test_close(p->first_fd);
+    test_close(p->w->fd);
+    test_reactor_free(p->w->r);
+}
+
+static struct kr__conn *of_pair(const struct pair *p, kr_conn conn) {
+    return &p->w->r->conns.table[slot_of(conn)];
+}
+
+static void refuse(struct pair *p, kr_conn conn) {
+    complete(p->w, KR__VERB_recv, slot_of(conn), -ENOBUFS, 0);
+}
+
+/* It receives, and its receive stays armed. */
+static void feed(struct pair *p, kr_conn conn) {
+    complete(p->w, KR__VERB_recv, slot_of(conn), HELLO_SIZE, MORE | fill(p->w, HELLO, HELLO_SIZE));
+}
+
+/* Ours: a multishot that takes a buffer while another waits for one is cancelled, and its connection waits
+ * behind that one; both try again by a receive of one shot each, and then nobody waits. */
+TEST_EACH(recv_out_of_turn_gives_way) {
+    struct pair p = pair_begin("another waits for a buffer", 8);
+    refuse(&p, p.second);
+    feed(&p, p.first);
+    CHECK(of_pair(&p, p.first)->parked);
+    CHECK(p.w->r->line.list.head.next == &of_pair(&p, p.second)->wait);
+    TEST_UNTIL(p.w->r, kr__line_empty(&p.w->r->line));
+    CHECK_EQ(p.w->cancels, 1u);
+    CHECK_EQ(p.w->one_shots, 2u);
+    CHECK(stolen(p.w, KR__VERB_recv, slot_of(p.first)));
+    check_echoes(p.w);
+    pair_end(&p);
+}
+
+/* Ours: one whose multishot is not cancelled yet does not try, whatever buffers there are; others do, and
+ * one that comes new waits like all. */
+TEST_EACH(recv_under_cancel_waits_in_the_line) {
+    struct pair p = pair_begin("another is being cancelled", 8);
+    p.w->deaf = true;
+    refuse(&p, p.second);
+    feed(&p, p.first);
+    await_stolen(p.w, KR__VERB_recv, slot_of(p.second));
+    TEST_UNTIL(p.w->r, p.w->r->line.trying == 0);
+    CHECK(of_pair(&p, p.first)->parked);
+    CHECK_EQ(test_stats(p.w->r).starved_parks, 2u);
+    test_close(p.w->fd);
+    connect_client(p.w);
+    CHECK_EQ(test_stats(p.w->r).starved_parks, 3u);
+    CHECK_EQ(p.w->one_shots, 2u);
+    CHECK(of_pair(&p, p.first)->parked);
+    complete(p.w, KR__VERB_recv, slot_of(p.first), -ECANCELED, 0);
+    await_stolen(p.w, KR__VERB_recv, slot_of(p.first));
+    CHECK_EQ(p.w->one_shots, 3u);
+    p.w->deaf = false;
+    CHECK_OK(kr_conn_close(p.w->r, p.w->conn, KR_CLOSE_NOW));
+    pair_end(&p);
+}
+
+/* Ours: one that tried, and found the buffer taken, keeps its place. */
+TEST_EACH(recv_refused_again_keeps_its_place) {
+    struct pair p = pair_begin("the buffer is taken", 1);
+    refuse(&p, p.first);
+    refuse(&p, p.second);
+    p.w->inject = KR__SET(recv);
+    p.w->injected = -ENOBUFS;
+    TEST_UNTIL(p.w->r, p.w->injections == 1);
+    CHECK(p.w->r->line.list.head.next == &of_pair(&p, p.first)->wait);
+    CHECK(of_pair(&p, p.second)->parked);
+    TEST_UNTIL(p.w->r, kr__line_empty(&p.w->r->line));
+    pair_end(&p);
 }
 
 /* ---- send ---- */
@@ -1367,7 +1469,7 @@ enum {
             COUNT(poll_results) * LISTENER_STATES + LISTENER_STATES +
             COUNT(install_errors) * LISTENER_STATES + COUNT(wake_rows) + COUNT(nop_results) +
             COUNT(cancel_results) + KR__VERB_COUNT + 2 + COUNT(unknown_verbs) + 4 * KR__VERB_COUNT +
-            1 + 2,
+            4 + 2,
 };
 _Static_assert(CELLS >= 700, "the matrix has lost cells");
 
@@ -1376,7 +1478,7 @@ int main(int argc, char **argv) {
         mmap(NULL, sizeof *cells_run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (cells_run == MAP_FAILED)
         return 1;
-    int rc = tap_main("matrix", 148, argc, argv);
+    int rc = tap_main("matrix", 164, argc, argv);
     if (*cells_run)
         printf("# %lld cells, %d of them different\n", (long long)*cells_run, CELLS);
     return rc;

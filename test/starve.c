@@ -52,11 +52,17 @@ static void close_all(struct test_echo *clients, unsigned count) {
         test_close(clients[i].fd);
 }
 
-/* Waits until the reactor has nothing to do: several turns in a row handle nothing. Then checks
- * that turns without anything to do make nothing. */
+/* A turn that handles nothing and asks for nothing. */
+static bool idle_turn(struct kr_reactor *r) {
+    uint64_t sqes = test_stats(r).sqes;
+    return test_step(r, "the reactor to have nothing to do") == 0 && test_stats(r).sqes == sqes;
+}
+
+/* Waits until the reactor has nothing to do, several turns in a row. Then checks that turns without
+ * anything to do make nothing. */
 static void check_quiet(struct kr_reactor *r) {
     for (unsigned idle = 0; idle < 5;)
-        idle = test_step(r, "the reactor to have nothing to do") == 0 ? idle + 1 : 0;
+        idle = idle_turn(r) ? idle + 1 : 0;
     struct kr_stats before = test_stats(r);
     for (int i = 0; i < 20; i++)
         CHECK_EQ(test_step(r, "nothing"), 0);
@@ -189,7 +195,8 @@ static size_t turns_data(struct kr_reactor *r, kr_conn conn, void *user, const v
 static const struct kr_conn_ops turns_ops = {.on_open = turns_open, .on_data = turns_data};
 
 /* Ours: connections that wait for a buffer get one in turn: all 200 have much to be read all the
- * time, and between two receives of any of them the others have had a few each, no more. */
+ * time, and between two receives of any of them the others have had one each. A few may have two, when
+ * a buffer is taken by who was armed before the wait began. */
 TEST_EACH(starve_waiting_connections_get_their_turn) {
     for (unsigned count = 1; count <= 4; count *= 2) {
         struct kr_config config = buffers(count, 256);
@@ -207,7 +214,7 @@ TEST_EACH(starve_waiting_connections_get_their_turn) {
         CHECK_GE(turns.shows, CROWD * 20);
         CHECK_GT(test_stats(r).starved_parks, 0u);
         tap_note("%u buffers: %u shows, worst distance %u", count, turns.shows, turns.worst);
-        CHECK_LE(turns.worst, 4 * CROWD + 4);
+        CHECK_LE(turns.worst, CROWD + CROWD / 8 + count);
         test_rest(r, (struct test_levels){.conns = CROWD, .listeners = 1});
         for (unsigned i = 0; i < CROWD; i++)
             test_close(fds[i]);

@@ -33,7 +33,6 @@
     X(inbox_full, sim)                                                                             \
     /* core/conn.c */                                                                              \
     X(parked, sim)                                                                                 \
-    X(parked_in_front, sim)                                                                        \
     X(blocked, sim)                                                                                \
     X(drained_before_the_end, sim)                                                                 \
     X(draining_lost, sim)                                                                          \

@@ -14,7 +14,7 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
     uint32_t desired = 0;
     switch ((enum kr__conn_state)c->state) {
     case KR__CONN_OPEN:
-        if (!kr__conn_stopped(c) && !c->eof && !c->parked)
+        if (kr__conn_reads(c) && !c->parked)
             desired |= KR__SET(recv);
         if (c->queued)
             desired |= KR__SET(send);
@@ -22,7 +22,7 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
             desired |= KR__SET(shutdown);
         break;
     case KR__CONN_LINGERING:
-        if (!c->eof && !c->parked)
+        if (kr__conn_reads(c) && !c->parked)
             desired |= KR__SET(recv);
         desired |= c->queued ? KR__SET(send) : c->fin || c->eof ? 0 : KR__SET(shutdown);
         break;
@@ -46,41 +46,17 @@ void kr__conn_vector_put(struct kr_reactor *r, struct kr__conn *c) {
     c->vector = NULL;
 }
 
-/* One that was woken for a buffer and found it taken waits before all whose last byte is younger than its
- * own; those are few, and in front. */
-static struct kr__link *park_before(struct kr_reactor *r, const struct kr__conn *c) {
-    struct kr__link *at = r->parked.head.next;
-    while (at != &r->parked.head &&
-           kr__container_of(at, struct kr__conn, wait)->touched <= c->touched)
-        at = at->next;
-    return at;
-}
-
-void kr__conn_park(struct kr_reactor *r, struct kr__conn *c) {
-    kr__assert(!kr__link_on(&c->wait));
-    c->parked = true;
-    kr__link_insert(c->hungry ? park_before(r, c) : &r->parked.head, &c->wait);
-    kr__count(&r->stats.starved_parks, 1);
-    kr__mark(parked);
-    kr__mark_if(parked_in_front, c->hungry && c->wait.next != &r->parked.head);
-}
-
-void kr__conn_unpark(struct kr_reactor *r, struct kr__conn *c) {
-    if (!c->parked)
-        return;
-    c->parked = false;
-    kr__link_off(&c->wait);
-    kr__conn_dirty(r, c);
-}
-
 void kr__conn_show_later(struct kr_reactor *r, struct kr__conn *c) {
     bool something = c->kept_size || (c->eof && !c->eof_told);
-    if (c->state == KR__CONN_OPEN && something && !kr__conn_stopped(c) && !kr__link_on(&c->wait))
+    if (c->state != KR__CONN_OPEN || !something || kr__conn_stopped(c))
+        return;
+    kr__line_leave(r, c);
+    if (!kr__link_on(&c->wait))
         kr__list_push(&r->showing, &c->wait);
 }
 
 void kr__conn_hold(struct kr_reactor *r, struct kr__conn *c) {
-    kr__conn_unpark(r, c);
+    kr__line_leave(r, c);
     kr__link_off(&c->wait);
 }
 

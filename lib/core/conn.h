@@ -41,12 +41,12 @@ struct kr__conn {
     bool announced : 1; /* on_open was called, so on_close is owed */
     bool paused : 1;    /* by the user */
     bool blocked : 1;   /* queued rose above send_high and has not come down to send_low */
-    bool parked : 1;    /* waits for a receive buffer; on the parked list */
+    bool parked : 1;    /* in the line for a receive buffer, and may not receive yet */
+    bool trying : 1;    /* in the line, and may receive */
     bool eof : 1;       /* the peer ended its side */
     bool eof_told : 1;  /* on_eof was called */
     bool reset : 1;     /* a RESET is owed before the CLOSE */
     bool promised : 1;  /* has a place in the timers' heap */
-    bool hungry : 1;    /* was unparked and has received nothing since: waits in front */
     bool half : 1;      /* this side is to end when the queue is sent; no more is taken */
     bool fin : 1;       /* this side has ended */
     bool paired : 1;     /* an end of a forwarding pair */
@@ -58,7 +58,7 @@ struct kr__conn {
     const struct kr_conn_ops *ops;
     void *user;
     struct kr__sendq queue;
-    struct kr__link wait; /* on the parked list, or on the list of those to be shown kept bytes */
+    struct kr__link wait; /* in the line, or on the list of those to be shown kept bytes */
 
     struct kr__vector *vector; /* of the send in flight, if it has several pieces; a block */
     uint32_t queued; /* bytes in the queue */
@@ -151,6 +151,12 @@ static inline bool kr__conn_stopped(const struct kr__conn *c) {
     return c->paused || c->dammed || (c->blocked && !c->forwarding);
 }
 
+/* True while bytes are to be received. */
+static inline bool kr__conn_reads(const struct kr__conn *c) {
+    bool open = c->state == KR__CONN_OPEN && !kr__conn_stopped(c);
+    return (open || c->state == KR__CONN_LINGERING) && !c->eof;
+}
+
 /* Begins the end, or makes it harder. `error` and `why` are those of the first cause. */
 void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, int error,
                   enum kr_why why);
@@ -188,10 +194,6 @@ void kr__conn_block(struct kr_reactor *r, struct kr__conn *c);
 
 /* To be looked at by the loop's arming phase. */
 void kr__conn_dirty(struct kr_reactor *r, struct kr__conn *c);
-
-/* Waits for a receive buffer, or no longer does. */
-void kr__conn_park(struct kr_reactor *r, struct kr__conn *c);
-void kr__conn_unpark(struct kr_reactor *r, struct kr__conn *c);
 
 /* Has its kept bytes, or a held-back end of stream, shown in the next turn, if it may be shown any. */
 void kr__conn_show_later(struct kr_reactor *r, struct kr__conn *c);

@@ -6,6 +6,7 @@
 #include "core/conn.h"
 #include "core/inbox.h"
 #include "core/lease.h"
+#include "core/line.h"
 #include "core/listener.h"
 #include "core/profile.h"
 #include "core/timers.h"
@@ -38,7 +39,8 @@ struct kr_reactor {
     bool lost; /* the kernel has lost completions: some may never come */
 
     int64_t now;
-    struct kr__list dirty, again, parked, showing, forwards_over;
+    struct kr__list dirty, again, showing, forwards_over;
+    struct kr__line line;
     struct kr__lent lent;
     struct kr__reservation reservation;
 

@@ -1,9 +1,9 @@
-/* Recv: one multishot receive a connection, into the shared buffers.
+/* Recv: one receive a connection, into the shared buffers: multishot, but while some wait for a buffer.
  *
  * Happy path: a completion brings a buffer; its bytes are lent to on_data; the buffer goes back unless a
  * send holds it. What on_data leaves is copied to the connection's kept bytes and shown again with what
  * follows, or when reading goes on.
- * Failure modes: no buffer (-ENOBUFS: the connection parks; the kernel keeps its data); the multishot
+ * Failure modes: no buffer (-ENOBUFS: it waits in the line; the kernel keeps its data); the multishot
  * ends with data (CQ overflow: armed again, only F_MORE says what is armed); the peer's end (res 0,
  * whatever F_SOCK_NONEMPTY says); an error (the connection ends); kept bytes outgrow recv_cap.
  *
@@ -14,10 +14,13 @@
 #include "core/forward.h"
 #include "op/op.h"
 
+/* In the line one turn is one receive. */
 uint16_t kr__prep_recv(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
-    (void)r;
     (void)o;
-    io_uring_prep_recv_multishot(sqe, 0, NULL, 0, 0);
+    if (kr__likely(kr__line_empty(&r->line)))
+        io_uring_prep_recv_multishot(sqe, 0, NULL, 0, 0);
+    else
+        io_uring_prep_recv(sqe, 0, NULL, 0, 0);
     sqe->flags = IOSQE_BUFFER_SELECT;
     sqe->buf_group = KR__BUFS_GROUP;
     return 0;
@@ -140,6 +143,7 @@ static void tell_eof(struct kr_reactor *r, struct kr__conn *c) {
 /* The end of the stream comes after all bytes: not before those that are held back. */
 static void ended(struct kr_reactor *r, struct kr__conn *c) {
     c->eof = true;
+    kr__line_leave(r, c);
     kr__mark_if(eof_held_back, c->state == KR__CONN_OPEN && kr__conn_stopped(c));
     kr__conn_settle(r, c); /* one that lingers has waited for that, whatever F_MORE says */
     if (c->state == KR__CONN_OPEN && !kr__conn_stopped(c) && !kr__link_on(&c->wait))
@@ -150,9 +154,8 @@ static void failed(struct kr_reactor *r, struct kr__conn *c, int error) {
     switch (-error) {
     case ENOBUFS:
         kr__bufs_starved(&r->bufs);
-        kr__mark_if(starved_with_bytes_to_show, c->state == KR__CONN_OPEN && kr__link_on(&c->wait));
-        if ((kr__conn_wants(c).start & KR__SET(recv)) && !kr__link_on(&c->wait))
-            kr__conn_park(r, c); /* one that is to be shown bytes first is armed again after that */
+        kr__mark_if(starved_with_bytes_to_show, c->state == KR__CONN_OPEN && kr__link_on(&c->wait) && !c->trying);
+        kr__line_refused(r, c);
         return;
     case ECANCELED:
     case EINTR:
@@ -174,9 +177,10 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
     if (kr__likely(size)) {
         kr__assert(filled);
         kr__mark_if(recv_ended_with_data, !(how->flags & IORING_CQE_F_MORE));
-        c->hungry = false;
         kr__count(&r->stats.bytes_in, size);
         deliver(r, c, kr__buf_at(&r->bufs, buf), size, buf);
+        if (kr__unlikely(!kr__line_empty(&r->line)))
+            kr__line_served(r, c);
     } else if (how->res == 0) {
         ended(r, c);
     } else {

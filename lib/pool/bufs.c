@@ -1,7 +1,7 @@
 /* The provided buffer ring.
  *
  * Happy path: take on a completion, unref when the callback and the sends are done, publish once a turn.
- * Failure: all are out, and connections wait (core/conn.c parks them) until one comes back.
+ * Failure: all are out, and connections wait in a line (core/line.c) until one comes back.
  *
  * Relies on: entries are consumed in the order of publishing, the tail is 16 bits and free-running, the
  * kernel does not check for more than `count` published (man io_uring_register_buf_ring). A zero-length

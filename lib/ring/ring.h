@@ -67,6 +67,15 @@ static inline void kr__ring_advance(struct kr__ring *ring, unsigned count) {
     __atomic_store_n(ring->uring.cq.khead, *ring->uring.cq.khead + count, __ATOMIC_RELEASE);
 }
 
+/* Where the next CQE will be, and whether all in front of that have been handled. */
+static inline unsigned kr__ring_posted(const struct kr__ring *ring) {
+    return __atomic_load_n(ring->uring.cq.ktail, __ATOMIC_ACQUIRE);
+}
+
+static inline bool kr__ring_passed(const struct kr__ring *ring, unsigned mark) {
+    return (int)(*ring->uring.cq.khead - mark) >= 0;
+}
+
 /* True when an enter would bring completions without waiting: deferred work or an overflown CQ. */
 static inline bool kr__ring_pending(const struct kr__ring *ring) {
     unsigned flags = __atomic_load_n(ring->uring.sq.kflags, __ATOMIC_RELAXED);

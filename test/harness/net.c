@@ -227,7 +227,7 @@ static unsigned idle_listeners(const struct kr_reactor *r, bool *settled) {
 
 static bool at_rest(const struct kr_reactor *r, const struct test_levels *levels) {
     struct kr_stats stats = test_stats(r);
-    bool settled = r->self.inflight == 1 && kr__list_empty(&r->dirty) && kr__list_empty(&r->parked) &&
+    bool settled = r->self.inflight == 1 && kr__list_empty(&r->dirty) && kr__line_empty(&r->line) &&
                    r->bufs.published + r->bufs.free_count == r->bufs.count;
     unsigned idle = idle_conns(r, &settled) + idle_listeners(r, &settled);
     return settled && idle == levels->paused && stats.conns == levels->conns &&

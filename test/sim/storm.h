@@ -160,6 +160,7 @@ struct keepsake {
 struct wait {
     uint64_t since; /* storm.feeds at the time */
     uint64_t taken; /* bytes that it had got */
+    uint32_t life;  /* of the slot */
 };
 
 struct storm {

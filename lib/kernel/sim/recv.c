@@ -42,7 +42,8 @@ static bool recv_one(struct kr__sim_request *req) {
     bool more = req->file->stream.size || req->file->stream.fin_in;
     uint32_t flags = (uint32_t)kr__sim_bufs_use(&req->ring->bufs) << IORING_CQE_BUFFER_SHIFT |
                      IORING_CQE_F_BUFFER | (more ? IORING_CQE_F_SOCK_NONEMPTY : 0);
-    if (kr__sim_chance(req->ring->sim, KR_SIM_RECV_END) ||
+    bool multishot = req->sqe.ioprio & IORING_RECV_MULTISHOT;
+    if (!multishot || kr__sim_chance(req->ring->sim, KR_SIM_RECV_END) ||
         !kr__sim_ring_post(req->ring, req, (int32_t)got, flags | IORING_CQE_F_MORE)) {
         kr__sim_end(req, got, flags);
         return false;
@@ -62,11 +63,11 @@ static void recv_run(struct kr__sim_request *req) {
     kr__sim_ring_queue(req->ring, req);
 }
 
-/* io_recvmsg_prep, io_uring/net.c; a multishot receive with a length is refused before 6.17. */
+/* io_recvmsg_prep, io_uring/net.c; a multishot receive with a length is refused before 6.17, one of one
+ * shot with a length, or without the ring of buffers, is not modelled. */
 static int recv_prep(struct kr__sim_request *req) {
     const struct io_uring_sqe *sqe = &req->sqe;
-    bool multishot = sqe->ioprio & IORING_RECV_MULTISHOT && sqe->flags & IOSQE_BUFFER_SELECT;
-    if (!multishot || sqe->len || sqe->msg_flags & MSG_WAITALL)
+    if (!(sqe->flags & IOSQE_BUFFER_SELECT) || sqe->len || sqe->msg_flags & MSG_WAITALL)
         return -EINVAL;
     return 0;
 }

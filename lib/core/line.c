@@ -1,0 +1,134 @@
+/* The line at the receive buffers.
+ *
+ * Happy path: refused -> parked -> trying -> served -> parked at the end, or out.
+ * Failure modes: a buffer is taken by a receive from before the line (the one that tried keeps its place);
+ * one that tries finds nothing to receive (it leaves the line with its receive armed, or it would keep
+ * those behind it from a buffer); completions are read late (nobody else may try until it is known what
+ * came of those who do, or one just served would try again before one whose refusal is still unread).
+ *
+ * Relies on: a receive is tried, and if need be refused, while it is submitted (io_recv, io_uring/net.c);
+ * what completes then is in the CQ when the enter returns, unless the CQ has overflown. */
+#include "core/line.h"
+
+#include "core/reactor.h"
+
+void kr__line_init(struct kr__line *line) {
+    *line = (struct kr__line){0};
+    kr__list_init(&line->list);
+}
+
+static struct kr__conn *conn_of(struct kr__link *link) {
+    return kr__container_of(link, struct kr__conn, wait);
+}
+
+static bool is_armed(const struct kr__conn *c) {
+    return c->owner.armed & KR__SET(recv);
+}
+
+/* One that is first to be shown bytes comes in after that. */
+void kr__line_join(struct kr_reactor *r, struct kr__conn *c) {
+    if (!kr__conn_reads(c) || kr__link_on(&c->wait))
+        return;
+    kr__list_push(&r->line.list, &c->wait);
+    c->parked = true;
+    r->line.parked++;
+    kr__count(&r->stats.starved_parks, 1);
+    kr__mark(parked);
+    kr__conn_dirty(r, c);
+}
+
+void kr__line_leave(struct kr_reactor *r, struct kr__conn *c) {
+    if (!c->parked && !c->trying)
+        return;
+    if (c->parked)
+        kr__conn_dirty(r, c);
+    r->line.parked -= c->parked;
+    r->line.trying -= c->trying;
+    c->parked = c->trying = false;
+    kr__link_off(&c->wait);
+}
+
+void kr__line_refused(struct kr_reactor *r, struct kr__conn *c) {
+    if (!c->trying) {
+        kr__line_join(r, c);
+        return;
+    }
+    c->trying = false;
+    r->line.trying--;
+    c->parked = true;
+    r->line.parked++;
+}
+
+void kr__line_served(struct kr_reactor *r, struct kr__conn *c) {
+    kr__line_leave(r, c);
+    if (!kr__line_empty(&r->line))
+        kr__line_join(r, c);
+}
+
+/* The first that tries, from `link` on; there must be one. */
+static struct kr__conn *trying_from(struct kr__link *link) {
+    while (!conn_of(link)->trying)
+        link = link->next;
+    return conn_of(link);
+}
+
+static bool all_submitted(struct kr_reactor *r) {
+    struct kr__link *link = r->line.list.head.next;
+    for (unsigned left = r->line.trying; left; left--) {
+        const struct kr__conn *c = trying_from(link);
+        if (!is_armed(c))
+            return false;
+        link = c->wait.next;
+    }
+    return !kr__ring_unsubmitted(&r->ring);
+}
+
+void kr__line_mark(struct kr_reactor *r) {
+    struct kr__line *line = &r->line;
+    if (line->marked || kr__ring_overflown(&r->ring) || !all_submitted(r))
+        return;
+    line->mark = kr__ring_posted(&r->ring);
+    line->marked = true;
+}
+
+/* Those whose try has come to nothing. A signal may have ended a receive: that one tries again. */
+static void dismiss(struct kr_reactor *r) {
+    struct kr__link *link = r->line.list.head.next;
+    for (unsigned left = r->line.trying; left; left--) {
+        struct kr__conn *c = trying_from(link);
+        link = c->wait.next;
+        if (is_armed(c))
+            kr__line_leave(r, c);
+    }
+}
+
+/* In order, but not those whose receive from before the line has not ended yet. */
+static void let_try(struct kr_reactor *r) {
+    struct kr__line *line = &r->line;
+    struct kr__link *link = line->list.head.next;
+    for (; link != &line->list.head && line->trying < r->bufs.published; link = link->next) {
+        struct kr__conn *c = conn_of(link);
+        kr__assert(c->parked && !c->trying && kr__conn_reads(c));
+        if (is_armed(c))
+            continue;
+        c->parked = false;
+        line->parked--;
+        c->trying = true;
+        line->trying++;
+        kr__conn_dirty(r, c);
+    }
+    if (link != &line->list.head)
+        kr__bufs_starved(&r->bufs);
+}
+
+void kr__line_move(struct kr_reactor *r) {
+    struct kr__line *line = &r->line;
+    if (line->marked && kr__ring_passed(&r->ring, line->mark)) {
+        line->marked = false;
+        dismiss(r);
+    }
+    if (line->trying == 0) {
+        line->marked = false;
+        let_try(r);
+    }
+}

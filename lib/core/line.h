@@ -1,0 +1,48 @@
+/* The line: the connections that wait for a receive buffer, in the order in which they came.
+ *
+ * While none waits the line is empty, and it costs those who receive one look to see that. From the first
+ * -ENOBUFS on all take turns. The first of the line, as many as there are buffers, may try, by a receive
+ * of one shot each. One that has received goes to the end if it reads on; so does one whose receive was
+ * armed before there was a line, and that receive is cancelled; one that would begin to receive comes in
+ * at the end. So nobody is served twice before one that waits, but for what had been armed before. */
+#ifndef KR_CORE_LINE_H
+#define KR_CORE_LINE_H
+
+#include "base/list.h"
+
+struct kr_reactor;
+struct kr__conn;
+
+struct kr__line {
+    struct kr__list list; /* of kr__conn.wait */
+    unsigned parked;      /* of them, those that may not receive yet */
+    unsigned trying;      /* of them, those that may; what comes of it is not known yet */
+    bool marked;
+    unsigned mark; /* when marked: a place in the CQ, behind all that was to come of those who try */
+};
+
+void kr__line_init(struct kr__line *line);
+
+static inline bool kr__line_empty(const struct kr__line *line) {
+    return kr__list_empty(&line->list);
+}
+
+/* It wants to receive while there is a line: in at the end, unless it is in already. */
+void kr__line_join(struct kr_reactor *r, struct kr__conn *c);
+
+/* Out, wherever it stands; nothing if it is not in. */
+void kr__line_leave(struct kr_reactor *r, struct kr__conn *c);
+
+/* There was no buffer for it: it waits, in its place if it has one. */
+void kr__line_refused(struct kr_reactor *r, struct kr__conn *c);
+
+/* It has received, in its turn or out of it. */
+void kr__line_served(struct kr_reactor *r, struct kr__conn *c);
+
+/* To be called after each enter while some try. */
+void kr__line_mark(struct kr_reactor *r);
+
+/* To be called after each reap, when buffers have been published: the next ones may try. */
+void kr__line_move(struct kr_reactor *r);
+
+#endif
