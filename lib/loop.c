@@ -82,11 +82,17 @@ static void line_up(struct kr_reactor *r, struct kr__conn *c) {
         kr__line_join(r, c);
 }
 
+/* It has had the last of the SQ, and what it made may want to be made anew before the rest is. */
+static void let_others(struct kr_reactor *r, struct kr__owner *o) {
+    kr__link_off(&o->dirty);
+    kr__list_push(&r->dirty, &o->dirty);
+}
+
 /* False when the SQ was full before all was armed; otherwise the owner is off the dirty list. */
 static bool arm_owner(struct kr_reactor *r, struct kr__owner *o) {
     if (kr__unlikely(!kr__line_empty(&r->line)) && o->kind == KR__KIND_CONN)
         line_up(r, kr__owner_conn(o));
-    for (;;) {
+    for (bool some = false;; some = true) {
         struct kr__wants wants = wants_of(r, o);
         if (!(wants.start | wants.cancel)) {
             kr__link_off(&o->dirty);
@@ -96,8 +102,11 @@ static bool arm_owner(struct kr_reactor *r, struct kr__owner *o) {
             return true;
         }
         struct io_uring_sqe *sqe = kr__ring_sqe(&r->ring);
-        if (!sqe)
+        if (!sqe) {
+            if (some)
+                let_others(r, o);
             return false;
+        }
         kr__count(&r->stats.sqes, 1);
         if (wants.cancel)
             cancel(r, o, (enum kr__verb)__builtin_ctz(wants.cancel), sqe);

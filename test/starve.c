@@ -110,6 +110,30 @@ TEST_EACH(starve_four_buffers_serve_a_crowd) {
     crowd_through(4);
 }
 
+/* Ours: with a single entry in the SQ, and a single buffer, which has each receive asked for anew, one that
+ * has much to be echoed keeps nobody out: another is served in a few turns. */
+TEST_EACH(starve_sq_of_1_goes_round) {
+    struct kr_config config = buffers(1, 64);
+    config.sq_entries = 1;
+    struct kr_reactor *r = test_reactor(&config);
+    uint16_t port = test_listen(r, NULL, NULL, &echo_ops, NULL);
+    struct test_echo busy = {.fd = test_connect(port), .seed = 1, .total = 16000};
+    TEST_UNTIL(r, test_stats(r).conns == 1);
+    test_echo_move(&busy);
+    TEST_UNTIL(r, test_stats(r).starved_parks > 0);
+    struct test_echo other = {.fd = test_connect(port), .seed = 2, .total = 100};
+    uint64_t turns = test_stats(r).turns;
+    while (move_all(&other, 1) > 0)
+        test_step(r, "the other's bytes");
+    CHECK_LE(test_stats(r).turns - turns, 60u);
+    run_all(r, &busy, 1);
+    test_rest(r, (struct test_levels){.conns = 2, .listeners = 1});
+    test_close(busy.fd);
+    test_close(other.fd);
+    test_rest(r, (struct test_levels){.listeners = 1});
+    test_reactor_free(r);
+}
+
 /* Sends without reading until the reactor reads no more of it. */
 static void stall(struct kr_reactor *r, struct test_echo *client) {
     char bytes[16384];
@@ -378,4 +402,4 @@ TEST_EACH(starve_sq_of_4_closes_all) {
     close_all(clients, 1000);
 }
 
-TAP_MAIN(starve, 40)
+TAP_MAIN(starve, 44)

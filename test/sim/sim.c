@@ -71,7 +71,7 @@ TEST(kept_seeds_pass, .deadline_s = 60) {
         kept++;
     }
     fclose(file);
-    CHECK_GE(kept, 29);
+    CHECK_GE(kept, 30);
 }
 
 TAP_MAIN(sim, 5)
