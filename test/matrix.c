@@ -549,7 +549,7 @@ TEST_EACH(recv_data) {
 static const uint32_t eof_flags[] = {0, NONEMPTY, MORE, BUFFER, BUFFER | NONEMPTY, BUFFER | MORE};
 
 /* Ours: a result of 0 is the end of the stream, whatever the flags: told once, after a pause if
- * need be. A buffer that came with it is given back. */
+ * need be. A buffer that came with it is given back; a receive that is still armed is cancelled. */
 TEST_EACH(recv_end_of_stream) {
     for (size_t i = 0; i < COUNT(eof_flags) * CONN_STATES; i++) {
         uint32_t flags = eof_flags[i % COUNT(eof_flags)];
@@ -566,6 +566,7 @@ TEST_EACH(recv_end_of_stream) {
             TEST_UNTIL(w->r, w->eofs == 1);
             test_step(w->r, "a turn after the end");
             CHECK_EQ(w->eofs, 1u);
+            CHECK_EQ(w->cancels, (flags & MORE) != 0);
             CHECK_OK(kr_conn_send(w->r, w->conn, HELLO, HELLO_SIZE)); /* its other half is open */
             check_came(w, HELLO, HELLO_SIZE);
             end_conn(w);
