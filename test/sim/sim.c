@@ -2,8 +2,12 @@
 #include "harness/tap.h"
 #include "sim/batch.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #ifndef SEEDS_FILE
 #define SEEDS_FILE "test/seeds/kept"
@@ -74,4 +78,35 @@ TEST(kept_seeds_pass, .deadline_s = 60) {
     CHECK_GE(kept, 30);
 }
 
-TAP_MAIN(sim, 5)
+static void abort_at_a_turn(void *arg, const char *line) {
+    (void)arg;
+    if (strstr(line, " turn "))
+        abort();
+}
+
+/* Ours: a run that aborts shows what its reactor was doing. */
+TEST(failing_seed_shows_its_reactor) {
+    int ends[2];
+    CHECK_SYS(pipe(ends));
+    pid_t pid = CHECK_SYS(fork());
+    if (pid == 0) {
+        dup2(ends[1], STDERR_FILENO);
+        struct storm_result one;
+        storm_run(&one, 1, &scenarios[0], 0, abort_at_a_turn);
+        _exit(EXIT_SUCCESS);
+    }
+    CHECK_SYS(close(ends[1]));
+    char text[16384];
+    size_t size = 0;
+    ssize_t got;
+    while ((got = CHECK_SYS(read(ends[0], text + size, sizeof text - 1 - size))) > 0)
+        size += (size_t)got;
+    text[size] = 0;
+    CHECK_SYS(close(ends[0]));
+    int status;
+    CHECK_SYS(waitpid(pid, &status, 0));
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    CHECK(strstr(text, "kreactor ") && strstr(text, "\nlistener "));
+}
+
+TAP_MAIN(sim, 6)

@@ -12,7 +12,9 @@
 #include "kernel/sim/ring.h"
 #include "reactor.h"
 
+#include <signal.h>
 #include <stdarg.h>
+#include <unistd.h>
 
 #define MS INT64_C(1000000)
 #define LONG_NS (INT64_C(3600000) * MS)
@@ -35,6 +37,15 @@ void storm_fail(const char *file, int line, const char *format, ...) {
 void storm_ok(const char *file, int line, const char *what, int64_t rc) {
     if (rc < 0)
         storm_fail(file, line, "%s is %lld (%s)", what, (long long)rc, kr_errname((int)rc));
+}
+
+/* Whoever aborts, the library's assertions, too: what the reactor was doing is shown. */
+static struct storm *running;
+
+static void aborted(int signal) {
+    (void)signal;
+    if (running && running->r)
+        kr_dump(running->r, STDERR_FILENO);
 }
 
 uint64_t some(struct storm *s, uint64_t max) {
@@ -314,9 +325,13 @@ void storm_run(struct storm_result *ret, uint64_t seed, const struct scenario *s
     if (kr_sim_new(&s->sim, seed) < 0)
         storm_fail(__FILE__, __LINE__, "no memory");
     kr_sim_trace(s->sim, trace, NULL);
+    running = s;
+    if (signal(SIGABRT, aborted) == SIG_ERR)
+        storm_fail(__FILE__, __LINE__, "signal");
     start(s);
     run(s, steps);
     end_reactor(s);
+    running = NULL;
     *ret = (struct storm_result){.hash = kr_sim_hash(s->sim), .turns = s->turn};
     for (unsigned fault = 0; fault < KR_SIM_FAULT_COUNT; fault++)
         ret->faults[fault] = kr_sim_fault_hits(s->sim, fault);
