@@ -22,6 +22,9 @@
  * Addresses do not matter, ports do. Time passes by little at each call into the world, and jumps to the
  * next event when the reactor waits. Several reactors may live in one world, run in turn.
  *
+ * Bad arguments, a NULL world among them, change nothing: -EINVAL, or -ESTALE where a peer is named; a
+ * function that has no error to return returns 0 or does nothing.
+ *
  * All of it belongs to one thread. Memory that the host refuses to the world itself, and a rule of the
  * kernel that the library breaks, end the process with a message: this is for tests. */
 #ifndef KREACTOR_SIM_H

@@ -2,6 +2,7 @@
 #include "harness/tap.h"
 #include "sim/batch.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,6 +79,39 @@ TEST(kept_seeds_pass, .deadline_s = 60) {
     CHECK_GE(kept, 30);
 }
 
+static void nothing(struct kr_sim *sim, void *arg) {
+    (void)sim;
+    (void)arg;
+}
+
+/* Ours: without a world each function says so, or does nothing. */
+TEST(no_world_is_an_error) {
+    struct kr_reactor *r;
+    kr_sim_peer peer = {0};
+    CHECK_ERR(kr_sim_new(NULL, 1), EINVAL);
+    CHECK_ERR(kr_sim_reactor(NULL, &r, NULL), EINVAL);
+    CHECK_ERR(kr_sim_at(NULL, 0, nothing, NULL), EINVAL);
+    CHECK_ERR(kr_sim_advance(NULL, 1), EINVAL);
+    CHECK_ERR(kr_sim_run_until(NULL, NULL, NULL, NULL, 1), EINVAL);
+    CHECK_ERR(kr_sim_connect(NULL, &peer, PORT), EINVAL);
+    CHECK_ERR(kr_sim_window(NULL, peer, 1, 1), ESTALE);
+    CHECK_ERR(kr_sim_send(NULL, peer, "x", 1), ESTALE);
+    CHECK_ERR(kr_sim_recv(NULL, peer, &peer, 1), ESTALE);
+    CHECK_ERR(kr_sim_shutdown(NULL, peer), ESTALE);
+    CHECK_ERR(kr_sim_close(NULL, peer), ESTALE);
+    CHECK_ERR(kr_sim_reset(NULL, peer), ESTALE);
+    CHECK_ERR(kr_sim_fault_set(NULL, KR_SIM_BUSY, 1), EINVAL);
+    CHECK_ERR(kr_sim_fault_swarm(NULL), EINVAL);
+    CHECK_EQ(kr_sim_readable(NULL, peer), 0u);
+    CHECK_EQ(kr_sim_fault_hits(NULL, KR_SIM_BUSY), 0u);
+    CHECK_EQ(kr_sim_now(NULL), 0);
+    CHECK_EQ(kr_sim_hash(NULL), 0u);
+    CHECK_EQ(kr_sim_random(NULL, 1), 0u);
+    kr_sim_note(NULL, "nothing", 0, 0);
+    kr_sim_trace(NULL, NULL, NULL);
+    CHECK_EQ(kr_sim_free(NULL), 0);
+}
+
 static void abort_at_a_turn(void *arg, const char *line) {
     (void)arg;
     if (strstr(line, " turn "))
@@ -109,4 +143,4 @@ TEST(failing_seed_shows_its_reactor) {
     CHECK(strstr(text, "kreactor ") && strstr(text, "\nlistener "));
 }
 
-TAP_MAIN(sim, 6)
+TAP_MAIN(sim, 7)

@@ -143,6 +143,8 @@ int kr_sim_free(struct kr_sim *sim) {
 
 /* splitmix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014. */
 uint64_t kr_sim_random(struct kr_sim *sim, uint64_t bound) {
+    if (!sim || !bound)
+        return 0;
     uint64_t z = sim->dice += UINT64_C(0x9e3779b97f4a7c15);
     z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
     z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
@@ -215,7 +217,7 @@ const char *kr_sim_fault_name(enum kr_sim_fault fault) {
 }
 
 int64_t kr_sim_now(const struct kr_sim *sim) {
-    return sim->now;
+    return sim ? sim->now : 0;
 }
 
 struct kr__sim_event *kr__sim_event_new(struct kr_sim *sim, int64_t in_ns, kr_sim_fn *fn, void *arg) {
@@ -310,14 +312,17 @@ void kr__sim_note(struct kr_sim *sim, const char *what, uint64_t a, uint64_t b, 
 }
 
 void kr_sim_note(struct kr_sim *sim, const char *what, uint64_t a, uint64_t b) {
-    kr__sim_note(sim, what, a, b, 0);
+    if (sim && what)
+        kr__sim_note(sim, what, a, b, 0);
 }
 
 uint64_t kr_sim_hash(const struct kr_sim *sim) {
-    return sim->hash;
+    return sim ? sim->hash : 0;
 }
 
 void kr_sim_trace(struct kr_sim *sim, void (*fn)(void *arg, const char *line), void *arg) {
+    if (!sim)
+        return;
     sim->trace = fn;
     sim->trace_arg = arg;
 }
