@@ -308,6 +308,43 @@ TEST_EACH(echo_unconsumed_bytes_are_bounded) {
     test_reactor_free(r);
 }
 
+/* Takes nothing before it is shown all. */
+static size_t patient_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                           size_t size) {
+    (void)r;
+    (void)conn;
+    size_t *left = user;
+    if (size < *left)
+        return 0;
+    test_pattern_check(data, size, 5, 0);
+    *left = 0;
+    return size;
+}
+
+static const struct kr_conn_ops patient_ops = {.on_data = patient_data};
+
+/* Ours: unconsumed bytes, however many, are not moved with each receive: 8 MiB of them, received in
+ * pieces of 4 KiB at most, take a few dozen blocks. */
+TEST_EACH(echo_unconsumed_bytes_grow_in_few_steps) {
+    struct kr_config config = small_buffers(256, 4096);
+    struct kr_reactor *r = test_reactor(&config);
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    opts.conn.recv_cap = 8 << 20;
+    static char bytes[8 << 20];
+    size_t left = sizeof bytes;
+    int fd = test_connect(test_listen(r, NULL, &opts, &patient_ops, &left));
+    TEST_UNTIL(r, test_stats(r).conns == 1);
+    uint64_t allocs = test_stats(r).allocs;
+    test_pattern(bytes, sizeof bytes, 5, 0);
+    test_send(r, fd, bytes, sizeof bytes);
+    TEST_UNTIL(r, left == 0);
+    CHECK_LE(test_stats(r).allocs - allocs, 36u);
+    test_rest(r, (struct test_levels){.conns = 1, .listeners = 1});
+    test_close(fd);
+    test_reactor_free(r);
+}
+
 static size_t greedy_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                           size_t size) {
     size_t *shown = user;
@@ -1072,4 +1109,4 @@ TEST_EACH(echo_survives_refused_memory) {
     }
 }
 
-TAP_MAIN(echo, 88)
+TAP_MAIN(echo, 92)

@@ -26,6 +26,12 @@ uint16_t kr__prep_recv(struct kr_reactor *r, struct kr__owner *o, struct io_urin
     return 0;
 }
 
+/* How large a block to ask for. Beyond the size classes a block is as large as asked for: one that grows
+ * takes half as much again, or each receive would move all that came before it. */
+static size_t kept_room(const struct kr__conn *c, size_t need) {
+    return c->kept && need > KR__BLOCK_CLASS_MOST ? need + need / 2 : need;
+}
+
 /* Makes room for `size` more kept bytes, by closing the gap in front or in a larger block. */
 static int kept_ready(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     size_t need = c->kept_size + size, room;
@@ -37,7 +43,9 @@ static int kept_ready(struct kr_reactor *r, struct kr__conn *c, size_t size) {
         c->kept_at = 0;
         return 0;
     }
-    char *kept = need <= UINT32_MAX / 2 ? kr__block_get(&r->blocks, need, &room) : NULL;
+    if (need > UINT32_MAX / 2)
+        return -ENOMEM;
+    char *kept = kr__block_get(&r->blocks, kept_room(c, need), &room);
     if (!kept)
         return -ENOMEM;
     if (c->kept) {

@@ -11,6 +11,7 @@
 
 #define KR__BLOCK_MIN 64u
 #define KR__BLOCK_CLASSES 15u /* 64 << 14 = 1 MiB */
+#define KR__BLOCK_CLASS_MOST ((size_t)KR__BLOCK_MIN << (KR__BLOCK_CLASSES - 1))
 #define KR__BLOCKS_KEEP ((size_t)16 << 20)
 
 struct kr__blocks {
