@@ -1,0 +1,349 @@
+/* Fairness: what a busy neighbour costs those who ask little.
+ *
+ * Measured in what a reactor does, not in what the machine does meanwhile. The reactor has a thread
+ * to itself and makes one turn at a time; between two turns the clients do all they can without
+ * waiting. An answer's time is the CPU time that the reactor's thread has spent since the question:
+ * what a client would wait for on a core that has nothing else to do. Windows with and without the
+ * neighbour take turns, and medians over the windows are compared. Bursts of clients are measured
+ * in turns and completions alone. */
+#include "harness/net.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
+    (void)user;
+    return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
+}
+
+static const struct kr_conn_ops echo_ops = {.on_data = echo_data};
+
+/* ---- a reactor that makes a turn when it is told to ---- */
+
+static struct stepper {
+    struct kr_reactor *r;
+    pthread_t thread;
+    clockid_t clock; /* its CPU time */
+    sem_t go, done;
+    bool stopping;
+} stepper;
+
+static void await(sem_t *sem) {
+    while (sem_wait(sem) < 0)
+        CHECK_EQ(errno, EINTR);
+}
+
+static void *stepper_main(void *arg) {
+    (void)arg;
+    for (await(&stepper.go); !stepper.stopping; await(&stepper.go)) {
+        test_step(stepper.r, "the clients");
+        sem_post(&stepper.done);
+    }
+    test_reactor_free(stepper.r);
+    return NULL;
+}
+
+static void stepper_start(struct kr_reactor *r) {
+    stepper.r = r;
+    CHECK_SYS(sem_init(&stepper.go, 0, 0));
+    CHECK_SYS(sem_init(&stepper.done, 0, 0));
+    CHECK_EQ(pthread_create(&stepper.thread, NULL, stepper_main, NULL), 0);
+    CHECK_EQ(pthread_getcpuclockid(stepper.thread, &stepper.clock), 0);
+}
+
+/* A turn. Returns the CPU time that the reactor has spent so far. */
+static int64_t stepper_step(void) {
+    sem_post(&stepper.go);
+    await(&stepper.done);
+    struct timespec ts;
+    CHECK_SYS(clock_gettime(stepper.clock, &ts));
+    return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
+}
+
+static void stepper_stop(void) {
+    stepper.stopping = true;
+    sem_post(&stepper.go);
+    CHECK_EQ(pthread_join(stepper.thread, NULL), 0);
+}
+
+/* ---- a hog beside clients that ask and wait ---- */
+
+#define CLIENTS 200u
+#define MESSAGE 64u
+#define MS INT64_C(1000000)
+#define PAIRS_MOST 64u
+#define SAMPLES_MOST (CLIENTS * 1000u)
+
+struct client {
+    int fd;
+    bool waits;
+    int64_t asked; /* the reactor's CPU time then */
+    unsigned turn; /* and its turns */
+};
+
+struct hog {
+    int fd;
+    uint64_t sent, got;
+};
+
+static struct client clients[CLIENTS];
+static struct hog hog;
+static int64_t now_ns;      /* the reactor's CPU time */
+static unsigned now_turn;   /* its turns */
+static int64_t longest;     /* turn, ns */
+static unsigned worst_wait; /* turns that a client has waited for its answer */
+
+static struct {
+    int64_t ns[SAMPLES_MOST];
+    unsigned count;
+} samples;
+
+static void ask(struct client *c) {
+    static const char message[MESSAGE];
+    CHECK_EQ(test_send_some(c->fd, message, sizeof message), MESSAGE);
+    c->asked = now_ns;
+    c->turn = now_turn;
+    c->waits = true;
+}
+
+/* Returns how many still wait. */
+static unsigned hear_all(void) {
+    unsigned waiting = 0;
+    for (unsigned i = 0; i < CLIENTS; i++) {
+        struct client *c = &clients[i];
+        char answer[MESSAGE];
+        if (!c->waits)
+            continue;
+        long n = test_recv_some(c->fd, answer, sizeof answer);
+        CHECK(n == 0 || n == MESSAGE);
+        c->waits = n == 0;
+        worst_wait = now_turn - c->turn > worst_wait ? now_turn - c->turn : worst_wait;
+        waiting += c->waits;
+        if (n && samples.count < SAMPLES_MOST)
+            samples.ns[samples.count++] = now_ns - c->asked;
+    }
+    return waiting;
+}
+
+/* Takes and gives all that goes. */
+static void hog_moves(bool sends) {
+    static char bytes[1 << 18];
+    for (long n = 1; n != 0; hog.got += (uint64_t)n)
+        CHECK_GE(n = test_recv_some(hog.fd, bytes, sizeof bytes), 0);
+    for (long n = sends; n != 0; hog.sent += (uint64_t)n)
+        CHECK_GE(n = test_send_some(hog.fd, bytes, sizeof bytes), 0);
+}
+
+static int by_value(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static int64_t quantile(int64_t *values, size_t count, unsigned percent) {
+    CHECK_GT(count, 0u);
+    qsort(values, count, sizeof *values, by_value);
+    return values[(count - 1) * percent / 100];
+}
+
+static void turn_over(void) {
+    int64_t before = now_ns;
+    now_ns = stepper_step();
+    now_turn++;
+    if (before && now_ns - before > longest)
+        longest = now_ns - before;
+}
+
+/* So many turns, before each of which the next `askers` clients ask, unless they wait for an
+ * answer; then as many as it takes for everybody to have their own. Returns the 99th percentile. */
+static int64_t window(unsigned turns, unsigned askers, bool with_hog) {
+    static unsigned next;
+    samples.count = 0;
+    for (unsigned turn = 0; turn < turns; turn++) {
+        for (unsigned i = 0; i < askers; i++, next++) {
+            if (!clients[next % CLIENTS].waits)
+                ask(&clients[next % CLIENTS]);
+        }
+        hog_moves(with_hog);
+        turn_over();
+        hear_all();
+    }
+    while (hear_all() || hog.got < hog.sent) {
+        turn_over();
+        hog_moves(false);
+    }
+    return quantile(samples.ns, samples.count, 99);
+}
+
+/* Ours: nobody waits for more turns than half of the others would need, one after another. And
+ * ours, to be: the hog adds no more than the time to the answer again, and a millisecond. Not so
+ * yet: it takes the receive buffers of whole turns, for which all others then wait, and its turns
+ * are long. So that bound stands behind KR_TEST_FAIR=1. */
+static void check_cost(int64_t alone, int64_t beside) {
+    CHECK_LE(worst_wait, CLIENTS / 2);
+    if (getenv("KR_TEST_FAIR"))
+        CHECK_LE(beside, 2 * alone + MS);
+}
+
+/* Whatever the hog's socket takes is in it before each turn, and whatever it was sent is taken.
+ * What is compared is the medians, over the windows, of the 99th percentiles. */
+static void hog_beside(unsigned askers) {
+    unsigned pairs = tap_full() ? 60 : 6, turns = 40;
+    struct kr_reactor *r = test_reactor(NULL);
+    uint16_t port = test_listen(r, NULL, NULL, &echo_ops, NULL);
+    stepper_start(r);
+    hog.fd = test_connect(port);
+    for (unsigned i = 0; i < CLIENTS; i++)
+        clients[i].fd = test_connect(port);
+    window(turns, askers, true); /* to warm up */
+    int64_t alone[PAIRS_MOST], beside[PAIRS_MOST];
+    uint64_t hogged = hog.got;
+    for (unsigned i = 0; i < 2 * pairs; i++) {
+        bool with_hog = (i + i / 2) % 2;
+        (with_hog ? beside : alone)[i / 2] = window(turns, askers, with_hog);
+    }
+    hogged = hog.got - hogged;
+    for (unsigned i = 0; i < CLIENTS; i++)
+        test_close(clients[i].fd);
+    test_close(hog.fd);
+    stepper_stop();
+    int64_t without = quantile(alone, pairs, 50), with = quantile(beside, pairs, 50);
+    tap_note("p99 %lld us alone (%lld to %lld), %lld us beside the hog (%lld to %lld)",
+             (long long)without / 1000, (long long)alone[0] / 1000,
+             (long long)alone[pairs - 1] / 1000, (long long)with / 1000,
+             (long long)beside[0] / 1000, (long long)beside[pairs - 1] / 1000);
+    tap_note("the hog moved %llu KiB a turn; the longest turn took %lld us; nobody waited for more "
+             "than %u turns",
+             (unsigned long long)(hogged / pairs / turns / 1024), (long long)longest / 1000,
+             worst_wait);
+    CHECK_GE(hogged, (uint64_t)pairs * turns * 16384); /* it was one */
+    check_cost(without, with);
+}
+
+TEST_EACH(fair_hog_beside_few_at_a_time, .alone = true, .deadline_s = 60) {
+    hog_beside(10);
+}
+
+TEST_EACH(fair_hog_beside_all_at_once, .alone = true, .deadline_s = 60) {
+    hog_beside(CLIENTS);
+}
+
+/* ---- bursts beside clients that ping ---- */
+
+#define PINGERS 50u
+#define BURST 2000u
+
+struct pinger {
+    int fd;
+    unsigned answers;
+    uint64_t turn, cqe; /* when it asked */
+};
+
+static struct {
+    struct pinger pingers[PINGERS];
+    uint64_t worst_turns, worst_cqes; /* from a question to its answer */
+} pings;
+
+static uint64_t larger(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
+static void ping_ask(struct pinger *p, const struct kr_stats *stats) {
+    CHECK_EQ(test_send_some(p->fd, "?", 1), 1);
+    p->turn = stats->turns;
+    p->cqe = stats->cqes;
+}
+
+/* Who has an answer asks again. */
+static void ping_moves(struct pinger *p, const struct kr_stats *stats) {
+    char byte;
+    pings.worst_turns = larger(pings.worst_turns, stats->turns - p->turn);
+    pings.worst_cqes = larger(pings.worst_cqes, stats->cqes - p->cqe);
+    long n = test_recv_some(p->fd, &byte, 1);
+    CHECK_GE(n, 0);
+    if (n == 0)
+        return;
+    p->answers++;
+    ping_ask(p, stats);
+}
+
+static unsigned fewest_answers(void) {
+    unsigned fewest = UINT32_MAX;
+    for (unsigned i = 0; i < PINGERS; i++)
+        fewest = pings.pingers[i].answers < fewest ? pings.pingers[i].answers : fewest;
+    return fewest;
+}
+
+/* Pings go on until so many connections are open, and all who asked by then have an answer. */
+static void ping_until(struct kr_reactor *r, unsigned conns) {
+    pings.worst_turns = pings.worst_cqes = 0;
+    struct kr_stats stats = test_stats(r);
+    for (unsigned enough = UINT32_MAX; fewest_answers() < enough;) {
+        if (enough == UINT32_MAX && stats.conns == conns)
+            enough = fewest_answers() + 2;
+        for (unsigned i = 0; i < PINGERS; i++)
+            ping_moves(&pings.pingers[i], &stats);
+        test_step(r, "a burst to be over, and answers to pings");
+        stats = test_stats(r);
+    }
+}
+
+/* With DEFER a turn takes some 20 completions (kernel >= 6.13); a multishot accept is one of them,
+ * however many clients it takes. */
+static void check_pings(const char *what, uint64_t turns_most, uint64_t cqes_most) {
+    tap_note("%s: an answer took %llu turns and %llu completions at most", what,
+             (unsigned long long)pings.worst_turns, (unsigned long long)pings.worst_cqes);
+    CHECK_LE(pings.worst_turns, turns_most);
+    CHECK_LE(pings.worst_cqes, cqes_most);
+}
+
+/* Ours: two thousand clients that come at once keep nobody waiting for longer than they themselves
+ * take to be accepted, and that is a few turns; the same when they reset at once, each of which
+ * takes three completions at most. */
+static void burst_beside(unsigned conn_max) {
+    test_need_descriptors(conn_max + BURST + 200);
+    struct kr_config config;
+    kr_config_init(&config);
+    config.conn_max = conn_max;
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    opts.backlog = 2 * BURST;
+    struct kr_reactor *r = test_reactor(&config);
+    uint16_t port = test_listen(r, NULL, &opts, &echo_ops, NULL);
+    for (unsigned i = 0; i < PINGERS; i++)
+        pings.pingers[i] = (struct pinger){.fd = test_connect(port)};
+    TEST_UNTIL(r, test_stats(r).conns == PINGERS);
+    struct kr_stats stats = test_stats(r);
+    for (unsigned i = 0; i < PINGERS; i++)
+        ping_ask(&pings.pingers[i], &stats);
+    ping_until(r, PINGERS);
+    static int fds[BURST];
+    for (unsigned round = tap_full() ? 15 : 3; round > 0; round--) {
+        for (unsigned i = 0; i < BURST; i++)
+            fds[i] = test_connect_begin(port);
+        ping_until(r, PINGERS + BURST);
+        check_pings("accepts", 16, BURST + 1024 + 4 * PINGERS);
+        for (unsigned i = 0; i < BURST; i++)
+            test_close_reset(fds[i]);
+        ping_until(r, PINGERS);
+        check_pings("resets", 16 + BURST / 20, 3 * BURST);
+    }
+    for (unsigned i = 0; i < PINGERS; i++)
+        test_close(pings.pingers[i].fd);
+    test_rest(r, (struct test_levels){.listeners = 1});
+    test_reactor_free(r);
+}
+
+TEST_EACH(fair_burst_of_clients_into_a_roomy_table, .deadline_s = 60) {
+    burst_beside(12000);
+}
+
+TEST_EACH(fair_burst_of_clients_into_a_tight_table, .deadline_s = 60) {
+    burst_beside(PINGERS + BURST + 10);
+}
+
+TAP_MAIN(fair, 8)
