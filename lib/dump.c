@@ -64,8 +64,10 @@ static void put_owner(struct dump *d, const struct kr__owner *o) {
 
 static const char *conn_state_name(unsigned state) {
     static const char *const names[] = {
-        [KR__CONN_FREE] = "free",           [KR__CONN_OPEN] = "open",       [KR__CONN_LINGERING] = "lingering",
-        [KR__CONN_DRAINING] = "draining",   [KR__CONN_JOINING] = "joining", [KR__CONN_CLOSING] = "closing",
+        [KR__CONN_FREE] = "free",           [KR__CONN_OPENING] = "opening",
+        [KR__CONN_OPEN] = "open",           [KR__CONN_LINGERING] = "lingering",
+        [KR__CONN_DRAINING] = "draining",   [KR__CONN_JOINING] = "joining",
+        [KR__CONN_CLOSING] = "closing",
     };
     return names[state];
 }
@@ -80,6 +82,8 @@ static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr
     bool stuck = !listed && !r->in_turn && !kr__conn_moves(r, c);
     put(d, " queued %u held %u kept %u quiet_ms %lld", c->queued, c->held, c->kept_size,
         (long long)((r->now - c->touched) / 1000000));
+    put_flag(d, c->calling, "calling");
+    put_flag(d, c->knocks, "knocks");
     put_flag(d, c->paused, "paused");
     put_flag(d, c->blocked, "blocked");
     put_flag(d, c->dammed, "dammed");

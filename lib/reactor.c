@@ -348,7 +348,7 @@ int kr_stats_read(const struct kr_reactor *r, struct kr_stats *ret, size_t size)
 
 static void end_conns(struct kr_reactor *r) {
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
-        if (c->state == KR__CONN_OPEN || kr__conn_flushes(c))
+        if (kr__conn_lives(c) || kr__conn_flushes(c))
             kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_REACTOR);
     }
 }
@@ -402,10 +402,20 @@ static void wind_down(struct kr_reactor *r) {
     }
 }
 
-/* A ring that nobody ran has nothing in flight, but its listeners' ports are to be free at once. */
+/* A ring that nobody ran has nothing in flight. Its connections have made no request yet; its listeners'
+ * ports are to be free at once. */
 static void clear_files(struct kr_reactor *r) {
     kr__mark(freed_unrun);
     run_posts(r);
+    end_conns(r);
+    r->in_turn = true;
+    for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
+        if (c->state == KR__CONN_FREE)
+            continue;
+        kr__slots_clear(&r->slots, c->owner.slot);
+        kr__conn_gone(r, c);
+    }
+    r->in_turn = false;
     for (unsigned i = 0; i < r->listeners.max; i++) {
         if (r->listeners.table[i].state != KR__LISTENER_FREE)
             kr__slots_clear(&r->slots, r->listeners.first_slot + i);

@@ -55,7 +55,8 @@ TEST(whyname_names_causes) {
     CHECK_STR_EQ(kr_whyname(KR_WHY_TIMEOUT), "timeout");
     CHECK_STR_EQ(kr_whyname(KR_WHY_LIMIT), "limit");
     CHECK_STR_EQ(kr_whyname(KR_WHY_REACTOR), "reactor");
-    CHECK_STR_EQ(kr_whyname((enum kr_why)6), "?");
+    CHECK_STR_EQ(kr_whyname(KR_WHY_CONNECT), "connect");
+    CHECK_STR_EQ(kr_whyname((enum kr_why)7), "?");
     CHECK_STR_EQ(kr_whyname((enum kr_why)250), "?");
 }
 

@@ -42,6 +42,8 @@ enum call {
     REG_FILE,
     MAP,
     LISTEN,
+    SOCKET,
+    CONNECT,
     SOCK_ADDRS,
     CLOSE,
     WAKE_OPEN,
@@ -56,6 +58,7 @@ struct door {
     unsigned times;           /* ... so many times */
     unsigned struck;          /* how often it did */
     int held;                 /* rings, mappings, descriptors and blocks not given back */
+    bool dials;               /* the sockets whose addresses are asked are of its own making */
     uint64_t nofile, memlock;
     int sysctl;
     struct kr_alloc alloc;
@@ -149,10 +152,23 @@ static int door_listen(const struct kr__kernel *k, const struct kr__listen_plan 
     return rc;
 }
 
-/* An accepted descriptor comes through the ring, and is first seen here. */
+static int door_socket(const struct kr__kernel *k, const struct kr__socket_plan *plan) {
+    int rc = strike(k, SOCKET);
+    rc = rc < 0 ? rc : kr__linux.socket(&kr__linux, plan);
+    door_of(k)->held += rc >= 0;
+    return rc;
+}
+
+static int door_connect(const struct kr__kernel *k, int fd, const struct kr_addr *addr) {
+    int rc = strike(k, CONNECT);
+    return rc < 0 ? rc : kr__linux.connect(&kr__linux, fd, addr);
+}
+
+/* An accepted descriptor comes through the ring, and is first seen here; one of this program's own was
+ * seen before. */
 static int door_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *peer,
                            struct kr_addr *local) {
-    door_of(k)->held++;
+    door_of(k)->held += !door_of(k)->dials;
     int rc = strike(k, SOCK_ADDRS);
     return rc < 0 ? rc : kr__linux.sock_addrs(&kr__linux, fd, peer, local);
 }
@@ -218,6 +234,8 @@ static struct door *door_open(void) {
     k->map = door_map;
     k->unmap = door_unmap;
     k->listen = door_listen;
+    k->socket = door_socket;
+    k->connect = door_connect;
     k->sock_addrs = door_sock_addrs;
     k->close = door_close;
     k->wake_open = door_wake_open;
@@ -262,6 +280,7 @@ static struct kr_config small_config(struct door *d) {
     config.sq_entries = 16;
     config.cq_entries = 64;
     config.conn_max = 16;
+    config.connect_max = 4;
     config.file_max = 4;
     config.buf_count = 8;
     config.buf_size = 512;
@@ -864,6 +883,94 @@ TEST_EACH(free_when_the_table_fails) {
     }
 }
 
+/* ---- connecting ---- */
+
+/* man socket, setsockopt, bind. */
+static const int socket_errors[] = {
+    EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT, EBADF,    EFAULT, EINVAL,          EMFILE,
+    ENFILE, ENOBUFS,    ENOMEM,        ENOPROTOOPT,  ENOTSOCK, EPERM,  EPROTONOSUPPORT,
+};
+
+static void check_connect_refused(enum call call, const char *name, int error) {
+    row_begin(name, error, 0, 20);
+    struct door *d = door_open();
+    struct kr_reactor *r;
+    CHECK_OK(make(d, &r, NULL));
+    struct seen seen = {0};
+    uint16_t port;
+    CHECK_OK(listen_rc(r, false, &seen, &port));
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+    int held = d->held;
+    kr_conn conn = {7};
+    door_fail(d, call, error, 0, 20); /* more often than there are slots: none may be lost */
+    for (int i = 0; i < 20; i++)
+        CHECK_ERR(kr_connect(r, &conn, &addr, NULL, &seen_ops, &seen), error);
+    CHECK_EQ(conn.bits, 7u);
+    CHECK_EQ(test_stats(r).conns, 0u);
+    CHECK_LE(d->held, held + 3); /* limits, and blocks, kept for the next one */
+    for (unsigned i = 0; i < r->config.connect_max; i++)
+        CHECK_OK(kr_connect(r, &conn, &addr, NULL, &seen_ops, &seen));
+    CHECK_ERR(kr_connect(r, &conn, &addr, NULL, &seen_ops, &seen), ENOSPC);
+    TEST_UNTIL(r, test_stats(r).connects == 4);
+    free_all(d, r);
+    CHECK_EQ(seen.closes, seen.opens);
+}
+
+/* Ours: an error of the socket's making is the caller's to see, and leaves neither descriptor nor slot
+ * behind. */
+TEST_EACH(connect_when_the_socket_fails) {
+    for (size_t i = 0; i < COUNT(socket_errors); i++)
+        check_connect_refused(SOCKET, "socket", socket_errors[i]);
+}
+
+TEST_EACH(connect_when_the_table_fails) {
+    for (size_t i = 0; i < COUNT(file_errors); i++)
+        check_connect_refused(REG_FILE, "the file table's update", file_errors[i]);
+}
+
+/* man connect, of a Unix socket. What passes is tried again. */
+static const int knock_errors[] = {
+    EACCES, EBADF,  ECONNREFUSED, EFAULT, EINVAL, EISCONN, ELOOP,      ENAMETOOLONG,
+    ENOENT, ENOMEM, ENOTDIR,      EPERM,  EPIPE,  EPROTOTYPE, ETIMEDOUT,
+};
+static const int knock_passing[] = {EAGAIN, EINTR};
+
+static int unix_listener(struct kr_addr *addr) {
+    int fd = CHECK_SYS(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    struct sockaddr_un any = {.sun_family = AF_UNIX};
+    CHECK_SYS(bind(fd, (struct sockaddr *)&any, sizeof any.sun_family)); /* a name of the kernel's choice */
+    CHECK_SYS(listen(fd, 8));
+    addr->size = sizeof addr->u;
+    CHECK_SYS(getsockname(fd, &addr->u.sa, &addr->size));
+    return fd;
+}
+
+/* Ours: a Unix socket's error is told by on_close; one that passes costs a few milliseconds. */
+TEST_EACH(connect_when_the_knock_fails) {
+    for (size_t i = 0; i < COUNT(knock_errors) + COUNT(knock_passing); i++) {
+        bool passes = i >= COUNT(knock_errors);
+        int error = passes ? knock_passing[i - COUNT(knock_errors)] : knock_errors[i];
+        row_begin("connect", error, 0, 3);
+        struct door *d = door_open();
+        struct kr_reactor *r;
+        CHECK_OK(make(d, &r, NULL));
+        struct kr_addr addr;
+        int fd = unix_listener(&addr);
+        struct seen seen = {0};
+        door_fail(d, CONNECT, error, 0, passes ? 3 : 1);
+        CHECK_OK(kr_connect(r, NULL, &addr, NULL, &seen_ops, &seen));
+        TEST_UNTIL(r, seen.opens + seen.closes == 1);
+        CHECK_EQ(seen.opens, passes);
+        CHECK_EQ(d->struck, passes ? 3u : 1u);
+        if (!passes)
+            CHECK_EQ(seen.error, -error);
+        free_all(d, r);
+        CHECK_EQ(seen.closes, 1u);
+        test_close(fd);
+    }
+}
+
 /* ---- addresses, close, wake ---- */
 
 /* man getpeername, getsockname. */
@@ -886,6 +993,33 @@ TEST_EACH(accept_when_the_addresses_fail) {
         CHECK_EQ(seen.opens, 0u);
         check_serves(r, port, &seen);
         CHECK_EQ(seen.opens, 1u);
+        free_all(d, r);
+    }
+}
+
+/* Ours: a connection of our own whose address cannot be had stands all the same, without it. */
+TEST_EACH(connect_when_the_addresses_fail) {
+    for (size_t i = 0; i < COUNT(addrs_errors); i++) {
+        row_begin("getsockname", addrs_errors[i], 0, 1);
+        struct door *d = door_open();
+        d->dials = true;
+        struct kr_reactor *r;
+        CHECK_OK(make(d, &r, NULL));
+        struct seen seen = {0};
+        uint16_t port;
+        CHECK_OK(listen_rc(r, false, &seen, &port));
+        struct kr_addr addr;
+        CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+        struct kr_connect_opts opts;
+        kr_connect_opts_init(&opts);
+        opts.local_address = true;
+        door_fail(d, SOCK_ADDRS, addrs_errors[i], 0, 1);
+        kr_conn conn;
+        CHECK_OK(kr_connect(r, &conn, &addr, &opts, &seen_ops, &seen));
+        TEST_UNTIL(r, test_stats(r).connects == 1);
+        CHECK_EQ(d->struck, 1u);
+        CHECK_ERR(kr_conn_local(r, conn, &addr), ENODATA);
+        CHECK_OK(kr_conn_peer(r, conn, &addr));
         free_all(d, r);
     }
 }
@@ -1136,7 +1270,8 @@ enum {
            COUNT(cause_rows) + COUNT(limit_rows) + COUNT(bind_errors) +
            COUNT(passing_errors) * COUNT(passing_times) * 2 + COUNT(told_errors) * 2 + 1 +
            COUNT(passing_errors) + COUNT(told_errors) + COUNT(listen_errors) +
-           COUNT(file_errors) * 2 + COUNT(addrs_errors) + COUNT(close_errors) * 3 +
+           COUNT(file_errors) * 2 + COUNT(addrs_errors) * 2 + COUNT(close_errors) * 3 +
+           COUNT(socket_errors) + COUNT(file_errors) + COUNT(knock_errors) + COUNT(knock_passing) +
            COUNT(wake_errors),
 };
 _Static_assert(ROWS >= 200, "the table has lost rows");
@@ -1144,5 +1279,5 @@ _Static_assert(ROWS >= 200, "the table has lost rows");
 int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "--straced") == 0)
         return straced(strcmp(argv[2], "defer") == 0 ? KR_TASKRUN_DEFER : KR_TASKRUN_COOP);
-    return tap_main("door", 106, argc, argv);
+    return tap_main("door", 122, argc, argv);
 }

@@ -887,6 +887,112 @@ TEST_EACH(send_that_is_short_through_the_ring) {
     }
 }
 
+/* ---- connect ---- */
+
+/* man connect, and what a network tells instead of an answer. */
+static const int connect_errors[] = {
+    EACCES,      EADDRINUSE,   EADDRNOTAVAIL, EAFNOSUPPORT, EAGAIN,    EALREADY, EBADF,
+    ECANCELED,   ECONNABORTED, ECONNREFUSED,  ECONNRESET,   EFAULT,    EHOSTDOWN, EHOSTUNREACH,
+    EINPROGRESS, EINTR,        EINVAL,        EISCONN,      ENETUNREACH, ENOBUFS, ENOMEM,
+    ENOTSOCK,    EPERM,        EPROTOTYPE,    ETIMEDOUT,
+};
+
+enum connect_state { CALLING, CALLING_AND_LINGERING, CALLING_AND_DRAINING, GIVEN_UP, CONNECT_STATES };
+static const char *const connect_states[] = {"opening", "lingering", "draining", "joining"};
+
+/* A connection of our own in that state, whose CONNECT is in flight. */
+static struct world *connect_begin(enum connect_state state, int32_t res) {
+    cell_begin("connect", connect_states[state], res, 0);
+    struct world *w = world_begin(BY_MULTISHOT, KR__SET(connect));
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", w->port));
+    CHECK_OK(kr_connect(w->r, &w->conn, &addr, NULL, &world_ops, w));
+    CHECK_OK(kr_conn_send(w->r, w->conn, digits, DIGITS));
+    await_stolen(w, KR__VERB_connect, slot_of(w->conn));
+    if (state == CALLING_AND_LINGERING)
+        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_LINGER));
+    else if (state == CALLING_AND_DRAINING)
+        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_FLUSH));
+    else if (state == GIVEN_UP)
+        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
+    if (state != GIVEN_UP)
+        test_step(w->r, "a turn with the connect in flight");
+    return w;
+}
+
+/* The attempt has come to that. There was no client; the world counts lives by their opening. */
+static void check_attempt_ended(struct world *w, int error, enum kr_why why) {
+    CHECK_EQ(w->opens, 0u);
+    w->opens++;
+    w->fd = CHECK_SYS(dup(0));
+    check_ended(w, error, why);
+}
+
+/* Ours: any error is the last word, unless the connection is ending already. */
+TEST_EACH(connect_fails) {
+    for (size_t i = 0; i < COUNT(connect_errors) * CONNECT_STATES; i++) {
+        int error = -connect_errors[i % COUNT(connect_errors)];
+        enum connect_state state = (enum connect_state)(i / COUNT(connect_errors));
+        struct world *w = connect_begin(state, error);
+        complete(w, KR__VERB_connect, slot_of(w->conn), error, 0);
+        bool ending = state == GIVEN_UP;
+        check_attempt_ended(w, ending ? 0 : error, ending ? KR_WHY_LOCAL : KR_WHY_CONNECT);
+        CHECK_EQ(test_stats(w->r).connect_errors, 1u);
+        world_end(w);
+    }
+}
+
+/* Ours: the same through the real queue. */
+TEST_EACH(connect_fails_through_the_ring) {
+    for (size_t i = 0; i < COUNT(connect_errors); i++) {
+        cell_begin("connect through the ring", "opening", -connect_errors[i], 0);
+        struct world *w = world_begin(BY_MULTISHOT, 0);
+        w->inject = KR__SET(connect);
+        w->injected = -connect_errors[i];
+        struct kr_addr addr;
+        CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", w->port));
+        CHECK_OK(kr_connect(w->r, &w->conn, &addr, NULL, &world_ops, w));
+        check_attempt_ended(w, -connect_errors[i], KR_WHY_CONNECT);
+        CHECK_EQ(w->injections, 1u);
+        world_end(w);
+    }
+}
+
+/* Ours: an answer that it stands. The socket does not in truth, as the request was stolen: then what was
+ * queued meets the kernel's error, and this is what ends it. */
+TEST_EACH(connect_stands) {
+    for (int state = CALLING; state < CONNECT_STATES; state++) {
+        struct world *w = connect_begin((enum connect_state)state, 0);
+        complete(w, KR__VERB_connect, slot_of(w->conn), 0, 0);
+        CHECK_EQ(w->opens, state == CALLING);
+        CHECK_EQ(test_stats(w->r).connects, state != GIVEN_UP);
+        if (state == CALLING)
+            w->opens = 0;
+        TEST_UNTIL(w->r, w->closes == 1);
+        if (state == GIVEN_UP)
+            check_attempt_ended(w, 0, KR_WHY_LOCAL);
+        else
+            check_attempt_ended(w, w->error == -EPIPE ? -EPIPE : -ENOTCONN, KR_WHY_ERROR);
+        world_end(w);
+    }
+}
+
+/* Ours: an attempt that is given up is cancelled, once, and joined before its slot is closed. */
+TEST_EACH(connect_cancelled) {
+    cell_begin("connect", "joining", -ECANCELED, 0);
+    struct world *w = connect_begin(GIVEN_UP, -ECANCELED);
+    w->deaf = true;
+    for (int i = 0; i < 3; i++)
+        test_step(w->r, "turns without an answer");
+    CHECK_EQ(w->cancels, 1u);
+    CHECK_EQ(w->closes, 0u);
+    CHECK(!(conn_of(w)->owner.armed & KR__SET(close)));
+    w->deaf = false;
+    complete(w, KR__VERB_connect, slot_of(w->conn), -ECANCELED, 0);
+    check_attempt_ended(w, 0, KR_WHY_LOCAL);
+    world_end(w);
+}
+
 /* ---- shutdown ---- */
 
 /* man shutdown; -ECANCELED when no worker could be made (io_uring/io-wq.c). */
@@ -1464,6 +1570,7 @@ enum {
             COUNT(eof_flags) * CONN_STATES + COUNT(recv_passing_ring) +
             COUNT(send_errors) * (SEND_STATES + 1) + COUNT(send_passing) * SEND_STATES +
             DIGITS * 2 * SEND_STATES + DIGITS + (COUNT(shutdown_errors) + 1) * CONN_STATES +
+            COUNT(connect_errors) * (CONNECT_STATES + 1) + CONNECT_STATES + 1 +
             COUNT(reset_results) + 2 * COUNT(close_results) +
             (COUNT(client_errors) + COUNT(own_errors) + 1) * COUNT(accept_kinds) * LISTENER_STATES +
             2 * (COUNT(client_errors) + COUNT(own_errors)) + COUNT(accept_flags) * LISTENER_STATES +
@@ -1479,7 +1586,7 @@ int main(int argc, char **argv) {
         mmap(NULL, sizeof *cells_run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (cells_run == MAP_FAILED)
         return 1;
-    int rc = tap_main("matrix", 164, argc, argv);
+    int rc = tap_main("matrix", 180, argc, argv);
     if (*cells_run)
         printf("# %lld cells, %d of them different\n", (long long)*cells_run, CELLS);
     return rc;

@@ -799,6 +799,104 @@ SCENARIO(narrow_rings, 4, config.sq_entries = 2, config.cq_entries = 2) {
         crowd(w, 6, 3000);
 }
 
+/* ---- connecting ---- */
+
+/* The near end of a connection to this reactor's own listener: it has said its bytes, and leaves when
+ * they have come back. */
+struct caller {
+    struct world *w;
+    size_t want, got;
+    bool over;
+};
+
+static size_t caller_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+    struct caller *caller = user;
+    test_pattern_check(data, size, 1, caller->got);
+    caller->got += size;
+    if (caller->got == caller->want)
+        CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_NOW));
+    return size;
+}
+
+static void caller_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+    (void)r;
+    (void)conn;
+    (void)why;
+    struct caller *caller = user;
+    caller->over = true;
+    CHECK((error == 0 && caller->got == caller->want) || !whole(caller->w));
+}
+
+static const struct kr_conn_ops caller_ops = {.on_data = caller_data, .on_close = caller_close};
+
+/* Says `size` bytes to `addr`; false when memory was refused. */
+static bool calls(struct world *w, struct caller *caller, const struct kr_addr *addr,
+                  const struct kr_connect_opts *opts, size_t size) {
+    static char bytes[8192];
+    *caller = (struct caller){.w = w, .want = size};
+    test_pattern(bytes, size, 1, 0);
+    kr_conn conn;
+    if (!good(w, kr_connect(w->r, &conn, addr, opts, &caller_ops, caller)))
+        return false;
+    if (!good(w, kr_conn_send(w->r, conn, bytes, size)))
+        CHECK_OK(kr_conn_close(w->r, conn, KR_CLOSE_NOW));
+    return true;
+}
+
+static void call_and_wait(struct world *w, const struct kr_connect_opts *opts, unsigned count) {
+    struct caller callers[16];
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", w->port));
+    for (unsigned i = 0; i < count; i++)
+        callers[i].over = !calls(w, &callers[i], &addr, opts, 100 + 700 * i);
+    for (unsigned i = 0; i < count; i++)
+        TEST_UNTIL(w->r, callers[i].over);
+    TEST_UNTIL(w->r, test_stats(w->r).conns == 0);
+}
+
+/* Ours: connections to oneself, one and many. */
+SCENARIO(connect_once, 6) {
+    if (listens(w, NULL, &echo_ops))
+        call_and_wait(w, NULL, 1);
+}
+
+SCENARIO(connect_often, 8) {
+    struct kr_listen_opts opts = small_opts();
+    opts.backlog = 16; /* none of them has to call twice */
+    for (int i = 0; i < 2; i++) {
+        if (listens(w, &opts, &echo_ops))
+            call_and_wait(w, NULL, 8);
+    }
+}
+
+/* Ours: with all that options add: limits of its own, inline memory, a deadline, the address. */
+SCENARIO(connect_with_options, 7) {
+    struct kr_connect_opts opts;
+    kr_connect_opts_init(&opts);
+    opts.timeout_ns = 10000 * MS;
+    opts.local_address = true;
+    opts.conn.inline_size = 3000;
+    opts.conn.idle_ns = 10000 * MS;
+    if (listens(w, NULL, &echo_ops))
+        call_and_wait(w, &opts, 3);
+}
+
+/* Ours: attempts that come to nothing: refused, and given up. */
+SCENARIO(connect_in_vain, 4) {
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_unix(&addr, "/tmp/kr-torture/there/is/no/such/socket"));
+    for (int i = 0; i < 2; i++) {
+        kr_conn conn;
+        if (!good(w, kr_connect(w->r, &conn, &addr, NULL, &echo_ops, w)))
+            continue;
+        w->opens++; /* though it never does */
+        good(w, kr_conn_send(w->r, conn, "in vain", 7));
+        if (i == 1)
+            CHECK_OK(kr_conn_close(w->r, conn, KR_CLOSE_NOW));
+    }
+    TEST_UNTIL(w->r, test_stats(w->r).conns == 0);
+}
+
 /* ---- listeners ---- */
 
 /* Ours: listeners that come and go. */
@@ -997,7 +1095,7 @@ int main(int argc, char **argv) {
         mmap(NULL, sizeof *points_run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (points_run == MAP_FAILED)
         return 1;
-    int rc = tap_main("torture", 140, argc, argv);
+    int rc = tap_main("torture", 156, argc, argv);
     if (*points_run)
         printf("# %lld points at which memory was refused\n", (long long)*points_run);
     return rc;

@@ -1,13 +1,14 @@
 /* Connections: stream sockets whose bytes arrive by callback and leave by queue.
  *
  * Life: on_open, then on_data and the others as things happen, then on_close, exactly once and last.
- * The handle is good from on_open until on_close has returned; afterwards every call answers -ESTALE.
+ * The handle is good from on_open (of kr_connect: from its return) until on_close has returned;
+ * afterwards every call answers -ESTALE.
  *
  * Back-pressure: reading stops while the connection is paused, and while more than `send_high` bytes
  * are queued to a peer that does not take them; it goes on at `send_low`. The peer's own sending then
  * stops, through the TCP window. What had already arrived is kept and shown later; nothing is lost.
  *
- * All functions: the reactor's thread (before the first kr_run there are no connections). None of
+ * All functions: the reactor's thread, or before its first kr_run any one thread at a time. None of
  * them runs a callback or enters the kernel; the effect comes later in the same turn or the next. */
 #ifndef KREACTOR_CONN_H
 #define KREACTOR_CONN_H
@@ -22,10 +23,11 @@ extern "C" {
 #endif
 
 /* What a connection tells its owner. A constant table, borrowed from kr_listen until the last of its
- * connections has closed. All but on_data may be NULL. `user` is the pointer given to kr_listen,
- * or the one set by kr_conn_set_user. From any of them, anything may be closed, also `conn`. */
+ * connections has closed, and from kr_connect until that one has. All but on_data may be NULL. `user` is the
+ * pointer given to kr_listen or kr_connect, or the one set by kr_conn_set_user. From any of them, anything
+ * may be closed, also `conn`. */
 struct kr_conn_ops {
-    /* The connection is there. No byte has been read. */
+    /* The connection is there. No byte has been read. Not called for one of kr_connect that never stood. */
     void (*on_open)(struct kr_reactor *r, kr_conn conn, void *user);
 
     /* `size` (at least 1) bytes at `data` have come and are lent until the return. Returns how many
@@ -152,8 +154,8 @@ KR_API int kr_conn_shutdown(struct kr_reactor *r, kr_conn conn);
  * RESET on a socket that cannot be reset is as NOW. */
 KR_API int kr_conn_close(struct kr_reactor *r, kr_conn conn, enum kr_close how);
 
-/* The peer's, and this side's, address. Known only for connections of a listener with
- * `addresses` set; others answer -ENODATA. */
+/* The peer's, and this side's, address. Known for connections of a listener with `addresses` set; of
+ * kr_connect the peer's, and with `local_address` this side's once it stands; others answer -ENODATA. */
 KR_API int kr_conn_peer(const struct kr_reactor *r, kr_conn conn, struct kr_addr *ret);
 KR_API int kr_conn_local(const struct kr_reactor *r, kr_conn conn, struct kr_addr *ret);
 

@@ -42,6 +42,8 @@ struct kr_stats {
     uint64_t bytes_leased;   /* copied because leased beyond the share */
     uint64_t bytes_forwarded; /* from one end of a pair to the other */
     uint64_t bytes_borrowed; /* queued by kr_conn_send_ref */
+    uint64_t connects;       /* connections of kr_connect that stood */
+    uint64_t connect_errors; /* those that ended before they did, for whatever reason */
 };
 
 /* Copies the first `size` bytes of the counters to `ret` (an older program's smaller struct gets its

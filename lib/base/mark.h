@@ -46,6 +46,11 @@
     X(arrival_refused, sim)                                                                        \
     X(successor, sim)                                                                              \
     X(abandoned, sim)                                                                              \
+    /* core/dial.c */                                                                              \
+    X(dial_answered_too_late, connect)                                                             \
+    X(dial_stands_flushing, connect)                                                               \
+    X(dial_overdue, connect)                                                                       \
+    X(knocked_again, connect)                                                                      \
     /* core/listener.c */                                                                          \
     X(arrival_left, door)                                                                          \
     X(room_short, sim)                                                                             \
@@ -72,6 +77,7 @@
     X(forward_after_the_end, forward)                                                                  \
     /* op/accept.c */                                                                              \
     X(arrival_dropped, sim)                                                                        \
+    X(accepted_beyond_the_range, matrix)                                                           \
     /* op/install.c */                                                                             \
     X(install_failed, sim)                                                                         \
     /* op/cancel.c */                                                                              \

@@ -1,9 +1,9 @@
 /* Addresses and their text. inet_pton and inet_ntop know the numbers; scope, port and Unix names are
  * done by hand. The kernel counts the closing 0 of a path into the size, and that of an abstract name
  * not, for there it is a byte as any other (man 7 unix). */
-#include "base/util.h"
+#include "core/addr.h"
 
-#include <kreactor/addr.h>
+#include "base/util.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -52,6 +52,13 @@ int kr_addr_ip(struct kr_addr *ret, const char *ip, uint16_t port) {
         return ip6(ret, ip, port);
     *ret = (struct kr_addr){.size = sizeof in, .u.in = in};
     return 0;
+}
+
+bool kr__addr_good(const struct kr_addr *addr) {
+    if (!addr || addr->size < sizeof addr->u.sa.sa_family || addr->size > sizeof addr->u)
+        return false;
+    int family = addr->u.sa.sa_family;
+    return family == AF_INET || family == AF_INET6 || family == AF_UNIX;
 }
 
 int kr_addr_unix(struct kr_addr *ret, const char *path) {

@@ -1,8 +1,11 @@
 /* A connection's automaton: the one decision of what is wanted, waiting for buffers, the end.
  *
- * Happy path: OPEN -> end -> (LINGERING or DRAINING) -> JOINING -> CLOSING, and then core/conns.c.
+ * Happy path: (OPENING ->) OPEN -> end -> (LINGERING or DRAINING) -> JOINING -> CLOSING, and then
+ * core/conns.c.
  * Failure modes: a peer that reads nothing while its bytes are flushed, or does not end while we linger (the
- * flush deadline makes it NOW); a close made harder, or an error, while one is under way. */
+ * flush deadline makes it NOW); a close made harder, or an error, while one is under way. What may come of one
+ * that does not stand yet is in core/dial.c. */
+#include "core/dial.h"
 #include "core/forward.h"
 #include "core/reactor.h"
 
@@ -12,7 +15,11 @@ void kr__conn_dirty(struct kr_reactor *r, struct kr__conn *c) {
 
 struct kr__wants kr__conn_wants(const struct kr__conn *c) {
     uint32_t desired = 0;
+    if (kr__unlikely(c->calling)) /* OPENING, LINGERING or DRAINING: nothing else can be done yet */
+        return kr__owner_lacks(&c->owner, c->knocks ? 0 : KR__SET(connect));
     switch ((enum kr__conn_state)c->state) {
+    case KR__CONN_OPENING:
+        break;
     case KR__CONN_OPEN:
         if (kr__conn_reads(c) && !c->parked)
             desired |= KR__SET(recv);
@@ -81,6 +88,8 @@ static void conn_join(struct kr_reactor *r, struct kr__conn *c) {
     kr__conn_hold(r, c);
     if (c->promised)
         kr__deadline_unfile(&r->timers, &c->deadline);
+    if (c->calling)
+        kr__dial_give_up(r, c);
     c->state = c->owner.inflight ? KR__CONN_JOINING : KR__CONN_CLOSING;
     kr__conn_dirty(r, c);
 }
@@ -89,14 +98,18 @@ static void conn_flush(struct kr_reactor *r, struct kr__conn *c, enum kr__conn_s
     kr__mark(drained_before_the_end);
     kr__conn_hold(r, c);
     c->state = (uint8_t)state;
-    kr__conn_file(r, c, kr__conn_opts(c)->flush_ns);
+    if (c->calling)
+        kr__dial_hurry(r, c, kr__conn_opts(c)->flush_ns);
+    else
+        kr__conn_file(r, c, kr__conn_opts(c)->flush_ns);
     kr__conn_dirty(r, c);
 }
 
 /* The state in which what this manner still waits for is waited for. After its end the peer sends nothing
  * that would have to be dropped. */
 static enum kr__conn_state state_of_end(const struct kr__conn *c, enum kr_close how) {
-    if (how == KR_CLOSE_LINGER && !c->eof)
+    bool nothing_to_say = c->calling && !c->queued;
+    if (how == KR_CLOSE_LINGER && !c->eof && !nothing_to_say)
         return KR__CONN_LINGERING;
     return how <= KR_CLOSE_FLUSH && c->queued ? KR__CONN_DRAINING : KR__CONN_JOINING;
 }
@@ -106,7 +119,7 @@ void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, i
     kr__mark_if(draining_lost, kr__conn_flushes(c) && error);
     if (c->paired)
         kr__forward_cut(r, c, error);
-    if (c->state == KR__CONN_OPEN || (kr__conn_flushes(c) && error)) {
+    if (kr__conn_lives(c) || (kr__conn_flushes(c) && error)) {
         c->error = (int16_t)error;
         c->why = (uint8_t)why;
     }
@@ -137,11 +150,22 @@ void kr__conn_settle(struct kr_reactor *r, struct kr__conn *c) {
         kr__conn_dirty(r, c);
 }
 
+/* By the answer, by the next knock, and once it is closed by its deadline in any case. */
+static bool calling_moves(const struct kr__conn *c) {
+    bool filed = kr__heap_filed(&c->deadline.node);
+    bool asked = c->knocks || (c->owner.armed & KR__SET(connect));
+    return asked && (filed || (c->state == KR__CONN_OPENING && !c->knocks));
+}
+
 bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {
     uint32_t armed = c->owner.armed;
+    if (c->calling)
+        return calling_moves(c);
     switch ((enum kr__conn_state)c->state) {
     case KR__CONN_FREE:
         return c->owner.inflight == 0;
+    case KR__CONN_OPENING:
+        return false;
     case KR__CONN_OPEN:
         if ((c->queued || c->blocked) && !(armed & KR__SET(send)))
             return false;

@@ -13,15 +13,19 @@ struct kr__listener;
 struct kr__forward;
 
 enum kr__conn_state {
-    /* Nobody. Left when the kernel has put an accepted socket into the slot. */
+    /* Nobody. Left when the kernel has put an accepted socket into the slot, or the library one of its own. */
     KR__CONN_FREE = 0,
+    /* Of kr_connect, until it stands: takes sends, tells nothing. Left by standing, an error, the deadline,
+     * closing. */
+    KR__CONN_OPENING,
     /* Bytes flow. Left by closing, by an error, by a deadline. */
     KR__CONN_OPEN,
-    /* KR_CLOSE_LINGER: sends what is queued, then ends this side, and drops what it receives. Left when the
-     * peer has ended and the queue is empty, by an error, by the flush deadline, by a harder close. */
+    /* KR_CLOSE_LINGER: sends what is queued, once it stands, then ends this side, and drops what it receives.
+     * Left when the peer has ended and the queue is empty, by an error, by the flush deadline, by a harder
+     * close. */
     KR__CONN_LINGERING,
-    /* KR_CLOSE_FLUSH: sends what is queued, receives nothing. Left when the queue is empty, by an error,
-     * by the flush deadline, by a harder close. */
+    /* KR_CLOSE_FLUSH: sends what is queued, once it stands, and receives nothing. Left when the queue is
+     * empty, by an error, by the flush deadline, by a harder close. */
     KR__CONN_DRAINING,
     /* Armed requests are cancelled and their last completions awaited; join before close, because the
      * kernel may give a closed slot to the very next accept. Left at nothing in flight. */
@@ -38,7 +42,9 @@ struct kr__conn {
 
     uint8_t state; /* enum kr__conn_state */
     uint8_t why;   /* enum kr_why, for on_close */
-    bool announced : 1; /* on_open was called, so on_close is owed */
+    bool announced : 1; /* its user knows it, so on_close is owed */
+    bool calling : 1;   /* of kr_connect, and does not stand yet (core/dial.c) */
+    bool knocks : 1;    /* of these: tries by itself, at its deadline, and makes no request */
     bool paused : 1;    /* by the user */
     bool blocked : 1;   /* queued rose above send_high and has not come down to send_low */
     bool parked : 1;    /* in the line for a receive buffer, and may not receive yet */
@@ -86,6 +92,12 @@ struct kr__conn_more {
     struct kr_addr *addrs; /* peer and local, a block; NULL when they were not asked for */
     struct kr_addr *successor_addrs;
     struct kr__forward *forward; /* the pair, while it is an end of one; a block */
+
+    /* While it is calling. */
+    int fd;               /* its socket, where that is needed until it stands; else -1 */
+    bool local;           /* this side's address is to be asked */
+    unsigned backoff_ms;  /* between two knocks */
+    int64_t until;        /* the deadline; KR__NEVER: none */
 };
 
 /* The pieces of one send. More than so many are -EMSGSIZE (UIO_MAXIOV, man sendmsg). */
@@ -140,6 +152,17 @@ struct kr__conn *kr__conn_find(const struct kr_reactor *r, kr_conn conn);
 void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l,
                      const struct kr_addr *addrs);
 
+/* A connection of this program's own making, OPENING and told to its user, in a slot of the library's that
+ * refers to the socket `fd`, which is borrowed for the call. `addrs` (peer, local) is copied. *ret is the
+ * connection; -ENOSPC, -ENOMEM, or the kernel's refusal of the slot, with nothing begun. */
+struct kr__conn_plan {
+    const struct kr_conn_opts *opts;
+    const struct kr_conn_ops *ops;
+    void *user;
+    const struct kr_addr *addrs;
+};
+int kr__conn_make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd, struct kr__conn **ret);
+
 /* What it wants, from its state alone: the one place that decides. */
 struct kr__wants kr__conn_wants(const struct kr__conn *c);
 
@@ -176,6 +199,11 @@ void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d);
 /* Gives back the list of pieces of a send, if there is one. */
 void kr__conn_vector_put(struct kr_reactor *r, struct kr__conn *c);
 
+/* True until it is being closed. */
+static inline bool kr__conn_lives(const struct kr__conn *c) {
+    return c->state == KR__CONN_OPEN || c->state == KR__CONN_OPENING;
+}
+
 /* True while its owner has closed it, and the peer still gets what is queued. */
 static inline bool kr__conn_flushes(const struct kr__conn *c) {
     return c->state == KR__CONN_LINGERING || c->state == KR__CONN_DRAINING;
@@ -183,7 +211,7 @@ static inline bool kr__conn_flushes(const struct kr__conn *c) {
 
 /* True while bytes may be added to its queue. */
 static inline bool kr__conn_takes(const struct kr__conn *c) {
-    return c->state == KR__CONN_OPEN && !c->half;
+    return kr__conn_lives(c) && !c->half;
 }
 
 /* So many bytes were added to its queue. */

@@ -8,7 +8,7 @@ static int conn_addr(const struct kr_reactor *r, kr_conn conn, int which, struct
         return rc;
     if (!ret)
         return -EINVAL;
-    if (!c->more || !c->more->addrs)
+    if (!c->more || !c->more->addrs || !c->more->addrs[which].size)
         return -ENODATA;
     *ret = c->more->addrs[which];
     return 0;

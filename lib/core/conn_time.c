@@ -2,6 +2,7 @@
  *
  * Happy path: traffic only stores a time; when the deadline comes up it is reckoned anew from those, and
  * filed again if it has moved. So a busy connection costs the heap one operation a deadline, not a byte. */
+#include "core/dial.h"
 #include "core/reactor.h"
 
 /* From the real now: a turn may have been under way for long, or none is. */
@@ -23,6 +24,10 @@ static void conn_idled(struct kr_reactor *r, struct kr__conn *c) {
 /* Traffic only stores a time; the deadline is filed anew when it comes up. */
 void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d) {
     struct kr__conn *c = kr__container_of(d, struct kr__conn, deadline);
+    if (c->calling) {
+        kr__dial_due(r, c);
+        return;
+    }
     kr__assert(c->state == KR__CONN_OPEN || kr__conn_flushes(c));
     bool open = c->state == KR__CONN_OPEN;
     int64_t due = kr__time_add(c->touched, open ? kr__conn_opts(c)->idle_ns : kr__conn_opts(c)->flush_ns);
@@ -43,12 +48,14 @@ int kr_conn_idle(struct kr_reactor *r, kr_conn conn, int64_t idle_ns) {
         return rc;
     if (idle_ns < 0)
         return -EINVAL;
-    if (c->state != KR__CONN_OPEN)
+    if (!kr__conn_lives(c))
         return -EPIPE;
     rc = kr__profile_own(&r->profiles, &c->profile);
     if (rc < 0)
         return rc;
     c->profile->opts.idle_ns = idle_ns;
+    if (c->calling) /* it begins when the connection stands */
+        return 0;
     if (idle_ns)
         kr__conn_file(r, c, idle_ns);
     else

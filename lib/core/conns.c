@@ -1,8 +1,9 @@
 /* The connection table: arrival in a slot, the one release of all that a connection held, the slot's next
  * life.
  *
- * Happy path: arrive -> (core/conn.c, from OPEN to the end) -> gone.
- * Failure modes: memory refused at arrival (closed unannounced, counted as an accept error); a slot given
+ * Happy path: arrive, or make -> (core/conn.c, to the end) -> gone.
+ * Failure modes: memory refused at arrival (closed unannounced, counted as an accept error) or when one is
+ * made (the slot is as before); a slot given
  * to the next connection before this one's CLOSE completion was seen (`successor`); completions lost
  * (abandoned: told of the end all the same, released with the table). */
 #include "base/poison.h"
@@ -36,13 +37,15 @@ static void addrs_put(struct kr_reactor *r, struct kr_addr *addrs) {
 struct kr__conn_more *kr__conn_more(struct kr_reactor *r, struct kr__conn *c) {
     size_t room;
     if (!c->more && (c->more = kr__block_get(&r->blocks, sizeof *c->more, &room)))
-        *c->more = (struct kr__conn_more){0};
+        *c->more = (struct kr__conn_more){.fd = -1};
     return c->more;
 }
 
 static void more_put(struct kr_reactor *r, struct kr__conn *c) {
     if (!c->more)
         return;
+    if (c->more->fd >= 0)
+        r->kernel->close(r->kernel, c->more->fd);
     addrs_put(r, c->more->addrs);
     addrs_put(r, c->more->successor_addrs);
     kr__block_put(&r->blocks, c->more, kr__block_room(sizeof *c->more));
@@ -82,6 +85,22 @@ static void conn_release(struct kr_reactor *r, struct kr__conn *c) {
     kr__conn_vector_put(r, c);
     if (c->inline_memory)
         kr__poison(c->inline_memory, c->inline_room);
+}
+
+/* The end of a life. Whose slot it was gets it back, unless the next life has begun. */
+static void conn_free(struct kr_reactor *r, struct kr__conn *c) {
+    conn_release(r, c);
+    kr__link_off(&c->owner.dirty);
+    kr__owner_age(&c->owner);
+    c->state = KR__CONN_FREE;
+    c->announced = false;
+    r->conns.open--;
+    r->conns.accepted -= c->owner.slot < r->conns.accept_max;
+    kr__uncount(&r->stats.conns, 1);
+    if (c->owner.slot < r->conns.accept_max)
+        kr__listener_left(r, c->listener);
+    else
+        kr__slots_recycle(&r->slots, c->owner.slot);
 }
 
 /* In a forked child, and when the kernel failed us, connections may be left to release. */
@@ -129,14 +148,14 @@ static int conn_inline_ready(struct kr_reactor *r, struct kr__conn *c, size_t si
 }
 
 /* A fresh life: all but the owner and the slot's own memory starts from zero. */
-static void conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot) {
+static void conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot, enum kr__conn_state state) {
     if (c->owner.generation == 0)
         kr__owner_init(&c->owner, KR__KIND_CONN, slot);
     unsigned *used = slot < r->conns.accept_max ? &r->conns.used : &r->conns.made_used;
     *used = slot < *used ? *used : slot + 1;
     *c = (struct kr__conn){
         .owner = c->owner,
-        .state = KR__CONN_OPEN,
+        .state = (uint8_t)state,
         .touched = r->now,
         .inline_memory = c->inline_memory,
         .inline_room = c->inline_room,
@@ -165,7 +184,7 @@ static int conn_equip(struct kr_reactor *r, struct kr__conn *c, const struct kr_
 
 static void conn_open(struct kr_reactor *r, struct kr__conn *c, uint32_t slot, struct kr__listener *l,
                       const struct kr_addr *addrs) {
-    conn_begin(r, c, slot);
+    conn_begin(r, c, slot, KR__CONN_OPEN);
     if (!l || l->state != KR__LISTENER_OPEN) { /* nobody is there to serve it */
         kr__mark(arrived_at_nobody);
         kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_LOCAL);
@@ -205,6 +224,30 @@ void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l
         c->more->successor_addrs = addrs_copy(r, addrs);
 }
 
+static int conn_furnish(struct kr_reactor *r, struct kr__conn *c, const struct kr__conn_plan *plan, int fd) {
+    c->ops = plan->ops;
+    c->user = plan->user;
+    c->profile = kr__profile_share(&r->profiles, plan->opts);
+    int rc = c->profile ? conn_equip(r, c, plan->addrs) : -ENOMEM;
+    return rc < 0 ? rc : kr__slots_put(&r->slots, c->owner.slot, fd);
+}
+
+int kr__conn_make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd, struct kr__conn **ret) {
+    int slot = kr__slots_take(&r->slots.made);
+    if (slot < 0)
+        return slot;
+    struct kr__conn *c = &r->conns.table[slot];
+    conn_begin(r, c, (uint32_t)slot, KR__CONN_OPENING);
+    int rc = conn_furnish(r, c, plan, fd);
+    if (rc < 0) {
+        conn_free(r, c);
+        return rc;
+    }
+    c->announced = true;
+    *ret = c;
+    return 0;
+}
+
 static struct kr_addr *successor_addrs_take(struct kr__conn *c) {
     if (!c->more)
         return NULL;
@@ -237,15 +280,7 @@ void kr__conn_gone(struct kr_reactor *r, struct kr__conn *c) {
     if (c->announced)
         conn_tell_close(r, c, c->error, (enum kr_why)c->why);
     struct kr_addr *successor_addrs = successor_addrs_take(c);
-    conn_release(r, c);
-    kr__link_off(&c->owner.dirty);
-    kr__owner_age(&c->owner);
-    c->state = KR__CONN_FREE;
-    c->announced = false;
-    r->conns.open--;
-    r->conns.accepted -= c->owner.slot < r->conns.accept_max;
-    kr__uncount(&r->stats.conns, 1);
-    kr__listener_left(r, c->listener);
+    conn_free(r, c);
     if (c->successor)
         conn_succeed(r, c, successor_addrs);
 }

@@ -12,6 +12,7 @@
  * the next client may be well. */
 #include "core/listener.h"
 
+#include "core/addr.h"
 #include "core/reactor.h"
 
 #define BACKOFF_FIRST_MS 10u
@@ -314,9 +315,7 @@ static bool opts_good(const struct kr_listen_opts *o) {
 }
 
 static bool addr_good(const struct kr_addr *addr) {
-    if (!addr || addr->size < sizeof addr->u.sa.sa_family || addr->size > sizeof addr->u)
-        return false;
-    return addr->u.sa.sa_family == AF_INET || addr->u.sa.sa_family == AF_INET6;
+    return kr__addr_good(addr) && addr->u.sa.sa_family != AF_UNIX;
 }
 
 static int listener_slot(struct kr_reactor *r, int fd) {

@@ -2,6 +2,7 @@
 #include "core/profile.h"
 
 #include <errno.h>
+#include <string.h>
 
 #define CAP_MAX ((size_t)INT32_MAX)
 #define INLINE_MAX ((size_t)1 << 20)
@@ -26,6 +27,8 @@ bool kr__conn_opts_good(const struct kr_conn_opts *o) {
 }
 
 void kr__profiles_free(struct kr__profiles *profiles) {
+    kr__profile_unref(profiles, profiles->recent);
+    profiles->recent = NULL;
     while (profiles->free) {
         struct kr__profile *p = profiles->free;
         profiles->free = p->next;
@@ -41,6 +44,19 @@ struct kr__profile *kr__profile_new(struct kr__profiles *profiles, const struct 
         p = kr__mem_get(profiles->mem, sizeof *p);
     if (p)
         *p = (struct kr__profile){.refs = 1, .opts = *opts};
+    return p;
+}
+
+/* Bytes between the fields may differ although the limits do not: then they are just not shared. */
+struct kr__profile *kr__profile_share(struct kr__profiles *profiles, const struct kr_conn_opts *opts) {
+    struct kr__profile *recent = profiles->recent;
+    if (recent && memcmp(&recent->opts, opts, sizeof *opts) == 0)
+        return kr__profile_ref(recent);
+    struct kr__profile *p = kr__profile_new(profiles, opts);
+    if (!p)
+        return NULL;
+    kr__profile_unref(profiles, recent);
+    profiles->recent = kr__profile_ref(p);
     return p;
 }
 

@@ -20,6 +20,7 @@
     X(accept_fd, SLOT, true, true)                                                                 \
     X(accept_poll, SLOT, true, false)                                                              \
     X(install, NONE, true, true)                                                                   \
+    X(connect, SLOT, true, false)                                                                  \
     X(recv, SLOT, true, false)                                                                     \
     X(send, SLOT, true, false)                                                                     \
     X(shutdown, SLOT, true, false)                                                                 \

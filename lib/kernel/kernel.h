@@ -31,6 +31,13 @@ struct kr__listen_plan {
     bool reuse_addr, reuse_port, v6_only, no_delay;
 };
 
+/* A stream socket to be, which will connect. */
+struct kr__socket_plan {
+    int family;
+    const struct kr_addr *source; /* bound to this; NULL: to nothing */
+    bool no_delay;
+};
+
 struct kr__kernel {
     /* The ring. `open` fills `ring` and `params`; `bind` makes the calling thread its one submitter and
      * registers the ring's descriptor with it; `close` ends it, or in a forked child just gives the
@@ -50,6 +57,9 @@ struct kr__kernel {
     void (*unmap)(const struct kr__kernel *k, void *pages, size_t size);
 
     int (*listen)(const struct kr__kernel *k, const struct kr__listen_plan *plan, struct kr_addr *bound);
+    int (*socket)(const struct kr__kernel *k, const struct kr__socket_plan *plan);
+    /* Of a Unix socket, and without waiting: -EAGAIN when too many wait to be accepted there. */
+    int (*connect)(const struct kr__kernel *k, int fd, const struct kr_addr *addr);
     int (*sock_addrs)(const struct kr__kernel *k, int fd, struct kr_addr *peer, struct kr_addr *local);
     int (*close)(const struct kr__kernel *k, int fd);
     int (*write)(const struct kr__kernel *k, int fd, const void *data, size_t size); /* bytes written */

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -155,6 +156,45 @@ static int linux_listen(const struct kr__kernel *k, const struct kr__listen_plan
     return fd;
 }
 
+/* Port 0 is left open until connect, so that it need only be free for that destination (man ip,
+ * IP_BIND_ADDRESS_NO_PORT; IPv6 sockets take it too). A port that was asked for may have been used a minute
+ * ago. */
+static int bind_source(int fd, const struct kr_addr *source) {
+    int rc = 0;
+    if (source->u.sa.sa_family != AF_UNIX && kr_addr_port(source))
+        rc = set_flag(fd, SOL_SOCKET, SO_REUSEADDR, true);
+    else if (source->u.sa.sa_family != AF_UNIX)
+        rc = set_flag(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, true);
+    if (rc == 0 && bind(fd, &source->u.sa, source->size) < 0)
+        rc = -errno;
+    return rc;
+}
+
+static int linux_socket(const struct kr__kernel *k, const struct kr__socket_plan *plan) {
+    (void)k;
+    bool local = plan->family == AF_UNIX;
+    int fd = socket(plan->family, SOCK_STREAM | SOCK_CLOEXEC | (local ? SOCK_NONBLOCK : 0), 0);
+    if (fd < 0)
+        return -errno;
+    int rc = set_flag(fd, IPPROTO_TCP, TCP_NODELAY, plan->no_delay && !local);
+    if (rc == 0 && plan->source)
+        rc = bind_source(fd, plan->source);
+    if (rc < 0) {
+        close(fd);
+        return rc;
+    }
+    return fd;
+}
+
+/* What comes afterwards are requests, which wait in the kernel: the socket is made an ordinary one. */
+static int linux_connect(const struct kr__kernel *k, int fd, const struct kr_addr *addr) {
+    (void)k;
+    int off = 0;
+    if (connect(fd, &addr->u.sa, addr->size) < 0 || ioctl(fd, FIONBIO, &off) < 0)
+        return -errno;
+    return 0;
+}
+
 static int linux_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *peer,
                             struct kr_addr *local) {
     (void)k;
@@ -239,6 +279,8 @@ const struct kr__kernel kr__linux = {
     .map = linux_map,
     .unmap = linux_unmap,
     .listen = linux_listen,
+    .socket = linux_socket,
+    .connect = linux_connect,
     .sock_addrs = linux_sock_addrs,
     .close = linux_close,
     .write = linux_write,

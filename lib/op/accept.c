@@ -27,6 +27,7 @@ uint16_t kr__prep_accept(struct kr_reactor *r, struct kr__owner *o, struct io_ur
 static int32_t in_range(struct kr_reactor *r, int32_t res) {
     if (res < 0 || (uint32_t)res < r->conns.accept_max)
         return res;
+    kr__mark(accepted_beyond_the_range);
     kr__slots_clear(&r->slots, (uint32_t)res);
     return -ENFILE;
 }

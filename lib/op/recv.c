@@ -212,7 +212,7 @@ static int set_paused(struct kr_reactor *r, kr_conn conn, bool paused) {
     int rc = kr__conn_door(r, conn, &c);
     if (rc < 0)
         return rc;
-    if (c->state != KR__CONN_OPEN)
+    if (!kr__conn_lives(c))
         return -EPIPE;
     c->paused = paused;
     if (paused)

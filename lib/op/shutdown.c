@@ -40,7 +40,7 @@ int kr_conn_shutdown(struct kr_reactor *r, kr_conn conn) {
     int rc = kr__conn_door(r, conn, &c);
     if (rc < 0)
         return rc;
-    if (c->state != KR__CONN_OPEN)
+    if (!kr__conn_lives(c))
         return -EPIPE;
     c->half = true;
     kr__conn_dirty(r, c);

@@ -1,5 +1,6 @@
 /* The door, answered by a world: each function first lets a little time pass, in which anything may
  * happen, as at any system call. */
+#include "kernel/sim/remote.h"
 #include "kernel/sim/ring.h"
 #include "kernel/sim/stream.h"
 
@@ -152,6 +153,20 @@ static int door_listen(const struct kr__kernel *k, const struct kr__listen_plan 
     return kr__sim_fd_new(sim, file);
 }
 
+static int door_socket(const struct kr__kernel *k, const struct kr__socket_plan *plan) {
+    struct kr_sim *sim = entered(k);
+    int fd = kr__sim_socket(sim, plan->family);
+    if (fd >= 0 && plan->source)
+        kr__sim_fd_file(sim, fd)->stream.here = *plan->source;
+    return fd;
+}
+
+/* Of Unix sockets only, which this world does not have. */
+static int door_connect(const struct kr__kernel *k, int fd, const struct kr_addr *addr) {
+    (void)addr;
+    return kr__sim_fd_file(entered(k), fd) ? -EAFNOSUPPORT : -EBADF;
+}
+
 static int door_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *peer,
                            struct kr_addr *local) {
     const struct kr__sim_file *file = kr__sim_fd_file(entered(k), fd);
@@ -220,6 +235,8 @@ void kr__sim_door_init(struct kr_sim *sim) {
         .map = door_map,
         .unmap = door_unmap,
         .listen = door_listen,
+        .socket = door_socket,
+        .connect = door_connect,
         .sock_addrs = door_sock_addrs,
         .close = door_close,
         .write = door_write,

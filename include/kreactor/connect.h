@@ -1,0 +1,66 @@
+/* Connecting: connections that this program makes.
+ *
+ * A connection made here is a connection like any other (conn.h), except that it begins before it stands: its
+ * handle is good at once, bytes may be queued to it at once, and on_open runs when it stands. If it never
+ * does, on_close says why, and there was no on_open.
+ *
+ * All functions: the reactor's thread, or before its first kr_run any one thread at a time. */
+#ifndef KREACTOR_CONNECT_H
+#define KREACTOR_CONNECT_H
+
+#include <kreactor/addr.h>
+#include <kreactor/conn.h>
+#include <kreactor/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* How a connection is made, and what it starts with. Fill it with kr_connect_opts_init. */
+struct kr_connect_opts {
+    size_t size; /* sizeof(struct kr_connect_opts), set by kr_connect_opts_init */
+
+    /* Where it comes from: an address of the same family. Port 0 lets the kernel choose, among those that are
+     * free for this destination. Borrowed for the call; NULL: the kernel chooses. Default NULL. */
+    const struct kr_addr *source;
+
+    /* How long it may take until it stands, after which it ends with -ETIMEDOUT and KR_WHY_TIMEOUT; 0 = as
+     * long as the kernel tries, which for TCP is some two minutes, and for a Unix socket whose listener
+     * accepts nobody without end. Default 30 s. */
+    int64_t timeout_ns;
+
+    /* Make this side's address known (kr_conn_local) once it stands, at the cost of two system calls and of
+     * a descriptor until then. The peer's is known in any case: it is the one given. Default false. */
+    bool local_address;
+
+    struct kr_conn_opts conn;
+};
+
+/* Fills `opts` with the defaults. Any thread. */
+KR_API void kr_connect_opts_init(struct kr_connect_opts *opts);
+
+/* Connects to `addr`: IPv4, IPv6 or a Unix stream socket. `addr` and `opts` (NULL = defaults) are borrowed for
+ * the call; `ops` until the connection has closed; `user` is handed to its callbacks. *ret, which may be NULL,
+ * is its handle, good from now until on_close has returned. No callback runs inside the call.
+ *
+ * What follows, in a later turn: on_open, after which it is a connection like any other; or on_close with the
+ * kernel's error and KR_WHY_CONNECT (-ECONNREFUSED, -ETIMEDOUT, -EHOSTUNREACH, -ENETUNREACH, -ENOENT and
+ * -EACCES of a Unix path ...), or with -ETIMEDOUT and KR_WHY_TIMEOUT. A Unix socket whose listener has too
+ * many clients waiting is tried again until there is room.
+ *
+ * Before it stands it may be sent to, paused, shut down and closed. Closing it gives up the attempt, except
+ * that KR_CLOSE_LINGER and KR_CLOSE_FLUSH with bytes in the queue go on as they would on one that stands;
+ * flush_ns bounds the wait until it does, and begins anew then.
+ *
+ * Errors, with nothing begun: those of socket, setsockopt and bind (-EMFILE, -ENFILE, -EAFNOSUPPORT;
+ * -EADDRINUSE, -EADDRNOTAVAIL, -EACCES of the source ...); -ENOSPC when connect_max connections of this
+ * kind are not yet closed (one whose on_close is running is not); -ENOMEM; -ESHUTDOWN once kr_reactor_free
+ * has begun. Uses no descriptor afterwards, but for local_address and for a Unix socket until it stands. */
+KR_API int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *addr,
+                      const struct kr_connect_opts *opts, const struct kr_conn_ops *ops, void *user);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,150 @@
+/* Dialling: from kr_connect until the connection stands.
+ *
+ * Happy path: a socket is made and put into a slot; a CONNECT is wanted (op/connect.c), and when it is
+ * answered the connection is OPEN, with all that was queued meanwhile. A Unix socket is not asked for by
+ * request but knocks: a connect(2) that does not wait, in the turn after the call.
+ * Failure modes: the kernel says no (KR_WHY_CONNECT); it says nothing until the deadline (KR_WHY_TIMEOUT);
+ * closed meanwhile (the request is cancelled; nobody is told that it stood, should it have); a Unix
+ * listener's backlog is full (-EAGAIN: knocks again after 1, 2, 4 ... 40 ms).
+ *
+ * Why Unix sockets knock: connect(2) there either succeeds at once or, with the backlog full, would have to
+ * wait inside the system call, where it cannot be polled for (unix_stream_connect, net/unix/af_unix.c; a
+ * socket that is not connected polls as writable). A CONNECT request is tried 128 times in a row and then
+ * given to a kernel thread of its own, which sleeps in it (observed on 6.18). A thousand clients of
+ * one slow listener would be a thousand threads. */
+#include "core/dial.h"
+
+#include "core/reactor.h"
+
+#define KNOCK_FIRST_MS 1u
+#define KNOCK_LAST_MS 40u
+
+static int64_t dial_now(const struct kr_reactor *r) {
+    return r->kernel->clock(r->kernel);
+}
+
+/* The descriptor goes with the connection if it knocks, or if its own address is to be asked. */
+static void dial_begin(struct kr_reactor *r, struct kr__conn *c, const struct kr_connect_opts *opts, int fd) {
+    c->calling = true;
+    c->knocks = kr__dial_addr(c)->u.sa.sa_family == AF_UNIX;
+    c->touched = dial_now(r);
+    c->more->until = opts->timeout_ns ? kr__time_add(c->touched, opts->timeout_ns) : KR__NEVER;
+    if (c->knocks)
+        kr__deadline_file(&r->timers, &c->deadline, c->touched);
+    else if (opts->timeout_ns)
+        kr__deadline_file(&r->timers, &c->deadline, c->more->until);
+    if (c->knocks || opts->local_address)
+        c->more->fd = fd;
+    else
+        r->kernel->close(r->kernel, fd);
+    c->more->local = opts->local_address;
+}
+
+int kr__dial(struct kr_reactor *r, const struct kr_addr *addr, const struct kr_connect_opts *opts,
+             const struct kr_conn_ops *ops, void *user, struct kr__conn **ret) {
+    if (!r->slots.made.free_count)
+        return -ENOSPC;
+    struct kr__socket_plan socket = {
+        .family = addr->u.sa.sa_family,
+        .source = opts->source,
+        .no_delay = opts->conn.no_delay,
+    };
+    int fd = r->kernel->socket(r->kernel, &socket);
+    if (fd < 0)
+        return fd;
+    const struct kr_addr addrs[2] = {*addr};
+    struct kr__conn_plan plan = {.opts = &opts->conn, .ops = ops, .user = user, .addrs = addrs};
+    int rc = kr__conn_make(r, &plan, fd, ret);
+    if (rc < 0) {
+        r->kernel->close(r->kernel, fd);
+        return rc;
+    }
+    dial_begin(r, *ret, opts, fd);
+    return 0;
+}
+
+static void call_ends(struct kr_reactor *r, struct kr__conn *c) {
+    c->calling = c->knocks = false;
+    if (c->more->fd >= 0)
+        r->kernel->close(r->kernel, c->more->fd);
+    c->more->fd = -1;
+}
+
+/* Should the peer have gone again already it is not known, and stays so. */
+static void ask_local(struct kr_reactor *r, struct kr__conn *c) {
+    struct kr_addr peer, local;
+    if (r->kernel->sock_addrs(r->kernel, c->more->fd, &peer, &local) == 0)
+        c->more->addrs[1] = local;
+}
+
+static void stands(struct kr_reactor *r, struct kr__conn *c) {
+    if (c->more->local)
+        ask_local(r, c);
+    call_ends(r, c);
+    kr__deadline_unfile(&r->timers, &c->deadline);
+    kr__conn_dirty(r, c);
+    kr__count(&r->stats.connects, 1);
+    if (kr__conn_flushes(c)) { /* closed meanwhile, but for what is queued */
+        kr__mark(dial_stands_flushing);
+        kr__conn_file(r, c, kr__conn_opts(c)->flush_ns);
+        return;
+    }
+    c->state = KR__CONN_OPEN;
+    c->touched = r->now;
+    if (kr__conn_opts(c)->idle_ns)
+        kr__conn_file(r, c, kr__conn_opts(c)->idle_ns);
+    if (c->ops->on_open)
+        c->ops->on_open(r, kr__conn_handle(c), c->user);
+}
+
+void kr__dial_give_up(struct kr_reactor *r, struct kr__conn *c) {
+    call_ends(r, c);
+    kr__count(&r->stats.connect_errors, 1);
+}
+
+void kr__dial_answered(struct kr_reactor *r, struct kr__conn *c, int error) {
+    kr__mark_if(dial_answered_too_late, !c->calling);
+    if (!c->calling) /* closed meanwhile */
+        return;
+    if (error == 0)
+        stands(r, c);
+    else
+        kr__conn_end(r, c, KR_CLOSE_NOW, error, KR_WHY_CONNECT);
+}
+
+static void knock_later(struct kr_reactor *r, struct kr__conn *c) {
+    kr__mark(knocked_again);
+    struct kr__conn_more *more = c->more;
+    more->backoff_ms = more->backoff_ms ? 2 * more->backoff_ms : KNOCK_FIRST_MS;
+    if (more->backoff_ms > KNOCK_LAST_MS)
+        more->backoff_ms = KNOCK_LAST_MS;
+    int64_t at = kr__time_add(r->now, more->backoff_ms * INT64_C(1000000));
+    kr__deadline_file(&r->timers, &c->deadline, at < more->until ? at : more->until);
+}
+
+static void knock(struct kr_reactor *r, struct kr__conn *c) {
+    int rc = r->kernel->connect(r->kernel, c->more->fd, kr__dial_addr(c));
+    if (rc == -EAGAIN || rc == -EINTR)
+        knock_later(r, c);
+    else
+        kr__dial_answered(r, c, rc);
+}
+
+void kr__dial_due(struct kr_reactor *r, struct kr__conn *c) {
+    kr__mark_if(dial_overdue, r->now >= c->more->until);
+    if (r->now >= c->more->until)
+        kr__conn_end(r, c, KR_CLOSE_NOW, -ETIMEDOUT, KR_WHY_TIMEOUT);
+    else if (c->knocks)
+        knock(r, c);
+    else
+        kr__deadline_file(&r->timers, &c->deadline, c->more->until);
+}
+
+void kr__dial_hurry(struct kr_reactor *r, struct kr__conn *c, int64_t in_ns) {
+    int64_t until = kr__time_add(dial_now(r), in_ns);
+    if (until >= c->more->until)
+        return;
+    c->more->until = until;
+    if (!c->knocks)
+        kr__deadline_file(&r->timers, &c->deadline, until);
+}

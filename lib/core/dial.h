@@ -1,0 +1,30 @@
+/* Connections of kr_connect, from the call until they stand. */
+#ifndef KR_CORE_DIAL_H
+#define KR_CORE_DIAL_H
+
+#include "core/conn.h"
+
+#include <kreactor/connect.h>
+
+/* Begins one, as checked `opts` say. *ret is the connection; else -errno, with nothing begun. */
+int kr__dial(struct kr_reactor *r, const struct kr_addr *addr, const struct kr_connect_opts *opts,
+             const struct kr_conn_ops *ops, void *user, struct kr__conn **ret);
+
+/* Its address, for the request: stays where it is until the connection is gone. */
+static inline const struct kr_addr *kr__dial_addr(const struct kr__conn *c) {
+    return &c->more->addrs[0];
+}
+
+/* The kernel has answered: it stands (0), or never will (-errno). */
+void kr__dial_answered(struct kr_reactor *r, struct kr__conn *c, int error);
+
+/* The deadline has been reached, or the time to knock. */
+void kr__dial_due(struct kr_reactor *r, struct kr__conn *c);
+
+/* It may take no longer than so far into the future from now. */
+void kr__dial_hurry(struct kr_reactor *r, struct kr__conn *c, int64_t in_ns);
+
+/* It is closed before it stands. */
+void kr__dial_give_up(struct kr_reactor *r, struct kr__conn *c);
+
+#endif

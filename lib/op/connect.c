@@ -1,0 +1,53 @@
+/* Connect: one request, from the slot's socket to the address that was given.
+ *
+ * Happy path: CONNECT completes with 0 when the connection stands; the kernel waits for that itself. What
+ * comes before and after, and what else may come, is in core/dial.c. Unix sockets make no such request.
+ * Failure: any error is the kernel's last word. A connection that is closed meanwhile has this cancelled,
+ * which leaves the attempt to the CLOSE that follows.
+ *
+ * Relies on: an attempt in progress is polled for by the kernel (io_connect, io_uring/net.c), and that can
+ * be cancelled; the address is copied at submit, but a full SQ may delay that, so it stays where it is. */
+#include "core/addr.h"
+#include "core/dial.h"
+#include "op/op.h"
+
+uint16_t kr__prep_connect(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
+    (void)r;
+    const struct kr_addr *addr = kr__dial_addr(kr__owner_conn(o));
+    io_uring_prep_connect(sqe, 0, &addr->u.sa, addr->size);
+    return 0;
+}
+
+void kr__done_connect(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
+    kr__dial_answered(r, kr__owner_conn(o), how->res);
+}
+
+void kr_connect_opts_init(struct kr_connect_opts *opts) {
+    *opts = (struct kr_connect_opts){.size = sizeof *opts, .timeout_ns = INT64_C(30000000000)};
+    kr_conn_opts_init(&opts->conn);
+}
+
+static bool opts_good(const struct kr_connect_opts *o, const struct kr_addr *addr) {
+    bool source = !o->source || (kr__addr_good(o->source) &&
+                                 o->source->u.sa.sa_family == addr->u.sa.sa_family);
+    return o->size == sizeof *o && source && o->timeout_ns >= 0 && kr__conn_opts_good(&o->conn);
+}
+
+int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *addr,
+               const struct kr_connect_opts *opts, const struct kr_conn_ops *ops, void *user) {
+    int rc = kr__guard(r);
+    if (rc < 0)
+        return rc;
+    struct kr_connect_opts defaults;
+    kr_connect_opts_init(&defaults);
+    opts = opts ? opts : &defaults;
+    if (!kr__addr_good(addr) || !opts_good(opts, addr) || !ops || !ops->on_data)
+        return -EINVAL;
+    if (r->freeing)
+        return -ESHUTDOWN;
+    struct kr__conn *c;
+    rc = kr__dial(r, addr, opts, ops, user, &c);
+    if (rc == 0 && ret)
+        *ret = kr__conn_handle(c);
+    return rc;
+}
