@@ -167,7 +167,12 @@ enum kr_sim_fault {
     KR_SIM_CONNECT_IGNORED = 23,     /* nobody answers it: -ETIMEDOUT after 131 s */
     KR_SIM_CONNECT_UNREACHABLE = 24, /* -ENETUNREACH at once, or -EHOSTUNREACH later */
     KR_SIM_LATE_WORKER = 25,         /* what a kernel worker does (shutdown) takes up to 5 ms */
-    KR_SIM_FAULT_COUNT = 26,         /* grows with new versions */
+    KR_SIM_NO_WORKER = 26,           /* there is no thread for it: -ECANCELED */
+    KR_SIM_ZC_NO_NOTIF = 27,         /* a zero-copy send is refused: -ENOMEM, and nothing follows */
+    KR_SIM_ZC_NO_MEMORY = 28,        /* its memory may not be locked: -ENOMEM, and the notification */
+    KR_SIM_ZC_HELD = 29,             /* its bytes are kept until the peer has read them, or is gone */
+    KR_SIM_ZC_LATE = 30,             /* the notification comes up to a second late */
+    KR_SIM_FAULT_COUNT = 31,         /* grows with new versions */
 };
 
 /* Makes a fault happen in `per_1024` (0 to 1024) of the cases where it could. 0 is the start. */

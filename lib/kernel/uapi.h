@@ -16,6 +16,11 @@
 /* Enter: the wait is not accounted as I/O wait (kernel >= 6.15). */
 #define KR__ENTER_NO_IOWAIT (1u << 7)
 
+/* A zero-copy send says in its notification whether it copied after all (kernel >= 6.2, man
+ * io_uring_enter, IORING_OP_SEND_ZC). */
+#define KR__SEND_ZC_REPORT_USAGE (1u << 3) /* sqe->ioprio */
+#define KR__NOTIF_ZC_COPIED (1u << 31)     /* cqe->res: a negative number */
+
 /* NOP completes with the result given in sqe->len (kernel >= 6.10, liburing test/nop.c). */
 #define KR__NOP_INJECT_RESULT (1u << 0)
 

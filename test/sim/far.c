@@ -46,6 +46,11 @@ static int64_t read_some(struct far *far) {
     return n < 0 ? -errno : n;
 }
 
+int64_t far_read_once(struct far *far) {
+    transition(far);
+    return read_some(far);
+}
+
 int64_t far_read(struct far *far) {
     int64_t all = 0, got;
     transition(far);

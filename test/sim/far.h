@@ -23,6 +23,9 @@ int far_send(struct far *far, size_t size);
 /* Reads what is there; how much that was, or if that was nothing, -errno or 0 for the end. */
 int64_t far_read(struct far *far);
 
+/* The same for at most 64 KiB of it. */
+int64_t far_read_once(struct far *far);
+
 void far_shutdown(struct far *far);
 void far_end(struct far *far, bool reset);
 

@@ -16,6 +16,7 @@
 #define QUIET 3 /* waits in a row that bring nothing */
 #define TEXTS_MAX 256
 #define BUFS 8
+#define BUFFER 65536 /* of a socket, each way */
 
 /* ---- answers ---- */
 
@@ -164,9 +165,19 @@ void raw_install(struct raw *x, int slot, int fd) {
     CHECK_OK(x->door->close(x->door, fd));
 }
 
+static void buffer(int fd, int which) {
+    int size = BUFFER;
+    CHECK_SYS(setsockopt(fd, SOL_SOCKET, which, &size, sizeof size));
+}
+
+static int real_socket(int family) {
+    int fd = CHECK_SYS(socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    buffer(fd, SO_SNDBUF);
+    return fd;
+}
+
 void raw_socket(struct raw *x, int slot, int family) {
-    int fd = x->sim ? kr__sim_socket(x->sim, family)
-                    : CHECK_SYS(socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    int fd = x->sim ? kr__sim_socket(x->sim, family) : real_socket(family);
     CHECK_GE(fd, 0);
     raw_install(x, slot, fd);
 }
@@ -204,6 +215,7 @@ static int bound(int backlog, uint16_t *port) {
     socklen_t size = sizeof a;
     int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     CHECK_SYS(bind(fd, (struct sockaddr *)&a, size));
+    buffer(fd, SO_RCVBUF); /* which those that it accepts inherit */
     if (backlog >= 0)
         CHECK_SYS(listen(fd, backlog));
     CHECK_SYS(getsockname(fd, (struct sockaddr *)&a, &size));
@@ -244,7 +256,7 @@ void raw_accept(struct raw *x, struct far *far) {
     *far = (struct far){.sim = x->sim, .open = true};
     if (x->sim) {
         CHECK_OK(kr_sim_accept(x->sim, &far->peer, x->port));
-        CHECK_OK(kr_sim_window(x->sim, far->peer, 4 << 20, 65536)); /* about loopback's own */
+        CHECK_OK(kr_sim_window(x->sim, far->peer, 2 * BUFFER, 2 * BUFFER));
         return;
     }
     far->fd = CHECK_SYS(accept4(x->server, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK));
@@ -271,6 +283,25 @@ const struct sockaddr_in *raw_no_way(struct raw *x) {
     else
         a.sin_addr.s_addr = INADDR_BROADCAST;
     return &a;
+}
+
+/* What the far end's kernel takes meanwhile makes room once more, and may do so later, too. */
+void raw_fill(struct raw *x, int slot) {
+    static const char bytes[BUFFER];
+    if (x->sim && !x->calm && kr_sim_random(x->sim, 2))
+        return;
+    for (unsigned full = 0; full < 2;) {
+        struct raw_answer *a = answer_of(x, "fill");
+        a->hidden = true;
+        struct io_uring_sqe *sqe = raw_ask(x, "fill", IORING_OP_SEND, slot);
+        sqe->addr = (uint64_t)(uintptr_t)bytes;
+        sqe->len = sizeof bytes;
+        sqe->msg_flags = MSG_NOSIGNAL | MSG_DONTWAIT;
+        raw_await(x, "fill", a->count + 1);
+        CHECK(a->res > 0 || a->res == -EAGAIN);
+        full = a->res > 0 ? 0 : full + 1;
+        raw_quiet(x);
+    }
 }
 
 uint16_t raw_closed_port(struct raw *x) {
@@ -351,6 +382,8 @@ static bool texts_have(const struct texts *set, const char *text) {
 static void texts_add(struct texts *set, const struct raw *x) {
     for (unsigned i = 0; i < x->answer_count; i++) {
         const struct raw_answer *a = &x->answers[i];
+        if (a->hidden)
+            continue;
         char text[160];
         snprintf(text, sizeof text, "%s: %s", a->name, a->text[0] ? a->text : "nothing");
         if (texts_have(set, text))
@@ -384,7 +417,7 @@ static void as_old_as_this(struct kr_sim *sim) {
 static void run_sim(const struct raw_script *script, struct texts *into, uint64_t seed, bool faults) {
     static const enum kr_sim_fault mild[] = {
         KR_SIM_TASK_WORK, KR_SIM_OVERTAKE, KR_SIM_SHORT_SEND, KR_SIM_CANCEL_LATE, KR_SIM_LATE_FLUSH,
-        KR_SIM_SPURIOUS_WAKE,
+        KR_SIM_SPURIOUS_WAKE, KR_SIM_LATE_WORKER, KR_SIM_ZC_LATE,
     };
     struct kr_sim *sim;
     CHECK_OK(kr_sim_new(&sim, seed));

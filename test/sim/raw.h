@@ -32,6 +32,7 @@ struct raw_answer {
     unsigned count;
     int32_t res;    /* the last one's */
     uint32_t flags;
+    bool hidden;    /* it is compared with nothing */
     bool any;       /* a positive result is written "+": it differs from run to run */
 };
 
@@ -117,6 +118,9 @@ void raw_accept(struct raw *x, struct far *far);
 
 /* A connected TCP socket in the slot, and its far end. Makes a server if there is none. */
 void raw_join(struct raw *x, int slot, struct far *far);
+
+/* Sends on a connected slot until no more is taken, for now: a script that does is a loose one. */
+void raw_fill(struct raw *x, int slot);
 
 /* 127.0.0.1 and the port. Good for the next four calls. */
 const struct sockaddr_in *raw_address(uint16_t port);

@@ -12,6 +12,7 @@ struct kr__sim_file *kr__sim_file_new(struct kr_sim *sim, enum kr__sim_kind kind
     file->sim = sim;
     kr__list_init(&file->waiters);
     kr__list_init(&file->listener.queue);
+    kr__list_init(&file->stream.held);
     file->stream.fate = -1;
     sim->files++;
     return file;

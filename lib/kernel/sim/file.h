@@ -34,6 +34,7 @@ struct kr__sim_stream {
     bool shut_in;   /* this end reads no more; what comes all the same is there */
     bool dead;      /* reset, refused or given up: nothing moves, but what had come can be read */
     int error;      /* told once, to whoever asks first */
+    struct kr__list held; /* notifications of zero-copy sends, by `waiting`, until this end has read them */
     struct kr_addr here, there;
 };
 

@@ -19,6 +19,8 @@ static const struct kr__sim_verb *const verbs[IORING_OP_LAST] = {
     [IORING_OP_RECV] = &kr__sim_recv,
     [IORING_OP_SEND] = &kr__sim_send,
     [IORING_OP_SENDMSG] = &kr__sim_send,
+    [IORING_OP_SENDMSG_ZC] = &kr__sim_send_zc,
+    [IORING_OP_SEND_ZC] = &kr__sim_send_zc,
     [IORING_OP_SHUTDOWN] = &kr__sim_shutdown,
 };
 
@@ -84,17 +86,17 @@ void kr__sim_wake(struct kr__sim_file *file, unsigned what) {
     }
 }
 
-static void cancelled(struct kr__sim_request *req) {
-    if (req->verb->cancel)
-        req->verb->cancel(req);
+static void fail(struct kr__sim_request *req, int res) {
+    if (req->verb && req->verb->fail)
+        req->verb->fail(req, res);
     else
-        kr__sim_end(req, -ECANCELED, 0);
+        kr__sim_end(req, res, 0);
 }
 
 void kr__sim_request_run(struct kr__sim_request *req) {
     req->passing = false;
     if (req->cancelled)
-        cancelled(req);
+        fail(req, -ECANCELED);
     else if (req->verb->work)
         kr__sim_end(req, req->res, 0);
     else
@@ -116,8 +118,6 @@ int kr__sim_request_file(struct kr__sim_request *req) {
 }
 
 static int prepare(struct kr__sim_request *req) {
-    unsigned opcode = req->sqe.opcode;
-    req->verb = opcode < IORING_OP_LAST ? verbs[opcode] : NULL;
     if (!req->verb)
         return -EINVAL;
     int rc = req->verb->prep ? req->verb->prep(req) : 0;
@@ -134,15 +134,23 @@ static void issue(struct kr__sim_request *req) {
         req->verb->run(req);
 }
 
-void kr__sim_request_start(struct kr__sim_ring *ring, const struct io_uring_sqe *sqe) {
+struct kr__sim_request *kr__sim_request_new(struct kr__sim_ring *ring, const struct io_uring_sqe *sqe,
+                                            const struct kr__sim_verb *verb) {
     struct kr__sim_request *req = kr__sim_alloc(sizeof *req);
     req->ring = ring;
     req->sqe = *sqe;
+    req->verb = verb;
     kr__list_push(&ring->alive, &req->alive);
     ring->sim->requests++;
+    return req;
+}
+
+void kr__sim_request_start(struct kr__sim_ring *ring, const struct io_uring_sqe *sqe) {
+    const struct kr__sim_verb *verb = sqe->opcode < IORING_OP_LAST ? verbs[sqe->opcode] : NULL;
+    struct kr__sim_request *req = kr__sim_request_new(ring, sqe, verb);
     int rc = prepare(req);
     if (rc < 0)
-        kr__sim_end(req, rc, 0);
+        fail(req, rc);
     else
         issue(req);
 }

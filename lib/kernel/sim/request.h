@@ -32,14 +32,19 @@ struct kr__sim_request {
     char *payload;        /* what it was at submit; the program's memory must still be so */
     size_t size, done;
 
+    struct kr__sim_request *notif; /* of a zero-copy send: tells when the bytes are free, when it has ended */
+    bool report, copied;           /* of that: it tells also whether they were copied, and whether that is so */
+    uint64_t until;                /* and, while the far end keeps it: what that must have read */
+
     struct sockaddr_storage address; /* of a connect; likewise */
     bool aborted;                    /* it was told -ECONNABORTED once */
 };
 
 /* What a verb does. `prep` (NULL: nothing) looks at the SQE, then its file is found, then `check` (NULL:
  * nothing) looks at that; either returns 0, or what the request completes with. `start` (NULL: as `run`)
- * is its first turn, `run` each later one; `cancel` (NULL: -ECANCELED) ends it. A verb that has `work` has
- * no turns: a worker does all but `prep`, later, and `work` returns the result (worker.c). */
+ * is its first turn, `run` each later one; `fail` (NULL: completes with that) is for what is refused by
+ * those, or cancelled. A verb that has `work` has no turns: a worker does all but `prep`, later, and `work`
+ * returns the result (worker.c). */
 struct kr__sim_verb {
     bool needs_file;
     int64_t (*work)(struct kr__sim_request *req);
@@ -47,11 +52,11 @@ struct kr__sim_verb {
     int (*check)(struct kr__sim_request *req);
     void (*start)(struct kr__sim_request *req);
     void (*run)(struct kr__sim_request *req);
-    void (*cancel)(struct kr__sim_request *req);
+    void (*fail)(struct kr__sim_request *req, int res);
 };
 
 extern const struct kr__sim_verb kr__sim_nop, kr__sim_poll, kr__sim_accept, kr__sim_recv, kr__sim_send,
-    kr__sim_connect, kr__sim_shutdown, kr__sim_close, kr__sim_update, kr__sim_cancel;
+    kr__sim_send_zc, kr__sim_notif, kr__sim_connect, kr__sim_shutdown, kr__sim_close, kr__sim_update, kr__sim_cancel;
 
 /* Finds its file, and checks that. */
 int kr__sim_request_file(struct kr__sim_request *req);
@@ -59,6 +64,10 @@ int kr__sim_request_file(struct kr__sim_request *req);
 /* Hands it to a worker, and takes it back. */
 void kr__sim_worker_start(struct kr__sim_request *req);
 void kr__sim_worker_drop(struct kr__sim_request *req);
+
+/* A request that is not issued. */
+struct kr__sim_request *kr__sim_request_new(struct kr__sim_ring *ring, const struct io_uring_sqe *sqe,
+                                            const struct kr__sim_verb *verb);
 
 /* Makes and issues a request. */
 void kr__sim_request_start(struct kr__sim_ring *ring, const struct io_uring_sqe *sqe);
@@ -68,6 +77,17 @@ void kr__sim_request_run(struct kr__sim_request *req);
 
 /* Its completion has been posted, or its ring is no more. */
 void kr__sim_request_free(struct kr__sim_request *req);
+
+/* The bytes of a send, as they are now, from its SQE. -EMSGSIZE. The program may not touch them until it
+ * is told, which the other one checks. */
+int kr__sim_payload_take(struct kr__sim_request *req);
+void kr__sim_payload_check(const struct kr__sim_request *req);
+
+/* One try to send the rest: a count, or as the system call. */
+int64_t kr__sim_payload_send(struct kr__sim_request *req);
+
+/* The far end has read what a zero-copy send gave it, or never will. */
+void kr__sim_notif_release(struct kr__sim_request *notif);
 
 /* It waits no more, and completes with `res`. */
 void kr__sim_end(struct kr__sim_request *req, int64_t res, uint32_t flags);

@@ -242,7 +242,7 @@ static void wake_some(struct kr__sim_ring *ring) {
         return;
     struct kr__sim_request *first =
         kr__container_of(ring->alive.head.next, struct kr__sim_request, alive);
-    if (kr__link_on(&first->waiting))
+    if (first->file && kr__link_on(&first->waiting))
         kr__sim_ring_queue(ring, first);
     kr__link_off(&first->alive);
     kr__list_push(&ring->alive, &first->alive);

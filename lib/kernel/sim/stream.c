@@ -65,6 +65,17 @@ int kr__sim_stream_error(struct kr__sim_stream *s) {
     return error;
 }
 
+/* Zero-copy sends whose bytes were read up to `taken` hear of it. */
+static void held_release(struct kr__sim_stream *s, uint64_t taken) {
+    struct kr__link *link;
+    while ((link = s->held.head.next) != &s->held.head) {
+        struct kr__sim_request *notif = kr__container_of(link, struct kr__sim_request, waiting);
+        if (notif->until > taken)
+            return;
+        kr__sim_notif_release(notif);
+    }
+}
+
 int64_t kr__sim_stream_recv(struct kr__sim_file *file, char *data, size_t size) {
     struct kr__sim_stream *s = &file->stream;
     if (s->size) {
@@ -73,6 +84,7 @@ int64_t kr__sim_stream_recv(struct kr__sim_file *file, char *data, size_t size) 
         s->at += size;
         s->size -= size;
         s->taken += size;
+        held_release(s, s->taken);
         if (s->other)
             kr__sim_wake(s->other, KR__SIM_OUT);
         return (int64_t)size;
@@ -109,6 +121,7 @@ void kr__sim_stream_die(struct kr__sim_file *file, int error) {
     if (s->call)
         kr__sim_event_drop(file->sim, s->call);
     s->call = NULL;
+    held_release(s, UINT64_MAX);
     s->error = s->fin_in && error == ECONNRESET ? EPIPE : error;
     kr__sim_wake(file, KR__SIM_IN | KR__SIM_OUT);
 }
@@ -119,9 +132,9 @@ int64_t kr__sim_stream_send(struct kr__sim_file *file, const char *data, size_t 
         return -kr__sim_stream_error(s);
     if (s->dead || s->fin_out || s->phase == KR__SIM_FRESH)
         return -EPIPE;
-    size = kr__min_size(size, room(s));
-    if (!size)
+    if (size && !room(s))
         return -EAGAIN;
+    size = kr__min_size(size, room(s));
     if (!s->other) {
         kr__sim_stream_die(file, ECONNRESET);
         return (int64_t)size;
@@ -185,6 +198,7 @@ void kr__sim_stream_disconnect(struct kr__sim_file *file) {
         kr__sim_stream_die(s->other, ECONNRESET);
         s->other->stream.other = NULL;
     }
+    held_release(s, UINT64_MAX);
     free(s->bytes);
     *s = (struct kr__sim_stream){
         .window = s->window,
@@ -193,6 +207,7 @@ void kr__sim_stream_disconnect(struct kr__sim_file *file) {
         .fate = -1,
         .error = was_open ? ECONNRESET : 0,
     };
+    kr__list_init(&s->held);
     kr__sim_wake(file, KR__SIM_IN | KR__SIM_OUT);
 }
 
@@ -223,5 +238,6 @@ void kr__sim_stream_close(struct kr__sim_file *file) {
         kr__sim_wake(s->other, KR__SIM_OUT);
         s->other->stream.other = NULL;
     }
+    held_release(s, UINT64_MAX);
     free(s->bytes);
 }

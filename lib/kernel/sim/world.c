@@ -51,6 +51,11 @@ static const char *const fault_names[KR_SIM_FAULT_COUNT] = {
     [KR_SIM_CONNECT_IGNORED] = "connect-ignored",
     [KR_SIM_CONNECT_UNREACHABLE] = "connect-unreachable",
     [KR_SIM_LATE_WORKER] = "late-worker",
+    [KR_SIM_NO_WORKER] = "no-worker",
+    [KR_SIM_ZC_NO_NOTIF] = "zc-no-notif",
+    [KR_SIM_ZC_NO_MEMORY] = "zc-no-memory",
+    [KR_SIM_ZC_HELD] = "zc-held",
+    [KR_SIM_ZC_LATE] = "zc-late",
 };
 
 void kr__sim_broken(const char *format, ...) {
