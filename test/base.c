@@ -3,6 +3,7 @@
 
 #include "base/heap.h"
 #include "base/list.h"
+#include "base/mark.h"
 #include "base/mpsc.h"
 #include "base/slab.h"
 #include "base/util.h"
@@ -152,6 +153,21 @@ TEST(list_splice_appends) {
     for (int i = 0; i < 4; i++)
         CHECK_EQ(thing_of(kr__list_pop(&to))->number, i);
     CHECK(kr__list_empty(&to) && kr__list_empty(&from));
+}
+
+/* Ours: a mark is counted where its condition holds, and whoever counts it, a child that dies too. */
+TEST(marks_are_counted_over_all_processes) {
+    const uint64_t *count = &kr__marks[KR__MARK_block_not_kept];
+    uint64_t before = *count;
+    pid_t pid = CHECK_SYS(fork());
+    if (pid == 0) {
+        kr__mark(block_not_kept);
+        kr__mark_if(block_not_kept, before == UINT64_MAX);
+        kr__mark_if(block_not_kept, before != UINT64_MAX);
+        abort();
+    }
+    CHECK_EQ(waitpid(pid, NULL, 0), pid);
+    CHECK_EQ(__atomic_load_n(count, __ATOMIC_RELAXED), before + (KR_CHECKED ? 2 : 0));
 }
 
 /* Runs `fn` in a child and checks that an assertion ended it. */
@@ -560,4 +576,4 @@ TEST(mpsc_push_in_a_signal_handler) {
     CHECK_GT(next[0], 0u);
 }
 
-TAP_MAIN(base, 18)
+TAP_MAIN(base, 19)

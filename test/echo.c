@@ -817,7 +817,7 @@ TEST_EACH(echo_writes_keep_order_across_callbacks) {
 #define HELD 1024u
 
 /* Echoes in pieces no two of which share a record: one that is held, a byte that is copied, and so on.
- * Counts the pieces of those calls that made more of them than a vectored send takes. */
+ * Counts the pieces of the call that made most of them. */
 static size_t shredded_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                             size_t size) {
     const char *bytes = data;
@@ -834,9 +834,9 @@ static size_t shredded_data(struct kr_reactor *r, kr_conn conn, void *user, cons
 
 static const struct kr_conn_ops shredded_ops = {.on_data = shredded_data};
 
-/* Ours: more pieces than one vectored send takes go out in several, in order. The client is there before
- * the first turn, so that there is a whole buffer for the first receive. */
-TEST_EACH(echo_of_more_pieces_than_a_send_takes) {
+/* Ours: many pieces that lie apart go out in order. The client's bytes are there before the first turn, so
+ * that the first receive brings many. */
+TEST_EACH(echo_of_pieces_that_lie_apart) {
     struct kr_config config = small_buffers(1024, 1 << 17);
     struct kr_reactor *r = test_reactor(&config);
     struct test_echo client = {.seed = 8, .total = 1 << 20, .send_piece = 1 << 17};

@@ -44,7 +44,7 @@
     /* core/conns.c */                                                                             \
     X(arrived_at_nobody, sim)                                                                      \
     X(arrival_refused, sim)                                                                        \
-    X(successor, sim)                                                                              \
+    X(successor, close)                                                                            \
     X(abandoned, sim)                                                                              \
     /* core/dial.c */                                                                              \
     X(dial_answered_too_late, connect)                                                             \
@@ -70,11 +70,11 @@
     X(lease_copied, sim)                                                                           \
     /* core/forward.c */                                                                           \
     X(forward_shuts_down, sim)                                                                     \
-    X(forward_limit, forward)                                                                          \
+    X(forward_limit, forward)                                                                      \
     X(forward_refused, sim)                                                                        \
     X(forward_dammed, sim)                                                                         \
     X(forward_cut, sim)                                                                            \
-    X(forward_after_the_end, forward)                                                                  \
+    X(forward_after_the_end, forward)                                                              \
     /* op/accept.c */                                                                              \
     X(arrival_dropped, sim)                                                                        \
     X(accepted_beyond_the_range, matrix)                                                           \
@@ -94,8 +94,8 @@
     X(recv_failed, sim)                                                                            \
     X(recv_ended_with_data, sim)                                                                   \
     /* op/send.c */                                                                                \
+    X(vector_full, ref)                                                                            \
     X(vector_refused, torture)                                                                     \
-    X(vector_full, echo)                                                                           \
     X(reservation_ended_by_a_send, echo)                                                           \
     X(send_cancelled, sim)                                                                         \
     X(send_failed, sim)                                                                            \
