@@ -202,7 +202,8 @@ void kr__forwards_settle(struct kr_reactor *r) {
 /* At a limit it waits for the pair, whose other parts are looked at by themselves. */
 bool kr__forward_moves(const struct kr__conn *c) {
     const struct kr__conn *to = other_of(c);
-    return forward_of(c)->ways[side_of(c)].ended || (to->blocked && (to->owner.armed & KR__SET(send)));
+    bool sends = to->calling || (to->owner.armed & KR__SET(send));
+    return forward_of(c)->ways[side_of(c)].ended || (to->blocked && sends);
 }
 
 void kr_forward_opts_init(struct kr_forward_opts *opts) {
@@ -210,7 +211,7 @@ void kr_forward_opts_init(struct kr_forward_opts *opts) {
 }
 
 static int may_forward(const struct kr__conn *from, const struct kr__conn *to) {
-    if (from->state != KR__CONN_OPEN || to->state != KR__CONN_OPEN || to->half)
+    if (!kr__conn_lives(from) || !kr__conn_takes(to))
         return -EPIPE;
     return from->paired || to->paired ? -EBUSY : 0;
 }
