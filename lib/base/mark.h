@@ -53,6 +53,7 @@
     X(knocked_again, connect)                                                                      \
     /* core/listener.c */                                                                          \
     X(arrival_left, door)                                                                          \
+    /* core/listener_room.c */                                                                     \
     X(room_short, sim)                                                                             \
     X(batch_fell, sim)                                                                             \
     X(batch_full, accept)                                                                          \

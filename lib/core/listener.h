@@ -85,6 +85,12 @@ void kr__arrival_drop(struct kr_reactor *r, struct kr__listener *l, unsigned ind
 /* An accept of it has filled one of the slots set aside. */
 void kr__listener_took_slot(struct kr_reactor *r, struct kr__listener *l);
 
+/* It is there, and others may have to make do with less; it ends, and a multishot's share of the table is
+ * theirs; it is gone, with all that was set aside for it. */
+void kr__listener_claim_room(struct kr_reactor *r, struct kr__listener *l);
+void kr__listener_yield_room(struct kr_reactor *r, struct kr__listener *l);
+void kr__listener_leave_room(struct kr_reactor *r, struct kr__listener *l);
+
 /* A connection of the listener, in `bits` one that may be gone, came to be, or is no more. */
 void kr__listener_opened(struct kr__listener *l);
 void kr__listener_left(struct kr_reactor *r, uint64_t bits);
