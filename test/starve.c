@@ -4,31 +4,11 @@
  * How spinning shows: while nothing can happen, a turn must make no request and get no
  * completion; while something does, requests and completions are bounded by a small multiple of
  * the receives that the bytes need. */
-#include "harness/net.h"
+#include "harness/echo.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                        size_t size) {
-    (void)user;
-    int rc = kr_conn_send(r, conn, data, size);
-    if (rc == -ENOBUFS)
-        return 0;
-    CHECK_OK(rc);
-    return size;
-}
-
-static const struct kr_conn_ops echo_ops = {.on_data = echo_data};
-
-static struct kr_config buffers(unsigned count, size_t size) {
-    struct kr_config config;
-    kr_config_init(&config);
-    config.buf_count = count;
-    config.buf_size = size;
-    return config;
-}
 
 /* Moves each of the clients that is not done; returns how many are not. */
 static unsigned move_all(struct test_echo *clients, unsigned count) {
@@ -78,10 +58,10 @@ static void check_quiet(struct kr_reactor *r) {
 /* Ours: 200 clients, all at once, through a ring of `count` buffers. Each receive takes a
  * receive request at worst (it ended for want of a buffer), its failed try, and a send. */
 static void crowd_through(unsigned count) {
-    struct kr_config config = buffers(count, 512);
+    struct kr_config config = test_buffers(count, 512);
     struct kr_reactor *r = test_reactor(&config);
     static struct test_echo clients[CROWD];
-    uint16_t port = test_listen(r, NULL, NULL, &echo_ops, NULL);
+    uint16_t port = test_listen(r, NULL, NULL, &test_echo_ops, NULL);
     for (unsigned i = 0; i < CROWD; i++)
         clients[i] = (struct test_echo){.fd = test_connect(port), .seed = i, .total = 3000};
     run_all(r, clients, CROWD);
@@ -113,10 +93,10 @@ TEST_EACH(starve_four_buffers_serve_a_crowd) {
 /* Ours: with a single entry in the SQ, and a single buffer, which has each receive asked for anew, one that
  * has much to be echoed keeps nobody out: another is served in a few turns. */
 TEST_EACH(starve_sq_of_1_goes_round) {
-    struct kr_config config = buffers(1, 64);
+    struct kr_config config = test_buffers(1, 64);
     config.sq_entries = 1;
     struct kr_reactor *r = test_reactor(&config);
-    uint16_t port = test_listen(r, NULL, NULL, &echo_ops, NULL);
+    uint16_t port = test_listen(r, NULL, NULL, &test_echo_ops, NULL);
     struct test_echo busy = {.fd = test_connect(port), .seed = 1, .total = 16000};
     TEST_UNTIL(r, test_stats(r).conns == 1);
     test_echo_move(&busy);
@@ -153,14 +133,14 @@ static void stall(struct kr_reactor *r, struct test_echo *client) {
  * they read at last. */
 TEST_EACH(starve_stalled_peers_do_not_starve_others, .deadline_s = 60) {
     for (unsigned count = 1; count <= 4; count *= 2) {
-        struct kr_config config = buffers(count, 4096);
+        struct kr_config config = test_buffers(count, 4096);
         struct kr_reactor *r = test_reactor(&config);
         struct kr_listen_opts opts;
         kr_listen_opts_init(&opts);
         opts.conn.send_low = 2048;
         opts.conn.send_high = 8192;
         struct test_echo stalled[4], others[20];
-        uint16_t port = test_listen(r, NULL, &opts, &echo_ops, NULL);
+        uint16_t port = test_listen(r, NULL, &opts, &test_echo_ops, NULL);
         for (unsigned i = 0; i < 4; i++) {
             stalled[i] =
                 (struct test_echo){.fd = test_connect_sized(port, 0, 4096), .seed = 100 + i};
@@ -223,7 +203,7 @@ static const struct kr_conn_ops turns_ops = {.on_open = turns_open, .on_data = t
  * a buffer is taken by who was armed before the wait began. */
 TEST_EACH(starve_waiting_connections_get_their_turn) {
     for (unsigned count = 1; count <= 4; count *= 2) {
-        struct kr_config config = buffers(count, 256);
+        struct kr_config config = test_buffers(count, 256);
         struct kr_reactor *r = test_reactor(&config);
         static struct turns turns;
         turns = (struct turns){.opened = 0};
@@ -272,11 +252,11 @@ static void holder_close(struct kr_reactor *r, kr_conn conn, void *user, int err
 }
 
 static const struct kr_conn_ops holder_ops = {
-    .on_open = holder_open, .on_data = echo_data, .on_close = holder_close};
+    .on_open = holder_open, .on_data = test_echo_data, .on_close = holder_close};
 
 /* Ours: when the connection that held the only buffer is closed, those that waited for it go on. */
 TEST_EACH(starve_closing_the_holder_wakes_the_others) {
-    struct kr_config config = buffers(1, 4096);
+    struct kr_config config = test_buffers(1, 4096);
     struct kr_reactor *r = test_reactor(&config);
     struct holder holder = {.opened = 0};
     uint16_t port = test_listen(r, NULL, NULL, &holder_ops, &holder);
@@ -314,7 +294,7 @@ static void connect_many(struct kr_reactor *r, struct test_echo *clients, unsign
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
     opts.backlog = 600;
-    uint16_t port = test_listen(r, NULL, &opts, &echo_ops, NULL);
+    uint16_t port = test_listen(r, NULL, &opts, &test_echo_ops, NULL);
     uint64_t before = test_stats(r).conns;
     for (unsigned i = 0; i < count; i++) {
         clients[i] = (struct test_echo){.fd = test_connect(port), .seed = i};

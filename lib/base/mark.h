@@ -97,7 +97,7 @@
     /* op/send.c */                                                                                \
     X(vector_full, ref)                                                                            \
     X(vector_refused, torture)                                                                     \
-    X(reservation_ended_by_a_send, echo)                                                           \
+    X(reservation_ended_by_a_send, reserve)                                                        \
     X(send_cancelled, sim)                                                                         \
     X(send_failed, sim)                                                                            \
     X(send_refused, sim)                                                                           \
