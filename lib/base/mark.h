@@ -21,8 +21,8 @@
     X(submit_refused, sim)                                                                         \
     X(enter_failed, door)                                                                          \
     X(cq_overflow, sim)                                                                            \
-    X(stale_cqe, close)                                                                            \
-    X(stale_with_buffer, close)                                                                    \
+    X(stale_cqe, slot)                                                                             \
+    X(stale_with_buffer, slot)                                                                     \
     X(turn_cqes_spent, sim)                                                                        \
     X(lost, sim)                                                                                   \
     /* core/inbox.c */                                                                             \
@@ -44,7 +44,7 @@
     /* core/conns.c */                                                                             \
     X(arrived_at_nobody, sim)                                                                      \
     X(arrival_refused, sim)                                                                        \
-    X(successor, close)                                                                            \
+    X(successor, slot)                                                                             \
     X(abandoned, sim)                                                                              \
     /* core/dial.c */                                                                              \
     X(dial_answered_too_late, connect)                                                             \
