@@ -265,6 +265,8 @@ TEST(listen_opts_are_as_documented) {
     CHECK_EQ(o.backlog, 1024u);
     CHECK(o.reuse_addr && !o.reuse_port && !o.v6_only && o.conn.no_delay && !o.addresses);
     CHECK_EQ(o.conn_max, 0u);
+    CHECK_EQ(o.conn.keep_idle_s | o.conn.keep_every_s | o.conn.keep_probes, 0u);
+    CHECK_EQ(o.conn.user_timeout_ms | o.conn.send_buf | o.conn.recv_buf | o.conn.mark, 0u);
     CHECK_EQ(o.conn.send_low, 64u << 10);
     CHECK_EQ(o.conn.send_high, 256u << 10);
     CHECK_EQ(o.conn.send_cap, 16u << 20);

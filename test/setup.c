@@ -339,8 +339,10 @@ TEST_EACH(filter_on_mapping) {
 static void refused_listen(int error) {
     struct kr_addr addr, bound;
     CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
+    struct kr_conn_opts conn;
+    kr_conn_opts_init(&conn);
     struct kr__listen_plan plan = {
-        .addr = &addr, .backlog = 8, .reuse_addr = true, .reuse_port = true, .no_delay = true};
+        .addr = &addr, .backlog = 8, .reuse_addr = true, .reuse_port = true, .conn = &conn};
     CHECK_ERR(kr__linux.listen(&kr__linux, &plan, &bound), error);
 }
 

@@ -60,7 +60,16 @@ struct kr_conn_ops {
 struct kr_conn_opts {
     size_t size; /* sizeof(struct kr_conn_opts), set by kr_conn_opts_init */
 
-    bool no_delay; /* TCP_NODELAY. Default true */
+    /* Of the socket; what 0 leaves is the system's own. A listener hands these to what it accepts, at no
+     * cost. Those of TCP mean nothing to Unix sockets. */
+    bool no_delay;            /* TCP_NODELAY. Default true */
+    unsigned keep_idle_s;     /* SO_KEEPALIVE: probe a peer that is silent so long, 1 to 32767; 0: never. Default 0 */
+    unsigned keep_every_s;    /* and so often after that, 1 to 32767. Default 0: 75 s as a rule */
+    unsigned keep_probes;     /* and so many times, 1 to 127. Default 0: 9 as a rule */
+    unsigned user_timeout_ms; /* TCP_USER_TIMEOUT: sent bytes may stay unacknowledged so long. Default 0 */
+    unsigned send_buf;        /* SO_SNDBUF, bytes; ends the kernel's own sizing. Default 0 */
+    unsigned recv_buf;        /* SO_RCVBUF, the same. Default 0 */
+    unsigned mark;            /* SO_MARK; needs CAP_NET_ADMIN, else -EPERM. Default 0 */
 
     /* Bytes queued to a peer: reading stops above `send_high` and goes on at `send_low`, when on_drain
      * runs; kr_conn_send refuses above `send_cap`. low <= high <= cap <= 2^31 - 1.

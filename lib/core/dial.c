@@ -47,7 +47,7 @@ int kr__dial(struct kr_reactor *r, const struct kr_addr *addr, const struct kr_c
     struct kr__socket_plan socket = {
         .family = addr->u.sa.sa_family,
         .source = opts->source,
-        .no_delay = opts->conn.no_delay,
+        .conn = &opts->conn,
     };
     int fd = r->kernel->socket(r->kernel, &socket);
     if (fd < 0)

@@ -121,7 +121,7 @@ static int listener_socket(struct kr_reactor *r, const struct kr_addr *addr,
         .reuse_addr = opts->reuse_addr,
         .reuse_port = opts->reuse_port,
         .v6_only = opts->v6_only,
-        .no_delay = opts->conn.no_delay,
+        .conn = &opts->conn,
     };
     int fd = r->kernel->listen(r->kernel, &plan, bound);
     if (fd < 0)

@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 struct kr__kernel;
+struct kr_conn_opts;
 
 /* How a block of pages behaves when the process forks. */
 enum kr__map {
@@ -28,14 +29,15 @@ enum kr__map {
 struct kr__listen_plan {
     const struct kr_addr *addr;
     unsigned backlog;
-    bool reuse_addr, reuse_port, v6_only, no_delay;
+    bool reuse_addr, reuse_port, v6_only;
+    const struct kr_conn_opts *conn; /* what its connections inherit */
 };
 
 /* A stream socket to be, which will connect. */
 struct kr__socket_plan {
     int family;
     const struct kr_addr *source; /* bound to this; NULL: to nothing */
-    bool no_delay;
+    const struct kr_conn_opts *conn;
 };
 
 struct kr__kernel {

@@ -6,10 +6,10 @@
  * io_uring_queue_init_params writes an index array that IORING_SETUP_NO_SQARRAY rings do not have,
  * so setup and mmap are called apart and the array, where there is one, is filled here. */
 #include "kernel/kernel.h"
+#include "kernel/sock.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/tcp.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -115,14 +115,9 @@ static void linux_unmap(const struct kr__kernel *k, void *pages, size_t size) {
 }
 
 static int set_flag(int fd, int level, int name, bool wanted) {
-    int on = 1;
-    if (!wanted || setsockopt(fd, level, name, &on, sizeof on) == 0)
-        return 0;
-    return -errno;
+    return wanted ? kr__sock_set_one(fd, level, name, 1) : 0;
 }
 
-/* TCP_NODELAY set on a listener is inherited by what it accepts (net/ipv4/tcp_minisocks.c copies the
- * socket), so that no connection pays for it. */
 static int set_listen_flags(int fd, const struct kr__listen_plan *plan) {
     int family = plan->addr->u.sa.sa_family;
     bool v6_only = plan->v6_only && family == AF_INET6;
@@ -132,7 +127,7 @@ static int set_listen_flags(int fd, const struct kr__listen_plan *plan) {
     if (rc == 0)
         rc = set_flag(fd, IPPROTO_IPV6, IPV6_V6ONLY, v6_only);
     if (rc == 0)
-        rc = set_flag(fd, IPPROTO_TCP, TCP_NODELAY, plan->no_delay);
+        rc = kr__sock_set(fd, family, plan->conn);
     return rc;
 }
 
@@ -176,7 +171,7 @@ static int linux_socket(const struct kr__kernel *k, const struct kr__socket_plan
     int fd = socket(plan->family, SOCK_STREAM | SOCK_CLOEXEC | (local ? SOCK_NONBLOCK : 0), 0);
     if (fd < 0)
         return -errno;
-    int rc = set_flag(fd, IPPROTO_TCP, TCP_NODELAY, plan->no_delay && !local);
+    int rc = kr__sock_set(fd, plan->family, plan->conn);
     if (rc == 0 && plan->source)
         rc = bind_source(fd, plan->source);
     if (rc < 0) {
