@@ -417,8 +417,10 @@ static void clear_files(struct kr_reactor *r) {
     }
     r->in_turn = false;
     for (unsigned i = 0; i < r->listeners.max; i++) {
-        if (r->listeners.table[i].state != KR__LISTENER_FREE)
-            kr__slots_clear(&r->slots, r->listeners.first_slot + i);
+        if (r->listeners.table[i].state == KR__LISTENER_FREE)
+            continue;
+        kr__listener_unname(r, &r->listeners.table[i]);
+        kr__slots_clear(&r->slots, r->listeners.first_slot + i);
     }
 }
 

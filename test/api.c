@@ -499,7 +499,7 @@ TEST_EACH(listen_refuses_bad_arguments) {
     OPTS_REFUSED(conn.inline_size, ((size_t)1 << 20) + 1);
     OPTS_REFUSED(conn.inline_size, SIZE_MAX);
 
-    struct kr_addr local = {.size = sizeof local.u.sa, .u.sa.sa_family = AF_UNIX};
+    struct kr_addr local = {.size = sizeof local.u.sa, .u.sa.sa_family = AF_NETLINK};
     listen_refused(r, &local, NULL, &seen_ops);
     CHECK_ERR(kr_listen(NULL, NULL, &loopback, NULL, &seen_ops, NULL), EINVAL);
     test_reactor_free(r);

@@ -42,6 +42,7 @@ enum call {
     REG_FILE,
     MAP,
     LISTEN,
+    PATH_ID,
     SOCKET,
     CONNECT,
     SOCK_ADDRS,
@@ -152,6 +153,11 @@ static int door_listen(const struct kr__kernel *k, const struct kr__listen_plan 
     return rc;
 }
 
+static int door_path_id(const struct kr__kernel *k, const struct kr_addr *addr, struct kr__path_id *ret) {
+    int rc = strike(k, PATH_ID);
+    return rc < 0 ? rc : kr__linux.path_id(&kr__linux, addr, ret);
+}
+
 static int door_socket(const struct kr__kernel *k, const struct kr__socket_plan *plan) {
     int rc = strike(k, SOCKET);
     rc = rc < 0 ? rc : kr__linux.socket(&kr__linux, plan);
@@ -234,6 +240,7 @@ static struct door *door_open(void) {
     k->map = door_map;
     k->unmap = door_unmap;
     k->listen = door_listen;
+    k->path_id = door_path_id;
     k->socket = door_socket;
     k->connect = door_connect;
     k->sock_addrs = door_sock_addrs;
@@ -866,6 +873,34 @@ TEST_EACH(listen_when_the_table_fails) {
         check_listen_refused(REG_FILE, "the file table's update", file_errors[i]);
 }
 
+/* man lstat. */
+static const int path_errors[] = {EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EOVERFLOW};
+
+/* Ours: a listener whose file cannot be known again listens, but does not remove what it does not know. */
+TEST_EACH(listen_when_the_path_fails) {
+    for (size_t i = 0; i < COUNT(path_errors); i++) {
+        row_begin("lstat", path_errors[i], 0, 1);
+        struct door *d = door_open();
+        struct kr_reactor *r;
+        CHECK_OK(make(d, &r, NULL));
+        char path[] = "/tmp/kr-door-XXXXXX";
+        test_close(CHECK_SYS(mkstemp(path)));
+        CHECK_SYS(unlink(path));
+        struct kr_addr addr;
+        CHECK_OK(kr_addr_unix(&addr, path));
+        struct kr_listen_opts opts;
+        kr_listen_opts_init(&opts);
+        opts.unix_remove = true;
+        struct seen seen = {0};
+        door_fail(d, PATH_ID, path_errors[i], 0, 1);
+        CHECK_OK(kr_listen(r, NULL, &addr, &opts, &seen_ops, &seen));
+        CHECK_EQ(d->struck, 1u);
+        CHECK_OK(kr_step(r, 0));
+        free_all(d, r);
+        CHECK_SYS(unlink(path));
+    }
+}
+
 /* Ours: a reactor that never ran takes its listeners out of the table by itself; the ring's end
  * does it as well. */
 TEST_EACH(free_when_the_table_fails) {
@@ -1271,7 +1306,7 @@ enum {
            COUNT(passing_errors) * COUNT(passing_times) * 2 + COUNT(told_errors) * 2 + 1 +
            COUNT(passing_errors) + COUNT(told_errors) + COUNT(listen_errors) +
            COUNT(file_errors) * 2 + COUNT(addrs_errors) * 2 + COUNT(close_errors) * 3 +
-           COUNT(socket_errors) + COUNT(file_errors) + COUNT(knock_errors) + COUNT(knock_passing) +
+           COUNT(socket_errors) + COUNT(path_errors) + COUNT(file_errors) + COUNT(knock_errors) + COUNT(knock_passing) +
            COUNT(wake_errors),
 };
 _Static_assert(ROWS >= 200, "the table has lost rows");
@@ -1279,5 +1314,5 @@ _Static_assert(ROWS >= 200, "the table has lost rows");
 int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "--straced") == 0)
         return straced(strcmp(argv[2], "defer") == 0 ? KR_TASKRUN_DEFER : KR_TASKRUN_COOP);
-    return tap_main("door", 122, argc, argv);
+    return tap_main("door", 126, argc, argv);
 }

@@ -160,7 +160,7 @@ KR_API int kr_conn_shutdown(struct kr_reactor *r, kr_conn conn);
  * the queue, ends this side as kr_conn_shutdown does, and closes when the peer has ended its side; what
  * comes until then is received and dropped, paused or not. A peer that takes longer than flush_ns for
  * that, or takes no queued byte for so long, ends it: -ETIMEDOUT; one that resets: -ECONNRESET.
- * RESET on a socket that cannot be reset is as NOW. */
+ * RESET on a socket that cannot be reset, as Unix sockets, is as NOW. */
 KR_API int kr_conn_close(struct kr_reactor *r, kr_conn conn, enum kr_close how);
 
 /* The peer's, and this side's, address. Known for connections of a listener with `addresses` set; of

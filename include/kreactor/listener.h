@@ -28,6 +28,19 @@ struct kr_listen_opts {
      * calls a connection and of a descriptor while it is being accepted. Default false. */
     bool addresses;
 
+    /* Of a Unix socket with a path; of others they mean nothing.
+     * unix_mode: the permissions of its file, 1 to 0777, whatever the umask; connecting takes the one to write.
+     * 0 = what the umask leaves. Default 0.
+     * unix_replace: a socket that is there already is replaced, if nobody listens there (connect(2) is refused),
+     * as what a process left that was killed. Anything else that is there stays, and is -EADDRINUSE. Of two who
+     * start at the same moment each may take the other for gone: a daemon that must be alone has a lock.
+     * Default false.
+     * unix_remove: the file is removed when the listener is closed, drained or freed, unless another has
+     * taken its place. Default false. */
+    unsigned unix_mode;
+    bool unix_replace;
+    bool unix_remove;
+
     unsigned conn_max; /* connections of this listener at a time; 0 = as many as the reactor's. Default 0 */
 
     struct kr_conn_opts conn; /* what its connections start with */
@@ -36,13 +49,14 @@ struct kr_listen_opts {
 /* Fills `opts` with the defaults. Any thread. */
 KR_API void kr_listen_opts_init(struct kr_listen_opts *opts);
 
-/* Listens on `addr` (IPv4 or IPv6; port 0: the kernel chooses, ask kr_listener_addr). `addr` and `opts`
- * (NULL = defaults) are borrowed for the call; `ops` until the last of its connections has closed;
+/* Listens on `addr`: IPv4, IPv6 (port 0: the kernel chooses, ask kr_listener_addr) or a Unix stream socket, by
+ * path or abstract name (without either the kernel chooses an abstract one). `addr` and `opts` (NULL =
+ * defaults) are borrowed for the call; `ops` until the last of its connections has closed;
  * `user` is handed to the callbacks of each connection. *ret may be NULL when the listener shall
  * live as long as the reactor. Accepting begins with the next turn.
  *
- * Errors: those of socket, setsockopt, bind and listen (-EADDRINUSE, -EACCES, -EADDRNOTAVAIL, -EMFILE,
- * -EAFNOSUPPORT ...); -ENOSPC when file_max files are in use; -ENOMEM; -ESHUTDOWN once kr_reactor_free
+ * Errors: those of socket, setsockopt, bind, listen and chmod (-EADDRINUSE, -EACCES, -EADDRNOTAVAIL,
+ * -EMFILE, -EAFNOSUPPORT, -ENOENT of a path's directory ...); -ENOSPC when file_max files are in use; -ENOMEM; -ESHUTDOWN once kr_reactor_free
  * has begun. Uses no descriptor afterwards. */
 KR_API int kr_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_addr *addr,
                      const struct kr_listen_opts *opts, const struct kr_conn_ops *ops, void *user);

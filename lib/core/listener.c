@@ -64,8 +64,15 @@ void kr__arrival_drop(struct kr_reactor *r, struct kr__listener *l, unsigned ind
     l->ones--;
 }
 
+void kr__listener_unname(struct kr_reactor *r, struct kr__listener *l) {
+    if (l->removes)
+        r->kernel->path_remove(r->kernel, &l->bound, &l->path);
+    l->removes = false;
+}
+
 void kr__listener_end(struct kr_reactor *r, struct kr__listener *l) {
     l->state = KR__LISTENER_CLOSING;
+    kr__listener_unname(r, l);
     l->to_start = 0;
     kr__listener_yield_room(r, l);
     for (unsigned i = 0; l->arrivals && i < KR__ACCEPT_ONES; i++) {
@@ -98,11 +105,7 @@ void kr_listen_opts_init(struct kr_listen_opts *opts) {
 
 static bool opts_good(const struct kr_listen_opts *o) {
     return o->size == sizeof *o && o->backlog >= 1 && o->backlog <= 65535 &&
-           kr__conn_opts_good(&o->conn);
-}
-
-static bool addr_good(const struct kr_addr *addr) {
-    return kr__addr_good(addr) && addr->u.sa.sa_family != AF_UNIX;
+           o->unix_mode <= 0777 && kr__conn_opts_good(&o->conn);
 }
 
 static int listener_slot(struct kr_reactor *r, int fd) {
@@ -113,20 +116,28 @@ static int listener_slot(struct kr_reactor *r, int fd) {
     return rc < 0 ? rc : slot;
 }
 
-static int listener_socket(struct kr_reactor *r, const struct kr_addr *addr,
-                           const struct kr_listen_opts *opts, struct kr_addr *bound) {
-    struct kr__listen_plan plan = {
+/* The socket in its slot, as the options of `l` say. */
+static int listener_socket(struct kr_reactor *r, const struct kr_addr *addr, struct kr__listener *l) {
+    const struct kr__listen_plan plan = {
         .addr = addr,
-        .backlog = opts->backlog,
-        .reuse_addr = opts->reuse_addr,
-        .reuse_port = opts->reuse_port,
-        .v6_only = opts->v6_only,
-        .conn = &opts->conn,
+        .backlog = l->opts.backlog,
+        .reuse_addr = l->opts.reuse_addr,
+        .reuse_port = l->opts.reuse_port,
+        .v6_only = l->opts.v6_only,
+        .conn = &l->opts.conn,
+        .mode = l->opts.unix_mode,
+        .replace = l->opts.unix_replace,
     };
-    int fd = r->kernel->listen(r->kernel, &plan, bound);
+    if (!r->slots.files.free_count)
+        return -ENOSPC;
+    int fd = r->kernel->listen(r->kernel, &plan, &l->bound);
     if (fd < 0)
         return fd;
+    bool named = r->kernel->path_id(r->kernel, &l->bound, &l->path) == 0;
+    l->removes = named && l->opts.unix_remove;
     int slot = listener_slot(r, fd);
+    if (slot < 0 && named)
+        r->kernel->path_remove(r->kernel, &l->bound, &l->path);
     r->kernel->close(r->kernel, fd); /* the table has its own reference */
     return slot;
 }
@@ -170,7 +181,7 @@ int kr_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_addr *addr
     struct kr_listen_opts defaults;
     kr_listen_opts_init(&defaults);
     opts = opts ? opts : &defaults;
-    if (!addr_good(addr) || !opts_good(opts) || !ops || !ops->on_data)
+    if (!kr__addr_good(addr) || !opts_good(opts) || !ops || !ops->on_data)
         return -EINVAL;
     if (r->freeing)
         return -ESHUTDOWN;
@@ -179,7 +190,7 @@ int kr_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_addr *addr
     rc = listener_equip(r, &fresh);
     if (rc < 0)
         return rc;
-    int slot = listener_socket(r, addr, opts, &fresh.bound);
+    int slot = listener_socket(r, addr, &fresh);
     if (slot < 0) {
         kr__deadline_end(&r->timers, &fresh.deadline);
         listener_strip(r, &fresh);

@@ -5,6 +5,7 @@
 #include "core/owner.h"
 #include "core/profile.h"
 #include "core/timers.h"
+#include "kernel/kernel.h"
 
 #include <kreactor/listener.h>
 
@@ -54,6 +55,8 @@ struct kr__listener {
     const struct kr_conn_ops *ops;
     void *user;
     struct kr_addr bound;
+    bool removes; /* the file that it is bound to, when it ends */
+    struct kr__path_id path;
 };
 
 struct kr__listeners {
@@ -96,6 +99,9 @@ void kr__listener_opened(struct kr__listener *l);
 void kr__listener_left(struct kr_reactor *r, uint64_t bits);
 
 void kr__listener_end(struct kr_reactor *r, struct kr__listener *l);
+
+/* Removes its path from the file system, if that is its business. */
+void kr__listener_unname(struct kr_reactor *r, struct kr__listener *l);
 void kr__listener_gone(struct kr_reactor *r, struct kr__listener *l);
 
 #endif

@@ -31,6 +31,13 @@ struct kr__listen_plan {
     unsigned backlog;
     bool reuse_addr, reuse_port, v6_only;
     const struct kr_conn_opts *conn; /* what its connections inherit */
+    unsigned mode; /* of a path; 0: as the umask has it */
+    bool replace;  /* a path at which nobody listens any more */
+};
+
+/* The file that a Unix socket is bound to, to know it again. */
+struct kr__path_id {
+    uint64_t device, inode;
 };
 
 /* A stream socket to be, which will connect. */
@@ -59,6 +66,9 @@ struct kr__kernel {
     void (*unmap)(const struct kr__kernel *k, void *pages, size_t size);
 
     int (*listen)(const struct kr__kernel *k, const struct kr__listen_plan *plan, struct kr_addr *bound);
+    int (*path_id)(const struct kr__kernel *k, const struct kr_addr *addr, struct kr__path_id *ret);
+    void (*path_remove)(const struct kr__kernel *k, const struct kr_addr *addr,
+                        const struct kr__path_id *id); /* if it is still that one */
     int (*socket)(const struct kr__kernel *k, const struct kr__socket_plan *plan);
     /* Of a Unix socket, and without waiting: -EAGAIN when too many wait to be accepted there. */
     int (*connect)(const struct kr__kernel *k, int fd, const struct kr_addr *addr);

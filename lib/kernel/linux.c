@@ -8,6 +8,8 @@
 #include "kernel/kernel.h"
 #include "kernel/sock.h"
 
+#include "kernel/path.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -120,6 +122,8 @@ static int set_flag(int fd, int level, int name, bool wanted) {
 
 static int set_listen_flags(int fd, const struct kr__listen_plan *plan) {
     int family = plan->addr->u.sa.sa_family;
+    if (family == AF_UNIX) /* which knows none of them */
+        return 0;
     bool v6_only = plan->v6_only && family == AF_INET6;
     int rc = set_flag(fd, SOL_SOCKET, SO_REUSEADDR, plan->reuse_addr);
     if (rc == 0)
@@ -138,17 +142,32 @@ static int linux_listen(const struct kr__kernel *k, const struct kr__listen_plan
     if (fd < 0)
         return -errno;
     int rc = set_listen_flags(fd, plan);
-    if (rc == 0 && (bind(fd, &plan->addr->u.sa, plan->addr->size) < 0 ||
-                    listen(fd, (int)plan->backlog) < 0))
+    if (rc == 0)
+        rc = kr__path_bind(fd, plan);
+    bool has_path = rc == 0;
+    if (rc == 0 && listen(fd, (int)plan->backlog) < 0)
         rc = -errno;
     bound->size = sizeof bound->u;
     if (rc == 0 && getsockname(fd, &bound->u.sa, &bound->size) < 0)
         rc = -errno;
     if (rc < 0) {
+        if (has_path)
+            kr__path_remove(plan->addr, NULL);
         close(fd);
         return rc;
     }
     return fd;
+}
+
+static int linux_path_id(const struct kr__kernel *k, const struct kr_addr *addr, struct kr__path_id *ret) {
+    (void)k;
+    return kr__path_id(addr, ret);
+}
+
+static void linux_path_remove(const struct kr__kernel *k, const struct kr_addr *addr,
+                              const struct kr__path_id *id) {
+    (void)k;
+    kr__path_remove(addr, id);
 }
 
 /* Port 0 is left open until connect, so that it need only be free for that destination (man ip,
@@ -274,6 +293,8 @@ const struct kr__kernel kr__linux = {
     .map = linux_map,
     .unmap = linux_unmap,
     .listen = linux_listen,
+    .path_id = linux_path_id,
+    .path_remove = linux_path_remove,
     .socket = linux_socket,
     .connect = linux_connect,
     .sock_addrs = linux_sock_addrs,

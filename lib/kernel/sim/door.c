@@ -136,6 +136,8 @@ static void port_set(struct kr_addr *addr, uint16_t port) {
 static int door_listen(const struct kr__kernel *k, const struct kr__listen_plan *plan,
                        struct kr_addr *bound) {
     struct kr_sim *sim = entered(k);
+    if (plan->addr->u.sa.sa_family == AF_UNIX) /* there are no files in this world */
+        return -EAFNOSUPPORT;
     uint16_t port = kr_addr_port(plan->addr);
     if (port && port_taken(sim, port, plan->reuse_port))
         return -EADDRINUSE;
@@ -151,6 +153,20 @@ static int door_listen(const struct kr__kernel *k, const struct kr__listen_plan 
     kr__list_push(&sim->listeners, &file->listener.on_port);
     *bound = file->listener.bound;
     return kr__sim_fd_new(sim, file);
+}
+
+static int door_path_id(const struct kr__kernel *k, const struct kr_addr *addr, struct kr__path_id *ret) {
+    entered(k);
+    (void)addr;
+    (void)ret;
+    return -ENOENT;
+}
+
+static void door_path_remove(const struct kr__kernel *k, const struct kr_addr *addr,
+                             const struct kr__path_id *id) {
+    entered(k);
+    (void)addr;
+    (void)id;
 }
 
 static int door_socket(const struct kr__kernel *k, const struct kr__socket_plan *plan) {
@@ -235,6 +251,8 @@ void kr__sim_door_init(struct kr_sim *sim) {
         .map = door_map,
         .unmap = door_unmap,
         .listen = door_listen,
+        .path_id = door_path_id,
+        .path_remove = door_path_remove,
         .socket = door_socket,
         .connect = door_connect,
         .sock_addrs = door_sock_addrs,

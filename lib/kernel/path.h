@@ -1,0 +1,16 @@
+/* Unix sockets that have a path. All functions take addresses without one, too, and do nothing then. */
+#ifndef KR_KERNEL_PATH_H
+#define KR_KERNEL_PATH_H
+
+#include "kernel/kernel.h"
+
+/* bind(2), with `mode` and `replace` of the plan. 0 or -errno, with no file left behind. */
+int kr__path_bind(int fd, const struct kr__listen_plan *plan);
+
+/* -ENOENT for an address without a path. */
+int kr__path_id(const struct kr_addr *addr, struct kr__path_id *ret);
+
+/* Removes the file, if it is still the one of that `id` (NULL: whichever). */
+void kr__path_remove(const struct kr_addr *addr, const struct kr__path_id *id);
+
+#endif

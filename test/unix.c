@@ -1,0 +1,595 @@
+/* Unix listeners: names, the files that paths are, and that their connections are as any others.
+ *
+ * Each case has a directory of its own, which must be empty but for the path when it ends. */
+#include "harness/net.h"
+
+#include "kernel/kernel.h"
+#include "reactor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* ---- a server ---- */
+
+struct server {
+    unsigned open, most, opens, closes, eofs;
+    size_t bytes;
+    int error;
+    enum kr_why why;
+    kr_conn conn; /* the last */
+};
+
+static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
+    (void)r;
+    struct server *s = user;
+    s->conn = conn;
+    s->opens++;
+    if (++s->open > s->most)
+        s->most = s->open;
+}
+
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+    ((struct server *)user)->bytes += size;
+    return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
+}
+
+static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
+    ((struct server *)user)->eofs++;
+    CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_FLUSH));
+}
+
+static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+    (void)r;
+    (void)conn;
+    struct server *s = user;
+    s->open--;
+    s->closes++;
+    s->error = error;
+    s->why = why;
+}
+
+static const struct kr_conn_ops ops = {
+    .on_open = on_open,
+    .on_data = on_data,
+    .on_eof = on_eof,
+    .on_close = on_close,
+};
+
+/* ---- places ---- */
+
+struct place {
+    char dir[32];
+    char path[64];
+    struct kr_addr addr;
+};
+
+static struct place place_begin(void) {
+    struct place p = {.dir = "/tmp/kr-unix-XXXXXX"};
+    CHECK(mkdtemp(p.dir));
+    snprintf(p.path, sizeof p.path, "%s/socket", p.dir);
+    CHECK_OK(kr_addr_unix(&p.addr, p.path));
+    return p;
+}
+
+static bool is_there(const struct place *p) {
+    struct stat st;
+    return lstat(p->path, &st) == 0;
+}
+
+static void place_end(const struct place *p) {
+    unlink(p->path);
+    CHECK_SYS(rmdir(p->dir));
+}
+
+static struct kr_listen_opts default_opts(void) {
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    opts.backlog = 64;
+    return opts;
+}
+
+static kr_listener listen_at(struct kr_reactor *r, const struct kr_addr *addr,
+                             const struct kr_listen_opts *opts, struct server *s) {
+    struct kr_listen_opts defaults = default_opts();
+    kr_listener listener;
+    CHECK_OK(kr_listen(r, &listener, addr, opts ? opts : &defaults, &ops, s));
+    return listener;
+}
+
+static int client_begin(const struct kr_addr *addr) {
+    int fd = CHECK_SYS(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    CHECK_SYS(connect(fd, &addr->u.sa, addr->size));
+    return fd;
+}
+
+/* Served from its first byte to its end. */
+static void check_serves(struct kr_reactor *r, const struct kr_addr *addr, struct server *s) {
+    unsigned closes = s->closes;
+    int fd = client_begin(addr);
+    char back[5];
+    test_send(r, fd, "hello", 5);
+    test_recv(r, fd, back, 5);
+    CHECK_MEM_EQ(back, "hello", 5);
+    CHECK_SYS(shutdown(fd, SHUT_WR));
+    CHECK_EQ(test_recv_end(r, fd, NULL), 0);
+    TEST_UNTIL(r, s->closes == closes + 1);
+    test_close(fd);
+}
+
+static int socket_at(const struct kr_addr *addr, int type, int backlog) {
+    int fd = CHECK_SYS(socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
+    CHECK_SYS(bind(fd, &addr->u.sa, addr->size));
+    if (backlog >= 0)
+        CHECK_SYS(listen(fd, backlog));
+    return fd;
+}
+
+/* What a process leaves that was killed. */
+static void leave_stale(const struct place *p) {
+    test_close(socket_at(&p->addr, SOCK_STREAM, 8));
+    CHECK(is_there(p));
+}
+
+/* ---- names ---- */
+
+/* Ours: each kind of name listens, is told as it is, and serves; the path of one that does not say so stays
+ * when it is closed, as bind(2) leaves it. */
+TEST_EACH(unix_listens_at_a_path) {
+    struct place p = place_begin();
+    struct kr_reactor *r = test_reactor(NULL);
+    struct server s = {0};
+    kr_listener listener = listen_at(r, &p.addr, NULL, &s);
+    struct kr_addr addr;
+    char text[KR_ADDR_TEXT_SIZE];
+    CHECK_OK(kr_listener_addr(r, listener, &addr));
+    CHECK_OK(kr_addr_text(&addr, text, sizeof text));
+    CHECK_STR_EQ(text + 5, p.path);
+    check_serves(r, &p.addr, &s);
+    check_serves(r, &addr, &s);
+    CHECK_OK(kr_listener_close(r, listener));
+    test_rest(r, (struct test_levels){.conns = 0});
+    CHECK(is_there(&p));
+    test_reactor_free(r);
+    place_end(&p);
+}
+
+TEST_EACH(unix_listens_at_an_abstract_name) {
+    struct kr_reactor *r = test_reactor(NULL);
+    struct server s = {0};
+    struct kr_addr addr, bound;
+    char name[64];
+    snprintf(name, sizeof name, "@kr-unix-%d", (int)getpid());
+    CHECK_OK(kr_addr_unix(&addr, name));
+    kr_listener listener = listen_at(r, &addr, NULL, &s);
+    CHECK_OK(kr_listener_addr(r, listener, &bound));
+    CHECK_EQ(bound.size, addr.size);
+    check_serves(r, &addr, &s);
+    CHECK_ERR(kr_listen(r, NULL, &addr, NULL, &ops, &s), EADDRINUSE);
+    CHECK_OK(kr_listener_close(r, listener));
+    test_rest(r, (struct test_levels){.conns = 0});
+    listen_at(r, &addr, NULL, &s); /* the name is free again */
+    check_serves(r, &addr, &s);
+    test_reactor_free(r);
+}
+
+/* The kernel's: an address of the family alone is given an abstract name (man 7 unix, autobind). */
+TEST_EACH(unix_listens_at_a_name_of_the_kernels_choice) {
+    struct kr_reactor *r = test_reactor(NULL);
+    struct server s = {0};
+    struct kr_addr addr = {.size = sizeof addr.u.sa.sa_family, .u.sa.sa_family = AF_UNIX};
+    kr_listener listener = listen_at(r, &addr, NULL, &s);
+    CHECK_OK(kr_listener_addr(r, listener, &addr));
+    CHECK_GT(addr.size, sizeof addr.u.sa.sa_family);
+    check_serves(r, &addr, &s);
+    test_reactor_free(r);
+}
+
+/* Ours: options that mean nothing here do no harm. */
+TEST_EACH(unix_ignores_what_is_of_tcp) {
+    struct place p = place_begin();
+    struct kr_reactor *r = test_reactor(NULL);
+    struct server s = {0};
+    struct kr_listen_opts opts = default_opts();
+    opts.reuse_port = opts.v6_only = opts.conn.no_delay = true;
+    listen_at(r, &p.addr, &opts, &s);
+    check_serves(r, &p.addr, &s);
+    test_reactor_free(r);
+    place_end(&p);
+}
+
+/* Ours: a listener's connections know their addresses if it was asked to; most clients have no name. */
+TEST_EACH(unix_connections_know_their_addresses) {
+    struct place p = place_begin();
+    struct kr_reactor *r = test_reactor(NULL);
+    struct server s = {0};
+    struct kr_listen_opts opts = default_opts();
+    opts.addresses = true;
+    listen_at(r, &p.addr, &opts, &s);
+    int fd = client_begin(&p.addr);
+    TEST_UNTIL(r, s.opens == 1);
+    struct kr_addr peer, local;
+    char text[KR_ADDR_TEXT_SIZE];
+    CHECK_OK(kr_conn_peer(r, s.conn, &peer));
+    CHECK_OK(kr_addr_text(&peer, text, sizeof text));
+    CHECK_STR_EQ(text, "unix:");
+    CHECK_OK(kr_conn_local(r, s.conn, &local));
+    CHECK_OK(kr_addr_text(&local, text, sizeof text));
+    CHECK_STR_EQ(text + 5, p.path);
+    test_close(fd);
+    TEST_UNTIL(r, s.closes == 1);
+    test_reactor_free(r);
+    place_end(&p);
+}
+
+/* ---- the file's mode ---- */
+
+static void check_mode(mode_t mask, unsigned asked, unsigned wanted) {
+    struct place p = place_begin();
+    struct kr_reactor *r = test_reactor(NULL);
+    struct server s = {0};
+    struct kr_listen_opts opts = default_opts();
+    opts.unix_mode = asked;
+    mode_t old = umask(mask);
+    listen_at(r, &p.addr, &opts, &s);
+    umask(old);
+    struct stat st;
+    CHECK_SYS(lstat(p.path, &st));
+    CHECK(S_ISSOCK(st.st_mode));
+    CHECK_EQ(st.st_mode & 07777, wanted);
+    check_serves(r, &p.addr, &s);
+    test_reactor_free(r);
+    place_end(&p);
+}
+
+/* Ours: the mode is the one asked for, wider or narrower than the umask's; else the umask has its way. */
+TEST_EACH(unix_mode_is_as_asked) {
+    check_mode(0077, 0666, 0666);
+    check_mode(0000, 0600, 0600);
+    check_mode(0022, 0777, 0777);
+    check_mode(0022, 0, 0755);
+    check_mode(0077, 0, 0700);
+}
+
+/* The kernel's, on which ours rests: a socket's file begins with the mode of the socket, less the umask, so
+ * that it is never more open than asked for, not even until chmod. */
+TEST(unix_file_begins_with_the_mode_of_its_socket) {
+    struct place p = place_begin();
+    mode_t old = umask(0);
+    int fd = CHECK_SYS(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    CHECK_SYS(fchmod(fd, 0600));
+    CHECK_SYS(bind(fd, &p.addr.u.sa, p.addr.size));
+    umask(old);
+    struct stat st;
+    CHECK_SYS(lstat(p.path, &st));
+    CHECK_EQ(st.st_mode & 07777, 0600u);
+    test_close(fd);
+    place_end(&p);
+}
+
+/* ---- a path that is taken ---- */
+
+static void check_taken(struct kr_reactor *r, const struct place *p, bool replace) {
+    struct kr_listen_opts opts = default_opts();
+    opts.unix_replace = replace;
+    struct server s = {0};
+    kr_listener listener = {7};
+    struct stat before, after;
+    CHECK_SYS(lstat(p->path, &before));
+    int fds = tap_fd_count();
+    CHECK_ERR(kr_listen(r, &listener, &p->addr, &opts, &ops, &s), EADDRINUSE);
+    CHECK_EQ(listener.bits, 7u);
+    CHECK_EQ(tap_fd_count(), fds);
+    CHECK_SYS(lstat(p->path, &after));
+    CHECK_EQ(before.st_ino, after.st_ino);
+}
+
+/* Ours: what a process left that is gone is replaced, if asked for. */
+TEST_EACH(unix_replaces_a_stale_path) {
+    struct place p = place_begin();
+    struct kr_reactor *r = test_reactor(NULL);
+    struct server s = {0};
+    leave_stale(&p);
+    check_taken(r, &p, false);
+    struct kr_listen_opts opts = default_opts();
+    opts.unix_replace = true;
+    opts.unix_mode = 0640;
+    listen_at(r, &p.addr, &opts, &s);
+    struct stat st;
+    CHECK_SYS(lstat(p.path, &st));
+    CHECK_EQ(st.st_mode & 07777, 0640u);
+    check_serves(r, &p.addr, &s);
+    check_taken(r, &p, true); /* somebody listens there now: this very reactor */
+    TEST_UNTIL(r, s.closes == 2); /* who only asked whether somebody does */
+    test_reactor_free(r);
+    place_end(&p);
+}
+
+/* Ours: and nothing else is: a listener, also one whose backlog is full; a socket of another kind; a file, a
+ * directory, a symbolic link. */
+TEST_EACH(unix_replaces_nothing_else) {
+    struct place p = place_begin();
+    struct kr_reactor *r = test_reactor(NULL);
+    int fd = socket_at(&p.addr, SOCK_STREAM, 0);
+    check_taken(r, &p, true); /* leaves a client in the backlog, which fills it */
+    check_taken(r, &p, true);
+    test_close(fd);
+    CHECK_SYS(unlink(p.path));
+    fd = socket_at(&p.addr, SOCK_DGRAM, -1);
+    check_taken(r, &p, true);
+    test_close(fd);
+    CHECK_SYS(unlink(p.path));
+    test_close(CHECK_SYS(open(p.path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600)));
+    check_taken(r, &p, true);
+    CHECK_SYS(unlink(p.path));
+    CHECK_SYS(mkdir(p.path, 0700));
+    check_taken(r, &p, true);
+    CHECK_SYS(rmdir(p.path));
+    CHECK_SYS(symlink("/nowhere", p.path));
+    check_taken(r, &p, true);
+    test_reactor_free(r);
+    place_end(&p);
+}
+
+/* ---- the end of a path ---- */
+
+static struct kr_listen_opts removing_opts(void) {
+    struct kr_listen_opts opts = default_opts();
+    opts.unix_remove = true;
+    return opts;
+}
+
+/* Ours: the file goes with the listener, at its close already: whoever comes then finds nobody. */
+TEST_EACH(unix_removes_its_path_at_the_close) {
+    struct place p = place_begin();
+    struct kr_reactor *r = test_reactor(NULL);
+    struct server s = {0};
+    struct kr_listen_opts opts = removing_opts();
+    kr_listener listener = listen_at(r, &p.addr, &opts, &s);
+    check_serves(r, &p.addr, &s);
+    int fd = client_begin(&p.addr);
+    TEST_UNTIL(r, s.open == 1);
+    CHECK_OK(kr_listener_close(r, listener));
+    CHECK(!is_there(&p));
+    listener = listen_at(r, &p.addr, &opts, &s); /* the place is free at once */
+    check_serves(r, &p.addr, &s);
+    test_close(fd);
+    TEST_UNTIL(r, s.open == 0);
+    CHECK(is_there(&p));
+    test_reactor_free(r);
+    CHECK(!is_there(&p));
+    place_end(&p);
+}
+
+TEST_EACH(unix_removes_its_path_at_the_end_of_the_reactor) {
+    struct place p = place_begin();
+    for (unsigned turns = 0; turns < 3; turns++) {
+        struct kr_reactor *r = test_reactor(NULL);
+        struct server s = {0};
+        struct kr_listen_opts opts = removing_opts();
+        listen_at(r, &p.addr, &opts, &s);
+        for (unsigned i = 0; i < turns; i++)
+            CHECK_OK(kr_step(r, 0));
+        test_reactor_free(r);
+        CHECK(!is_there(&p));
+    }
+    place_end(&p);
+}
+
+/* Ours: a path that is somebody else's by now is left alone. */
+TEST_EACH(unix_removes_no_path_of_others) {
+    struct place p = place_begin();
+    struct kr_reactor *r = test_reactor(NULL);
+    struct server s = {0}, heir = {0};
+    struct kr_listen_opts opts = removing_opts();
+    kr_listener listener = listen_at(r, &p.addr, &opts, &s);
+    CHECK_SYS(unlink(p.path));
+    kr_listener second = listen_at(r, &p.addr, NULL, &heir);
+    CHECK_OK(kr_listener_close(r, listener));
+    CHECK(is_there(&p));
+    check_serves(r, &p.addr, &heir);
+    CHECK_OK(kr_listener_close(r, second));
+    test_rest(r, (struct test_levels){.conns = 0});
+    test_reactor_free(r);
+    place_end(&p);
+}
+
+/* Ours: a forked child gives its copies back, and the parent's path stays. */
+TEST_EACH(unix_path_outlives_a_forked_child) {
+    struct place p = place_begin();
+    struct kr_reactor *r = test_reactor(NULL);
+    struct server s = {0};
+    struct kr_listen_opts opts = removing_opts();
+    listen_at(r, &p.addr, &opts, &s);
+    check_serves(r, &p.addr, &s);
+    pid_t pid = CHECK_SYS(fork());
+    if (pid == 0) {
+        CHECK_OK(kr_reactor_free(r));
+        _exit(0);
+    }
+    int status;
+    CHECK_SYS(waitpid(pid, &status, 0));
+    CHECK_EQ(status, 0);
+    CHECK(is_there(&p));
+    check_serves(r, &p.addr, &s);
+    test_reactor_free(r);
+    CHECK(!is_there(&p));
+    place_end(&p);
+}
+
+/* Ours: what cannot be had is told, and leaves no file: no directory, a name that the kernel refuses, no
+ * slot, no place in the table. */
+static int refuse_update(const struct kr__kernel *k, struct io_uring *ring, unsigned opcode,
+                         const void *arg, unsigned count) {
+    (void)k;
+    if (opcode == IORING_REGISTER_FILES_UPDATE)
+        return -ENOMEM;
+    return kr__linux.reg(&kr__linux, ring, opcode, arg, count);
+}
+
+TEST_EACH(unix_refusals_leave_no_file) {
+    struct place p = place_begin();
+    struct kr_config config;
+    kr_config_init(&config);
+    config.file_max = 1;
+    struct kr_reactor *r = test_reactor(&config);
+    struct server s = {0};
+    struct kr_addr bad;
+    CHECK_OK(kr_addr_unix(&bad, "/tmp/kr-unix/there/is/no/such/directory"));
+    CHECK_ERR(kr_listen(r, NULL, &bad, NULL, &ops, &s), ENOENT);
+    CHECK_OK(kr_addr_unix(&bad, "/dev/null/socket"));
+    CHECK_ERR(kr_listen(r, NULL, &bad, NULL, &ops, &s), ENOTDIR);
+    struct kr_listen_opts opts = default_opts();
+    opts.unix_mode = 01000;
+    CHECK_ERR(kr_listen(r, NULL, &p.addr, &opts, &ops, &s), EINVAL);
+    test_listen(r, NULL, NULL, &ops, &s);
+    CHECK_ERR(kr_listen(r, NULL, &p.addr, NULL, &ops, &s), ENOSPC);
+    CHECK(!is_there(&p));
+    test_reactor_free(r);
+
+    static struct kr__kernel refusing;
+    refusing = kr__linux;
+    refusing.reg = refuse_update;
+    r = test_reactor_on(&refusing, NULL);
+    CHECK_ERR(kr_listen(r, NULL, &p.addr, NULL, &ops, &s), ENOMEM);
+    CHECK(!is_there(&p));
+    test_reactor_free(r);
+    place_end(&p);
+}
+
+/* ---- connections ---- */
+
+/* Ours: with few slots nobody is dropped here either, whether a client is asked for its address or not. */
+static void check_limit(bool addresses) {
+    struct place p = place_begin();
+    struct kr_config config;
+    kr_config_init(&config);
+    config.conn_max = 3;
+    struct kr_reactor *r = test_reactor(&config);
+    struct server s = {0};
+    struct kr_listen_opts opts = default_opts();
+    opts.addresses = addresses;
+    listen_at(r, &p.addr, &opts, &s);
+    int fds[40];
+    for (unsigned i = 0; i < 40; i++)
+        fds[i] = client_begin(&p.addr);
+    for (unsigned i = 0; i < 40; i++) {
+        char back;
+        test_send(r, fds[i], "x", 1);
+        test_recv(r, fds[i], &back, 1);
+        test_close(fds[i]);
+    }
+    TEST_UNTIL(r, s.closes == 40);
+    CHECK_LE(s.most, 3u);
+    CHECK_EQ(test_stats(r).accept_errors, 0u);
+    test_reactor_free(r);
+    place_end(&p);
+}
+
+TEST_EACH(unix_limits_drop_nobody) {
+    check_limit(false);
+    check_limit(true);
+}
+
+/* Ours, and the kernel's: a Unix socket cannot be reset: it closes, which its peer sees as the end, or as
+ * a reset if bytes of its own were left unread (unix_release_sock, net/unix/af_unix.c). */
+TEST_EACH(unix_reset_is_as_now) {
+    struct place p = place_begin();
+    struct kr_reactor *r = test_reactor(NULL);
+    struct server s = {0};
+    listen_at(r, &p.addr, NULL, &s);
+    for (unsigned i = 0; i < 4; i++) {
+        bool unread = i % 2;
+        int fd = client_begin(&p.addr);
+        TEST_UNTIL(r, s.opens == i + 1);
+        if (unread) {
+            CHECK_OK(kr_conn_pause(r, s.conn));
+            CHECK_OK(kr_step(r, 0));
+            CHECK_OK(kr_step(r, 0));
+            test_send(NULL, fd, "unread", 6);
+        }
+        CHECK_OK(kr_conn_close(r, s.conn, i < 2 ? KR_CLOSE_RESET : KR_CLOSE_NOW));
+        TEST_UNTIL(r, s.closes == i + 1);
+        CHECK_EQ(s.error, 0);
+        CHECK_EQ(s.why, KR_WHY_LOCAL);
+        CHECK_EQ(test_recv_end(r, fd, NULL), unread ? ECONNRESET : 0);
+        test_close(fd);
+    }
+    test_reactor_free(r);
+    place_end(&p);
+}
+
+/* Ours: a relay of a megabyte through a small queue arrives whole. */
+TEST_EACH(unix_echo_returns_every_byte) {
+    struct place p = place_begin();
+    struct kr_reactor *r = test_reactor(NULL);
+    struct server s = {0};
+    struct kr_listen_opts opts = default_opts();
+    opts.conn.send_low = 1000;
+    opts.conn.send_high = 10000;
+    opts.conn.send_cap = 100000;
+    listen_at(r, &p.addr, &opts, &s);
+    struct test_echo echo = {.fd = client_begin(&p.addr), .seed = 3, .total = 1 << 20};
+    while (!test_echo_done(&echo)) {
+        test_echo_move(&echo);
+        test_step(r, "an echo");
+    }
+    test_close(echo.fd);
+    TEST_UNTIL(r, s.closes == 1);
+    test_reactor_free(r);
+    place_end(&p);
+}
+
+struct racer {
+    struct kr_addr addr;
+    unsigned count;
+};
+
+static void *race(void *arg) {
+    const struct racer *racer = arg;
+    for (unsigned i = 0; i < racer->count; i++) {
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        CHECK(fd >= 0);
+        while (connect(fd, &racer->addr.u.sa, racer->addr.size) < 0)
+            CHECK(errno == EAGAIN || errno == EINTR);
+        CHECK_EQ(write(fd, "last words", 10), 10);
+        CHECK_EQ(shutdown(fd, SHUT_WR), 0);
+        char back[10];
+        size_t got = 0;
+        ssize_t n;
+        while ((n = read(fd, back, sizeof back)) > 0)
+            got += (size_t)n;
+        CHECK_EQ(n, 0);
+        CHECK_EQ(got, 10u);
+        close(fd);
+    }
+    return NULL;
+}
+
+/* The kernel's (liburing #1549 tells of kernels that missed it): an end of stream right behind data is told,
+ * however the receive and the peer's shutdown race. */
+TEST_EACH(unix_end_of_stream_is_never_missed, .deadline_s = 60) {
+    struct place p = place_begin();
+    struct kr_reactor *r = test_reactor(NULL);
+    struct server s = {0};
+    listen_at(r, &p.addr, NULL, &s);
+    struct racer racer = {.addr = p.addr, .count = tap_full() ? 20000 : 1500};
+    pthread_t threads[2];
+    for (unsigned i = 0; i < 2; i++)
+        CHECK_EQ(pthread_create(&threads[i], NULL, race, &racer), 0);
+    TEST_UNTIL(r, s.eofs == 2 * racer.count && s.open == 0);
+    for (unsigned i = 0; i < 2; i++)
+        CHECK_EQ(pthread_join(threads[i], NULL), 0);
+    CHECK_EQ(s.bytes, 20u * racer.count);
+    test_reactor_free(r);
+    place_end(&p);
+}
+
+TAP_MAIN(unix, 69)
