@@ -330,7 +330,9 @@ TEST_EACH(dump_tells_who_is_stuck) {
     CHECK_STUCK(c, owner.armed, 0);
     CHECK_STUCK(c, queued, 1);
     CHECK_STUCK(c, blocked, true);
+    CHECK_STUCK(c, half, true);
     CHECK_STUCK(c, state, KR__CONN_DRAINING);
+    CHECK_STUCK(c, state, KR__CONN_LINGERING);
 
     static const char much[4 << 20];
     CHECK_OK(kr_conn_send(r, crowd.conns[0], much, sizeof much));

@@ -30,7 +30,7 @@ struct kr__listen_plan {
     const struct kr_addr *addr;
     unsigned backlog;
     bool reuse_addr, reuse_port, v6_only;
-    const struct kr_conn_opts *conn; /* what its connections inherit */
+    const struct kr_conn_opts *conn; /* what its connections inherit; NULL: nothing */
     unsigned mode; /* of a path; 0: as the umask has it */
     bool replace;  /* a path at which nobody listens any more */
 };

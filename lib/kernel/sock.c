@@ -28,6 +28,8 @@ static int set_all(int fd, const struct option *options, unsigned count) {
 }
 
 int kr__sock_set(int fd, int family, const struct kr_conn_opts *o) {
+    if (!o)
+        return 0;
     const struct option any[] = {
         {SOL_SOCKET, SO_SNDBUF, o->send_buf},
         {SOL_SOCKET, SO_RCVBUF, o->recv_buf},
