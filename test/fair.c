@@ -179,13 +179,14 @@ static int64_t window(unsigned turns, unsigned askers, bool with_hog) {
     return quantile(samples.ns, samples.count, 99);
 }
 
-/* Ours: nobody waits for more turns than half of the others would need, one after another. And
- * ours, to be: the hog adds no more than the time to the answer again, and a millisecond. Not so
- * yet: it takes the receive buffers of whole turns, for which all others then wait, and its turns
- * are long. So that bound stands behind KR_TEST_FAIR=1. */
-static void check_cost(int64_t alone, int64_t beside) {
+/* Ours: the hog adds no more than the time to the answer again, and a millisecond; and nobody waits
+ * for more turns than it would take half of the others, one after another. With DEFER a turn takes
+ * some 20 completions (kernel >= 6.13), so 200 answers take ten turns, in each of which the hog has
+ * its share: there the first is not so yet, and asked for by KR_TEST_FAIR=1 only. */
+static void check_cost(int64_t alone, int64_t beside, unsigned askers) {
     CHECK_LE(worst_wait, CLIENTS / 2);
-    if (getenv("KR_TEST_FAIR"))
+    bool many_turns = tap_variant()->mode == KR_TASKRUN_DEFER && askers == CLIENTS;
+    if (!many_turns || getenv("KR_TEST_FAIR"))
         CHECK_LE(beside, 2 * alone + MS);
 }
 
@@ -221,7 +222,7 @@ static void hog_beside(unsigned askers) {
              (unsigned long long)(hogged / pairs / turns / 1024), (long long)longest / 1000,
              worst_wait);
     CHECK_GE(hogged, (uint64_t)pairs * turns * 16384); /* it was one */
-    check_cost(without, with);
+    check_cost(without, with, askers);
 }
 
 TEST_EACH(fair_hog_beside_few_at_a_time, .alone = true, .deadline_s = 60) {
