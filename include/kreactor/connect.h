@@ -59,6 +59,20 @@ KR_API void kr_connect_opts_init(struct kr_connect_opts *opts);
 KR_API int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *addr,
                       const struct kr_connect_opts *opts, const struct kr_conn_ops *ops, void *user);
 
+/* Takes over a connected stream socket that was made elsewhere: by another library, by socketpair(2), handed
+ * over by a parent or through a Unix socket. `fd` is consumed on success (the table refers to the socket,
+ * the descriptor is closed) and untouched on failure. `opts` (NULL = defaults) is borrowed for the call; its
+ * socket options are not set. `ops` and `user` as for kr_connect.
+ *
+ * *ret, which may be NULL, is its handle, good and to be sent to at once; on_open runs in a turn that follows.
+ * Its addresses are known (kr_conn_peer, kr_conn_local). The socket is made a blocking one (O_NONBLOCK is
+ * cleared), which whoever shares it sees: it is the kernel that waits. It counts against connect_max.
+ *
+ * Errors, with nothing begun: -EBADF; -ENOTSOCK; -ESOCKTNOSUPPORT when it is no stream socket; -ENOTCONN when it
+ * is not connected; -ENOSPC, -ENOMEM and -ESHUTDOWN as for kr_connect. */
+KR_API int kr_conn_adopt(struct kr_reactor *r, kr_conn *ret, int fd, const struct kr_conn_opts *opts,
+                         const struct kr_conn_ops *ops, void *user);
+
 #ifdef __cplusplus
 }
 #endif

@@ -96,6 +96,7 @@ struct kr__conn_more {
     /* While it is calling. */
     int fd;               /* its socket, where that is needed until it stands; else -1 */
     bool local;           /* this side's address is to be asked */
+    bool adopted;         /* it stands already, and is only to be told of */
     unsigned backoff_ms;  /* between two knocks */
     int64_t until;        /* the deadline; KR__NEVER: none */
 };

@@ -63,6 +63,28 @@ int kr__dial(struct kr_reactor *r, const struct kr_addr *addr, const struct kr_c
     return 0;
 }
 
+/* As one that knocks, at a door that is open. */
+int kr__dial_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *opts,
+                   const struct kr_conn_ops *ops, void *user, struct kr__conn **ret) {
+    struct kr_addr addrs[2];
+    int rc = r->kernel->sock_addrs(r->kernel, fd, &addrs[0], &addrs[1]);
+    if (rc == 0)
+        rc = r->slots.made.free_count ? r->kernel->sock_take(r->kernel, fd) : -ENOSPC;
+    if (rc < 0)
+        return rc;
+    struct kr__conn_plan plan = {.opts = opts, .ops = ops, .user = user, .addrs = addrs};
+    rc = kr__conn_make(r, &plan, fd, ret);
+    if (rc < 0)
+        return rc;
+    struct kr__conn *c = *ret;
+    c->calling = c->knocks = c->more->adopted = true;
+    c->more->until = KR__NEVER;
+    c->touched = dial_now(r);
+    kr__deadline_file(&r->timers, &c->deadline, c->touched);
+    r->kernel->close(r->kernel, fd);
+    return 0;
+}
+
 static void call_ends(struct kr_reactor *r, struct kr__conn *c) {
     c->calling = c->knocks = false;
     if (c->more->fd >= 0)
@@ -123,6 +145,10 @@ static void knock_later(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 static void knock(struct kr_reactor *r, struct kr__conn *c) {
+    if (c->more->adopted) {
+        stands(r, c);
+        return;
+    }
     int rc = r->kernel->connect(r->kernel, c->more->fd, kr__dial_addr(c));
     if (rc == -EAGAIN || rc == -EINTR)
         knock_later(r, c);

@@ -10,6 +10,10 @@
 int kr__dial(struct kr_reactor *r, const struct kr_addr *addr, const struct kr_connect_opts *opts,
              const struct kr_conn_ops *ops, void *user, struct kr__conn **ret);
 
+/* Begins one that stands already, at `fd`, which is the table's on success. */
+int kr__dial_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *opts,
+                   const struct kr_conn_ops *ops, void *user, struct kr__conn **ret);
+
 /* Its address, for the request: stays where it is until the connection is gone. */
 static inline const struct kr_addr *kr__dial_addr(const struct kr__conn *c) {
     return &c->more->addrs[0];

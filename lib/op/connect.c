@@ -51,3 +51,22 @@ int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *addr,
         *ret = kr__conn_handle(c);
     return rc;
 }
+
+int kr_conn_adopt(struct kr_reactor *r, kr_conn *ret, int fd, const struct kr_conn_opts *opts,
+                  const struct kr_conn_ops *ops, void *user) {
+    int rc = kr__guard(r);
+    if (rc < 0)
+        return rc;
+    struct kr_conn_opts defaults;
+    kr_conn_opts_init(&defaults);
+    opts = opts ? opts : &defaults;
+    if (!kr__conn_opts_good(opts) || !ops || !ops->on_data)
+        return -EINVAL;
+    if (r->freeing)
+        return -ESHUTDOWN;
+    struct kr__conn *c;
+    rc = kr__dial_adopt(r, fd, opts, ops, user, &c);
+    if (rc == 0 && ret)
+        *ret = kr__conn_handle(c);
+    return rc;
+}

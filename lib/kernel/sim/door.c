@@ -183,6 +183,11 @@ static int door_connect(const struct kr__kernel *k, int fd, const struct kr_addr
     return kr__sim_fd_file(entered(k), fd) ? -EAFNOSUPPORT : -EBADF;
 }
 
+static int door_sock_take(const struct kr__kernel *k, int fd) {
+    const struct kr__sim_file *file = kr__sim_fd_file(entered(k), fd);
+    return !file ? -EBADF : file->kind == KR__SIM_STREAM ? 0 : -ENOTSOCK;
+}
+
 static int door_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *peer,
                            struct kr_addr *local) {
     const struct kr__sim_file *file = kr__sim_fd_file(entered(k), fd);
@@ -256,6 +261,7 @@ void kr__sim_door_init(struct kr_sim *sim) {
         .socket = door_socket,
         .connect = door_connect,
         .sock_addrs = door_sock_addrs,
+    .sock_take = door_sock_take,
         .close = door_close,
         .write = door_write,
         .wake_open = door_wake_open,
