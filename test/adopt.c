@@ -117,6 +117,32 @@ TEST_EACH(adopt_takes_sends_at_once) {
     test_reactor_free(r);
 }
 
+/* Ours: a socket that was a non-blocking one is waited for like any other: with a peer that does not read
+ * nothing spins, and all bytes come when it does. */
+TEST_EACH(adopt_waits_for_a_full_socket) {
+    struct kr_reactor *r = test_reactor(NULL);
+    struct seen s = {0};
+    int ends[2];
+    ends_make(ends, false, SOCK_NONBLOCK);
+    CHECK_OK(kr_conn_adopt(r, &s.conn, ends[0], NULL, &ops, &s));
+    static char bytes[4 << 20], back[4 << 20];
+    test_pattern(bytes, sizeof bytes, 2, 0);
+    CHECK_OK(kr_conn_send(r, s.conn, bytes, sizeof bytes));
+    TEST_UNTIL(r, s.opens == 1 && kr_conn_queued(r, s.conn) < sizeof bytes);
+    for (unsigned quiet = 0; quiet < 5;)
+        quiet = test_step(r, "the peer's socket to be full") == 0 ? quiet + 1 : 0;
+    uint64_t sqes = test_stats(r).sqes;
+    for (unsigned i = 0; i < 20; i++)
+        test_step(r, "nothing");
+    CHECK_EQ(test_stats(r).sqes, sqes);
+    test_recv(r, ends[1], back, sizeof back);
+    test_pattern_check(back, sizeof back, 2, 0);
+    test_close(ends[1]);
+    TEST_UNTIL(r, s.closes == 1);
+    test_rest(r, (struct test_levels){0});
+    test_reactor_free(r);
+}
+
 /* Ours: both addresses are known. */
 TEST_EACH(adopt_knows_the_addresses) {
     struct kr_reactor *r = test_reactor(NULL);
@@ -243,4 +269,4 @@ TEST_EACH(adopt_is_bounded) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(adopt, 7 * 4)
+TAP_MAIN(adopt, 8 * 4)

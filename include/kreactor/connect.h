@@ -65,8 +65,8 @@ KR_API int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *
  * socket options are not set. `ops` and `user` as for kr_connect.
  *
  * *ret, which may be NULL, is its handle, good and to be sent to at once; on_open runs in a turn that follows.
- * Its addresses are known (kr_conn_peer, kr_conn_local). The socket is made a blocking one (O_NONBLOCK is
- * cleared), which whoever shares it sees: it is the kernel that waits. It counts against connect_max.
+ * Its addresses are known (kr_conn_peer, kr_conn_local). Whether it is a non-blocking one does not matter and
+ * is not changed. It counts against connect_max.
  *
  * Errors, with nothing begun: -EBADF; -ENOTSOCK; -ESOCKTNOSUPPORT when it is no stream socket; -ENOTCONN when it
  * is not connected; -ENOSPC, -ENOMEM and -ESHUTDOWN as for kr_connect. */

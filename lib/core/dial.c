@@ -69,7 +69,7 @@ int kr__dial_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *opts
     struct kr_addr addrs[2];
     int rc = r->kernel->sock_addrs(r->kernel, fd, &addrs[0], &addrs[1]);
     if (rc == 0)
-        rc = r->slots.made.free_count ? r->kernel->sock_take(r->kernel, fd) : -ENOSPC;
+        rc = r->slots.made.free_count ? r->kernel->sock_stream(r->kernel, fd) : -ENOSPC;
     if (rc < 0)
         return rc;
     struct kr__conn_plan plan = {.opts = opts, .ops = ops, .user = user, .addrs = addrs};

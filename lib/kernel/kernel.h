@@ -72,8 +72,8 @@ struct kr__kernel {
     int (*socket)(const struct kr__kernel *k, const struct kr__socket_plan *plan);
     /* Of a Unix socket, and without waiting: -EAGAIN when too many wait to be accepted there. */
     int (*connect)(const struct kr__kernel *k, int fd, const struct kr_addr *addr);
-    /* A stream socket of others' making is made to wait as requests want it: blocking. */
-    int (*sock_take)(const struct kr__kernel *k, int fd);
+    /* 0 if it is a stream socket. */
+    int (*sock_stream)(const struct kr__kernel *k, int fd);
     int (*sock_addrs)(const struct kr__kernel *k, int fd, struct kr_addr *peer, struct kr_addr *local);
     int (*close)(const struct kr__kernel *k, int fd);
     int (*write)(const struct kr__kernel *k, int fd, const void *data, size_t size); /* bytes written */

@@ -209,15 +209,15 @@ static int linux_connect(const struct kr__kernel *k, int fd, const struct kr_add
     return 0;
 }
 
-static int linux_sock_take(const struct kr__kernel *k, int fd) {
+static int linux_sock_stream(const struct kr__kernel *k, int fd) {
     (void)k;
-    int type, off = 0;
+    int type;
     socklen_t size = sizeof type;
     if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0)
         return -errno;
     if (type != SOCK_STREAM)
         return -ESOCKTNOSUPPORT;
-    return ioctl(fd, FIONBIO, &off) < 0 ? -errno : 0;
+    return 0;
 }
 
 static int linux_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *peer,
@@ -309,7 +309,7 @@ const struct kr__kernel kr__linux = {
     .socket = linux_socket,
     .connect = linux_connect,
     .sock_addrs = linux_sock_addrs,
-    .sock_take = linux_sock_take,
+    .sock_stream = linux_sock_stream,
     .close = linux_close,
     .write = linux_write,
     .wake_open = linux_wake_open,

@@ -183,7 +183,7 @@ static int door_connect(const struct kr__kernel *k, int fd, const struct kr_addr
     return kr__sim_fd_file(entered(k), fd) ? -EAFNOSUPPORT : -EBADF;
 }
 
-static int door_sock_take(const struct kr__kernel *k, int fd) {
+static int door_sock_stream(const struct kr__kernel *k, int fd) {
     const struct kr__sim_file *file = kr__sim_fd_file(entered(k), fd);
     return !file ? -EBADF : file->kind == KR__SIM_STREAM ? 0 : -ENOTSOCK;
 }
@@ -261,7 +261,7 @@ void kr__sim_door_init(struct kr_sim *sim) {
         .socket = door_socket,
         .connect = door_connect,
         .sock_addrs = door_sock_addrs,
-    .sock_take = door_sock_take,
+    .sock_stream = door_sock_stream,
         .close = door_close,
         .write = door_write,
         .wake_open = door_wake_open,
