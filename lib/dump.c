@@ -81,7 +81,10 @@ static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr
     bool listed = kr__link_on(&c->owner.dirty) || kr__link_on(&c->wait);
     bool stuck = !listed && !r->in_turn && !kr__conn_moves(r, c);
     put(d, " queued %u held %u kept %u quiet_ms %lld", c->queued, c->held, c->kept_size,
-        (long long)((r->now - c->touched) / 1000000));
+        (long long)((r->now - c->idle_from) / 1000000));
+    if (kr__heap_filed(&c->deadline.node) && c->promised)
+        put(d, " due_ms %lld",
+            (long long)((kr__heap_at(&r->timers.heap, &c->deadline.node) - r->now) / 1000000));
     put_flag(d, c->calling, "calling");
     put_flag(d, c->knocks, "knocks");
     put_flag(d, c->paused, "paused");

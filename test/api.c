@@ -403,7 +403,7 @@ TEST(no_reactor_is_refused) {
     CHECK_ERR(kr_conn_peer(NULL, conn, &addr), EINVAL);
     CHECK_ERR(kr_conn_local(NULL, conn, &addr), EINVAL);
     CHECK_ERR(kr_conn_set_user(NULL, conn, NULL), EINVAL);
-    CHECK_ERR(kr_conn_idle(NULL, conn, 0), EINVAL);
+    CHECK_ERR(kr_conn_deadline(NULL, conn, KR_DEADLINE_IDLE, 0), EINVAL);
     CHECK_ERR(kr_listener_addr(NULL, listener, &addr), EINVAL);
     CHECK_ERR(kr_listener_pause(NULL, listener), EINVAL);
     CHECK_ERR(kr_listener_resume(NULL, listener), EINVAL);
@@ -567,7 +567,7 @@ TEST_EACH(conn_refuses_bad_arguments) {
     kr_conn c = p.seen.conn;
     CHECK_ERR(kr_conn_close(p.r, c, (enum kr_close)4), EINVAL);
     CHECK_ERR(kr_conn_close(p.r, c, (enum kr_close)-1), EINVAL);
-    CHECK_ERR(kr_conn_idle(p.r, c, -1), EINVAL);
+    CHECK_ERR(kr_conn_deadline(p.r, c, KR_DEADLINE_IDLE, -1), EINVAL);
     CHECK_ERR(kr_conn_peer(p.r, c, NULL), EINVAL);
     CHECK_ERR(kr_conn_local(p.r, c, NULL), EINVAL);
     CHECK_ERR(kr_listener_addr(p.r, p.listener, NULL), EINVAL);
@@ -596,7 +596,7 @@ static void check_stale_conn(struct kr_reactor *r, kr_conn c) {
     CHECK_ERR(kr_conn_peer(r, c, &addr), ESTALE);
     CHECK_ERR(kr_conn_local(r, c, &addr), ESTALE);
     CHECK_ERR(kr_conn_set_user(r, c, r), ESTALE);
-    CHECK_ERR(kr_conn_idle(r, c, HOUR), ESTALE);
+    CHECK_ERR(kr_conn_deadline(r, c, KR_DEADLINE_IDLE, HOUR), ESTALE);
     CHECK_EQ(kr_conn_queued(r, c), 0u);
     CHECK(!kr_conn_user(r, c));
     CHECK(!kr_conn_inline(r, c));
@@ -703,7 +703,7 @@ TEST_EACH(handle_is_good_in_on_close) {
     CHECK_OK(kr_conn_close(p.r, p.seen.conn, KR_CLOSE_NOW));
     CHECK_ERR(kr_conn_send(p.r, p.seen.conn, "x", 1), EPIPE);
     CHECK_ERR(kr_conn_commit(p.r, p.seen.conn, 1), EPIPE);
-    CHECK_ERR(kr_conn_idle(p.r, p.seen.conn, HOUR), EPIPE);
+    CHECK_ERR(kr_conn_deadline(p.r, p.seen.conn, KR_DEADLINE_IDLE, HOUR), EPIPE);
     TEST_UNTIL(p.r, p.seen.closes == 1);
     CHECK(p.seen.close_user == &other_user);
     check_stale_conn(p.r, p.seen.conn);
@@ -1001,7 +1001,7 @@ TEST_EACH(no_call_runs_a_callback) {
     CHECK_OK(kr_conn_commit(p.r, c, 0));
     CHECK_OK(kr_conn_pause(p.r, c));
     CHECK_OK(kr_conn_resume(p.r, c));
-    CHECK_OK(kr_conn_idle(p.r, c, 1));
+    CHECK_OK(kr_conn_deadline(p.r, c, KR_DEADLINE_IDLE, 1));
     CHECK_OK(kr_conn_shutdown(p.r, c));
     CHECK_OK(kr_listener_pause(p.r, p.listener));
     CHECK_OK(kr_listener_resume(p.r, p.listener));

@@ -373,7 +373,7 @@ TEST_EACH(connect_twice_with_the_same_limits) {
     kr_connect_opts_init(&opts);
     struct life a, b;
     dial_as(r, &a, &f.addr, &opts);
-    CHECK_OK(kr_conn_idle(r, a.conn, 20 * MS)); /* ends it, as there is no on_timeout */
+    CHECK_OK(kr_conn_deadline(r, a.conn, KR_DEADLINE_IDLE, 20 * MS)); /* ends it, as there is no on_timeout */
     dial_as(r, &b, &f.addr, &opts);
     int fd_a = far_accept(r, &f), fd_b = far_accept(r, &f);
     check_over(r, &a, -ETIMEDOUT, KR_WHY_TIMEOUT);

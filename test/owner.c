@@ -146,7 +146,7 @@ static int run_stopped(struct kr_reactor *r) {
     X(kr_conn_peer, kr_conn_peer(t->r, t->conn, &addr))                                            \
     X(kr_conn_local, kr_conn_local(t->r, t->conn, &addr))                                          \
     X(kr_conn_set_user, kr_conn_set_user(t->r, t->conn, kr_conn_user(t->r, t->conn)))              \
-    X(kr_conn_idle, kr_conn_idle(t->r, t->conn, 0))                                                \
+    X(kr_conn_deadline, kr_conn_deadline(t->r, t->conn, KR_DEADLINE_IDLE, 0))                      \
     X(kr_listen, kr_listen(t->r, &listener, &loopback, NULL, &things_ops, NULL))                   \
     X(kr_listener_addr, kr_listener_addr(t->r, t->listener, &addr))                                \
     X(kr_listener_pause, kr_listener_pause(t->r, t->listener))                                     \

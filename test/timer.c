@@ -667,7 +667,7 @@ TEST_EACH(idle_starts_anew_after_on_timeout) {
     test_reactor_free(r);
 }
 
-/* Ours: kr_conn_idle sets the deadline anew and 0 takes it away. The connection whose deadline was
+/* Ours: kr_conn_deadline sets the deadline anew and 0 takes it away. The connection whose deadline was
  * taken away is still open when one that was set anew, to twice as long, has ended. */
 TEST_EACH(idle_can_be_changed_and_taken_away) {
     struct kr_reactor *r = test_reactor(NULL);
@@ -677,8 +677,8 @@ TEST_EACH(idle_can_be_changed_and_taken_away) {
     TEST_UNTIL(r, without.opened && twice.opened);
     if (without.closed || twice.closed)
         tap_note("the machine stalled for longer than the first deadline");
-    int taken = kr_conn_idle(r, without.conn, 0);
-    int set = kr_conn_idle(r, twice.conn, 2 * IDLE);
+    int taken = kr_conn_deadline(r, without.conn, KR_DEADLINE_IDLE, 0);
+    int set = kr_conn_deadline(r, twice.conn, KR_DEADLINE_IDLE, 2 * IDLE);
     int64_t since = kr_now(r);
     TEST_UNTIL(r, twice.closed);
     if (set == 0)
@@ -702,7 +702,7 @@ TEST_EACH(idle_set_between_turns_counts_from_then) {
     for (int64_t until = tap_now_ns() + IDLE / 2; tap_now_ns() < until;)
         ;
     int64_t since = tap_now_ns();
-    CHECK_OK(kr_conn_idle(r, seen.conn, IDLE));
+    CHECK_OK(kr_conn_deadline(r, seen.conn, KR_DEADLINE_IDLE, IDLE));
     TEST_UNTIL(r, seen.closed);
     check_timed_out(&seen, since);
     test_close(fd);

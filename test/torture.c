@@ -1062,6 +1062,33 @@ SCENARIO(idle_connections, 2) {
     TEST_UNTIL(w->r, test_stats(w->r).conns == 0);
 }
 
+static void open_hurried(struct kr_reactor *r, kr_conn conn, void *user) {
+    struct world *w = user;
+    world_open(r, conn, user);
+    bool set = good(w, kr_conn_deadline(r, conn, KR_DEADLINE_READ, 1));
+    set = good(w, kr_conn_deadline(r, conn, KR_DEADLINE_WRITE, INT64_MAX)) && set;
+    if (!set)
+        CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_RESET));
+}
+
+static const struct kr_conn_ops hurried_ops = {
+    .on_open = open_hurried, .on_data = data_echo, .on_close = world_close};
+
+/* Ours: connections with limits of their own, which are memory. */
+SCENARIO(deadlines_of_their_own, 3) {
+    if (!listens(w, NULL, &hurried_ops))
+        return;
+    int fds[5];
+    for (int i = 0; i < 5; i++)
+        fds[i] = test_connect(w->port);
+    for (int i = 0; i < 5; i++) {
+        test_recv_end(w->r, fds[i], NULL);
+        test_close(fds[i]);
+    }
+    TEST_UNTIL(w->r, test_stats(w->r).conns == 0);
+    CHECK(test_stats(w->r).timeouts == 5 || !whole(w));
+}
+
 /* ---- the end of all ---- */
 
 /* Ours: everything is open when the reactor is freed. The next scenario's listener and client come
@@ -1095,7 +1122,7 @@ int main(int argc, char **argv) {
         mmap(NULL, sizeof *points_run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (points_run == MAP_FAILED)
         return 1;
-    int rc = tap_main("torture", 156, argc, argv);
+    int rc = tap_main("torture", 164, argc, argv);
     if (*points_run)
         printf("# %lld points at which memory was refused\n", (long long)*points_run);
     return rc;

@@ -45,9 +45,9 @@ struct kr_conn_ops {
     /* After more than send_high bytes were queued, send_low or fewer are. Once for each such rise. */
     void (*on_drain)(struct kr_reactor *r, kr_conn conn, void *user);
 
-    /* The deadline passed. For KR_DEADLINE_IDLE it is set anew after the return unless the connection
-     * was closed. NULL: the connection ends with -ETIMEDOUT. KR_DEADLINE_FLUSH is not reported here:
-     * the connection was already closed by its owner. */
+    /* A deadline passed: IDLE, READ or LIFE. It counts anew from this call, unless that closes the
+     * connection; the other deadlines go on as they were. NULL: the connection ends with -ETIMEDOUT.
+     * WRITE and FLUSH are not reported here, they end it. */
     void (*on_timeout)(struct kr_reactor *r, kr_conn conn, void *user, enum kr_deadline which);
 
     /* The connection is gone and the kernel holds nothing of it. `error` is 0 or a negative errno,
@@ -80,7 +80,16 @@ struct kr_conn_opts {
 
     size_t recv_cap; /* unconsumed bytes a connection may keep, 1 to 2^31 - 1. Default 1 MiB */
 
-    int64_t idle_ns;  /* idle deadline of each connection, 0 = none. Default 0 */
+    /* Deadlines of each connection, 0 = none, which is their default. A byte counts from kr_now of the turn
+     * that handles it. What `read_ns` counts is time in which the connection could receive: not while it is
+     * paused, has more than send_high queued, or waits for a buffer, and not after the peer's end.
+     * `write_ns` counts from when the first byte was queued, and anew from every byte that the kernel
+     * takes. `life_ns` goes on while a closed connection is flushed, and ends that. */
+    int64_t idle_ns;
+    int64_t read_ns;
+    int64_t write_ns;
+    int64_t life_ns;
+
     /* How long KR_CLOSE_FLUSH and KR_CLOSE_LINGER wait for a peer that takes nothing, and the latter for one
      * that does not end, >= 1. Default 30 s. */
     int64_t flush_ns;
@@ -184,9 +193,14 @@ KR_API int kr_conn_swap(struct kr_reactor *r, kr_conn conn, const struct kr_conn
  * before on_open; good until on_close has returned. NULL for a stale handle and when the size is 0. */
 KR_API void *kr_conn_inline(const struct kr_reactor *r, kr_conn conn);
 
-/* Sets the idle deadline anew: from now, `idle_ns` without a byte received or sent (0 = none). The first
- * such change of a connection gives it limits of its own. -EPIPE once it is being closed; -ENOMEM. */
-KR_API int kr_conn_idle(struct kr_reactor *r, kr_conn conn, int64_t idle_ns);
+/* Sets a deadline of this connection anew: `ns` from now, or none (0; not for KR_DEADLINE_FLUSH, which counts
+ * from the close). The others go on as they were. Legal in any callback, on_timeout included, and while
+ * paused: a read deadline then counts from the resume. The first such change gives the connection limits
+ * of its own.
+ *
+ * A connection that a deadline ends while bytes are queued is reset, so that its peer does not take a part
+ * for the whole. -EPIPE once it is being closed; -ENOMEM. */
+KR_API int kr_conn_deadline(struct kr_reactor *r, kr_conn conn, enum kr_deadline which, int64_t ns);
 
 #ifdef __cplusplus
 }

@@ -88,7 +88,10 @@ enum kr_close {
 /* The deadlines of a connection. */
 enum kr_deadline {
     KR_DEADLINE_IDLE = 0,  /* no byte was received or sent for idle_ns */
-    KR_DEADLINE_FLUSH = 1, /* while closing, the peer took no byte, or did not end, for flush_ns */
+    KR_DEADLINE_READ = 1,  /* no byte was received for read_ns, in which reading was not stopped */
+    KR_DEADLINE_WRITE = 2, /* bytes were queued for write_ns, and none could be sent */
+    KR_DEADLINE_LIFE = 3,  /* it has been open for life_ns */
+    KR_DEADLINE_FLUSH = 4, /* while closing, the peer took no byte, or did not end, for flush_ns */
 };
 
 /* The name of an error, without the minus sign's meaning lost: kr_errname(-EPIPE) and

@@ -141,6 +141,12 @@ static inline void kr__heap_file(struct kr__heap *heap, struct kr__heap_node *no
     kr__heap_rise(heap, place);
 }
 
+/* When a filed node is due. */
+static inline int64_t kr__heap_at(const struct kr__heap *heap, const struct kr__heap_node *node) {
+    kr__assert(heap->items[node->place].node == node);
+    return heap->items[node->place].at;
+}
+
 /* The earliest time filed; KR__NEVER when there is none. */
 static inline int64_t kr__heap_next(const struct kr__heap *heap) {
     return heap->count ? heap->items[0].at : KR__NEVER;

@@ -38,8 +38,11 @@
     X(draining_lost, sim)                                                                          \
     X(reset_while_closing, sim)                                                                    \
     /* core/conn_time.c */                                                                         \
-    X(idle_ended, timer)                                                                           \
     X(deadline_moved, sim)                                                                         \
+    X(deadline_sooner, sim)                                                                        \
+    X(deadline_told, sim)                                                                          \
+    X(deadline_ended, timer)                                                                       \
+    X(deadline_reset, sim)                                                                         \
     X(flush_overdue, sim)                                                                          \
     /* core/conns.c */                                                                             \
     X(arrived_at_nobody, sim)                                                                      \

@@ -52,6 +52,12 @@ static inline int64_t kr__time_add(int64_t a, int64_t b) {
     return __builtin_add_overflow(a, b, &sum) ? KR__NEVER : sum;
 }
 
+/* Moves a time forward to `now`, never back. */
+static inline void kr__time_reach(int64_t *at, int64_t now) {
+    if (*at < now)
+        *at = now;
+}
+
 /* A counter has one writer, the reactor's thread, and readers elsewhere (kr_stats_read): relaxed
  * atomics make it whole for them and stay plain loads and stores. */
 static inline void kr__count(uint64_t *counter, uint64_t n) {

@@ -77,6 +77,8 @@ void kr__conn_block(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 void kr__conn_grew(struct kr_reactor *r, struct kr__conn *c, size_t size) {
+    if (kr__unlikely(kr__conn_opts(c)->write_ns) && !c->queued)
+        kr__conn_count(r, c, KR_DEADLINE_WRITE);
     c->queued += (uint32_t)size;
     if (c->queued > kr__conn_opts(c)->send_high)
         kr__conn_block(r, c);
@@ -101,7 +103,7 @@ static void conn_flush(struct kr_reactor *r, struct kr__conn *c, enum kr__conn_s
     if (c->calling)
         kr__dial_hurry(r, c, kr__conn_opts(c)->flush_ns);
     else
-        kr__conn_file(r, c, kr__conn_opts(c)->flush_ns);
+        kr__conn_count(r, c, KR_DEADLINE_FLUSH);
     kr__conn_dirty(r, c);
 }
 

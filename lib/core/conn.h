@@ -74,8 +74,8 @@ struct kr__conn {
     char *kept; /* a block; NULL while nothing is kept */
 
     struct kr__profile *profile; /* its limits; NULL when it was never served */
-    int64_t touched; /* when a byte was last received or sent */
-    struct kr__deadline deadline; /* idle while OPEN, flush afterwards */
+    int64_t idle_from, read_from, write_from, life_from; /* from when each deadline counts (conn_time.c) */
+    struct kr__deadline deadline; /* filed at the first of them to come, or earlier */
 
     uint64_t listener;  /* handle of the listener that made it; 0: none */
     uint64_t successor; /* a listener's: its accept was told before this life's CLOSE */
@@ -142,8 +142,11 @@ static inline const struct kr_conn_opts *kr__conn_opts(const struct kr__conn *c)
 /* What few connections have, made when it is first needed; NULL when memory is refused. */
 struct kr__conn_more *kr__conn_more(struct kr_reactor *r, struct kr__conn *c);
 
-/* Puts the deadline so far into the future from now, and what it is reckoned from to now. */
-void kr__conn_file(struct kr_reactor *r, struct kr__conn *c, int64_t in_ns);
+/* The connection stands: its deadlines count from now. */
+void kr__conn_stands(struct kr_reactor *r, struct kr__conn *c);
+
+/* One of them counts from now: reading goes on, the first byte is queued, the close has begun. */
+void kr__conn_count(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline which);
 
 /* The connection of a handle while its handle is good: until on_close has returned. */
 struct kr__conn *kr__conn_find(const struct kr_reactor *r, kr_conn conn);

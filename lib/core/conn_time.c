@@ -1,27 +1,116 @@
 /* A connection's deadlines: how long it may be without what.
  *
- * Happy path: traffic only stores a time; when the deadline comes up it is reckoned anew from those, and
- * filed again if it has moved. So a busy connection costs the heap one operation a deadline, not a byte. */
+ *   idle    from the last byte received or sent
+ *   read    from the last byte received, or since when there is a receive: stopped, or without a buffer, it
+ *           has none
+ *   write   from the last byte sent, or the first byte queued
+ *   life    from the opening
+ *   flush   while closing: from the last byte sent, the end of this side, or the close
+ *
+ * Happy path: one place in the heap, at the first of those that apply. Traffic only moves the time from
+ * which one counts (to the turn's now, but not back behind a change made in the turn); when the place comes
+ * up all are reckoned anew, and it is filed again if none has been reached. So a busy connection costs the
+ * heap one operation a deadline, not a byte. What begins to apply in between (a first byte queued, a receive
+ * made again) files it sooner, if it is filed for later. Until a connection of kr_connect stands the place
+ * is core/dial.c's.
+ * Failure modes: none of its own; the place was promised when the connection was made. */
 #include "core/dial.h"
 #include "core/reactor.h"
 
-/* From the real now: a turn may have been under way for long, or none is. */
-void kr__conn_file(struct kr_reactor *r, struct kr__conn *c, int64_t in_ns) {
-    c->touched = r->kernel->clock(r->kernel);
-    kr__deadline_file(&r->timers, &c->deadline, kr__time_add(c->touched, in_ns));
+struct due {
+    int64_t at;
+    enum kr_deadline which;
+};
+
+static bool applies(const struct kr__conn *c, enum kr_deadline which) {
+    bool open = c->state == KR__CONN_OPEN;
+    switch (which) {
+    case KR_DEADLINE_IDLE:
+        return open;
+    case KR_DEADLINE_READ:
+        return open && !kr__conn_stopped(c) && !c->parked && (c->owner.armed & KR__SET(recv));
+    case KR_DEADLINE_WRITE:
+        return open && c->queued;
+    case KR_DEADLINE_LIFE:
+        return open || kr__conn_flushes(c);
+    case KR_DEADLINE_FLUSH:
+        return kr__conn_flushes(c);
+    }
+    return false;
 }
 
-static void conn_idled(struct kr_reactor *r, struct kr__conn *c) {
-    if (!c->ops->on_timeout) {
-        kr__mark(idle_ended);
-        kr__conn_end(r, c, KR_CLOSE_NOW, -ETIMEDOUT, KR_WHY_TIMEOUT);
+static int64_t *limit_of(struct kr_conn_opts *opts, enum kr_deadline which) {
+    int64_t *const limits[] = {&opts->idle_ns, &opts->read_ns, &opts->write_ns, &opts->life_ns,
+                               &opts->flush_ns};
+    return limits[which];
+}
+
+static int64_t *since_of(struct kr__conn *c, enum kr_deadline which) {
+    int64_t *const since[] = {&c->idle_from, &c->read_from, &c->write_from, &c->life_from, &c->write_from};
+    return since[which];
+}
+
+/* KR__NEVER: there is none. */
+static int64_t due_at(struct kr__conn *c, enum kr_deadline which) {
+    int64_t limit = *limit_of(&c->profile->opts, which);
+    return limit ? kr__time_add(*since_of(c, which), limit) : KR__NEVER;
+}
+
+/* The first to come of those that apply. */
+static struct due first_due(struct kr__conn *c) {
+    struct due first = {.at = KR__NEVER};
+    for (enum kr_deadline which = KR_DEADLINE_IDLE; which <= KR_DEADLINE_FLUSH; which++) {
+        int64_t at = due_at(c, which);
+        if (at < first.at && applies(c, which))
+            first = (struct due){at, which};
+    }
+    return first;
+}
+
+static void watch(struct kr_reactor *r, struct kr__conn *c) {
+    int64_t at = first_due(c).at;
+    if (at == KR__NEVER)
+        kr__deadline_unfile(&r->timers, &c->deadline);
+    else
+        kr__deadline_file(&r->timers, &c->deadline, at);
+}
+
+void kr__conn_stands(struct kr_reactor *r, struct kr__conn *c) {
+    c->idle_from = c->read_from = c->write_from = c->life_from = r->now;
+    watch(r, c);
+}
+
+/* From the real now: a turn may have been under way for long, or none is. */
+void kr__conn_count(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline which) {
+    if (c->calling) /* they begin when it stands */
+        return;
+    *since_of(c, which) = r->kernel->clock(r->kernel);
+    int64_t at = due_at(c, which);
+    bool filed = kr__heap_filed(&c->deadline.node);
+    if (at == KR__NEVER || (filed && kr__heap_at(&r->timers.heap, &c->deadline.node) <= at))
+        return;
+    kr__mark_if(deadline_sooner, filed);
+    kr__deadline_file(&r->timers, &c->deadline, at);
+}
+
+/* Told, it is due again after now, so that a turn ends, however many of them are. A peer that has got only a
+ * part of what was queued is told so by RST. */
+static void timed_out(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline which) {
+    kr__count(&r->stats.timeouts, 1);
+    bool told = c->state == KR__CONN_OPEN && which != KR_DEADLINE_WRITE && c->ops->on_timeout;
+    if (!told) {
+        kr__mark_if(flush_overdue, which == KR_DEADLINE_FLUSH);
+        kr__mark_if(deadline_ended, c->state == KR__CONN_OPEN && which != KR_DEADLINE_WRITE);
+        kr__mark_if(deadline_reset, c->queued);
+        kr__conn_end(r, c, c->queued ? KR_CLOSE_RESET : KR_CLOSE_NOW, -ETIMEDOUT, KR_WHY_TIMEOUT);
         return;
     }
-    kr__conn_file(r, c, kr__conn_opts(c)->idle_ns);
-    c->ops->on_timeout(r, kr__conn_handle(c), c->user, KR_DEADLINE_IDLE);
+    kr__mark(deadline_told);
+    *since_of(c, which) = r->kernel->clock(r->kernel);
+    watch(r, c);
+    c->ops->on_timeout(r, kr__conn_handle(c), c->user, which);
 }
 
-/* Traffic only stores a time; the deadline is filed anew when it comes up. */
 void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d) {
     struct kr__conn *c = kr__container_of(d, struct kr__conn, deadline);
     if (c->calling) {
@@ -29,36 +118,30 @@ void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d) {
         return;
     }
     kr__assert(c->state == KR__CONN_OPEN || kr__conn_flushes(c));
-    bool open = c->state == KR__CONN_OPEN;
-    int64_t due = kr__time_add(c->touched, open ? kr__conn_opts(c)->idle_ns : kr__conn_opts(c)->flush_ns);
-    kr__mark_if(deadline_moved, due > r->now);
-    kr__mark_if(flush_overdue, due <= r->now && !open);
-    if (due > r->now)
-        kr__deadline_file(&r->timers, &c->deadline, due);
-    else if (open)
-        conn_idled(r, c);
-    else
-        kr__conn_end(r, c, KR_CLOSE_NOW, -ETIMEDOUT, KR_WHY_TIMEOUT);
+    struct due first = first_due(c);
+    kr__mark_if(deadline_moved, first.at > r->now);
+    if (first.at <= r->now)
+        timed_out(r, c, first.which);
+    else if (first.at != KR__NEVER)
+        kr__deadline_file(&r->timers, &c->deadline, first.at);
 }
 
-int kr_conn_idle(struct kr_reactor *r, kr_conn conn, int64_t idle_ns) {
+int kr_conn_deadline(struct kr_reactor *r, kr_conn conn, enum kr_deadline which, int64_t ns) {
     struct kr__conn *c;
     int rc = kr__conn_door(r, conn, &c);
     if (rc < 0)
         return rc;
-    if (idle_ns < 0)
+    if ((unsigned)which > KR_DEADLINE_FLUSH || ns < (which == KR_DEADLINE_FLUSH))
         return -EINVAL;
     if (!kr__conn_lives(c))
         return -EPIPE;
     rc = kr__profile_own(&r->profiles, &c->profile);
     if (rc < 0)
         return rc;
-    c->profile->opts.idle_ns = idle_ns;
-    if (c->calling) /* it begins when the connection stands */
+    *limit_of(&c->profile->opts, which) = ns;
+    if (c->calling || which == KR_DEADLINE_FLUSH)
         return 0;
-    if (idle_ns)
-        kr__conn_file(r, c, idle_ns);
-    else
-        kr__deadline_unfile(&r->timers, &c->deadline);
+    *since_of(c, which) = r->kernel->clock(r->kernel);
+    watch(r, c);
     return 0;
 }

@@ -156,7 +156,6 @@ static void conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot, 
     *c = (struct kr__conn){
         .owner = c->owner,
         .state = (uint8_t)state,
-        .touched = r->now,
         .inline_memory = c->inline_memory,
         .inline_room = c->inline_room,
     };
@@ -201,8 +200,7 @@ static void conn_open(struct kr_reactor *r, struct kr__conn *c, uint32_t slot, s
     }
     kr__count(&r->stats.accepts, 1);
     c->announced = true;
-    if (kr__conn_opts(c)->idle_ns)
-        kr__conn_file(r, c, kr__conn_opts(c)->idle_ns);
+    kr__conn_stands(r, c);
     if (c->ops->on_open)
         c->ops->on_open(r, kr__conn_handle(c), c->user);
 }

@@ -27,10 +27,10 @@ static int64_t dial_now(const struct kr_reactor *r) {
 static void dial_begin(struct kr_reactor *r, struct kr__conn *c, const struct kr_connect_opts *opts, int fd) {
     c->calling = true;
     c->knocks = kr__dial_addr(c)->u.sa.sa_family == AF_UNIX;
-    c->touched = dial_now(r);
-    c->more->until = opts->timeout_ns ? kr__time_add(c->touched, opts->timeout_ns) : KR__NEVER;
+    c->idle_from = dial_now(r);
+    c->more->until = opts->timeout_ns ? kr__time_add(c->idle_from, opts->timeout_ns) : KR__NEVER;
     if (c->knocks)
-        kr__deadline_file(&r->timers, &c->deadline, c->touched);
+        kr__deadline_file(&r->timers, &c->deadline, c->idle_from);
     else if (opts->timeout_ns)
         kr__deadline_file(&r->timers, &c->deadline, c->more->until);
     if (c->knocks || opts->local_address)
@@ -106,16 +106,11 @@ static void stands(struct kr_reactor *r, struct kr__conn *c) {
     kr__deadline_unfile(&r->timers, &c->deadline);
     kr__conn_dirty(r, c);
     kr__count(&r->stats.connects, 1);
-    if (kr__conn_flushes(c)) { /* closed meanwhile, but for what is queued */
-        kr__mark(dial_stands_flushing);
-        kr__conn_file(r, c, kr__conn_opts(c)->flush_ns);
-        return;
-    }
-    c->state = KR__CONN_OPEN;
-    c->touched = r->now;
-    if (kr__conn_opts(c)->idle_ns)
-        kr__conn_file(r, c, kr__conn_opts(c)->idle_ns);
-    if (c->ops->on_open)
+    bool closed = kr__conn_flushes(c); /* meanwhile, but for what is queued */
+    kr__mark_if(dial_stands_flushing, closed);
+    c->state = closed ? c->state : KR__CONN_OPEN;
+    kr__conn_stands(r, c);
+    if (!closed && c->ops->on_open)
         c->ops->on_open(r, kr__conn_handle(c), c->user);
 }
 

@@ -16,7 +16,9 @@
 
 /* In the line one turn is one receive. */
 uint16_t kr__prep_recv(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
-    (void)o;
+    struct kr__conn *c = kr__owner_conn(o);
+    if (kr__unlikely(kr__conn_opts(c)->read_ns))
+        kr__conn_count(r, c, KR_DEADLINE_READ);
     if (kr__likely(kr__line_empty(&r->line)))
         io_uring_prep_recv_multishot(sqe, 0, NULL, 0, 0);
     else
@@ -122,7 +124,8 @@ static void deliver(struct kr_reactor *r, struct kr__conn *c, const char *data, 
     kr__mark_if(received_while_closing, c->state != KR__CONN_OPEN);
     if (c->state != KR__CONN_OPEN)
         return;
-    c->touched = r->now;
+    kr__time_reach(&c->idle_from, r->now);
+    kr__time_reach(&c->read_from, r->now);
     bool flows = !kr__conn_stopped(c) || (c->forwarding && !c->paused); /* a dam lets through what came */
     if (kr__likely(!c->kept_size && flows)) {
         show_buffer(r, c, data, size, buf);
@@ -214,6 +217,8 @@ static int set_paused(struct kr_reactor *r, kr_conn conn, bool paused) {
         return rc;
     if (!kr__conn_lives(c))
         return -EPIPE;
+    if (c->paused && !paused && kr__conn_opts(c)->read_ns)
+        kr__conn_count(r, c, KR_DEADLINE_READ); /* the receive may have been in flight all along */
     c->paused = paused;
     if (paused)
         kr__conn_hold(r, c);

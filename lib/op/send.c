@@ -80,7 +80,8 @@ static void drained(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 static void sent(struct kr_reactor *r, struct kr__conn *c, size_t size) {
-    c->touched = r->now;
+    kr__time_reach(&c->idle_from, r->now);
+    kr__time_reach(&c->write_from, r->now);
     kr__count(&r->stats.bytes_out, size);
     c->queued -= (uint32_t)size;
     c->held = (uint16_t)(c->held - kr__sendq_consume(&r->sends, &c->queue, size));

@@ -30,7 +30,7 @@ void kr__done_shutdown(struct kr_reactor *r, struct kr__owner *o, const struct k
         return;
     }
     c->fin = true;
-    c->touched = r->now; /* from which one that lingers counts its patience */
+    kr__time_reach(&c->write_from, r->now); /* from which one that lingers counts its patience */
     if (c->paired)
         kr__forward_sent(r, c);
 }

@@ -189,7 +189,7 @@ static void on_event(struct kr_reactor *r, kr_conn conn, void *user) {
 }
 
 static void on_timeout(struct kr_reactor *r, kr_conn conn, void *user, enum kr_deadline which) {
-    MUST(which == KR_DEADLINE_IDLE);
+    MUST(which == KR_DEADLINE_IDLE || which == KR_DEADLINE_READ || which == KR_DEADLINE_LIFE);
     on_event(r, conn, user);
 }
 
@@ -329,8 +329,8 @@ static void act_inline(struct world *w) {
         memset(memory, 'i', INLINE_SIZE);
 }
 
-static void act_idle(struct world *w) {
-    (void)kr_conn_idle(any_reactor(w), any_conn(w), any_time(w));
+static void act_deadline(struct world *w) {
+    (void)kr_conn_deadline(any_reactor(w), any_conn(w), (enum kr_deadline)below(w, 6), any_time(w));
 }
 
 /* Mostly good; now and then a field is not. */
@@ -345,6 +345,9 @@ static void any_opts(struct world *w, struct kr_listen_opts *opts) {
     opts->conn.send_cap = opts->conn.send_high + below(w, 65536);
     opts->conn.recv_cap = 1 + below(w, 65536);
     opts->conn.idle_ns = below(w, 4) ? 0 : short_time(w);
+    opts->conn.read_ns = below(w, 8) ? 0 : short_time(w);
+    opts->conn.write_ns = below(w, 8) ? 0 : short_time(w);
+    opts->conn.life_ns = below(w, 8) ? 0 : short_time(w);
     opts->conn.flush_ns = 1 + short_time(w);
     switch (below(w, 24)) {
     case 0:
@@ -646,7 +649,7 @@ static void (*const acts[])(struct world *w) = {
     act_peer_recv, act_peer_recv, act_listen, act_send,
     /* each once */
     act_sendv, act_reserve, act_commit, act_reserve_commit, act_queued, act_pause, act_resume, act_close,
-    act_addresses, act_user, act_inline, act_idle, act_listener, act_timer_start, act_timer, act_post,
+    act_addresses, act_user, act_inline, act_deadline, act_listener, act_timer_start, act_timer, act_post,
     act_stop, act_stats, act_dump, act_addr, act_names, act_reactor, act_refuse, act_peer_end,
     act_window, act_fault, act_at, act_replay, act_run, act_until, act_advance, act_send_ref, act_half,
 };

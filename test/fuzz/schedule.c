@@ -92,7 +92,7 @@ static void act_on(struct world *w, kr_conn conn) {
         MUST(kr_conn_close(w->r, conn, (enum kr_close)(choose(w) % 4)) == 0);
         break;
     case 5: {
-        int rc = kr_conn_idle(w->r, conn, choose(w) * MS);
+        int rc = kr_conn_deadline(w->r, conn, KR_DEADLINE_IDLE, choose(w) * MS);
         MUST(rc == 0 || rc == -EPIPE);
         break;
     }

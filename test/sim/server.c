@@ -48,6 +48,14 @@ static void session_close(struct storm *s, struct session *x, enum kr_close how)
     x->closing = x->cut = s->closed_any = true;
 }
 
+/* Its deadline of that kind is not told before then. */
+static void session_deadline(struct storm *s, struct session *x, enum kr_deadline which, int64_t ns) {
+    int64_t now = kr_sim_now(s->sim);
+    int rc = kr_conn_deadline(s->r, x->conn, which, ns);
+    MUST(rc == 0 || (rc == -ENOMEM && s->refuse) || (rc == -EINVAL && ns == 0 && which == KR_DEADLINE_FLUSH));
+    x->not_before[which] = now + (rc == 0 ? ns : 0);
+}
+
 static void close_someone(struct storm *s, struct session *self, enum mark closing) {
     struct session *x = likely(s, 600) && self ? self : anyone(s);
     if (!x || !x->open)
@@ -256,8 +264,8 @@ void server_act(struct storm *s, struct session *self, enum mark closing) {
     if (likely(s, 20))
         MUST(kr_step(s->r, 0) == -EBUSY && kr_reactor_free(s->r) == -EBUSY);
     if (self && self->open && !self->closing && likely(s, how->idle)) { /* a leap is not its fault */
-        int rc = kr_conn_idle(s->r, self->conn, (int64_t)some(s, (uint64_t)(1000 * MS)));
-        MUST(rc == 0 || (rc == -ENOMEM && s->refuse));
+        enum kr_deadline which = (enum kr_deadline)below(s, KR_DEADLINE_FLUSH + 1);
+        session_deadline(s, self, which, (int64_t)some(s, (uint64_t)(1000 * MS)));
     }
 }
 
@@ -267,6 +275,10 @@ static struct session *session_new(struct storm *s, kr_conn conn) {
     MUST(s->session_count < s->session_room);
     struct session *x = &s->sessions[s->session_count++];
     *x = (struct session){.storm = s, .conn = conn, .open = true, .hoards = likely(s, s->scenario->hoard)};
+    const struct kr_conn_opts *o = &s->opts.conn;
+    const int64_t limits[] = {o->idle_ns, o->read_ns, o->write_ns, o->life_ns};
+    for (unsigned i = 0; i < sizeof limits / sizeof *limits; i++)
+        x->not_before[i] = kr_now(s->r) + limits[i];
     s->open++;
     return x;
 }
@@ -593,10 +605,13 @@ static void on_timeout(struct kr_reactor *r, kr_conn conn, void *user, enum kr_d
     struct session *x = user;
     struct storm *s = x->storm;
     enter(s, x, conn, "on_timeout");
-    mark(s, MARK_idle_timeout);
-    MUST(!x->closing && which == KR_DEADLINE_IDLE);
-    int rc = kr_conn_idle(r, conn, 0);
-    MUST(rc == 0 || (rc == -ENOMEM && s->refuse));
+    mark(s, which == KR_DEADLINE_IDLE ? MARK_idle_timeout
+            : which == KR_DEADLINE_READ ? MARK_read_timeout
+                                        : MARK_life_timeout);
+    MUST(!x->closing && (which == KR_DEADLINE_IDLE || which == KR_DEADLINE_READ || which == KR_DEADLINE_LIFE));
+    MUST(which != KR_DEADLINE_READ || !x->paused);
+    MUST(kr_now(r) >= x->not_before[which]);
+    session_deadline(s, x, which, 0);
     if (likely(s, 512))
         session_close(s, x, KR_CLOSE_NOW);
     leave(x);

@@ -106,7 +106,9 @@ static void plan_listener(struct storm *s) {
     o->conn.send_low = below(s, o->conn.send_high + 1);
     o->conn.recv_cap = s->scenario->proxy ? 1u << 20 : 64 + some(s, 65536);
     o->conn.inline_size = likely(s, 300) ? pick(s, 256) : 0;
-    o->conn.idle_ns = likely(s, s->scenario->idle) ? (int64_t)some(s, (uint64_t)(2000 * MS)) : 0;
+    int64_t *const deadlines[] = {&o->conn.idle_ns, &o->conn.read_ns, &o->conn.write_ns, &o->conn.life_ns};
+    for (unsigned i = 0; i < sizeof deadlines / sizeof *deadlines; i++)
+        *deadlines[i] = likely(s, s->scenario->idle) ? (int64_t)some(s, (uint64_t)(2000 * MS)) : 0;
     o->conn.flush_ns = likely(s, 512) ? 30000 * MS : (int64_t)some(s, (uint64_t)(500 * MS));
 }
 

@@ -60,6 +60,8 @@ const struct scenario *scenario_named(const char *name);
     X(kept)                                                                                        \
     X(too_much_kept)                                                                               \
     X(idle_timeout)                                                                                \
+    X(read_timeout)                                                                                \
+    X(life_timeout)                                                                                \
     X(flush_timeout)                                                                               \
     X(close_linger)                                                                                \
     X(close_flush)                                                                                 \
@@ -113,6 +115,7 @@ struct session {
     bool half; /* it sends no more */
     bool hoards; /* consumes nothing, until it is ended for that */
     int closed_with; /* on_close's error */
+    int64_t not_before[KR_DEADLINE_FLUSH + 1]; /* by deadline: is not told earlier */
     uint32_t id;     /* of the client, from its first four bytes */
     uint64_t consumed;
     size_t shown;    /* and not consumed */

@@ -1,0 +1,860 @@
+/* Deadlines of connections: each kept to the nanosecond, moved by what should move it and by nothing
+ * else, changed at any moment, and costing a busy connection next to nothing.
+ *
+ * Most cases run on the real ring with a clock that stands still until the case moves it: at one
+ * nanosecond before a deadline nothing must happen however many turns pass, and at the deadline it must
+ * happen in the very next turn. The last cases have the real clock. */
+#include "harness/net.h"
+
+#include "core/reactor.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define MS INT64_C(1000000)
+#define HOUR (3600 * 1000 * MS)
+#define BIG ((size_t)8 << 20)
+#define KINDS (KR_DEADLINE_FLUSH + 1)
+
+/* ---- a clock that stands still ---- */
+
+static struct {
+    struct kr__kernel kernel;
+    int64_t now;
+} still;
+
+static int64_t still_clock(const struct kr__kernel *k) {
+    (void)k;
+    return still.now;
+}
+
+static const struct kr__kernel *still_kernel(void) {
+    still.kernel = kr__linux;
+    still.kernel.clock = still_clock;
+    still.now = HOUR;
+    return &still.kernel;
+}
+
+/* ---- a connection and what it was told ---- */
+
+struct seen {
+    struct kr_reactor *r;
+    kr_listener listener;
+    uint16_t port;
+    int fd;
+    kr_conn conn;
+    unsigned opens, closes, eofs, told[KINDS];
+    int64_t opened_at, told_at;
+    size_t bytes;
+    int error;
+    enum kr_why why;
+    void (*in_timeout)(struct seen *s, enum kr_deadline which);
+};
+
+static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
+    struct seen *s = user;
+    s->opens++;
+    s->conn = conn;
+    s->opened_at = kr_now(r);
+}
+
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+    (void)r;
+    (void)conn;
+    (void)data;
+    ((struct seen *)user)->bytes += size;
+    return size;
+}
+
+static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
+    (void)r;
+    (void)conn;
+    ((struct seen *)user)->eofs++;
+}
+
+static void on_timeout(struct kr_reactor *r, kr_conn conn, void *user, enum kr_deadline which) {
+    struct seen *s = user;
+    CHECK_EQ(conn.bits, s->conn.bits);
+    CHECK(which == KR_DEADLINE_IDLE || which == KR_DEADLINE_READ || which == KR_DEADLINE_LIFE);
+    s->told[which]++;
+    s->told_at = kr_now(r);
+    if (s->in_timeout)
+        s->in_timeout(s, which);
+}
+
+static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+    struct seen *s = user;
+    CHECK_ERR(kr_conn_deadline(r, conn, KR_DEADLINE_IDLE, 1), EPIPE);
+    s->closes++;
+    s->error = error;
+    s->why = why;
+}
+
+static const struct kr_conn_ops ops = {.on_open = on_open,
+                                       .on_data = on_data,
+                                       .on_eof = on_eof,
+                                       .on_timeout = on_timeout,
+                                       .on_close = on_close};
+
+static const struct kr_conn_ops ops_without_timeout = {
+    .on_open = on_open, .on_data = on_data, .on_eof = on_eof, .on_close = on_close};
+
+static struct kr_listen_opts no_deadlines(void) {
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    opts.conn.flush_ns = HOUR;
+    return opts;
+}
+
+static void begin_on(struct seen *s, const struct kr__kernel *kernel, const struct kr_conn_ops *of,
+                     const struct kr_listen_opts *opts) {
+    s->r = test_reactor_on(kernel, NULL);
+    s->port = test_listen(s->r, &s->listener, opts, of, s);
+    s->fd = test_connect_sized(s->port, 0, 4096);
+    TEST_UNTIL(s->r, s->opens == 1);
+    test_rest(s->r, (struct test_levels){.conns = 1, .listeners = 1});
+}
+
+static void begin(struct seen *s, const struct kr_conn_ops *of, const struct kr_listen_opts *opts) {
+    begin_on(s, still_kernel(), of, opts);
+    CHECK_EQ(s->opened_at, still.now);
+}
+
+static void end(struct seen *s) {
+    if (!s->closes)
+        CHECK_OK(kr_conn_close(s->r, s->conn, KR_CLOSE_NOW));
+    TEST_UNTIL(s->r, s->closes == 1);
+    test_close(s->fd);
+    test_rest(s->r, (struct test_levels){.listeners = 1});
+    test_reactor_free(s->r);
+}
+
+static const struct kr__conn *conn_of(const struct seen *s) {
+    return &s->r->conns.table[kr__handle_slot(s->conn.bits)];
+}
+
+/* ---- moving the clock ---- */
+
+static unsigned told_all(const struct seen *s) {
+    unsigned all = 0;
+    for (int which = 0; which < KINDS; which++)
+        all += s->told[which];
+    return all;
+}
+
+static bool is_open(const struct seen *s) {
+    int rc = kr_conn_send(s->r, s->conn, "", 0);
+    CHECK(rc == 0 || rc == -EPIPE || rc == -ESTALE);
+    return rc == 0;
+}
+
+/* Nothing is told and nothing ends up to `at`. */
+static void quiet_until(struct seen *s, int64_t at) {
+    unsigned before = told_all(s);
+    bool open = is_open(s);
+    still.now = at;
+    for (int i = 0; i < 3; i++)
+        CHECK_OK(kr_step(s->r, 0));
+    CHECK_EQ(told_all(s), before);
+    CHECK_EQ(is_open(s), open);
+    CHECK_EQ(s->closes, 0u);
+}
+
+/* Told at `at`, and not before. */
+static void told_at(struct seen *s, enum kr_deadline which, int64_t at) {
+    quiet_until(s, at - 1);
+    unsigned before = s->told[which], all = told_all(s);
+    still.now = at;
+    CHECK_OK(kr_step(s->r, 0));
+    CHECK_EQ(s->told[which], before + 1);
+    CHECK_EQ(told_all(s), all + 1);
+    CHECK_EQ(s->told_at, at);
+}
+
+/* Ended at `at`, and not before. */
+static void ended_at(struct seen *s, int64_t at) {
+    CHECK(is_open(s));
+    quiet_until(s, at - 1);
+    still.now = at;
+    CHECK_OK(kr_step(s->r, 0));
+    CHECK(!is_open(s));
+    TEST_UNTIL(s->r, s->closes == 1);
+    CHECK_EQ(s->error, -ETIMEDOUT);
+    CHECK_EQ(s->why, KR_WHY_TIMEOUT);
+}
+
+static void client_sends(struct seen *s, size_t size) {
+    size_t want = s->bytes + size;
+    char *bytes = calloc(1, size);
+    CHECK(bytes != NULL);
+    test_send(s->r, s->fd, bytes, size);
+    free(bytes);
+    TEST_UNTIL(s->r, s->bytes == want);
+}
+
+static void client_gets(struct seen *s, size_t size) {
+    char *bytes = malloc(size);
+    CHECK(bytes != NULL);
+    test_recv(s->r, s->fd, bytes, size);
+    free(bytes);
+}
+
+/* With the turn in which it reads again. */
+static void resume(struct seen *s) {
+    unsigned before = told_all(s);
+    CHECK_OK(kr_conn_resume(s->r, s->conn));
+    CHECK_OK(kr_step(s->r, 0));
+    CHECK_EQ(told_all(s), before);
+}
+
+static void turns_until_quiet(struct seen *s) {
+    for (unsigned idle = 0; idle < 5;)
+        idle = test_step(s->r, "the traffic to stall") == 0 ? idle + 1 : 0;
+}
+
+static void we_send(struct seen *s, size_t size) {
+    char *bytes = calloc(1, size);
+    CHECK(bytes != NULL);
+    CHECK_OK(kr_conn_send(s->r, s->conn, bytes, size));
+    free(bytes);
+}
+
+/* More than the client and both kernels take: the rest stays. */
+static void stall(struct seen *s) {
+    we_send(s, BIG);
+    turns_until_quiet(s);
+    CHECK_GT(kr_conn_queued(s->r, s->conn), 0u);
+}
+
+/* ---- each to the nanosecond ---- */
+
+/* Ours: the idle deadline counts from the last byte in either direction, and again after on_timeout. */
+TEST_EACH(deadline_idle) {
+    struct kr_listen_opts opts = no_deadlines();
+    opts.conn.idle_ns = 100;
+    struct seen s = {0};
+    begin(&s, &ops, &opts);
+    int64_t t = still.now;
+    quiet_until(&s, t + 60);
+    client_sends(&s, 1);
+    told_at(&s, KR_DEADLINE_IDLE, t + 160);
+    told_at(&s, KR_DEADLINE_IDLE, t + 260);
+    quiet_until(&s, t + 300);
+    we_send(&s, 1);
+    client_gets(&s, 1);
+    told_at(&s, KR_DEADLINE_IDLE, t + 400);
+    end(&s);
+}
+
+/* Ours: the read deadline is moved by bytes received, and not by bytes sent. */
+TEST_EACH(deadline_read) {
+    struct kr_listen_opts opts = no_deadlines();
+    opts.conn.read_ns = 100;
+    struct seen s = {0};
+    begin(&s, &ops, &opts);
+    int64_t t = still.now;
+    quiet_until(&s, t + 60);
+    we_send(&s, 1000);
+    client_gets(&s, 1000);
+    told_at(&s, KR_DEADLINE_READ, t + 100);
+    quiet_until(&s, t + 199);
+    client_sends(&s, 1);
+    told_at(&s, KR_DEADLINE_READ, t + 299);
+    told_at(&s, KR_DEADLINE_READ, t + 399);
+    end(&s);
+}
+
+/* Ours: time in which the connection is paused does not count, whether a turn passed in between or not;
+ * from the resume it has all its time again. */
+TEST_EACH(deadline_read_while_paused) {
+    struct kr_listen_opts opts = no_deadlines();
+    opts.conn.read_ns = 100;
+    struct seen s = {0};
+    begin(&s, &ops, &opts);
+    int64_t t = still.now;
+    quiet_until(&s, t + 90);
+    CHECK_OK(kr_conn_pause(s.r, s.conn));
+    quiet_until(&s, t + 1000);
+    resume(&s);
+    told_at(&s, KR_DEADLINE_READ, t + 1100);
+    CHECK_OK(kr_conn_pause(s.r, s.conn));
+    still.now = t + 5000;
+    resume(&s);
+    told_at(&s, KR_DEADLINE_READ, t + 5100);
+    quiet_until(&s, t + 5150);
+    resume(&s); /* of what was not paused: nothing */
+    told_at(&s, KR_DEADLINE_READ, t + 5200);
+    end(&s);
+}
+
+/* Ours: nor does time in which it reads nothing because its own queue is full, nor what comes after the
+ * peer's end. */
+TEST_EACH(deadline_read_while_stopped) {
+    struct kr_listen_opts opts = no_deadlines();
+    opts.conn.read_ns = 100;
+    struct seen s = {0};
+    begin(&s, &ops, &opts);
+    int64_t t = still.now;
+    stall(&s);
+    quiet_until(&s, t + 1000);
+    client_gets(&s, BIG);
+    turns_until_quiet(&s);
+    CHECK_EQ(kr_conn_queued(s.r, s.conn), 0u);
+    told_at(&s, KR_DEADLINE_READ, t + 1100);
+    CHECK_SYS(shutdown(s.fd, SHUT_WR));
+    TEST_UNTIL(s.r, s.eofs == 1);
+    quiet_until(&s, t + 9000);
+    end(&s);
+}
+
+/* Ours: a reader that takes nothing while bytes are queued to it is reset at the write deadline, the send
+ * in flight cancelled and its memory given back; what it sends itself does not help it. */
+TEST_EACH(deadline_write) {
+    struct kr_listen_opts opts = no_deadlines();
+    opts.conn.write_ns = 100;
+    struct seen s = {0};
+    begin(&s, &ops, &opts);
+    int64_t t = still.now;
+    stall(&s);
+    CHECK_EQ(conn_of(&s)->owner.inflight, 1u); /* the send */
+    quiet_until(&s, t + 60);
+    we_send(&s, 1); /* what comes behind those that wait changes nothing for them */
+    ended_at(&s, t + 100);
+    CHECK_EQ(told_all(&s), 0u);
+    CHECK_EQ(test_stats(s.r).sends_out, 0u);
+    CHECK_EQ(test_stats(s.r).timeouts, 1u);
+    size_t got;
+    CHECK_EQ(test_recv_end(s.r, s.fd, &got), ECONNRESET);
+    CHECK_LT(got, BIG);
+    end(&s);
+}
+
+/* Ours: it counts from the last byte taken, and not at all while nothing is queued; a new queue has all
+ * its time. */
+TEST_EACH(deadline_write_is_moved_by_each_byte) {
+    struct kr_listen_opts opts = no_deadlines();
+    opts.conn.send_high = opts.conn.send_cap; /* so that it is heard meanwhile */
+    opts.conn.write_ns = 100;
+    struct seen s = {0};
+    begin(&s, &ops, &opts);
+    int64_t t = still.now;
+    stall(&s);
+    quiet_until(&s, t + 60);
+    client_gets(&s, BIG / 4);
+    turns_until_quiet(&s);
+    quiet_until(&s, t + 159);
+    client_gets(&s, BIG - BIG / 4);
+    turns_until_quiet(&s);
+    CHECK_EQ(kr_conn_queued(s.r, s.conn), 0u);
+    quiet_until(&s, t + 5000);
+    stall(&s);
+    client_sends(&s, 10);
+    ended_at(&s, t + 5100);
+    end(&s);
+}
+
+/* Ours: a queue that begins between two turns counts from then, not from the last turn. */
+TEST_EACH(deadline_write_begins_between_turns) {
+    struct kr_listen_opts opts = no_deadlines();
+    opts.conn.write_ns = 100;
+    struct seen s = {0};
+    begin(&s, &ops, &opts);
+    int64_t t = still.now;
+    stall(&s);
+    client_gets(&s, BIG);
+    turns_until_quiet(&s);
+    CHECK_EQ(kr_conn_queued(s.r, s.conn), 0u);
+    quiet_until(&s, t + 200);
+    still.now = t + 1000;
+    we_send(&s, BIG);
+    turns_until_quiet(&s);
+    CHECK(is_open(&s));
+    ended_at(&s, t + 1100);
+    end(&s);
+}
+
+/* Ours: the life deadline counts from the opening, whatever the traffic, and again after it was told. */
+TEST_EACH(deadline_life) {
+    struct kr_listen_opts opts = no_deadlines();
+    opts.conn.life_ns = 100;
+    struct seen s = {0};
+    begin(&s, &ops, &opts);
+    int64_t t = still.now;
+    for (int at = 10; at < 100; at += 10) {
+        quiet_until(&s, t + at);
+        client_sends(&s, 10);
+        we_send(&s, 10);
+        client_gets(&s, 10);
+    }
+    told_at(&s, KR_DEADLINE_LIFE, t + 100);
+    told_at(&s, KR_DEADLINE_LIFE, t + 200);
+    end(&s);
+}
+
+/* Ours: it goes on while a closed connection is flushed, and ends that. */
+TEST_EACH(deadline_life_while_closing) {
+    for (int how = KR_CLOSE_LINGER; how <= KR_CLOSE_FLUSH; how++) {
+        struct kr_listen_opts opts = no_deadlines();
+        opts.conn.life_ns = 100;
+        struct seen s = {0};
+        begin(&s, &ops, &opts);
+        int64_t t = still.now;
+        stall(&s);
+        quiet_until(&s, t + 50);
+        CHECK_OK(kr_conn_close(s.r, s.conn, (enum kr_close)how));
+        turns_until_quiet(&s);
+        quiet_until(&s, t + 99);
+        still.now = t + 100;
+        TEST_UNTIL(s.r, s.closes == 1);
+        CHECK_EQ(s.error, -ETIMEDOUT);
+        CHECK_EQ(told_all(&s), 0u);
+        end(&s);
+    }
+}
+
+/* Ours: the flush deadline counts from the close, then from the last byte taken; for one that lingers,
+ * from the end of our side, whatever the peer still sends. A queue left over is a reset, else there is
+ * none. */
+TEST_EACH(deadline_flush) {
+    for (int queued = 0; queued < 2; queued++) {
+        struct kr_listen_opts opts = no_deadlines();
+        opts.conn.flush_ns = 100;
+        struct seen s = {0};
+        begin(&s, &ops, &opts);
+        int64_t t = still.now;
+        if (queued)
+            stall(&s);
+        quiet_until(&s, t + 1000);
+        CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_LINGER));
+        turns_until_quiet(&s);
+        TEST_UNTIL(s.r, queued || conn_of(&s)->fin); /* a worker of the kernel's does that */
+        quiet_until(&s, t + 1060);
+        if (queued)
+            client_gets(&s, BIG / 4);
+        test_send(s.r, s.fd, "more", 4);
+        turns_until_quiet(&s);
+        quiet_until(&s, t + (queued ? 1159 : 1099));
+        still.now = t + (queued ? 1160 : 1100);
+        TEST_UNTIL(s.r, s.closes == 1);
+        CHECK_EQ(s.error, -ETIMEDOUT);
+        CHECK_EQ(s.why, KR_WHY_TIMEOUT);
+        CHECK_EQ(test_recv_end(s.r, s.fd, NULL), queued ? ECONNRESET : 0);
+        end(&s);
+    }
+}
+
+/* ---- several ---- */
+
+/* Ours: each of several deadlines is told at its own times, as if the others were not there: for 400
+ * ticks of silence, and then for 400 ticks with a byte now and then. */
+TEST_EACH(deadline_each_by_itself) {
+    struct kr_listen_opts opts = no_deadlines();
+    opts.conn.read_ns = 30;
+    opts.conn.life_ns = 70;
+    opts.conn.idle_ns = 100;
+    struct seen s = {0};
+    begin(&s, &ops, &opts);
+    int64_t due[KINDS] = {[KR_DEADLINE_IDLE] = still.now + 100,
+                          [KR_DEADLINE_READ] = still.now + 30,
+                          [KR_DEADLINE_LIFE] = still.now + 70};
+    static const int64_t limits[KINDS] = {
+        [KR_DEADLINE_IDLE] = 100, [KR_DEADLINE_READ] = 30, [KR_DEADLINE_LIFE] = 70};
+    unsigned want[KINDS] = {0};
+    for (int tick = 1; tick <= 800; tick++) {
+        still.now++;
+        if (tick > 400 && tick % 17 == 0) {
+            client_sends(&s, 1);
+            due[KR_DEADLINE_IDLE] = still.now + 100;
+            due[KR_DEADLINE_READ] = still.now + 30;
+        }
+        for (int which = 0; which < KINDS; which++) {
+            if (limits[which] && due[which] <= still.now) {
+                want[which]++;
+                due[which] = still.now + limits[which];
+            }
+        }
+        CHECK_OK(kr_step(s.r, 0)); /* in one turn, however many are due at once */
+        for (int which = 0; which < KINDS; which++)
+            CHECK_EQ(s.told[which], want[which]);
+    }
+    CHECK_EQ(want[KR_DEADLINE_LIFE], 11u);
+    CHECK_EQ(want[KR_DEADLINE_IDLE], 4u);
+    CHECK_GE(want[KR_DEADLINE_READ], 13u);
+    end(&s);
+}
+
+/* Ours: without on_timeout each of them ends the connection; without a queue by FIN. */
+TEST_EACH(deadline_ends_without_on_timeout) {
+    for (int which = 0; which < 3; which++) {
+        struct kr_listen_opts opts = no_deadlines();
+        opts.conn.idle_ns = which == 0 ? 100 : 0;
+        opts.conn.read_ns = which == 1 ? 100 : 0;
+        opts.conn.life_ns = which == 2 ? 100 : 0;
+        struct seen s = {0};
+        begin(&s, &ops_without_timeout, &opts);
+        ended_at(&s, still.now + 100);
+        CHECK_EQ(test_recv_end(s.r, s.fd, NULL), 0);
+        end(&s);
+    }
+}
+
+/* Ours: and with one it is reset, so that the peer does not take a part for the whole. */
+TEST_EACH(deadline_that_ends_a_queue_resets) {
+    struct kr_listen_opts opts = no_deadlines();
+    opts.conn.life_ns = 100;
+    struct seen s = {0};
+    begin(&s, &ops_without_timeout, &opts);
+    int64_t t = still.now;
+    stall(&s);
+    ended_at(&s, t + 100);
+    CHECK_EQ(test_recv_end(s.r, s.fd, NULL), ECONNRESET);
+    end(&s);
+}
+
+/* ---- changes ---- */
+
+static void set(struct seen *s, enum kr_deadline which, int64_t ns) {
+    CHECK_OK(kr_conn_deadline(s->r, s->conn, which, ns));
+}
+
+/* Ours: set to less, to more, to none, from now; before the old one, and when it is overdue; no other is
+ * moved. */
+TEST_EACH(deadline_changed) {
+    static const enum kr_deadline kinds[] = {KR_DEADLINE_IDLE, KR_DEADLINE_READ, KR_DEADLINE_LIFE};
+    for (int i = 0; i < 3; i++) {
+        enum kr_deadline which = kinds[i], other = kinds[(i + 1) % 3];
+        struct kr_listen_opts opts = no_deadlines();
+        struct seen s = {0};
+        begin(&s, &ops, &opts);
+        int64_t t = still.now;
+        set(&s, other, 10000);
+        set(&s, which, 1000);
+        quiet_until(&s, t + 500);
+        set(&s, which, 100);
+        told_at(&s, which, t + 600);
+        set(&s, which, 2000);
+        told_at(&s, which, t + 2600);
+        set(&s, which, 0);
+        quiet_until(&s, t + 9999);
+        set(&s, which, 50);
+        told_at(&s, other, t + 10000);
+        still.now = t + 20000; /* overdue, but not told yet: it is out of date */
+        set(&s, which, 100);
+        set(&s, other, 0);
+        told_at(&s, which, t + 20100);
+        end(&s);
+    }
+}
+
+/* Ours: the write deadline of a queue that waits already, and the flush deadline of a close to come. */
+TEST_EACH(deadline_changed_while_sending) {
+    struct kr_listen_opts opts = no_deadlines();
+    struct seen s = {0};
+    begin(&s, &ops, &opts);
+    int64_t t = still.now;
+    stall(&s);
+    quiet_until(&s, t + 1000);
+    set(&s, KR_DEADLINE_WRITE, 1000);
+    quiet_until(&s, t + 1900);
+    set(&s, KR_DEADLINE_WRITE, 0);
+    set(&s, KR_DEADLINE_FLUSH, 70);
+    quiet_until(&s, t + 5000);
+    CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_FLUSH));
+    CHECK_ERR(kr_conn_deadline(s.r, s.conn, KR_DEADLINE_FLUSH, 1000), EPIPE);
+    quiet_until(&s, t + 5069);
+    still.now = t + 5070;
+    TEST_UNTIL(s.r, s.closes == 1);
+    CHECK_EQ(s.error, -ETIMEDOUT);
+    end(&s);
+}
+
+static void change_all(struct seen *s, enum kr_deadline which) {
+    if (which == KR_DEADLINE_READ) {
+        set(s, KR_DEADLINE_READ, 7);
+        set(s, KR_DEADLINE_IDLE, 70);
+    } else {
+        set(s, KR_DEADLINE_READ, 0);
+        set(s, KR_DEADLINE_IDLE, 700);
+    }
+}
+
+/* Ours: in on_timeout as anywhere, also the one that is being told. */
+TEST_EACH(deadline_changed_in_on_timeout) {
+    struct kr_listen_opts opts = no_deadlines();
+    opts.conn.read_ns = 100;
+    struct seen s = {.in_timeout = change_all};
+    begin(&s, &ops, &opts);
+    int64_t t = still.now;
+    told_at(&s, KR_DEADLINE_READ, t + 100);
+    told_at(&s, KR_DEADLINE_READ, t + 107);
+    s.in_timeout = NULL;
+    set(&s, KR_DEADLINE_READ, 0);
+    s.in_timeout = change_all;
+    told_at(&s, KR_DEADLINE_IDLE, t + 177);
+    told_at(&s, KR_DEADLINE_IDLE, t + 877);
+    end(&s);
+}
+
+/* Ours: a read deadline that is set while paused begins with the resume. */
+TEST_EACH(deadline_changed_while_paused) {
+    struct kr_listen_opts opts = no_deadlines();
+    struct seen s = {0};
+    begin(&s, &ops, &opts);
+    int64_t t = still.now;
+    CHECK_OK(kr_conn_pause(s.r, s.conn));
+    set(&s, KR_DEADLINE_READ, 100);
+    set(&s, KR_DEADLINE_IDLE, 700);
+    quiet_until(&s, t + 600);
+    told_at(&s, KR_DEADLINE_IDLE, t + 700);
+    resume(&s);
+    told_at(&s, KR_DEADLINE_READ, t + 800);
+    end(&s);
+}
+
+static void close_it(struct seen *s, enum kr_deadline which) {
+    (void)which;
+    CHECK_OK(kr_conn_close(s->r, s->conn, KR_CLOSE_FLUSH));
+}
+
+/* Ours: closed in on_timeout it ends as its owner's doing, and no other deadline is told. */
+TEST_EACH(deadline_closes_in_on_timeout) {
+    struct kr_listen_opts opts = no_deadlines();
+    opts.conn.read_ns = opts.conn.idle_ns = opts.conn.life_ns = 100;
+    struct seen s = {.in_timeout = close_it};
+    begin(&s, &ops, &opts);
+    still.now += 100;
+    TEST_UNTIL(s.r, s.closes == 1);
+    CHECK_EQ(told_all(&s), 1u);
+    CHECK_EQ(s.error, 0);
+    CHECK_EQ(s.why, KR_WHY_LOCAL);
+    end(&s);
+}
+
+/* Ours: bad arguments are refused and change nothing; the largest time is never. */
+TEST_EACH(deadline_refuses) {
+    struct kr_listen_opts opts = no_deadlines();
+    opts.conn.idle_ns = 100;
+    struct seen s = {0};
+    begin(&s, &ops, &opts);
+    int64_t t = still.now;
+    for (int which = 0; which < KINDS; which++)
+        CHECK_ERR(kr_conn_deadline(s.r, s.conn, (enum kr_deadline)which, -1), EINVAL);
+    CHECK_ERR(kr_conn_deadline(s.r, s.conn, KR_DEADLINE_FLUSH, 0), EINVAL);
+    CHECK_ERR(kr_conn_deadline(s.r, s.conn, (enum kr_deadline)KINDS, 1), EINVAL);
+    CHECK_ERR(kr_conn_deadline(s.r, s.conn, (enum kr_deadline)-1, 1), EINVAL);
+    told_at(&s, KR_DEADLINE_IDLE, t + 100);
+    for (int which = 0; which < KINDS; which++)
+        set(&s, (enum kr_deadline)which, INT64_MAX);
+    quiet_until(&s, INT64_MAX - 1);
+    still.now = t + 200;
+    end(&s);
+}
+
+/* Ours: a change of one connection is none of another of the same listener. */
+TEST_EACH(deadline_changed_for_one) {
+    struct kr_listen_opts opts = no_deadlines();
+    opts.conn.idle_ns = 100;
+    struct seen s = {0}, other = {0};
+    begin(&s, &ops, &opts);
+    int64_t t = still.now;
+    set(&s, KR_DEADLINE_IDLE, 50);
+    other.r = s.r;
+    kr_conn first = s.conn;
+    int fd = test_connect(s.port);
+    TEST_UNTIL(s.r, s.opens == 2);
+    other.conn = s.conn;
+    s.conn = first;
+    CHECK_OK(kr_conn_set_user(s.r, other.conn, &other));
+    told_at(&s, KR_DEADLINE_IDLE, t + 50);
+    quiet_until(&s, t + 99);
+    CHECK_EQ(other.told[KR_DEADLINE_IDLE], 0u);
+    still.now = t + 100;
+    for (int i = 0; i < 3; i++)
+        CHECK_OK(kr_step(s.r, 0));
+    CHECK_EQ(other.told[KR_DEADLINE_IDLE], 1u);
+    CHECK_EQ(s.told[KR_DEADLINE_IDLE], 2u);
+    CHECK_OK(kr_conn_close(s.r, other.conn, KR_CLOSE_NOW));
+    TEST_UNTIL(s.r, other.closes == 1);
+    test_close(fd);
+    end(&s);
+}
+
+/* ---- pairs, and connections of our own making ---- */
+
+/* Ours: forwarded bytes are bytes: they move the read deadline of where they come from, the write deadline
+ * of where they go, and the idle deadline of both. */
+TEST_EACH(deadline_of_forwarded_connections) {
+    struct kr_listen_opts opts = no_deadlines();
+    opts.conn.idle_ns = 100;
+    struct seen a = {0}, b = {0};
+    begin(&a, &ops, &opts);
+    int64_t t = still.now;
+    b.r = a.r;
+    b.port = test_listen(a.r, &b.listener, &opts, &ops, &b);
+    b.fd = test_connect_sized(b.port, 0, 4096);
+    TEST_UNTIL(a.r, b.opens == 1);
+    CHECK_OK(kr_conn_forward(a.r, a.conn, b.conn, NULL, NULL, NULL));
+    quiet_until(&a, t + 60);
+    static char bytes[100];
+    test_send(a.r, a.fd, bytes, sizeof bytes);
+    test_recv(a.r, b.fd, bytes, sizeof bytes);
+    quiet_until(&a, t + 159);
+    CHECK_EQ(told_all(&b), 0u);
+    still.now = t + 160;
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(kr_step(a.r, 0));
+    CHECK_EQ(a.told[KR_DEADLINE_IDLE], 1u);
+    CHECK_EQ(b.told[KR_DEADLINE_IDLE], 1u);
+    set(&a, KR_DEADLINE_IDLE, 0);
+    set(&b, KR_DEADLINE_IDLE, 0);
+    set(&b, KR_DEADLINE_WRITE, 100);
+    for (unsigned idle = 0; idle < 5;) { /* until both kernels and b's queue are full */
+        static char flood[65536];
+        long n = test_send_some(a.fd, flood, sizeof flood);
+        CHECK_GE(n, 0);
+        idle = test_step(a.r, "the pair to stall") == 0 && n == 0 ? idle + 1 : 0;
+    }
+    quiet_until(&b, t + 259);
+    still.now = t + 260;
+    TEST_UNTIL(a.r, b.closes == 1 && a.closes == 1);
+    CHECK_EQ(b.error, -ETIMEDOUT);
+    test_close(b.fd);
+    test_close(a.fd);
+    test_rest(a.r, (struct test_levels){.listeners = 2});
+    test_reactor_free(a.r);
+}
+
+/* Ours: the deadlines of a connection of our own making count from when it stands; until then they may be
+ * set, and are none. */
+TEST_EACH(deadline_of_a_connection_that_is_being_made) {
+    struct kr_listen_opts opts = no_deadlines();
+    struct seen far = {0}, s = {0};
+    begin(&far, &ops, &opts);
+    int64_t t = still.now;
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", far.port));
+    struct kr_connect_opts how;
+    kr_connect_opts_init(&how);
+    how.timeout_ns = HOUR;
+    how.conn.idle_ns = 10;
+    how.conn.life_ns = 200;
+    s.r = far.r;
+    CHECK_OK(kr_connect(far.r, &s.conn, &addr, &how, &ops, &s));
+    CHECK_EQ(far.r->timers.heap.count, 1u); /* that of the connect itself stays */
+    set(&s, KR_DEADLINE_IDLE, 100);
+    CHECK_OK(kr_conn_send(far.r, s.conn, "early", 5));
+    CHECK_EQ(far.r->timers.heap.count, 1u);
+    still.now = t + 1000;
+    TEST_UNTIL(far.r, s.opens == 1);
+    CHECK_EQ(s.opened_at, t + 1000);
+    turns_until_quiet(&far);
+    told_at(&s, KR_DEADLINE_IDLE, t + 1100);
+    still.now = t + 1200;
+    for (int i = 0; i < 3; i++)
+        CHECK_OK(kr_step(far.r, 0));
+    CHECK_EQ(s.told[KR_DEADLINE_LIFE], 1u);
+    CHECK_EQ(s.told[KR_DEADLINE_IDLE], 2u);
+    CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_NOW));
+    TEST_UNTIL(s.r, s.closes == 1);
+    CHECK_OK(kr_listener_close(far.r, far.listener));
+    CHECK_OK(kr_conn_close(far.r, far.conn, KR_CLOSE_NOW));
+    TEST_UNTIL(far.r, far.closes == 1);
+    test_close(far.fd);
+    test_reactor_free(far.r);
+}
+
+/* ---- what they cost ---- */
+
+/* How many times anything was filed in the heap. */
+static uint32_t filings(const struct seen *s) {
+    return s->r->timers.heap.order;
+}
+
+/* Ours: traffic files nothing: with every deadline set, a thousand messages each way cost as many operations
+ * of the heap as deadlines come up in their time, a few each, and none when none comes up. */
+TEST_EACH(deadline_traffic_is_free) {
+    struct kr_listen_opts opts = no_deadlines();
+    opts.conn.idle_ns = opts.conn.read_ns = opts.conn.write_ns = 100;
+    opts.conn.life_ns = HOUR;
+    struct seen s = {0};
+    begin(&s, &ops, &opts);
+    uint32_t before = filings(&s);
+    for (int i = 0; i < 1000; i++) {
+        client_sends(&s, 1);
+        we_send(&s, 1);
+        client_gets(&s, 1);
+    }
+    CHECK_LE(filings(&s) - before, 1u); /* the first queue */
+    before = filings(&s);
+    for (int i = 0; i < 1000; i++) {
+        still.now += 10;
+        client_sends(&s, 1);
+        we_send(&s, 1);
+        client_gets(&s, 1);
+    }
+    CHECK_LE(filings(&s) - before, 2 * 1000u / 10);
+    CHECK_GE(filings(&s) - before, 1000u / 10 - 1);
+    CHECK_EQ(told_all(&s), 0u);
+    end(&s);
+}
+
+/* Ours: a connection that has no deadline but the write deadline, and is idle, is not looked at. */
+TEST_EACH(deadline_that_does_not_apply_is_not_filed) {
+    struct kr_listen_opts opts = no_deadlines();
+    opts.conn.write_ns = 100;
+    struct seen s = {0};
+    begin(&s, &ops, &opts);
+    CHECK_EQ(s.r->timers.heap.count, 0u);
+    we_send(&s, 1);
+    client_gets(&s, 1);
+    turns_until_quiet(&s);
+    quiet_until(&s, still.now + 100);
+    CHECK_EQ(s.r->timers.heap.count, 0u);
+    end(&s);
+}
+
+/* ---- the real clock ---- */
+
+#define SOON (20 * MS)
+
+/* Ours: never early, by the clock of whoever waits. */
+TEST_EACH(deadline_is_never_early) {
+    static const char *const names[] = {"idle", "read", "write", "life", "flush"};
+    for (int which = 0; which < KINDS; which++) {
+        tap_note("%s", names[which]);
+        struct kr_listen_opts opts = no_deadlines();
+        struct seen s = {0};
+        begin_on(&s, &kr__linux, &ops_without_timeout, &opts);
+        if (which == KR_DEADLINE_WRITE || which == KR_DEADLINE_FLUSH)
+            stall(&s);
+        int64_t since = tap_now_ns();
+        set(&s, (enum kr_deadline)which, SOON);
+        if (which == KR_DEADLINE_FLUSH)
+            CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_FLUSH));
+        TEST_UNTIL(s.r, s.closes == 1);
+        CHECK_GE(tap_now_ns() - since, SOON);
+        CHECK_EQ(s.error, -ETIMEDOUT);
+        end(&s);
+    }
+}
+
+/* Ours: a reactor that sleeps without end wakes for the deadline, and goes round idly for none. */
+TEST_EACH(deadline_ends_a_wait) {
+    struct kr_listen_opts opts = no_deadlines();
+    for (int which = 0; which < 3; which++) {
+        static const enum kr_deadline kinds[] = {KR_DEADLINE_IDLE, KR_DEADLINE_READ, KR_DEADLINE_LIFE};
+        struct seen s = {0};
+        begin_on(&s, &kr__linux, &ops, &opts);
+        set(&s, kinds[which], SOON);
+        unsigned steps = 0;
+        for (; !told_all(&s); steps++)
+            CHECK_OK(kr_step(s.r, -1));
+        CHECK_LE(steps, 3u);
+        CHECK_EQ(s.told[kinds[which]], 1u);
+        end(&s);
+    }
+}
+
+TAP_MAIN(deadline, 104)
