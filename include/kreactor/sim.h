@@ -18,7 +18,7 @@
  * Link such a test with kreactor_sim instead of kreactor: it is the whole library and this header.
  *
  * What is simulated is what the library asks of Linux: TCP sockets on one host, accepted or connected, with
- * windows, FIN and RST; the file table, the buffer ring, the two queues and their overflow; cancel, wake-ups, waits.
+ * windows, FIN and RST; Unix stream sockets; the file table, the buffer ring, the two queues and their overflow; cancel, wake-ups, waits.
  * Addresses do not matter, ports do. Time passes by little at each call into the world, and jumps to the
  * next event when the reactor waits. Several reactors may live in one world, run in turn.
  *
@@ -30,6 +30,7 @@
 #ifndef KREACTOR_SIM_H
 #define KREACTOR_SIM_H
 
+#include <kreactor/addr.h>
 #include <kreactor/reactor.h>
 #include <kreactor/types.h>
 
@@ -92,6 +93,10 @@ KR_API int kr_sim_run_until(struct kr_sim *sim, struct kr_reactor *r, bool (*don
  * long before the connection is accepted. -ECONNREFUSED: nobody listens; -EAGAIN: the backlog is full. */
 KR_API int kr_sim_connect(struct kr_sim *sim, kr_sim_peer *ret, uint16_t port);
 
+/* The same for any address: that of a Unix listener, by its name; of others the port matters. -ENOENT: no
+ * such path; one whose listener is gone, but not its file, is -ECONNREFUSED. */
+KR_API int kr_sim_connect_to(struct kr_sim *sim, kr_sim_peer *ret, const struct kr_addr *addr);
+
 /* Bytes that the peer lets come without reading them (>= 1; default 64 KiB), and bytes that the
  * daemon's side lets come, which is what the peer can send ahead. What has come already stays. */
 KR_API int kr_sim_window(struct kr_sim *sim, kr_sim_peer peer, size_t recv_size, size_t send_size);
@@ -110,10 +115,11 @@ KR_API size_t kr_sim_readable(const struct kr_sim *sim, kr_sim_peer peer);
 /* Ends the peer's sending (FIN); it can still receive. */
 KR_API int kr_sim_shutdown(struct kr_sim *sim, kr_sim_peer peer);
 
-/* Closes the peer; the handle is stale then. With unread bytes, that resets, as in Linux. */
+/* Closes the peer; the handle is stale then. With unread bytes that resets, as in Linux; a Unix peer has the
+ * daemon told -ECONNRESET, as there. */
 KR_API int kr_sim_close(struct kr_sim *sim, kr_sim_peer peer);
 
-/* Closes the peer with RST; the handle is stale then. */
+/* Closes the peer with RST; the handle is stale then. A Unix peer has none, and just closes. */
 KR_API int kr_sim_reset(struct kr_sim *sim, kr_sim_peer peer);
 
 /* ---- remote hosts ---- */
@@ -126,6 +132,7 @@ enum kr_sim_answer {
     KR_SIM_NO_HOST = 3, /* -EHOSTUNREACH */
     KR_SIM_NO_NET = 4,  /* -ENETUNREACH, at once */
 };
+/* Of a Unix socket: IGNORES is -EAGAIN, its backlog is full; NO_HOST and NO_NET are -ENOENT. */
 
 /* Says what the daemon meets at `port` (> 0) from now on, and how long after its call; 0: at once, as on
  * loopback. It goes before a listener of the world at that port, which is reached where nothing was said;
@@ -136,6 +143,12 @@ KR_API int kr_sim_remote(struct kr_sim *sim, uint16_t port, enum kr_sim_answer a
 /* The far end of the oldest connection that was made to a remote `port` and not taken yet; it is used and
  * ended as any peer. -EAGAIN: there is none; -EINVAL: nothing was ever said of the port. */
 KR_API int kr_sim_accept(struct kr_sim *sim, kr_sim_peer *ret, uint16_t port);
+
+/* The same for any address, with a port or of a Unix socket. One of those of which nothing was said and at
+ * which nobody listens is -ENOENT, or if it is abstract -ECONNREFUSED; all answer at once. */
+KR_API int kr_sim_remote_at(struct kr_sim *sim, const struct kr_addr *addr, enum kr_sim_answer answer,
+                            int64_t after_ns);
+KR_API int kr_sim_accept_at(struct kr_sim *sim, kr_sim_peer *ret, const struct kr_addr *addr);
 
 /* ---- faults ---- */
 

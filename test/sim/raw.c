@@ -3,9 +3,12 @@
 #include "base/poison.h"
 #include "harness/tap.h"
 #include "kernel/probe.h"
+#include "kernel/sim/peer.h"
 #include "kernel/sim/remote.h"
+#include "kernel/sim/stream.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -283,6 +286,43 @@ const struct sockaddr_in *raw_no_way(struct raw *x) {
     else
         a.sin_addr.s_addr = INADDR_BROADCAST;
     return &a;
+}
+
+static void pair_simulated(struct raw *x, int slot, struct far *far) {
+    struct kr_addr addrs[2] = {{.size = 2, .u.sa.sa_family = AF_UNIX}, {.size = 2, .u.sa.sa_family = AF_UNIX}};
+    struct kr__sim_file *ends[2];
+    kr__sim_stream_pair(x->sim, ends, addrs);
+    far->peer = kr__sim_peer_new(x->sim, ends[1]);
+    raw_install(x, slot, kr__sim_fd_new(x->sim, ends[0]));
+}
+
+void raw_pair(struct raw *x, int slot, struct far *far) {
+    *far = (struct far){.sim = x->sim, .open = true};
+    if (x->sim) {
+        pair_simulated(x, slot, far);
+        return;
+    }
+    int fds[2];
+    CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds));
+    buffer(fds[0], SO_SNDBUF);
+    CHECK_SYS(fcntl(fds[1], F_SETFL, O_NONBLOCK));
+    far->fd = fds[1];
+    raw_install(x, slot, fds[0]);
+}
+
+const struct kr_addr *raw_unix_server(struct raw *x, int backlog) {
+    static struct kr_addr addr;
+    char name[64];
+    snprintf(name, sizeof name, "@kreactor-drift-%ld", (long)getpid());
+    CHECK_OK(kr_addr_unix(&addr, name));
+    if (x->sim) {
+        CHECK_OK(kr_sim_remote_at(x->sim, &addr, KR_SIM_ACCEPTS, 0));
+        return &addr;
+    }
+    x->server = CHECK_SYS(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    CHECK_SYS(bind(x->server, &addr.u.sa, addr.size));
+    CHECK_SYS(listen(x->server, backlog));
+    return &addr;
 }
 
 /* What the far end's kernel takes meanwhile makes room once more, and may do so later, too. */

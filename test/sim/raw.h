@@ -119,6 +119,12 @@ void raw_accept(struct raw *x, struct far *far);
 /* A connected TCP socket in the slot, and its far end. Makes a server if there is none. */
 void raw_join(struct raw *x, int slot, struct far *far);
 
+/* A connected Unix stream socket in the slot, and its far end. */
+void raw_pair(struct raw *x, int slot, struct far *far);
+
+/* A far Unix server with room for `backlog` and one that wait; where it is. */
+const struct kr_addr *raw_unix_server(struct raw *x, int backlog);
+
 /* Sends on a connected slot until no more is taken, for now: a script that does is a loose one. */
 void raw_fill(struct raw *x, int slot);
 

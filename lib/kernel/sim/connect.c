@@ -2,10 +2,15 @@
  *
  * Happy path: the call is in progress, the request waits until the socket can be written to, and asks
  * again how it went. Failure: whatever connect(2) says; a wait that is cancelled, which leaves the call
- * under way until the socket is closed. To AF_UNSPEC it disconnects, and TCP sends RST. */
+ * under way until the socket is closed. To AF_UNSPEC it disconnects, and TCP sends RST.
+ *
+ * A Unix socket whose listener's backlog is full has a worker sleep until there is room (observed on 6.18);
+ * here it looks every millisecond. */
 #include "kernel/sim/remote.h"
 #include "kernel/sim/ring.h"
 #include "kernel/sim/stream.h"
+
+#define KNOCK_NS 1000000
 
 /* io_connect_prep; move_addr_to_kernel, net/socket.c. The address is copied at submit. */
 static int connect_prep(struct kr__sim_request *req) {
@@ -22,12 +27,23 @@ static int connect_check(struct kr__sim_request *req) {
     return req->file->kind == KR__SIM_STREAM ? 0 : -ENOTSOCK;
 }
 
+static void connect_start(struct kr__sim_request *req);
+
+static void knock(struct kr_sim *sim, void *arg) {
+    (void)sim;
+    struct kr__sim_request *req = arg;
+    req->work = NULL;
+    connect_start(req);
+}
+
 /* io_connect: -ECONNABORTED, which is a failure that somebody else was told of, has it try once more. */
 static void connect_start(struct kr__sim_request *req) {
     int rc = kr__sim_dial(req->file, (struct sockaddr *)&req->address, req->sqe.off);
     bool aborted = rc == -ECONNABORTED && !req->aborted;
     req->aborted |= aborted;
-    if (rc == -EINPROGRESS || aborted)
+    if (rc == -EAGAIN)
+        req->work = kr__sim_event_new(req->ring->sim, KNOCK_NS, knock, req);
+    else if (rc == -EINPROGRESS || aborted)
         kr__sim_wait(req, KR__SIM_OUT);
     else
         kr__sim_end(req, rc, 0);

@@ -1,5 +1,6 @@
 /* The door, answered by a world: each function first lets a little time pass, in which anything may
  * happen, as at any system call. */
+#include "kernel/sim/path.h"
 #include "kernel/sim/remote.h"
 #include "kernel/sim/ring.h"
 #include "kernel/sim/stream.h"
@@ -116,13 +117,13 @@ static void door_unmap(const struct kr__kernel *k, void *pages, size_t size) {
     free(block);
 }
 
-static bool port_taken(const struct kr_sim *sim, uint16_t port, bool reuse_port) {
+static bool is_taken(const struct kr_sim *sim, const struct kr_addr *addr, bool reuse_port) {
     const struct kr__link *head = &sim->listeners.head;
     for (const struct kr__link *link = head->next; link != head; link = link->next) {
         const struct kr__sim_file *file =
             kr__container_of(link, struct kr__sim_file, listener.on_port);
         bool shared = reuse_port && file->listener.reuse_port;
-        if (kr_addr_port(&file->listener.bound) == port && !shared)
+        if (kr__sim_addr_leads(addr, &file->listener.bound) && !shared)
             return true;
     }
     return false;
@@ -133,40 +134,52 @@ static void port_set(struct kr_addr *addr, uint16_t port) {
     addr->u.in.sin_port = htons(port);
 }
 
+/* The kernel's choice, where none was made. */
+static void port_choose(const struct kr_sim *sim, struct kr_addr *addr) {
+    if (addr->u.sa.sa_family == AF_UNIX || kr_addr_port(addr))
+        return;
+    for (unsigned port = EPHEMERAL_FIRST; port == EPHEMERAL_FIRST || is_taken(sim, addr, false); port++)
+        port_set(addr, (uint16_t)port);
+}
+
+static int name_take(struct kr_sim *sim, const struct kr__listen_plan *plan, struct kr_addr *addr,
+                     uint64_t *inode) {
+    if (kr__sim_path_is(addr))
+        return kr__sim_path_bind(sim, addr, plan->replace, inode);
+    port_choose(sim, addr);
+    return is_taken(sim, addr, plan->reuse_port) ? -EADDRINUSE : 0;
+}
+
 static int door_listen(const struct kr__kernel *k, const struct kr__listen_plan *plan,
                        struct kr_addr *bound) {
     struct kr_sim *sim = entered(k);
-    if (plan->addr->u.sa.sa_family == AF_UNIX) /* there are no files in this world */
-        return -EAFNOSUPPORT;
-    uint16_t port = kr_addr_port(plan->addr);
-    if (port && port_taken(sim, port, plan->reuse_port))
-        return -EADDRINUSE;
-    for (unsigned free = EPHEMERAL_FIRST; !port; free++) {
-        if (!port_taken(sim, (uint16_t)free, false))
-            port = (uint16_t)free;
-    }
+    struct kr_addr addr = *plan->addr;
+    uint64_t inode = 0;
+    int rc = name_take(sim, plan, &addr, &inode);
+    if (rc < 0)
+        return rc;
     struct kr__sim_file *file = kr__sim_file_new(sim, KR__SIM_LISTENER);
-    file->listener.bound = *plan->addr;
+    file->listener.bound = *bound = addr;
     file->listener.backlog = plan->backlog;
     file->listener.reuse_port = plan->reuse_port;
-    port_set(&file->listener.bound, port);
+    file->listener.inode = inode;
     kr__list_push(&sim->listeners, &file->listener.on_port);
-    *bound = file->listener.bound;
     return kr__sim_fd_new(sim, file);
 }
 
 static int door_path_id(const struct kr__kernel *k, const struct kr_addr *addr, struct kr__path_id *ret) {
-    entered(k);
-    (void)addr;
-    (void)ret;
-    return -ENOENT;
+    const struct kr__sim_path *path = kr__sim_path_find(entered(k), addr);
+    if (!path)
+        return -ENOENT;
+    *ret = (struct kr__path_id){.device = 1, .inode = path->inode};
+    return 0;
 }
 
 static void door_path_remove(const struct kr__kernel *k, const struct kr_addr *addr,
                              const struct kr__path_id *id) {
-    entered(k);
-    (void)addr;
-    (void)id;
+    struct kr__sim_path *path = kr__sim_path_find(entered(k), addr);
+    if (path && (!id || id->inode == path->inode))
+        kr__sim_path_remove(path);
 }
 
 static int door_socket(const struct kr__kernel *k, const struct kr__socket_plan *plan) {
@@ -177,10 +190,11 @@ static int door_socket(const struct kr__kernel *k, const struct kr__socket_plan 
     return fd;
 }
 
-/* Of Unix sockets only, which this world does not have. */
 static int door_connect(const struct kr__kernel *k, int fd, const struct kr_addr *addr) {
-    (void)addr;
-    return kr__sim_fd_file(entered(k), fd) ? -EAFNOSUPPORT : -EBADF;
+    struct kr__sim_file *file = kr__sim_fd_file(entered(k), fd);
+    if (!file)
+        return -EBADF;
+    return file->kind == KR__SIM_STREAM ? kr__sim_dial(file, &addr->u.sa, addr->size) : -ENOTSOCK;
 }
 
 static int door_sock_stream(const struct kr__kernel *k, int fd) {

@@ -20,6 +20,7 @@ enum kr__sim_phase {
 
 /* stream.h, remote.h */
 struct kr__sim_stream {
+    bool local; /* a Unix socket: local.c */
     enum kr__sim_phase phase, told;
     struct kr__sim_event *call; /* while the SYN is under way: what comes of it */
     int64_t called;             /* when it was first sent */
@@ -43,6 +44,7 @@ struct kr__sim_listener {
     struct kr_addr bound;
     unsigned backlog, queued;
     bool reuse_port;
+    uint64_t inode; /* of its path; 0: it has none */
     struct kr__list queue; /* streams by `in_backlog`, one reference each */
 };
 

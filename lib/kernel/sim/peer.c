@@ -2,6 +2,8 @@
  * Failure: nobody listens; the backlog is full, which drops the SYN (net/ipv4/tcp_input.c). */
 #include "kernel/sim/peer.h"
 
+#include "kernel/sim/path.h"
+#include "kernel/sim/remote.h"
 #include "kernel/sim/request.h"
 #include "kernel/sim/stream.h"
 
@@ -26,13 +28,22 @@ static bool has_room(const struct kr__sim_listener *l) {
     return l->queued < l->backlog;
 }
 
+/* A path leads to the listener that has made its file. */
+static bool is_there(const struct kr__sim_file *listener, const struct kr_addr *to,
+                     const struct kr__sim_path *path) {
+    return path ? listener->listener.inode == path->inode : kr__sim_addr_leads(to, &listener->listener.bound);
+}
+
 /* SO_REUSEPORT spreads clients over the listeners of a port by a hash of the addresses. */
-int kr__sim_listener_choose(struct kr_sim *sim, uint16_t port, struct kr__sim_file **ret) {
+int kr__sim_listener_choose(struct kr_sim *sim, const struct kr_addr *to, struct kr__sim_file **ret) {
     unsigned listening = 0, open = 0;
+    const struct kr__sim_path *path = kr__sim_path_find(sim, to);
+    if (!path && kr__sim_path_is(to))
+        return -ENOENT;
     struct kr__link *head = &sim->listeners.head;
     for (struct kr__link *link = head->next; link != head; link = link->next) {
         struct kr__sim_file *file = kr__container_of(link, struct kr__sim_file, listener.on_port);
-        if (kr_addr_port(&file->listener.bound) != port)
+        if (!is_there(file, to, path))
             continue;
         listening++;
         if (has_room(&file->listener) && kr_sim_random(sim, ++open) == 0)
@@ -41,23 +52,37 @@ int kr__sim_listener_choose(struct kr_sim *sim, uint16_t port, struct kr__sim_fi
     return open ? 0 : listening ? -EAGAIN : -ECONNREFUSED;
 }
 
-int kr_sim_connect(struct kr_sim *sim, kr_sim_peer *ret, uint16_t port) {
-    if (!sim || !ret)
+/* A client has a port of its own, or as a Unix socket no name. */
+static void client_name(struct kr_sim *sim, struct kr_addr *addr) {
+    if (addr->u.sa.sa_family == AF_UNIX)
+        *addr = (struct kr_addr){.size = sizeof addr->u.sa.sa_family, .u.sa.sa_family = AF_UNIX};
+    else
+        addr->u.in.sin_port = htons(++sim->next_port);
+}
+
+int kr_sim_connect_to(struct kr_sim *sim, kr_sim_peer *ret, const struct kr_addr *addr) {
+    if (!sim || !ret || !addr)
         return -EINVAL;
     struct kr__sim_file *listener = NULL;
-    int rc = kr__sim_listener_choose(sim, port, &listener);
+    int rc = kr__sim_listener_choose(sim, addr, &listener);
     if (rc < 0)
         return rc;
     struct kr_addr addrs[2] = {listener->listener.bound, listener->listener.bound};
-    addrs[1].u.in.sin_port = htons(++sim->next_port);
+    client_name(sim, &addrs[1]);
     struct kr__sim_file *ends[2];
     kr__sim_stream_pair(sim, ends, addrs);
     kr__list_push(&listener->listener.queue, &ends[0]->in_backlog);
     listener->listener.queued++;
     *ret = kr__sim_peer_new(sim, ends[1]);
-    kr__sim_note(sim, "connect", ret->bits, port, 0);
+    kr__sim_note(sim, "connect", ret->bits, kr_addr_port(addr), 0);
     kr__sim_wake(listener, KR__SIM_IN);
     return 0;
+}
+
+int kr_sim_connect(struct kr_sim *sim, kr_sim_peer *ret, uint16_t port) {
+    struct kr_addr addr = {.size = sizeof addr.u.in, .u.in.sin_family = AF_INET};
+    addr.u.in.sin_port = htons(port);
+    return kr_sim_connect_to(sim, ret, &addr);
 }
 
 int kr_sim_window(struct kr_sim *sim, kr_sim_peer peer, size_t recv_size, size_t send_size) {

@@ -59,8 +59,11 @@ static int64_t receive(struct kr__sim_request *req, struct place place) {
     return got;
 }
 
+/* Unix sockets tell since 6.17 (SO_INQ, net/unix/af_unix.c). */
 static uint32_t nonempty(const struct kr__sim_request *req) {
     const struct kr__sim_stream *s = &req->file->stream;
+    if (s->local && req->ring->sim->version < KR__SIM_LINUX(6, 17))
+        return 0;
     return s->size || s->fin_in ? IORING_CQE_F_SOCK_NONEMPTY : 0;
 }
 
@@ -90,7 +93,7 @@ static void own_filled(struct kr__sim_request *req, size_t got) {
         kr__sim_end(req, (int64_t)req->done, nonempty(req));
 }
 
-/* Something has come into a buffer of the ring. True: there is more. */
+/* Something has come into a buffer of the ring. True: there is more, whether that can be told or not. */
 static bool buffer_filled(struct kr__sim_request *req, int64_t got) {
     uint32_t more = nonempty(req);
     uint32_t flags = (uint32_t)kr__sim_bufs_use(&req->ring->bufs) << IORING_CQE_BUFFER_SHIFT |
@@ -100,9 +103,9 @@ static bool buffer_filled(struct kr__sim_request *req, int64_t got) {
         kr__sim_end(req, got, flags);
         return false;
     }
-    if (!more)
+    if (!more && !req->file->stream.size)
         recv_wait(req);
-    return more;
+    return more || req->file->stream.size;
 }
 
 /* False: the request has ended, or waits. */

@@ -1,41 +1,43 @@
-/* Connecting, and who answers.
+/* What was said of ports and names beyond the daemon's own, and who waits there to be taken.
  *
- * Happy path: the SYN arrives after its while, and both ends know each other. Failure: what was said of the
- * port, or a fault: refused, no answer, no way. A backlog that is full drops the SYN, which is sent again
- * (net/ipv4/tcp_input.c).
- *
- * Facts: a socket goes through SS_UNCONNECTED, SS_CONNECTING and SS_CONNECTED by its own calls of connect
- * only, whatever TCP does meanwhile: the first call after the handshake is told 0, the next -EISCONN, one
- * during it -EALREADY; a failure is told once and leaves a socket that may connect anew
- * (__inet_stream_connect, net/ipv4/af_inet.c). A SYN is given up after 131 s (tcp_syn_retries and
- * tcp_syn_linear_timeouts, Documentation/networking/ip-sysctl.rst; 127 s before kernel 6.5). */
+ * Happy path: said, met by dial.c, taken as a peer. Failure: nothing was ever said. */
 #include "kernel/sim/remote.h"
 
 #include "kernel/sim/peer.h"
-#include "kernel/sim/request.h"
 #include "kernel/sim/stream.h"
 
-#define SECOND INT64_C(1000000000)
-#define PATIENCE (131 * SECOND)
-#define AFTER_NS 50000 /* where nothing was said of the port */
+bool kr__sim_addr_leads(const struct kr_addr *to, const struct kr_addr *bound) {
+    bool local = to->u.sa.sa_family == AF_UNIX;
+    if (local != (bound->u.sa.sa_family == AF_UNIX))
+        return false;
+    if (local)
+        return to->size == bound->size && !memcmp(&to->u, &bound->u, to->size);
+    return kr_addr_port(to) == kr_addr_port(bound);
+}
 
-static struct kr__sim_remote *remote_find(const struct kr_sim *sim, uint16_t port) {
+struct kr__sim_remote *kr__sim_remote_find(const struct kr_sim *sim, const struct kr_addr *addr) {
     const struct kr__link *head = &sim->remotes.head;
     for (struct kr__link *link = head->next; link != head; link = link->next) {
         struct kr__sim_remote *remote = kr__container_of(link, struct kr__sim_remote, link);
-        if (remote->port == port)
+        if (kr__sim_addr_leads(addr, &remote->addr))
             return remote;
     }
     return NULL;
 }
 
-int kr_sim_remote(struct kr_sim *sim, uint16_t port, enum kr_sim_answer answer, int64_t after_ns) {
-    if (!sim || !port || (unsigned)answer > KR_SIM_NO_NET || after_ns < 0)
+static bool is_good(const struct kr_addr *addr) {
+    return addr && (addr->u.sa.sa_family == AF_UNIX ? addr->size > sizeof addr->u.sa.sa_family
+                                                    : kr_addr_port(addr) > 0);
+}
+
+int kr_sim_remote_at(struct kr_sim *sim, const struct kr_addr *addr, enum kr_sim_answer answer,
+                     int64_t after_ns) {
+    if (!sim || !is_good(addr) || (unsigned)answer > KR_SIM_NO_NET || after_ns < 0)
         return -EINVAL;
-    struct kr__sim_remote *remote = remote_find(sim, port);
+    struct kr__sim_remote *remote = kr__sim_remote_find(sim, addr);
     if (!remote) {
         remote = kr__sim_alloc(sizeof *remote);
-        remote->port = port;
+        remote->addr = *addr;
         kr__list_init(&remote->queue);
         kr__list_push(&sim->remotes, &remote->link);
     }
@@ -44,23 +46,40 @@ int kr_sim_remote(struct kr_sim *sim, uint16_t port, enum kr_sim_answer answer, 
     return 0;
 }
 
+static struct kr_addr addr_of(uint16_t port) {
+    struct kr_addr addr = {.size = sizeof addr.u.in, .u.in.sin_family = AF_INET};
+    addr.u.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    addr.u.in.sin_port = htons(port);
+    return addr;
+}
+
+int kr_sim_remote(struct kr_sim *sim, uint16_t port, enum kr_sim_answer answer, int64_t after_ns) {
+    struct kr_addr addr = addr_of(port);
+    return kr_sim_remote_at(sim, &addr, answer, after_ns);
+}
+
 static struct kr__sim_file *queue_take(struct kr__list *queue) {
     struct kr__link *link = kr__list_pop(queue);
     return link ? kr__container_of(link, struct kr__sim_file, in_backlog) : NULL;
 }
 
-int kr_sim_accept(struct kr_sim *sim, kr_sim_peer *ret, uint16_t port) {
-    if (!sim || !ret)
+int kr_sim_accept_at(struct kr_sim *sim, kr_sim_peer *ret, const struct kr_addr *addr) {
+    if (!sim || !ret || !is_good(addr))
         return -EINVAL;
-    struct kr__sim_remote *remote = remote_find(sim, port);
+    struct kr__sim_remote *remote = kr__sim_remote_find(sim, addr);
     if (!remote)
         return -EINVAL;
     struct kr__sim_file *stream = queue_take(&remote->queue);
     if (!stream)
         return -EAGAIN;
     *ret = kr__sim_peer_new(sim, stream);
-    kr__sim_note(sim, "peer-accept", ret->bits, port, 0);
+    kr__sim_note(sim, "peer-accept", ret->bits, kr_addr_port(addr), 0);
     return 0;
+}
+
+int kr_sim_accept(struct kr_sim *sim, kr_sim_peer *ret, uint16_t port) {
+    struct kr_addr addr = addr_of(port);
+    return kr_sim_accept_at(sim, ret, &addr);
 }
 
 void kr__sim_remotes_end(struct kr_sim *sim) {
@@ -74,157 +93,4 @@ void kr__sim_remotes_end(struct kr_sim *sim) {
         }
         free(remote);
     }
-}
-
-int kr__sim_socket(struct kr_sim *sim, int family) {
-    if (family != AF_INET && family != AF_INET6)
-        return -EAFNOSUPPORT;
-    struct kr__sim_file *file = kr__sim_file_new(sim, KR__SIM_STREAM);
-    file->stream.window = sim->window;
-    file->stream.here.u.sa.sa_family = (sa_family_t)family;
-    return kr__sim_fd_new(sim, file);
-}
-
-/* ---- the SYN arrives ---- */
-
-static void joined(struct kr__sim_file *file, struct kr__sim_file *far, struct kr__list *queue) {
-    kr__sim_stream_meet(file, far);
-    kr__list_push(queue, &far->in_backlog);
-    kr__sim_note(file->sim, "joined", kr_addr_port(&file->stream.there), 0, 0);
-    kr__sim_wake(file, KR__SIM_OUT);
-}
-
-static void arrive(struct kr_sim *sim, void *arg);
-
-/* Nobody answers, or the SYN was dropped: it is sent again, until patience ends. */
-static void try_again(struct kr__sim_file *file, int64_t in_ns) {
-    struct kr__sim_stream *s = &file->stream;
-    if (file->sim->now >= s->called + PATIENCE)
-        kr__sim_stream_die(file, ETIMEDOUT);
-    else
-        s->call = kr__sim_event_new(file->sim, in_ns, arrive, file);
-}
-
-/* At a listener of this very world. */
-static void arrive_here(struct kr__sim_file *file) {
-    struct kr__sim_file *listener = NULL;
-    int rc = kr__sim_listener_choose(file->sim, kr_addr_port(&file->stream.there), &listener);
-    if (rc == -EAGAIN) {
-        try_again(file, SECOND);
-    } else if (rc < 0) {
-        kr__sim_stream_die(file, ECONNREFUSED);
-    } else {
-        joined(file, kr__sim_stream_far(file), &listener->listener.queue);
-        listener->listener.queued++;
-        kr__sim_wake(listener, KR__SIM_IN);
-    }
-}
-
-static void arrive(struct kr_sim *sim, void *arg) {
-    struct kr__sim_file *file = arg;
-    struct kr__sim_stream *s = &file->stream;
-    s->call = NULL;
-    struct kr__sim_remote *remote = remote_find(sim, kr_addr_port(&s->there));
-    if (s->fate < 0 && !remote) {
-        arrive_here(file);
-        return;
-    }
-    switch (s->fate >= 0 ? s->fate : (int)remote->answer) {
-    case KR_SIM_ACCEPTS:
-        joined(file, kr__sim_stream_far(file), &remote->queue);
-        break;
-    case KR_SIM_REFUSES:
-        kr__sim_stream_die(file, ECONNREFUSED);
-        break;
-    case KR_SIM_IGNORES:
-        try_again(file, s->called + PATIENCE - sim->now);
-        break;
-    default:
-        kr__sim_stream_die(file, EHOSTUNREACH);
-    }
-}
-
-/* ---- the call ---- */
-
-/* What a fault makes of the call, an enum kr_sim_answer; -1: what was said of the port. */
-static int fate_of(struct kr_sim *sim) {
-    if (kr__sim_chance(sim, KR_SIM_CONNECT_REFUSED))
-        return KR_SIM_REFUSES;
-    if (kr__sim_chance(sim, KR_SIM_CONNECT_IGNORED))
-        return KR_SIM_IGNORES;
-    if (kr__sim_chance(sim, KR_SIM_CONNECT_UNREACHABLE))
-        return kr_sim_random(sim, 2) ? KR_SIM_NO_HOST : KR_SIM_NO_NET;
-    return -1;
-}
-
-/* tcp_v4_connect and tcp_v6_connect, net/ipv4/tcp_ipv4.c and net/ipv6/tcp_ipv6.c. */
-static int address_take(struct kr__sim_stream *s, const struct sockaddr *to, size_t size) {
-    int family = s->here.u.sa.sa_family;
-    size_t least = family == AF_INET ? sizeof(struct sockaddr_in) : 24 /* SIN6_LEN_RFC2133 */;
-    if (size < least)
-        return -EINVAL;
-    if (to->sa_family != family)
-        return -EAFNOSUPPORT;
-    s->there = (struct kr_addr){.size = family == AF_INET ? sizeof s->there.u.in : sizeof s->there.u.in6};
-    memcpy(&s->there.u, to, kr__min_size(size, s->there.size));
-    return 0;
-}
-
-static void source_take(struct kr_sim *sim, struct kr__sim_stream *s) {
-    if (s->here.size)
-        return;
-    s->here = s->there; /* of one host */
-    s->here.u.in.sin_port = htons(++sim->next_port);
-}
-
-/* Even loopback's answer, which comes before the call returns, is not looked at by it: the socket is locked
- * meanwhile (__inet_stream_connect). */
-static int call(struct kr__sim_file *file, const struct sockaddr *to, size_t size) {
-    struct kr_sim *sim = file->sim;
-    struct kr__sim_stream *s = &file->stream;
-    int rc = address_take(s, to, size);
-    if (rc < 0)
-        return rc;
-    s->fate = fate_of(sim);
-    const struct kr__sim_remote *remote = remote_find(sim, kr_addr_port(&s->there));
-    if (s->fate == KR_SIM_NO_NET || (s->fate < 0 && remote && remote->answer == KR_SIM_NO_NET))
-        return -ENETUNREACH;
-    source_take(sim, s);
-    s->phase = s->told = KR__SIM_CALLING;
-    s->error = 0; /* tcp_connect_init, net/ipv4/tcp_output.c */
-    s->called = sim->now;
-    kr__sim_note(sim, "call", kr_addr_port(&s->there), (uint64_t)(int64_t)s->fate, 0);
-    if (remote && !remote->after_ns)
-        arrive(sim, file);
-    else
-        s->call = kr__sim_event_new(sim, remote ? remote->after_ns : AFTER_NS, arrive, file);
-    return -EINPROGRESS;
-}
-
-/* The call has failed, which is told once. */
-static int failed(struct kr__sim_file *file) {
-    struct kr__sim_stream *s = &file->stream;
-    int error = s->error ? s->error : ECONNABORTED;
-    kr__sim_stream_disconnect(file);
-    return -error;
-}
-
-int kr__sim_dial(struct kr__sim_file *file, const struct sockaddr *to, size_t size) {
-    struct kr__sim_stream *s = &file->stream;
-    if (size < sizeof to->sa_family)
-        return -EINVAL;
-    if (to->sa_family == AF_UNSPEC) {
-        kr__sim_stream_disconnect(file);
-        return 0;
-    }
-    if (s->told == KR__SIM_JOINED)
-        return -EISCONN;
-    if (s->told == KR__SIM_FRESH)
-        return call(file, to, size);
-    if (s->dead)
-        return failed(file);
-    if (s->phase == KR__SIM_CALLING)
-        return -EALREADY;
-    s->told = KR__SIM_JOINED;
-    return 0;
 }

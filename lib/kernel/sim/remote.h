@@ -7,11 +7,17 @@
 
 struct kr__sim_remote {
     struct kr__link link; /* on the world's list */
-    uint16_t port;
+    struct kr_addr addr;
     enum kr_sim_answer answer;
     int64_t after_ns;
     struct kr__list queue; /* streams by `in_backlog`, one reference each, until kr_sim_accept */
 };
+
+/* Whether `to` leads to `bound`: by port, or if one is a Unix socket by its name. */
+bool kr__sim_addr_leads(const struct kr_addr *to, const struct kr_addr *bound);
+
+/* What was said of it; NULL: nothing. */
+struct kr__sim_remote *kr__sim_remote_find(const struct kr_sim *sim, const struct kr_addr *addr);
 
 /* socket(family, SOCK_STREAM): a descriptor; -EAFNOSUPPORT. */
 int kr__sim_socket(struct kr_sim *sim, int family);

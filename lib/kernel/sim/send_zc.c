@@ -49,8 +49,11 @@ static int zc_prep(struct kr__sim_request *req) {
     return kr__sim_payload_take(req);
 }
 
+/* Of the sockets known here, TCP can (SOCK_SUPPORT_ZC). */
 static int zc_check(struct kr__sim_request *req) {
-    return req->file->kind == KR__SIM_STREAM ? 0 : -ENOTSOCK;
+    if (req->file->kind != KR__SIM_STREAM)
+        return -ENOTSOCK;
+    return req->file->stream.local ? -EOPNOTSUPP : 0;
 }
 
 static void notif_run(struct kr__sim_request *notif) {

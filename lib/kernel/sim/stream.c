@@ -18,6 +18,7 @@ static struct kr__sim_file *end_new(struct kr_sim *sim, const struct kr_addr *he
     file->stream.window = sim->window;
     file->stream.here = *here;
     file->stream.there = *there;
+    file->stream.local = here->u.sa.sa_family == AF_UNIX;
     return file;
 }
 
@@ -42,10 +43,12 @@ struct kr__sim_file *kr__sim_stream_far(const struct kr__sim_file *file) {
 
 bool kr__sim_stream_readable(const struct kr__sim_file *file) {
     const struct kr__sim_stream *s = &file->stream;
+    if (s->local)
+        return kr__sim_local_readable(s);
     return s->size || s->fin_in || s->shut_in || s->error || s->dead || s->phase == KR__SIM_FRESH;
 }
 
-static size_t room(const struct kr__sim_stream *s) {
+size_t kr__sim_stream_room(const struct kr__sim_stream *s) {
     if (s->phase == KR__SIM_CALLING)
         return 0;
     if (!s->other)
@@ -56,7 +59,9 @@ static size_t room(const struct kr__sim_stream *s) {
 
 bool kr__sim_stream_writable(const struct kr__sim_file *file) {
     const struct kr__sim_stream *s = &file->stream;
-    return s->error || s->dead || s->fin_out || s->phase == KR__SIM_FRESH || room(s);
+    if (s->local)
+        return kr__sim_local_writable(s);
+    return s->error || s->dead || s->fin_out || s->phase == KR__SIM_FRESH || kr__sim_stream_room(s);
 }
 
 int kr__sim_stream_error(struct kr__sim_stream *s) {
@@ -76,19 +81,25 @@ static void held_release(struct kr__sim_stream *s, uint64_t taken) {
     }
 }
 
+size_t kr__sim_stream_take(struct kr__sim_file *file, char *data, size_t size) {
+    struct kr__sim_stream *s = &file->stream;
+    size = kr__min_size(size, s->size);
+    memcpy(data, s->bytes + s->at, size);
+    s->at += size;
+    s->size -= size;
+    s->taken += size;
+    held_release(s, s->taken);
+    if (s->other)
+        kr__sim_wake(s->other, KR__SIM_OUT);
+    return size;
+}
+
 int64_t kr__sim_stream_recv(struct kr__sim_file *file, char *data, size_t size) {
     struct kr__sim_stream *s = &file->stream;
-    if (s->size) {
-        size = kr__min_size(size, s->size);
-        memcpy(data, s->bytes + s->at, size);
-        s->at += size;
-        s->size -= size;
-        s->taken += size;
-        held_release(s, s->taken);
-        if (s->other)
-            kr__sim_wake(s->other, KR__SIM_OUT);
-        return (int64_t)size;
-    }
+    if (s->local)
+        return kr__sim_local_recv(file, data, size);
+    if (s->size)
+        return (int64_t)kr__sim_stream_take(file, data, size);
     if (s->fin_in)
         return 0;
     if (s->error)
@@ -98,7 +109,8 @@ int64_t kr__sim_stream_recv(struct kr__sim_file *file, char *data, size_t size) 
     return s->phase == KR__SIM_FRESH ? -ENOTCONN : -EAGAIN;
 }
 
-static void bytes_add(struct kr__sim_stream *s, const char *data, size_t size) {
+void kr__sim_stream_give(struct kr__sim_file *far, const char *data, size_t size) {
+    struct kr__sim_stream *s = &far->stream;
     if (s->at + s->size + size > s->room) {
         size_t wanted = kr__max_size(2 * (s->size + size), 256);
         char *bytes = kr__sim_alloc(wanted);
@@ -111,6 +123,7 @@ static void bytes_add(struct kr__sim_stream *s, const char *data, size_t size) {
     }
     memcpy(s->bytes + s->at + s->size, data, size);
     s->size += size;
+    kr__sim_wake(far, KR__SIM_IN);
 }
 
 void kr__sim_stream_die(struct kr__sim_file *file, int error) {
@@ -128,13 +141,15 @@ void kr__sim_stream_die(struct kr__sim_file *file, int error) {
 
 int64_t kr__sim_stream_send(struct kr__sim_file *file, const char *data, size_t size) {
     struct kr__sim_stream *s = &file->stream;
+    if (s->local)
+        return kr__sim_local_send(file, data, size);
     if (s->error)
         return -kr__sim_stream_error(s);
     if (s->dead || s->fin_out || s->phase == KR__SIM_FRESH)
         return -EPIPE;
-    if (size && !room(s))
+    if (size && !kr__sim_stream_room(s))
         return -EAGAIN;
-    size = kr__min_size(size, room(s));
+    size = kr__min_size(size, kr__sim_stream_room(s));
     if (!s->other) {
         kr__sim_stream_die(file, ECONNRESET);
         return (int64_t)size;
@@ -144,8 +159,7 @@ int64_t kr__sim_stream_send(struct kr__sim_file *file, const char *data, size_t 
         kr__sim_stream_die(file, ECONNRESET);
         return (int64_t)size;
     }
-    bytes_add(&s->other->stream, data, size);
-    kr__sim_wake(s->other, KR__SIM_IN);
+    kr__sim_stream_give(s->other, data, size);
     return (int64_t)size;
 }
 
@@ -165,6 +179,8 @@ int kr__sim_stream_shutdown(struct kr__sim_file *file, int how) {
     struct kr__sim_stream *s = &file->stream;
     if (how != SHUT_RD && how != SHUT_WR && how != SHUT_RDWR)
         return -EINVAL;
+    if (s->local)
+        return kr__sim_local_shutdown(file, how);
     if (s->phase == KR__SIM_CALLING && !s->dead) {
         kr__sim_stream_disconnect(file);
         return 0;
@@ -180,7 +196,7 @@ int kr__sim_stream_shutdown(struct kr__sim_file *file, int how) {
 
 void kr__sim_stream_reset(struct kr__sim_file *file) {
     struct kr__sim_stream *s = &file->stream;
-    if (s->dead)
+    if (s->dead || s->local)
         return;
     s->size = 0;
     kr__sim_stream_die(file, 0);
@@ -220,6 +236,8 @@ void kr__sim_stream_cut(struct kr__sim_file *file, int error) {
 
 /* The network may end a connection at any time that somebody looks at it. */
 void kr__sim_stream_weather(struct kr__sim_file *file) {
+    if (file->stream.local)
+        return;
     if (kr__sim_chance(file->sim, KR_SIM_NET_TIMEOUT))
         kr__sim_stream_cut(file, ETIMEDOUT);
     if (kr__sim_chance(file->sim, KR_SIM_NET_RESET))
@@ -230,7 +248,9 @@ void kr__sim_stream_close(struct kr__sim_file *file) {
     struct kr__sim_stream *s = &file->stream;
     if (s->call)
         kr__sim_event_drop(file->sim, s->call);
-    if (s->size && !s->dead && s->other)
+    if (s->local)
+        kr__sim_local_close(file);
+    else if (s->size && !s->dead && s->other)
         kr__sim_stream_die(s->other, ECONNRESET);
     else
         fin_send(file);

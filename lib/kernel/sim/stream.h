@@ -1,4 +1,5 @@
-/* An end of a TCP connection on one host: what is sent has come at once, as far as the window lets it. */
+/* An end of a connection on one host, TCP or Unix: what is sent has come at once, as far as the window lets
+ * it. */
 #ifndef KR_KERNEL_SIM_STREAM_H
 #define KR_KERNEL_SIM_STREAM_H
 
@@ -41,6 +42,19 @@ void kr__sim_stream_cut(struct kr__sim_file *file, int error);
 
 /* As the fault weights have it, the network ends it now. For whoever looks at a connection. */
 void kr__sim_stream_weather(struct kr__sim_file *file);
+
+/* What is there, or comes: the bytes themselves. Room is for as many as the far end's window lets come. */
+size_t kr__sim_stream_take(struct kr__sim_file *file, char *data, size_t size);
+void kr__sim_stream_give(struct kr__sim_file *far, const char *data, size_t size);
+size_t kr__sim_stream_room(const struct kr__sim_stream *s);
+
+/* The same for a Unix socket (local.c). */
+bool kr__sim_local_readable(const struct kr__sim_stream *s);
+bool kr__sim_local_writable(const struct kr__sim_stream *s);
+int64_t kr__sim_local_recv(struct kr__sim_file *file, char *data, size_t size);
+int64_t kr__sim_local_send(struct kr__sim_file *file, const char *data, size_t size);
+int kr__sim_local_shutdown(struct kr__sim_file *file, int how);
+void kr__sim_local_close(struct kr__sim_file *file);
 
 /* The last reference is gone. Only kr__sim_file_unref calls it. */
 void kr__sim_stream_close(struct kr__sim_file *file);

@@ -3,6 +3,7 @@
  * Happy path: an event is filed with its time; a wait jumps to it. Failure: the host has no memory. */
 #include "kernel/sim/world.h"
 
+#include "kernel/sim/path.h"
 #include "kernel/sim/peer.h"
 #include "kernel/sim/remote.h"
 
@@ -106,6 +107,7 @@ int kr_sim_new(struct kr_sim **ret, uint64_t seed) {
     kr__list_init(&sim->listeners);
     kr__list_init(&sim->rings);
     kr__list_init(&sim->remotes);
+    kr__list_init(&sim->paths);
     kr__slab_init(&sim->peers, &sim->mem, sizeof(struct kr__sim_peer));
     *ret = sim;
     return 0;
@@ -139,6 +141,7 @@ int kr_sim_free(struct kr_sim *sim) {
         return -EBUSY;
     kr__sim_peers_end(sim);
     kr__sim_remotes_end(sim);
+    kr__sim_paths_end(sim);
     events_drop(sim);
     kr__slab_free(&sim->peers);
     free(sim->fds);

@@ -3,7 +3,7 @@
  * The reactor gets `door`, which is the first member, so each function of the door finds its world. The
  * rooms of the simulated kernel: file.h (what a descriptor leads to), stream.h (an end of a TCP
  * connection), bufs.h (the provided buffer ring), request.h (one request, and the verbs), ring.h (the
- * queues), door.c (the system calls), peer.h (clients), remote.h (who is connected to). Rules of the kernel carry their source where they
+ * queues), door.c (the system calls), peer.h (clients), remote.h (who is connected to), path.h. Rules of the kernel carry their source where they
  * are followed. */
 #ifndef KR_KERNEL_SIM_WORLD_H
 #define KR_KERNEL_SIM_WORLD_H
@@ -37,7 +37,8 @@ struct kr_sim {
     uint64_t requests; /* alive */
     uint64_t torn;     /* requests that a ring's end has cut off */
     uint64_t starved;  /* -ENOBUFS completions since anything else has happened */
-    struct kr__list listeners, rings, remotes;
+    struct kr__list listeners, rings, remotes, paths;
+    uint64_t next_inode;
     struct kr__slab peers;
     uint16_t next_port;
     size_t window; /* of what a listener accepts */

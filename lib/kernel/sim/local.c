@@ -1,0 +1,78 @@
+/* An end of a Unix stream, as net/unix/af_unix.c has it.
+ *
+ * Facts: there is no FIN and no RST. An end that closes shuts the other one both ways, and if it leaves
+ * bytes unread the other is told -ECONNRESET once, behind what has come (unix_release_sock); a shutdown
+ * shuts this end one way and the other end the other way (unix_shutdown), and may be done at any time. What
+ * was sent before stays to be read. A send to an end that takes no more is -EPIPE. Who is not connected is
+ * told -ENOTCONN by a send and -EINVAL by a receive. */
+#include "kernel/sim/request.h"
+#include "kernel/sim/stream.h"
+
+bool kr__sim_local_readable(const struct kr__sim_stream *s) {
+    return s->size || s->shut_in || s->error || s->phase == KR__SIM_FRESH;
+}
+
+static bool is_deaf(const struct kr__sim_stream *s) {
+    return !s->other || s->other->stream.shut_in;
+}
+
+bool kr__sim_local_writable(const struct kr__sim_stream *s) {
+    if (s->phase == KR__SIM_FRESH || s->fin_out || s->error || is_deaf(s))
+        return true;
+    return kr__sim_stream_room(s);
+}
+
+/* unix_stream_read_generic. */
+int64_t kr__sim_local_recv(struct kr__sim_file *file, char *data, size_t size) {
+    struct kr__sim_stream *s = &file->stream;
+    if (s->phase == KR__SIM_FRESH)
+        return -EINVAL;
+    if (s->size)
+        return (int64_t)kr__sim_stream_take(file, data, size);
+    if (s->error)
+        return -kr__sim_stream_error(s);
+    return s->shut_in ? 0 : -EAGAIN;
+}
+
+/* unix_stream_sendmsg. */
+int64_t kr__sim_local_send(struct kr__sim_file *file, const char *data, size_t size) {
+    struct kr__sim_stream *s = &file->stream;
+    if (s->phase == KR__SIM_FRESH)
+        return -ENOTCONN;
+    if (s->fin_out)
+        return -EPIPE;
+    if (!size)
+        return 0;
+    if (s->error)
+        return -kr__sim_stream_error(s);
+    if (is_deaf(s))
+        return -EPIPE;
+    size = kr__min_size(size, kr__sim_stream_room(s));
+    if (!size)
+        return -EAGAIN;
+    kr__sim_stream_give(s->other, data, size);
+    return (int64_t)size;
+}
+
+static void shut(struct kr__sim_file *file, bool in, bool out) {
+    file->stream.shut_in |= in;
+    file->stream.fin_out |= out;
+    kr__sim_wake(file, KR__SIM_IN | KR__SIM_OUT);
+}
+
+int kr__sim_local_shutdown(struct kr__sim_file *file, int how) {
+    bool in = how != SHUT_WR, out = how != SHUT_RD;
+    shut(file, in, out);
+    if (file->stream.other)
+        shut(file->stream.other, out, in);
+    return 0;
+}
+
+void kr__sim_local_close(struct kr__sim_file *file) {
+    struct kr__sim_file *other = file->stream.other;
+    if (!other)
+        return;
+    if (file->stream.size)
+        other->stream.error = ECONNRESET;
+    shut(other, true, true);
+}
