@@ -79,8 +79,8 @@ int kr__dial_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *opts
     struct kr__conn *c = *ret;
     c->calling = c->knocks = c->more->adopted = true;
     c->more->until = KR__NEVER;
-    c->touched = dial_now(r);
-    kr__deadline_file(&r->timers, &c->deadline, c->touched);
+    c->idle_from = dial_now(r);
+    kr__deadline_file(&r->timers, &c->deadline, c->idle_from);
     r->kernel->close(r->kernel, fd);
     return 0;
 }
