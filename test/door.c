@@ -42,6 +42,7 @@ enum call {
     REG_FILE,
     MAP,
     LISTEN,
+    LISTEN_FD,
     PATH_ID,
     SOCKET,
     CONNECT,
@@ -153,6 +154,12 @@ static int door_listen(const struct kr__kernel *k, const struct kr__listen_plan 
     return rc;
 }
 
+static int door_listen_fd(const struct kr__kernel *k, int fd, const struct kr__listen_plan *plan,
+                          struct kr_addr *bound) {
+    int rc = strike(k, LISTEN_FD);
+    return rc < 0 ? rc : kr__linux.listen_fd(&kr__linux, fd, plan, bound);
+}
+
 static int door_path_id(const struct kr__kernel *k, const struct kr_addr *addr, struct kr__path_id *ret) {
     int rc = strike(k, PATH_ID);
     return rc < 0 ? rc : kr__linux.path_id(&kr__linux, addr, ret);
@@ -240,6 +247,7 @@ static struct door *door_open(void) {
     k->map = door_map;
     k->unmap = door_unmap;
     k->listen = door_listen;
+    k->listen_fd = door_listen_fd;
     k->path_id = door_path_id;
     k->socket = door_socket;
     k->connect = door_connect;
@@ -873,6 +881,46 @@ TEST_EACH(listen_when_the_table_fails) {
         check_listen_refused(REG_FILE, "the file table's update", file_errors[i]);
 }
 
+static int unix_listener(struct kr_addr *addr) {
+    int fd = CHECK_SYS(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    struct sockaddr_un any = {.sun_family = AF_UNIX};
+    CHECK_SYS(bind(fd, (struct sockaddr *)&any, sizeof any.sun_family)); /* a name of the kernel's choice */
+    CHECK_SYS(listen(fd, 8));
+    addr->size = sizeof addr->u;
+    CHECK_SYS(getsockname(fd, &addr->u.sa, &addr->size));
+    return fd;
+}
+
+static void check_taking_over_refused(enum call call, const char *name, int error) {
+    row_begin(name, error, 0, 6);
+    struct door *d = door_open();
+    struct kr_reactor *r;
+    CHECK_OK(make(d, &r, NULL));
+    int held = d->held;
+    struct kr_addr addr;
+    int fd = unix_listener(&addr);
+    struct seen seen = {0};
+    kr_listener listener = {7};
+    door_fail(d, call, error, 0, 6);
+    for (int i = 0; i < 6; i++)
+        CHECK_ERR(kr_listen_fd(r, &listener, fd, NULL, &seen_ops, &seen), error);
+    CHECK_EQ(listener.bits, 7u);
+    CHECK_LE(d->held, held + 2);
+    for (int i = 0; i < 4; i++)
+        CHECK_OK(kr_listen_fd(r, NULL, fd, NULL, &seen_ops, &seen));
+    CHECK_ERR(kr_listen_fd(r, NULL, fd, NULL, &seen_ops, &seen), ENOSPC);
+    free_all(d, r);
+    test_close(fd);
+}
+
+/* Ours: a socket that cannot be taken over is the caller's as before, and costs no slot. */
+TEST_EACH(listen_when_taking_over_fails) {
+    for (size_t i = 0; i < COUNT(listen_errors); i++)
+        check_taking_over_refused(LISTEN_FD, "taking a socket over", listen_errors[i]);
+    for (size_t i = 0; i < COUNT(file_errors); i++)
+        check_taking_over_refused(REG_FILE, "the file table's update", file_errors[i]);
+}
+
 /* man lstat. */
 static const int path_errors[] = {EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EOVERFLOW};
 
@@ -970,16 +1018,6 @@ static const int knock_errors[] = {
     ENOENT, ENOMEM, ENOTDIR,      EPERM,  EPIPE,  EPROTOTYPE, ETIMEDOUT,
 };
 static const int knock_passing[] = {EAGAIN, EINTR};
-
-static int unix_listener(struct kr_addr *addr) {
-    int fd = CHECK_SYS(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    struct sockaddr_un any = {.sun_family = AF_UNIX};
-    CHECK_SYS(bind(fd, (struct sockaddr *)&any, sizeof any.sun_family)); /* a name of the kernel's choice */
-    CHECK_SYS(listen(fd, 8));
-    addr->size = sizeof addr->u;
-    CHECK_SYS(getsockname(fd, &addr->u.sa, &addr->size));
-    return fd;
-}
 
 /* Ours: a Unix socket's error is told by on_close; one that passes costs a few milliseconds. */
 TEST_EACH(connect_when_the_knock_fails) {
@@ -1306,7 +1344,7 @@ enum {
            COUNT(passing_errors) * COUNT(passing_times) * 2 + COUNT(told_errors) * 2 + 1 +
            COUNT(passing_errors) + COUNT(told_errors) + COUNT(listen_errors) +
            COUNT(file_errors) * 2 + COUNT(addrs_errors) * 2 + COUNT(close_errors) * 3 +
-           COUNT(socket_errors) + COUNT(path_errors) + COUNT(file_errors) + COUNT(knock_errors) + COUNT(knock_passing) +
+           COUNT(socket_errors) + COUNT(path_errors) + COUNT(listen_errors) + COUNT(file_errors) + COUNT(file_errors) + COUNT(knock_errors) + COUNT(knock_passing) +
            COUNT(wake_errors),
 };
 _Static_assert(ROWS >= 200, "the table has lost rows");
@@ -1314,5 +1352,5 @@ _Static_assert(ROWS >= 200, "the table has lost rows");
 int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "--straced") == 0)
         return straced(strcmp(argv[2], "defer") == 0 ? KR_TASKRUN_DEFER : KR_TASKRUN_COOP);
-    return tap_main("door", 126, argc, argv);
+    return tap_main("door", 130, argc, argv);
 }

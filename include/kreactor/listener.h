@@ -61,6 +61,18 @@ KR_API void kr_listen_opts_init(struct kr_listen_opts *opts);
 KR_API int kr_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_addr *addr,
                      const struct kr_listen_opts *opts, const struct kr_conn_ops *ops, void *user);
 
+/* Accepts from a socket that listens already: one that was inherited, as by socket activation (systemd's
+ * sd_listen_fds), or handed over by a predecessor, whose clients in the backlog are then served here. `fd` is
+ * borrowed for the call; the reactor has its own reference to the socket, so that the caller may close its
+ * descriptor, or keep it for a successor. listen(2) is called on it anew, with opts->backlog, and what
+ * opts->conn says of sockets is set; its name stays what it is, so that reuse_*, v6_only and unix_* mean nothing.
+ * All else as kr_listen.
+ *
+ * Errors: -EBADF, -ENOTSOCK; -EINVAL also when the socket does not listen, is no stream, or is neither IPv4
+ * nor IPv6 nor Unix; those of setsockopt and listen; -ENOSPC, -ENOMEM and -ESHUTDOWN as kr_listen. */
+KR_API int kr_listen_fd(struct kr_reactor *r, kr_listener *ret, int fd, const struct kr_listen_opts *opts,
+                        const struct kr_conn_ops *ops, void *user);
+
 /* The address it is bound to. */
 KR_API int kr_listener_addr(const struct kr_reactor *r, kr_listener listener, struct kr_addr *ret);
 

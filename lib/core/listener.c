@@ -116,9 +116,14 @@ static int listener_slot(struct kr_reactor *r, int fd) {
     return rc < 0 ? rc : slot;
 }
 
-/* The socket in its slot, as the options of `l` say. */
-static int listener_socket(struct kr_reactor *r, const struct kr_addr *addr, struct kr__listener *l) {
-    const struct kr__listen_plan plan = {
+/* Where a listener's socket comes from. */
+struct origin {
+    const struct kr_addr *addr; /* it is made, bound to this; NULL: it is there */
+    int fd;
+};
+
+static struct kr__listen_plan listener_plan(const struct kr__listener *l, const struct kr_addr *addr) {
+    return (struct kr__listen_plan){
         .addr = addr,
         .backlog = l->opts.backlog,
         .reuse_addr = l->opts.reuse_addr,
@@ -128,8 +133,16 @@ static int listener_socket(struct kr_reactor *r, const struct kr_addr *addr, str
         .mode = l->opts.unix_mode,
         .replace = l->opts.unix_replace,
     };
-    if (!r->slots.files.free_count)
-        return -ENOSPC;
+}
+
+static int slot_of_given(struct kr_reactor *r, int fd, struct kr__listener *l) {
+    const struct kr__listen_plan plan = listener_plan(l, NULL);
+    int rc = r->kernel->listen_fd(r->kernel, fd, &plan, &l->bound);
+    return rc < 0 ? rc : listener_slot(r, fd);
+}
+
+static int slot_of_new(struct kr_reactor *r, const struct kr_addr *addr, struct kr__listener *l) {
+    const struct kr__listen_plan plan = listener_plan(l, addr);
     int fd = r->kernel->listen(r->kernel, &plan, &l->bound);
     if (fd < 0)
         return fd;
@@ -140,6 +153,13 @@ static int listener_socket(struct kr_reactor *r, const struct kr_addr *addr, str
         r->kernel->path_remove(r->kernel, &l->bound, &l->path);
     r->kernel->close(r->kernel, fd); /* the table has its own reference */
     return slot;
+}
+
+/* The socket in its slot. */
+static int listener_socket(struct kr_reactor *r, const struct origin *from, struct kr__listener *l) {
+    if (!r->slots.files.free_count)
+        return -ENOSPC;
+    return from->addr ? slot_of_new(r, from->addr, l) : slot_of_given(r, from->fd, l);
 }
 
 /* What may fail for want of memory comes before the socket. */
@@ -173,24 +193,21 @@ static kr_listener listener_begin(struct kr_reactor *r, uint32_t slot, const str
     return (kr_listener){kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation)};
 }
 
-int kr_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_addr *addr,
-              const struct kr_listen_opts *opts, const struct kr_conn_ops *ops, void *user) {
-    int rc = kr__guard(r);
-    if (rc < 0)
-        return rc;
+static int listen_from(struct kr_reactor *r, kr_listener *ret, const struct origin *from,
+                       const struct kr_listen_opts *opts, const struct kr_conn_ops *ops, void *user) {
     struct kr_listen_opts defaults;
     kr_listen_opts_init(&defaults);
     opts = opts ? opts : &defaults;
-    if (!kr__addr_good(addr) || !opts_good(opts) || !ops || !ops->on_data)
+    if (!opts_good(opts) || !ops || !ops->on_data)
         return -EINVAL;
     if (r->freeing)
         return -ESHUTDOWN;
 
     struct kr__listener fresh = {.opts = *opts, .ops = ops, .user = user};
-    rc = listener_equip(r, &fresh);
+    int rc = listener_equip(r, &fresh);
     if (rc < 0)
         return rc;
-    int slot = listener_socket(r, addr, &fresh);
+    int slot = listener_socket(r, from, &fresh);
     if (slot < 0) {
         kr__deadline_end(&r->timers, &fresh.deadline);
         listener_strip(r, &fresh);
@@ -200,6 +217,26 @@ int kr_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_addr *addr
     if (ret)
         *ret = listener;
     return 0;
+}
+
+int kr_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_addr *addr,
+              const struct kr_listen_opts *opts, const struct kr_conn_ops *ops, void *user) {
+    int rc = kr__guard(r);
+    if (rc < 0)
+        return rc;
+    if (!kr__addr_good(addr))
+        return -EINVAL;
+    return listen_from(r, ret, &(struct origin){.addr = addr}, opts, ops, user);
+}
+
+int kr_listen_fd(struct kr_reactor *r, kr_listener *ret, int fd, const struct kr_listen_opts *opts,
+                 const struct kr_conn_ops *ops, void *user) {
+    int rc = kr__guard(r);
+    if (rc < 0)
+        return rc;
+    if (fd < 0)
+        return -EBADF;
+    return listen_from(r, ret, &(struct origin){.fd = fd}, opts, ops, user);
 }
 
 static int listener_door(const struct kr_reactor *r, kr_listener listener, struct kr__listener **ret) {

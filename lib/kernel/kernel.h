@@ -66,6 +66,9 @@ struct kr__kernel {
     void (*unmap)(const struct kr__kernel *k, void *pages, size_t size);
 
     int (*listen)(const struct kr__kernel *k, const struct kr__listen_plan *plan, struct kr_addr *bound);
+    /* The same of a socket that listens already; `addr` and what belongs to a name are not looked at. 0. */
+    int (*listen_fd)(const struct kr__kernel *k, int fd, const struct kr__listen_plan *plan,
+                     struct kr_addr *bound);
     int (*path_id)(const struct kr__kernel *k, const struct kr_addr *addr, struct kr__path_id *ret);
     void (*path_remove)(const struct kr__kernel *k, const struct kr_addr *addr,
                         const struct kr__path_id *id); /* if it is still that one */

@@ -159,6 +159,40 @@ static int linux_listen(const struct kr__kernel *k, const struct kr__listen_plan
     return fd;
 }
 
+static int socket_fact(int fd, int name, int *ret) {
+    socklen_t size = sizeof *ret;
+    return getsockopt(fd, SOL_SOCKET, name, ret, &size) < 0 ? -errno : 0;
+}
+
+/* 0: a stream socket of a family we know that listens. */
+static int check_listens(int fd, int *family) {
+    int type, listens;
+    int rc = socket_fact(fd, SO_DOMAIN, family);
+    if (rc == 0)
+        rc = socket_fact(fd, SO_TYPE, &type);
+    if (rc == 0)
+        rc = socket_fact(fd, SO_ACCEPTCONN, &listens);
+    if (rc < 0)
+        return rc;
+    bool known = *family == AF_INET || *family == AF_INET6 || *family == AF_UNIX;
+    return known && type == SOCK_STREAM && listens ? 0 : -EINVAL;
+}
+
+static int linux_listen_fd(const struct kr__kernel *k, int fd, const struct kr__listen_plan *plan,
+                           struct kr_addr *bound) {
+    (void)k;
+    int family;
+    int rc = check_listens(fd, &family);
+    if (rc == 0)
+        rc = kr__sock_set(fd, family, plan->conn);
+    if (rc < 0)
+        return rc;
+    bound->size = sizeof bound->u;
+    if (listen(fd, (int)plan->backlog) < 0 || getsockname(fd, &bound->u.sa, &bound->size) < 0)
+        return -errno;
+    return 0;
+}
+
 static int linux_path_id(const struct kr__kernel *k, const struct kr_addr *addr, struct kr__path_id *ret) {
     (void)k;
     return kr__path_id(addr, ret);
@@ -304,6 +338,7 @@ const struct kr__kernel kr__linux = {
     .map = linux_map,
     .unmap = linux_unmap,
     .listen = linux_listen,
+    .listen_fd = linux_listen_fd,
     .path_id = linux_path_id,
     .path_remove = linux_path_remove,
     .socket = linux_socket,

@@ -399,7 +399,10 @@ static void act_listen(struct world *w) {
     const struct kr_conn_ops *ops = rarely(w) ? NULL : rarely(w) ? &no_ops : tables[below(w, 4)];
     kr_listener listener;
     const struct kr_listen_opts *how = rarely(w) ? NULL : &opts;
-    if (kr_listen(any_reactor(w), &listener, rarely(w) ? NULL : &addr, how, ops, w) < 0)
+    bool given = rarely(w); /* the descriptors of this world are few: sometimes it is a listener's */
+    if (given && kr_listen_fd(any_reactor(w), &listener, (int)below(w, 16), how, ops, w) < 0)
+        return;
+    if (!given && kr_listen(any_reactor(w), &listener, rarely(w) ? NULL : &addr, how, ops, w) < 0)
         return;
     MUST(ops && ops->on_data);
     keep(&w->listeners, listener.bits);

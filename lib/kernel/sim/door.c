@@ -167,6 +167,18 @@ static int door_listen(const struct kr__kernel *k, const struct kr__listen_plan 
     return kr__sim_fd_new(sim, file);
 }
 
+static int door_listen_fd(const struct kr__kernel *k, int fd, const struct kr__listen_plan *plan,
+                          struct kr_addr *bound) {
+    struct kr__sim_file *file = kr__sim_fd_file(entered(k), fd);
+    if (!file)
+        return -EBADF;
+    if (file->kind != KR__SIM_LISTENER)
+        return file->kind == KR__SIM_STREAM ? -EINVAL : -ENOTSOCK;
+    file->listener.backlog = plan->backlog;
+    *bound = file->listener.bound;
+    return 0;
+}
+
 static int door_path_id(const struct kr__kernel *k, const struct kr_addr *addr, struct kr__path_id *ret) {
     const struct kr__sim_path *path = kr__sim_path_find(entered(k), addr);
     if (!path)
@@ -270,6 +282,7 @@ void kr__sim_door_init(struct kr_sim *sim) {
         .map = door_map,
         .unmap = door_unmap,
         .listen = door_listen,
+        .listen_fd = door_listen_fd,
         .path_id = door_path_id,
         .path_remove = door_path_remove,
         .socket = door_socket,
