@@ -4,7 +4,7 @@
  * form of a request and ends at anything else. */
 #include "ahead.h"
 
-#include <string.h>
+#include "number.h"
 
 #define AHEAD_MAX 16u
 
@@ -12,23 +12,9 @@ struct glance {
     const char *at, *end;
 };
 
-/* "*3\r\n", "$16\r\n": a number of up to three digits behind `mark`. Negative: something else. */
-static int count_at(struct glance *g, char mark) {
-    const char *at = g->at;
-    if (g->end - at < 6 || *at++ != mark)
-        return -1;
-    int number = 0;
-    for (int digits = 0; digits < 3 && *at >= '0' && *at <= '9'; digits++)
-        number = number * 10 + (*at++ - '0');
-    if (*at != '\r')
-        return -1;
-    g->at = at + 2;
-    return number;
-}
-
 static bool skip_bulk(struct glance *g, struct glance *bulk) {
-    int size = count_at(g, '$');
-    if (size < 0 || g->end - g->at < size + 2)
+    unsigned size;
+    if (!number_line(&g->at, g->end, '$', &size) || g->end - g->at < (ptrdiff_t)size + 2)
         return false;
     *bulk = (struct glance){g->at, g->at + size};
     g->at += size + 2;
@@ -37,11 +23,12 @@ static bool skip_bulk(struct glance *g, struct glance *bulk) {
 
 /* The second argument of the request. */
 static bool skip_request(struct glance *g, struct glance *name) {
-    int count = count_at(g, '*');
+    unsigned count;
     struct glance bulk;
-    if (count < 2 || !skip_bulk(g, &bulk) || !skip_bulk(g, name))
+    if (!number_line(&g->at, g->end, '*', &count) || count < 2 || !skip_bulk(g, &bulk) ||
+        !skip_bulk(g, name))
         return false;
-    for (int i = 2; i < count; i++)
+    for (unsigned i = 2; i < count; i++)
         if (!skip_bulk(g, &bulk))
             return false;
     return true;

@@ -59,33 +59,37 @@ void no_subcommand(struct call *call, const char *name) {
 
 struct command {
     const char *name; /* in lower case */
+    size_t size;      /* of the name */
     int arity;        /* arguments with the name; -2: 2 or more */
     void (*run)(struct call *call);
     const char *flag;
     int first, last, step; /* which arguments are names of records; COMMAND tells */
 };
 
+#define COMMAND(name_, ...)                                                                        \
+    { name_, sizeof(name_) - 1, __VA_ARGS__ }
+
 static void verb_command(struct call *call);
 
 /* Those that are asked most come first. */
 static const struct command commands[] = {
-    {"get", 2, verb_get, "readonly", 1, 1, 1},
-    {"set", -3, verb_set, "write", 1, 1, 1},
-    {"incr", 2, verb_incr, "write", 1, 1, 1},
-    {"mget", -2, verb_mget, "readonly", 1, -1, 1},
-    {"mset", -3, verb_mset, "write", 1, -1, 2},
-    {"setnx", 3, verb_setnx, "write", 1, 1, 1},
-    {"del", -2, verb_del, "write", 1, -1, 1},
-    {"exists", -2, verb_exists, "readonly", 1, -1, 1},
-    {"expire", -3, verb_expire, "write", 1, 1, 1},
-    {"ttl", 2, verb_ttl, "readonly", 1, 1, 1},
-    {"ping", -1, verb_ping, "fast", 0, 0, 0},
-    {"echo", 2, verb_echo, "fast", 0, 0, 0},
-    {"quit", -1, verb_quit, "fast", 0, 0, 0},
-    {"flushall", -1, verb_flushall, "write", 0, 0, 0},
-    {"info", -1, verb_info, "loading", 0, 0, 0},
-    {"config", -2, verb_config, "admin", 0, 0, 0},
-    {"command", -1, verb_command, "loading", 0, 0, 0},
+    COMMAND("get", 2, verb_get, "readonly", 1, 1, 1),
+    COMMAND("set", -3, verb_set, "write", 1, 1, 1),
+    COMMAND("incr", 2, verb_incr, "write", 1, 1, 1),
+    COMMAND("mget", -2, verb_mget, "readonly", 1, -1, 1),
+    COMMAND("mset", -3, verb_mset, "write", 1, -1, 2),
+    COMMAND("setnx", 3, verb_setnx, "write", 1, 1, 1),
+    COMMAND("del", -2, verb_del, "write", 1, -1, 1),
+    COMMAND("exists", -2, verb_exists, "readonly", 1, -1, 1),
+    COMMAND("expire", -3, verb_expire, "write", 1, 1, 1),
+    COMMAND("ttl", 2, verb_ttl, "readonly", 1, 1, 1),
+    COMMAND("ping", -1, verb_ping, "fast", 0, 0, 0),
+    COMMAND("echo", 2, verb_echo, "fast", 0, 0, 0),
+    COMMAND("quit", -1, verb_quit, "fast", 0, 0, 0),
+    COMMAND("flushall", -1, verb_flushall, "write", 0, 0, 0),
+    COMMAND("info", -1, verb_info, "loading", 0, 0, 0),
+    COMMAND("config", -2, verb_config, "admin", 0, 0, 0),
+    COMMAND("command", -1, verb_command, "loading", 0, 0, 0),
 };
 
 #define COMMAND_COUNT (sizeof commands / sizeof commands[0])
@@ -136,8 +140,8 @@ static void unknown(struct call *call) {
 static const struct command *command_find(const struct resp_arg *name) {
     for (size_t i = 0; i < COMMAND_COUNT; i++) {
         const struct command *command = &commands[i];
-        if (name->size && (name->data[0] | 0x20) == command->name[0] &&
-            is_word(name, command->name))
+        if (name->size == command->size && (name->data[0] | 0x20) == command->name[0] &&
+            !strncasecmp(name->data, command->name, name->size))
             return command;
     }
     return NULL;

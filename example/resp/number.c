@@ -32,6 +32,20 @@ bool number_read(const char *text, size_t size, int64_t *ret) {
     return true;
 }
 
+bool number_line(const char **at, const char *end, char mark, unsigned *ret) {
+    const char *c = *at;
+    if (end - c < 6 || c[0] != mark || c[1] < '1' || c[1] > '9')
+        return false;
+    unsigned number = (unsigned)(c[1] - '0');
+    for (c += 2; c < *at + 4 && *c >= '0' && *c <= '9'; c++)
+        number = number * 10 + (unsigned)(*c - '0');
+    if (*c != '\r')
+        return false;
+    *at = c + 2;
+    *ret = number;
+    return true;
+}
+
 size_t number_write(char *text, int64_t number) {
     char digits[NUMBER_TEXT_MAX];
     char *at = digits + sizeof digits;

@@ -98,7 +98,17 @@ static enum resp_status take_line(struct resp_parser *p, struct input *in, const
 
 /* ---- a request of counted arguments ---- */
 
+/* What nearly every line is, in a few steps; false: look closely. */
+static bool take_usual(struct resp_parser *p, struct input *in, char mark, unsigned *ret) {
+    if (!number_line(&in->at, in->end, mark, ret))
+        return false;
+    p->searched = 0;
+    return true;
+}
+
 static enum resp_status take_count(struct resp_parser *p, struct input *in) {
+    if (take_usual(p, in, '*', &p->missing))
+        return RESP_COMMAND;
     struct input line;
     enum resp_status status = take_line(p, in, "too big mbulk count string", &line);
     if (status != RESP_COMMAND)
@@ -111,6 +121,12 @@ static enum resp_status take_count(struct resp_parser *p, struct input *in) {
 }
 
 static enum resp_status take_size(struct resp_parser *p, struct input *in) {
+    unsigned usual;
+    if (take_usual(p, in, '$', &usual)) {
+        p->bulk = usual;
+        p->in_bulk = true;
+        return RESP_COMMAND;
+    }
     struct input line;
     enum resp_status status = take_line(p, in, "too big bulk count string", &line);
     if (status != RESP_COMMAND)
