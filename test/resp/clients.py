@@ -81,10 +81,13 @@ class Redis:
              "no", "--dir", self.directory], executable=program, stdout=subprocess.DEVNULL)
 
     def __enter__(self):
-        while not os.path.exists(self.path):
-            assert time.monotonic() < self.deadline and self.process.poll() is None, "no redis-server"
-            time.sleep(0.01)
-        return self
+        while True:
+            try:
+                self.connect().close()
+                return self
+            except OSError:
+                assert time.monotonic() < self.deadline and self.process.poll() is None, "no Redis"
+                time.sleep(0.01)
 
     def __exit__(self, *_):
         self.process.kill()
