@@ -169,27 +169,31 @@ class Server:
     """A server process that listens."""
 
     def __init__(self, options, name, cell):
-        program, fixed, by_cell = SERVERS[name.rstrip("'")]
-        path = os.path.join(options.build, "bench", program)
-        if not os.path.exists(path):
-            raise Failed("not built (%s is not there)" % path)
+        command = self.command(options, name.rstrip("'"), cell)
+        if not os.path.exists(command[0]):
+            raise Failed("not built (%s is not there)" % command[0])
         self.process = subprocess.Popen(
-            [path] + fixed + by_cell(cell), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, preexec_fn=lambda: become_server(options))
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: become_server(options))
         try:
             self.port = self.wait_ready(10)
         except Failed:
             self.stop()
             raise
 
+    def command(self, options, name, cell):
+        program, fixed, by_cell = SERVERS[name]
+        return [os.path.join(options.build, "bench", program)] + fixed + by_cell(cell)
+
     def wait_ready(self, seconds):
+        """Until it has said "listening PORT", or "listening on HOST:PORT"."""
         if not select.select([self.process.stdout], [], [], seconds)[0]:
             raise Failed("did not listen within %d s" % seconds)
         words = self.process.stdout.readline().split()
-        if len(words) != 2 or words[0] != "listening":
+        if not words or words[0] != "listening":
             self.process.kill()
             raise Failed("ended at its start: " + self.process.stderr.read().strip()[-300:])
-        return int(words[1])
+        return int(words[-1].split(":")[-1])
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
@@ -202,16 +206,11 @@ class Server:
         self.process.stderr.close()
 
 
-def measure(options, server, cell):
-    """One window of load on one server."""
-    if server.process.poll() is not None:
-        raise Failed("the server ended by itself with %d: %s" % (
-            server.process.returncode, server.process.stderr.read().strip()[-300:]))
+def run_load(options, server, cell, *more):
+    """Runs the load generator; what it has measured."""
     command = [os.path.join(options.build, "bench", "load"), "--port", str(server.port),
-               "--server", str(server.process.pid), "--mode", cell["mode"],
-               "--connections", str(cell["connections"]), "--size", str(cell["size"]),
-               "--depth", str(cell["depth"]), "--warm", str(warm_ms(options, cell)),
-               "--measure", str(options.measure)]
+               "--server", str(server.process.pid), "--connections", str(cell["connections"]),
+               "--warm", str(warm_ms(options, cell)), "--measure", str(options.measure), *more]
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                               timeout=30 + options.measure / 1000, check=False,
@@ -223,15 +222,25 @@ def measure(options, server, cell):
     return json.loads(done.stdout)
 
 
+def measure(options, server, cell):
+    """One window of load on one server."""
+    return run_load(options, server, cell, "--mode", cell["mode"], "--size", str(cell["size"]),
+                    "--depth", str(cell["depth"]))
+
+
 def measure_calmly(options, server, cell, again):
     """A window in which something else had the cores is measured again, a bounded number of times.
     Only the scheduler's word decides on that, never the figures."""
+    if server.process.poll() is not None:
+        raise Failed("the server ended by itself with %d: %s" % (
+            server.process.returncode, server.process.stderr.read().strip()[-300:]))
+    window = options.bench.window
     for _ in range(options.calm):
-        result = measure(options, server, cell)
+        result = window(options, server, cell)
         if result.get("held_up", 0) <= HELD_UP_MOST:
             return result
         again[0] += 1
-    return measure(options, server, cell)
+    return window(options, server, cell)
 
 
 def warm_ms(options, cell):
@@ -245,7 +254,7 @@ def rounds_of(options, cell):
     cells by which the project is judged are measured five times as often in the full run."""
     if cell["mode"] == "idle":
         return 1
-    judged = cell["name"] in [reach[0] for reach in REACH]
+    judged = cell["name"] in [reach[0] for reach in options.bench.reach]
     return options.rounds * 5 if judged and options.thorough else options.rounds
 
 
@@ -285,7 +294,7 @@ def run_cell(options, cell, note, again):
     try:
         for name in options.servers:
             try:
-                servers[name] = Server(options, name, cell)
+                servers[name] = options.bench.Server(options, name, cell)
             except Failed as error:
                 failures[name] = str(error)
         for turn in range(rounds_of(options, cell)):
@@ -380,19 +389,19 @@ def print_cell(options, cell, results):
     sys.stdout.flush()
 
 
-def print_reach(measured):
-    """kreactor's CPU time over the peer's, where both were measured."""
+def print_reach(bench, measured):
+    """The CPU time of `bench.judged` over the peer's, where both were measured."""
     lines = []
-    for cell, peer, most in REACH:
+    for cell, peer, most in bench.reach:
         pair = measured.get(cell, {})
-        if pair.get(peer) and pair.get(BASE):
-            rounds = zip(pair[BASE], pair[peer])
+        if pair.get(peer) and pair.get(bench.judged):
+            rounds = zip(pair[bench.judged], pair[peer])
             ratio = quartiles([a["cpu_ns"] / b["cpu_ns"] for a, b in rounds])[1]
             word = "reached" if ratio <= most else "not reached"
             lines.append("  %-12s to %-21s %.3f  (at most %.2f: %s)" %
                          (cell, peer, ratio, most, word))
     if lines:
-        print("\nCPU time a message of %s to its peers' (median of the rounds' ratios)" % BASE)
+        print("\n" + bench.title % bench.judged + " (median of the rounds' ratios)")
         print("\n".join(lines))
 
 
@@ -401,6 +410,19 @@ def stolen():
     with open("/proc/stat") as file:
         ticks = [int(word) for word in file.readline().split()[1:]]
     return ticks[7], sum(ticks[:8])
+
+
+def print_disturbance(measured, again, stolen_before):
+    taken, ticks = (after - before for after, before in zip(stolen(), stolen_before))
+    print("\nThe host took %.1f %% of the cores' time meanwhile." % (100 * taken / max(1, ticks)))
+    if again:
+        print("%d windows were measured again, as other work had held them up by more than %.0f %%."
+              % (again, 100 * HELD_UP_MOST))
+    held_up = [r["held_up"] for pair in measured.values() for rs in pair.values() for r in rs
+               if "held_up" in r]
+    if held_up and quartiles(held_up)[1] > HELD_UP_MOST:
+        print("Other work held servers and client up for %.0f %% of the usual window: these "
+              "figures decide nothing." % (100 * quartiles(held_up)[1]))
 
 
 def machine():
@@ -445,44 +467,55 @@ def progress(options):
     return note
 
 
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__,
+def read_cells(parser, bench, options):
+    names = options.cells.split(",") if options.cells else bench.quick if options.quick else bench.full
+    try:
+        return [bench.parse_cell(name) for name in names]
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
+
+
+def read_servers(parser, bench, options):
+    listed = options.servers.split(",") if options.servers else (
+        bench.quick_servers if options.quick else bench.full_servers)
+    servers = []
+    for name in listed:
+        if name not in bench.servers:
+            parser.error("no server is called " + name)
+        while name in servers:
+            name += "'"
+        servers.append(name)
+    return servers
+
+
+def arguments(bench):
+    parser = argparse.ArgumentParser(description=bench.description,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", default="build", help="the meson build directory")
-    parser.add_argument("--quick", action="store_true", help="the four cells that matter most")
+    parser.add_argument("--quick", action="store_true", help="the cells that matter most")
     parser.add_argument("--cells", help="comma-separated; default: all of them")
-    parser.add_argument("--servers", help="comma-separated, of: " + ", ".join(SERVERS) +
+    parser.add_argument("--servers", help="comma-separated, of: " + ", ".join(bench.servers) +
                         "; one named twice is measured twice, which shows the noise")
-    parser.add_argument("--base", default=BASE, help="the server that ratios are to")
+    parser.add_argument("--base", default=bench.base, help="the server that ratios are to")
     parser.add_argument("--rounds", type=int,
-                        help="default: 12 if quick; else 7, and 35 where judged")
+                        help="default: %d if quick; else 7, and 35 where judged" % bench.quick_rounds)
     parser.add_argument("--budget", type=float,
                         help="seconds after which cells make do with fewer rounds")
     parser.add_argument("--calm", type=int, default=2,
                         help="how often a window that other work disturbed is measured again")
     parser.add_argument("--no-realtime", dest="realtime", action="store_false",
                         help="leave the servers to the ordinary scheduler")
-    parser.add_argument("--warm", type=int, default=40, help="ms of warm-up before each window")
+    parser.add_argument("--warm", type=int, default=bench.warm_ms,
+                        help="ms of warm-up before each window")
     parser.add_argument("--measure", type=int, help="ms of each window")
     options = parser.parse_args()
+    options.bench = bench
     options.thorough = not options.quick and not options.rounds
-    options.budget = options.budget or (60 if options.quick else 1000)
-    options.rounds = options.rounds or (12 if options.quick else 7)
+    options.budget = options.budget or (bench.quick_budget if options.quick else bench.full_budget)
+    options.rounds = options.rounds or (bench.quick_rounds if options.quick else 7)
     options.measure = options.measure or (100 if options.quick else 200)
-    names = options.cells.split(",") if options.cells else QUICK if options.quick else FULL
-    try:
-        options.cells = [parse_cell(name) for name in names]
-    except argparse.ArgumentTypeError as error:
-        parser.error(str(error))
-    listed = options.servers.split(",") if options.servers else (
-        SEVEN if options.quick else SEVEN + ["raw-defer", "libuv-docs", "libevent-bufferevent"])
-    options.servers = []
-    for name in listed:
-        if name not in SERVERS:
-            parser.error("no server is called " + name)
-        while name in options.servers:
-            name += "'"
-        options.servers.append(name)
+    options.cells = read_cells(parser, bench, options)
+    options.servers = read_servers(parser, bench, options)
     if options.base not in options.servers:
         options.base = options.servers[0]
     options.cpus = two_cores()
@@ -490,8 +523,30 @@ def arguments():
     return options
 
 
-def main():
-    options = arguments()
+class Echo:
+    """What is particular to this bench. bench/resp.py has another of these."""
+    description = __doc__
+    servers = SERVERS
+    quick_servers = SEVEN
+    full_servers = SEVEN + ["raw-defer", "libuv-docs", "libevent-bufferevent"]
+    base = judged = BASE
+    quick = QUICK
+    full = FULL
+    quick_rounds = 12
+    quick_budget = 60
+    full_budget = 1000
+    warm_ms = 40
+    reach = REACH
+    results = "results.jsonl"
+    title = "CPU time a message of %s to its peers'"
+    Server = Server
+    parse_cell = staticmethod(parse_cell)
+    window = staticmethod(measure)
+    print_cell = staticmethod(print_cell)
+
+
+def main(bench):
+    options = arguments(bench)
     alone = cores_alone()
     os.sched_setaffinity(0, {options.cpus[1]})
     print("%s; server on core %d (%s), client on core %d" %
@@ -500,7 +555,7 @@ def main():
     note = progress(options)
     stolen_before = stolen()
     measured, failed, again = {}, 0, [0]
-    with open(os.path.join(options.build, "bench", "results.jsonl"), "w") as out:
+    with open(os.path.join(options.build, "bench", bench.results), "w") as out:
         for cell in options.cells:
             rounds, failures = run_cell(options, cell, note, again)
             results = summarise(options, cell, rounds, failures)
@@ -509,20 +564,11 @@ def main():
             out.flush()
             if sys.stderr.isatty():
                 sys.stderr.write("\r\033[K")
-            print_cell(options, cell, results)
+            bench.print_cell(options, cell, results)
             measured[cell["name"]] = {name: rounds[name] for name in rounds if name not in failures}
             failed += 0 if too_large(cell) else len(failures)
-    print_reach(measured)
-    taken, ticks = (after - before for after, before in zip(stolen(), stolen_before))
-    print("\nThe host took %.1f %% of the cores' time meanwhile." % (100 * taken / max(1, ticks)))
-    if again[0]:
-        print("%d windows were measured again, as other work had held them up by more than %.0f %%."
-              % (again[0], 100 * HELD_UP_MOST))
-    held_up = [r["held_up"] for pair in measured.values() for rs in pair.values() for r in rs
-               if "held_up" in r]
-    if held_up and quartiles(held_up)[1] > HELD_UP_MOST:
-        print("Other work held servers and client up for %.0f %% of the usual window: these "
-              "figures decide nothing." % (100 * quartiles(held_up)[1]))
+    print_reach(bench, measured)
+    print_disturbance(measured, again[0], stolen_before)
     alone.close()
     if failed:
         print("%d measurements failed; see NOT MEASURED above." % failed)
@@ -530,4 +576,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Echo))
