@@ -1,12 +1,13 @@
 /* load: the client of the bench. One thread on raw liburing, pinned by who starts it.
  *
  *     load --port P --server PID [--connections N] [--size BYTES] [--depth N] [--warm MS]
- *          [--measure MS] [--mode echo|churn|idle] [--sleep]
+ *          [--measure MS] [--mode echo|churn|idle|watch] [--client PID] [--sleep]
  *
  * It opens N connections, keeps `depth` messages in flight on each, and prints one JSON object:
  * what came back in the window, and what CPU time the server spent on it (see record.c). In churn
  * mode N connections at a time are opened, echo one message each, and are closed. In idle mode the
- * server's memory a connection is measured (load_idle.c).
+ * server's memory a connection is measured (load_idle.c). In watch mode another client, PID, makes the
+ * load, and the server is asked what it has done (load_watch.c); the rest of this head is not about that.
  *
  * Every stream carries a pattern that depends on the position, from an offset of its own, so lost,
  * doubled, reordered and exchanged bytes show. The warm-up compares every byte, the window the
@@ -185,7 +186,9 @@ static enum load_mode mode_read(const char *text) {
         return LOAD_CHURN;
     if (!strcmp(text, "idle"))
         return LOAD_IDLE;
-    load_die("--mode must be echo, churn or idle");
+    if (!strcmp(text, "watch"))
+        return LOAD_WATCH;
+    load_die("--mode must be echo, churn, idle or watch");
 }
 
 static void option_read(struct load_options *o, int name, const char *text) {
@@ -198,6 +201,9 @@ static void option_read(struct load_options *o, int name, const char *text) {
         break;
     case 'P':
         o->server = (pid_t)number(text, "--server", 1, 1u << 30);
+        break;
+    case 'C':
+        o->client = (pid_t)number(text, "--client", 1, 1u << 30);
         break;
     case 'c':
         o->connections = number(text, "--connections", 1, 1u << 20);
@@ -227,6 +233,7 @@ static void option_read(struct load_options *o, int name, const char *text) {
 
 static void options_read(struct load_options *o, int argc, char **argv) {
     static const struct option names[] = {
+        {"client", 1, NULL, 'C'},
         {"connections", 1, NULL, 'c'},
         {"depth", 1, NULL, 'd'},
         {"host", 1, NULL, 'h'},
@@ -263,6 +270,7 @@ static void raise_nofile(unsigned connections) {
 
 int main(int argc, char **argv) {
     struct load_options o = {.host = "127.0.0.1",
+                             .client = getpid(),
                              .connections = 64,
                              .size = 64,
                              .depth = 1,
@@ -277,6 +285,8 @@ int main(int argc, char **argv) {
     static struct record r;
     if (o.mode == LOAD_CHURN)
         load_churn(&o, &r);
+    else if (o.mode == LOAD_WATCH)
+        load_watch(&o, &r);
     else
         load_echo(&o, &r);
     record_print(&r, &o);

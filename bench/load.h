@@ -13,12 +13,14 @@ enum load_mode {
     LOAD_ECHO,  /* connections stay */
     LOAD_CHURN, /* connect, echo one message, close, and again */
     LOAD_IDLE,  /* connect, echo one message, and stay idle */
+    LOAD_WATCH, /* another client makes the load; the server is asked what it has done */
 };
 
 struct load_options {
     const char *host;
     uint16_t port;
     pid_t server; /* whose CPU time and memory are measured */
+    pid_t client; /* who makes the load: this process, or the one that is watched */
     unsigned connections;
     unsigned size;  /* bytes a message */
     unsigned depth; /* messages in flight a connection */
@@ -54,6 +56,7 @@ struct record {
     uint32_t *bins;     /* messages in each millisecond of the window */
     unsigned bin_count;
     unsigned bin;
+    unsigned counted_bin; /* how far record_count has come */
     uint32_t hist[HIST_COUNT];
 };
 
@@ -78,6 +81,8 @@ void record_init(struct record *, const struct load_options *);
 /* Reads the clock and passes from phase to phase. `idle`: nothing happened since the last call. */
 void record_tick(struct record *, const struct load_options *, bool idle);
 void record_message(struct record *, int64_t latency_ns);
+/* `messages` that came since the last call; when within that time is not known. */
+void record_count(struct record *, uint64_t messages);
 void record_print(const struct record *, const struct load_options *);
 
 void load_ring_init(struct load_ring *, const struct load_options *, unsigned buf_size,
@@ -97,5 +102,6 @@ int load_connect(const struct load_options *, uint32_t source);
 void load_echo(const struct load_options *, struct record *);
 void load_churn(const struct load_options *, struct record *);
 void load_idle(const struct load_options *);
+void load_watch(const struct load_options *, struct record *);
 
 #endif

@@ -105,7 +105,7 @@ static int64_t waited_ns(pid_t pid) {
 
 /* Adds `sign` times what the clocks show: first -1, at the end 1. */
 static void cpu_sample(struct record *r, const struct load_options *o, int sign) {
-    r->waited_ns += sign * (waited_ns(o->server) + waited_ns(getpid()));
+    r->waited_ns += sign * (waited_ns(o->server) + waited_ns(o->client));
     r->server_ns += sign * cpu_ns(r->server_clock);
     if (r->softirq)
         r->softirq_ns += sign * cpu_ns(r->softirq_clock);
@@ -207,6 +207,25 @@ void record_message(struct record *r, int64_t latency_ns) {
     r->messages++;
     r->bins[r->bin]++;
     r->hist[hist_index(latency_ns)]++;
+}
+
+/* The milliseconds since the last call get an even share each. */
+static void bins_fill(struct record *r, uint64_t messages) {
+    unsigned first = r->counted_bin, count = r->bin - first + 1;
+    for (unsigned i = 0; i < count; i++)
+        r->bins[first + i] += (uint32_t)(messages * (i + 1) / count - messages * i / count);
+    r->counted_bin = r->bin;
+}
+
+void record_count(struct record *r, uint64_t messages) {
+    if (messages)
+        r->last_message = r->now;
+    if (r->phase == LOAD_WARM)
+        r->warm_messages += messages;
+    if (r->phase != LOAD_WINDOW)
+        return;
+    r->messages += messages;
+    bins_fill(r, messages);
 }
 
 /* The server's ksoftirqd is not something else. */
