@@ -77,7 +77,7 @@ int kr__path_id(const struct kr_addr *addr, struct kr__path_id *ret) {
 
 void kr__path_remove(const struct kr_addr *addr, const struct kr__path_id *id) {
     struct path path;
-    struct kr__path_id now;
+    struct kr__path_id now = {0};
     if (!path_of(addr, &path) || kr__path_id(addr, &now) < 0)
         return;
     if (!id || (now.device == id->device && now.inode == id->inode))
