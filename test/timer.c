@@ -632,7 +632,8 @@ TEST_EACH(idle_is_deferred_by_sent_bytes) {
     CHECK_OK(kr_timer_start(r, NULL, IDLE / 4, IDLE / 4, idle_send, &seen));
     TEST_UNTIL(r, seen.closed && seen.beats == 8);
     size_t got;
-    CHECK_EQ(test_recv_end(r, fd, &got), 0);
+    int end = test_recv_end(r, fd, &got);
+    CHECK(end == 0 || end == ECONNRESET); /* the one if a byte was just queued */
     CHECK_LE(got, seen.sends);
     check_timed_out(&seen, got ? seen.queued[got - 1] : seen.opened);
     test_close(fd);
