@@ -167,12 +167,11 @@ static void check_bufs(const struct storm *s) {
 }
 
 /* Whether the kernel holds bytes for a connection which reads, and has given it none. */
-static bool is_waiting(const struct storm *s, unsigned slot, struct wait *wait) {
-    const struct kr__conn *c = &s->r->conns.table[slot];
-    if (c->state != KR__CONN_OPEN || kr__conn_stopped(c) || c->eof)
+static bool is_waiting(const struct storm *s, const struct kr__conn *c, struct wait *wait) {
+    if (!kr__conn_reads(c))
         return false;
     const struct kr__sim_ring *ring = kr__sim_ring_of(&s->r->ring.uring);
-    const struct kr__sim_file *file = kr__sim_slots_file(&ring->slots, slot);
+    const struct kr__sim_file *file = kr__sim_slots_file(&ring->slots, c->owner.slot);
     bool same = file && wait->taken == file->stream.taken && wait->life == c->owner.generation;
     wait->taken = file ? file->stream.taken : 0;
     wait->life = c->owner.generation;
@@ -182,13 +181,14 @@ static bool is_waiting(const struct storm *s, unsigned slot, struct wait *wait) 
 /* Nobody is passed over when buffers, or requests, or completions, are short. */
 static void check_turns(struct storm *s, const struct kr_stats *now) {
     s->feeds += now->bytes_in != s->before.bytes_in;
-    for (unsigned slot = 0; slot < s->r->conns.used; slot++) {
-        struct wait *wait = &s->waits[slot];
-        if (!is_waiting(s, slot, wait))
+    for (const struct kr__conn *c = NULL; (c = kr__conns_next(&s->r->conns, c));) {
+        MUST(c->owner.slot < CONNS_MAX);
+        struct wait *wait = &s->waits[c->owner.slot];
+        if (!is_waiting(s, c, wait))
             wait->since = s->feeds;
         if (s->feeds > wait->since + FEEDS_MAX)
             storm_fail(__FILE__, __LINE__, "slot %u has bytes to read, and others were read %llu times",
-                       slot, (unsigned long long)(s->feeds - wait->since));
+                       c->owner.slot, (unsigned long long)(s->feeds - wait->since));
     }
 }
 
