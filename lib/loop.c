@@ -84,6 +84,7 @@ static void line_up(struct kr_reactor *r, struct kr__conn *c) {
 
 /* It has had the last of the SQ, and what it made may want to be made anew before the rest is. */
 static void let_others(struct kr_reactor *r, struct kr__owner *o) {
+    kr__mark(sq_shared);
     kr__link_off(&o->dirty);
     kr__list_push(&r->dirty, &o->dirty);
 }

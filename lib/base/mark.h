@@ -25,6 +25,7 @@
     X(stale_with_buffer, slot)                                                                     \
     X(turn_cqes_spent, sim)                                                                        \
     X(lost, sim)                                                                                   \
+    X(sq_shared, sim)                                                                              \
     /* core/inbox.c */                                                                             \
     X(sleep_forestalled, sim)                                                                      \
     X(turn_posts_spent, sim)                                                                       \
@@ -32,7 +33,6 @@
     X(post_after_the_end, post)                                                                    \
     X(inbox_full, sim)                                                                             \
     /* core/conn.c */                                                                              \
-    X(parked, sim)                                                                                 \
     X(blocked, sim)                                                                                \
     X(drained_before_the_end, sim)                                                                 \
     X(draining_lost, sim)                                                                          \
@@ -54,6 +54,13 @@
     X(dial_stands_flushing, connect)                                                               \
     X(dial_overdue, connect)                                                                       \
     X(knocked_again, connect)                                                                      \
+    /* core/line.c */                                                                              \
+    X(parked, sim)                                                                                 \
+    X(gave_way, sim)                                                                               \
+    X(tried_in_vain, sim)                                                                          \
+    X(tried_for_nothing, sim)                                                                      \
+    X(still_under_cancel, sim)                                                                     \
+    X(tries_unread, sim)                                                                           \
     /* core/listener.c */                                                                          \
     X(arrival_left, door)                                                                          \
     /* core/listener_room.c */                                                                     \

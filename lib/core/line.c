@@ -34,6 +34,7 @@ void kr__line_join(struct kr_reactor *r, struct kr__conn *c) {
     r->line.parked++;
     kr__count(&r->stats.starved_parks, 1);
     kr__mark(parked);
+    kr__mark_if(gave_way, is_armed(c));
     kr__conn_dirty(r, c);
 }
 
@@ -53,6 +54,7 @@ void kr__line_refused(struct kr_reactor *r, struct kr__conn *c) {
         kr__line_join(r, c);
         return;
     }
+    kr__mark(tried_in_vain);
     c->trying = false;
     r->line.trying--;
     c->parked = true;
@@ -97,6 +99,7 @@ static void dismiss(struct kr_reactor *r) {
     for (unsigned left = r->line.trying; left; left--) {
         struct kr__conn *c = trying_from(link);
         link = c->wait.next;
+        kr__mark_if(tried_for_nothing, is_armed(c));
         if (is_armed(c))
             kr__line_leave(r, c);
     }
@@ -109,6 +112,7 @@ static void let_try(struct kr_reactor *r) {
     for (; link != &line->list.head && line->trying < r->bufs.published; link = link->next) {
         struct kr__conn *c = conn_of(link);
         kr__assert(c->parked && !c->trying && kr__conn_reads(c));
+        kr__mark_if(still_under_cancel, is_armed(c));
         if (is_armed(c))
             continue;
         c->parked = false;
@@ -127,6 +131,7 @@ void kr__line_move(struct kr_reactor *r) {
         line->marked = false;
         dismiss(r);
     }
+    kr__mark_if(tries_unread, line->trying);
     if (line->trying == 0) {
         line->marked = false;
         let_try(r);
