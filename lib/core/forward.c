@@ -32,10 +32,12 @@ static struct kr__conn *other_of(const struct kr__conn *c) {
 }
 
 /* Nothing more is read for this pair; what comes meanwhile is kept. */
-static void forward_over(struct kr_reactor *r, struct kr__forward *f, int error) {
+/* With an error of -ECANCELED it still matters whose: the kernel may give that for a shutdown. */
+static void forward_over(struct kr_reactor *r, struct kr__forward *f, int error, bool broken) {
     if (kr__link_on(&f->over))
         return;
     f->error = error;
+    f->broken = broken;
     kr__list_push(&r->forwards_over, &f->over);
     for (unsigned i = 0; i < 2; i++) {
         struct kr__conn *c = f->ends[i];
@@ -53,7 +55,7 @@ static bool way_settled(const struct kr__forward *f, unsigned i) {
 
 static void forward_check(struct kr_reactor *r, struct kr__forward *f) {
     if (way_settled(f, 0) && way_settled(f, 1))
-        forward_over(r, f, 0);
+        forward_over(r, f, 0, false);
 }
 
 static void way_end(struct kr_reactor *r, struct kr__forward *f, unsigned i) {
@@ -112,7 +114,7 @@ size_t kr__forward_data(struct kr_reactor *r, struct kr__conn *c, const char *da
     int rc = to->half ? -EPIPE : queue_to(r, to, c, data, part);
     if (rc < 0) {
         kr__mark(forward_refused);
-        forward_over(r, f, rc);
+        forward_over(r, f, rc, true);
         return size;
     }
     way->moved += part;
@@ -150,7 +152,7 @@ void kr__forward_sent(struct kr_reactor *r, struct kr__conn *c) {
 
 void kr__forward_cut(struct kr_reactor *r, struct kr__conn *c, int error) {
     kr__mark(forward_cut);
-    forward_over(r, forward_of(c), error ? error : -ECANCELED);
+    forward_over(r, forward_of(c), error ? error : -ECANCELED, error != 0);
 }
 
 static void forward_free(struct kr_reactor *r, struct kr__forward *f) {
@@ -181,7 +183,7 @@ static void settle_one(struct kr_reactor *r, struct kr__forward *f) {
     struct kr__conn *a = f->ends[0], *b = f->ends[1];
     kr_forward_fn *done = f->done;
     void *user = f->user;
-    bool broken = f->error && f->error != -ECANCELED, keep_open = f->keep_open && f->error != -ENOMEM;
+    bool broken = f->broken, keep_open = f->keep_open && f->error != -ENOMEM;
     forward_free(r, f);
     if (done)
         done(r, ends[0], ends[1], user, &what);
@@ -281,6 +283,6 @@ int kr_conn_forward_stop(struct kr_reactor *r, kr_conn conn) {
         return rc;
     if (!c->paired)
         return -EINVAL;
-    forward_over(r, forward_of(c), -ECANCELED);
+    forward_over(r, forward_of(c), -ECANCELED, false);
     return 0;
 }

@@ -19,7 +19,8 @@ struct kr__forward {
     struct kr__conn *ends[2];
     struct kr__way ways[2]; /* [0] from ends[0] to ends[1], [1] back */
     bool keep_open;
-    int error; /* how it ended */
+    bool broken; /* it ended by an error, not because this program said so */
+    int error;   /* how it ended */
     kr_forward_fn *done;
     void *user;
 };

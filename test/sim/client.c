@@ -71,12 +71,9 @@ static const struct client *source_of(const struct client *c) {
     storm_fail(__FILE__, __LINE__, "client %u got the stream of %u, whom nobody knows", c->id, c->from);
 }
 
-/* An end without an error is that of the whole stream, unless somebody cut it; the server does when the
- * kernel has no worker to end one side alone. */
+/* An end without an error is that of the whole stream, unless somebody cut it. */
 static void check_whole(const struct client *c) {
     if (!c->storm->scenario->proxy || c->got < 4 || c->storm->closed_any || c->storm->ending)
-        return;
-    if (kr_sim_fault_hits(c->storm->sim, KR_SIM_NO_WORKER))
         return;
     const struct client *from = source_of(c);
     if (c->failed || from->rude || from->failed || network_cut(c) || network_cut(from) || c->got == from->total)
