@@ -150,6 +150,34 @@ KR_API int kr_sim_remote_at(struct kr_sim *sim, const struct kr_addr *addr, enum
                             int64_t after_ns);
 KR_API int kr_sim_accept_at(struct kr_sim *sim, kr_sim_peer *ret, const struct kr_addr *addr);
 
+/* ---- descriptors ---- */
+
+/* Descriptors are numbers of the world, as the daemon has them in it: what a process's own are mean nothing
+ * here, and the other way round. Those made by these functions belong to whoever made or received them. */
+
+#define KR_SIM_FDS_MAX 253u /* that go with one message, as in Linux */
+
+/* Opens a file of these bytes, of which a copy is made. Returns its descriptor (>= 0), which is ended with
+ * kr_sim_fd_close. -EINVAL. */
+KR_API int kr_sim_file(struct kr_sim *sim, const void *data, size_t size);
+
+/* -EBADF: there is no such descriptor. */
+KR_API int kr_sim_fd_close(struct kr_sim *sim, int fd);
+
+/* Whether both lead to the same open file, as one that was sent and the one that was received do. */
+KR_API bool kr_sim_fd_same(const struct kr_sim *sim, int a, int b);
+
+/* kr_sim_send of `size` bytes (>= 1), with which `count` (1 to KR_SIM_FDS_MAX) descriptors go; they stay the
+ * caller's. If less than all bytes go, the descriptors have gone with the first. -EINVAL also: the peer is no
+ * Unix one; -EBADF: there is no such descriptor. */
+KR_API int64_t kr_sim_send_fds(struct kr_sim *sim, kr_sim_peer peer, const void *data, size_t size,
+                               const int *fds, unsigned count);
+
+/* kr_sim_recv, which ends behind what descriptors were sent with: *count of them are in `fds`, at most `room`,
+ * and are the caller's; those that find no room are closed, as all are by kr_sim_recv. */
+KR_API int64_t kr_sim_recv_fds(struct kr_sim *sim, kr_sim_peer peer, void *data, size_t size, int *fds,
+                               unsigned room, unsigned *count);
+
 /* ---- faults ---- */
 
 /* What a kernel, a network or a host may do to a program that does nothing wrong. */
@@ -185,7 +213,8 @@ enum kr_sim_fault {
     KR_SIM_ZC_NO_MEMORY = 28,        /* its memory may not be locked: -ENOMEM, and the notification */
     KR_SIM_ZC_HELD = 29,             /* its bytes are kept until the peer has read them, or is gone */
     KR_SIM_ZC_LATE = 30,             /* the notification comes up to a second late */
-    KR_SIM_FAULT_COUNT = 31,         /* grows with new versions */
+    KR_SIM_SCM_EMFILE = 31,          /* a descriptor that comes with bytes finds no room: MSG_CTRUNC */
+    KR_SIM_FAULT_COUNT = 32,         /* grows with new versions */
 };
 
 /* Makes a fault happen in `per_1024` (0 to 1024) of the cases where it could. 0 is the start. */

@@ -191,6 +191,7 @@ static bool is_beyond(unsigned fault) {
     case KR_SIM_ZC_NO_MEMORY:
     case KR_SIM_ZC_HELD:
     case KR_SIM_ZC_LATE:
+    case KR_SIM_SCM_EMFILE:
         return true;
     default:
         return false;

@@ -5,6 +5,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define PIECE 65536
@@ -57,6 +59,67 @@ int64_t far_read(struct far *far) {
     while ((got = read_some(far)) > 0)
         all += got;
     return all ? all : got;
+}
+
+#define FDS 8u
+
+static int send_simulated(struct far *far, const char *bytes, size_t size, unsigned count) {
+    int fds[FDS];
+    for (unsigned i = 0; i < count; i++)
+        fds[i] = CHECK_OK(kr_sim_file(far->sim, "x", 1));
+    int64_t sent = kr_sim_send_fds(far->sim, far->peer, bytes, size, fds, count);
+    for (unsigned i = 0; i < count; i++)
+        CHECK_OK(kr_sim_fd_close(far->sim, fds[i]));
+    return (int)sent;
+}
+
+int far_send_fds(struct far *far, size_t size, unsigned count) {
+    static char bytes[PIECE];
+    CHECK_LE(count, FDS);
+    transition(far);
+    if (far->sim)
+        return send_simulated(far, bytes, size, count);
+    char control[CMSG_SPACE(FDS * sizeof(int))] = {0};
+    struct iovec piece = {bytes, size};
+    struct msghdr msg = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = control,
+                         .msg_controllen = CMSG_LEN(count * sizeof(int))};
+    struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+    cmsg->cmsg_len = CMSG_LEN(count * sizeof(int));
+    cmsg->cmsg_level = SOL_SOCKET;
+    cmsg->cmsg_type = SCM_RIGHTS;
+    for (unsigned i = 0; i < count; i++)
+        memcpy(CMSG_DATA(cmsg) + i * sizeof(int), &far->fd, sizeof(int)); /* any will do: itself */
+    ssize_t n = sendmsg(far->fd, &msg, MSG_NOSIGNAL);
+    return n < 0 ? -errno : (int)n;
+}
+
+static int64_t recv_simulated(struct far *far, char *bytes, size_t size, unsigned room, unsigned *count) {
+    int fds[FDS];
+    int64_t got = kr_sim_recv_fds(far->sim, far->peer, bytes, size, fds, room, count);
+    for (unsigned i = 0; i < *count; i++)
+        CHECK_OK(kr_sim_fd_close(far->sim, fds[i]));
+    return got;
+}
+
+int64_t far_recv_fds(struct far *far, size_t size, unsigned room, unsigned *count) {
+    static char bytes[PIECE];
+    CHECK_LE(room, FDS);
+    transition(far);
+    if (far->sim)
+        return recv_simulated(far, bytes, size, room, count);
+    char control[CMSG_SPACE(FDS * sizeof(int))] = {0};
+    struct iovec piece = {bytes, size};
+    struct msghdr msg = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = room ? control : NULL,
+                         .msg_controllen = room ? CMSG_LEN(room * sizeof(int)) : 0};
+    ssize_t n = recvmsg(far->fd, &msg, MSG_CMSG_CLOEXEC);
+    struct cmsghdr *cmsg = n > 0 ? CMSG_FIRSTHDR(&msg) : NULL;
+    *count = cmsg ? (unsigned)((cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int)) : 0;
+    for (unsigned i = 0; i < *count; i++) {
+        int fd;
+        memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof fd, sizeof fd);
+        CHECK_SYS(close(fd));
+    }
+    return n < 0 ? -errno : n;
 }
 
 void far_shutdown(struct far *far) {

@@ -26,6 +26,11 @@ int64_t far_read(struct far *far);
 /* The same for at most 64 KiB of it. */
 int64_t far_read_once(struct far *far);
 
+/* Of Unix far ends: sends, and receives, bytes with so many descriptors. The receive has room for `room` of
+ * them and closes them; *count is how many came. */
+int far_send_fds(struct far *far, size_t size, unsigned count);
+int64_t far_recv_fds(struct far *far, size_t size, unsigned room, unsigned *count);
+
 void far_shutdown(struct far *far);
 void far_end(struct far *far, bool reset);
 

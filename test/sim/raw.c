@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <netinet/tcp.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -37,7 +38,8 @@ static struct raw_answer *answer_of(struct raw *x, const char *name) {
 
 static void append(struct raw_answer *a, const char *text) {
     size_t used = strlen(a->text);
-    snprintf(a->text + used, sizeof a->text - used, "%s%s", used ? ", " : "", text);
+    int size = snprintf(a->text + used, sizeof a->text - used, "%s%s", used ? ", " : "", text);
+    CHECK_LT(used + (size_t)size, sizeof a->text);
 }
 
 static const char *number(const struct raw_answer *a, int64_t value) {
@@ -76,6 +78,10 @@ unsigned raw_count(struct raw *x, const char *name) {
 
 int32_t raw_res(struct raw *x, const char *name) {
     return answer_of(x, name)->res;
+}
+
+uint32_t raw_flags(struct raw *x, const char *name) {
+    return answer_of(x, name)->flags;
 }
 
 /* ---- requests ---- */
@@ -288,6 +294,15 @@ const struct sockaddr_in *raw_no_way(struct raw *x) {
     return &a;
 }
 
+int raw_file(struct raw *x) {
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyz";
+    if (x->sim)
+        return CHECK_OK(kr_sim_file(x->sim, letters, 26));
+    int fd = CHECK_SYS(memfd_create("letters", MFD_CLOEXEC));
+    CHECK_EQ(write(fd, letters, 26), 26);
+    return fd;
+}
+
 static void pair_simulated(struct raw *x, int slot, struct far *far) {
     struct kr_addr addrs[2] = {{.size = 2, .u.sa.sa_family = AF_UNIX}, {.size = 2, .u.sa.sa_family = AF_UNIX}};
     struct kr__sim_file *ends[2];
@@ -407,7 +422,7 @@ static void close_all(struct raw *x) {
 }
 
 struct texts {
-    char all[TEXTS_MAX][160];
+    char all[TEXTS_MAX][256];
     unsigned count;
 };
 
@@ -424,7 +439,7 @@ static void texts_add(struct texts *set, const struct raw *x) {
         const struct raw_answer *a = &x->answers[i];
         if (a->hidden)
             continue;
-        char text[160];
+        char text[256];
         snprintf(text, sizeof text, "%s: %s", a->name, a->text[0] ? a->text : "nothing");
         if (texts_have(set, text))
             continue;

@@ -28,7 +28,7 @@
 
 struct raw_answer {
     char name[24];
-    char text[120];
+    char text[224];
     unsigned count;
     int32_t res;    /* the last one's */
     uint32_t flags;
@@ -99,6 +99,9 @@ unsigned raw_count(struct raw *x, const char *name);
 /* The last result of `name`. */
 int32_t raw_res(struct raw *x, const char *name);
 
+/* The flags of the last completion of `name`. */
+uint32_t raw_flags(struct raw *x, const char *name);
+
 /* ---- files ---- */
 
 /* An unconnected stream socket of the family in the slot. */
@@ -124,6 +127,9 @@ void raw_pair(struct raw *x, int slot, struct far *far);
 
 /* A far Unix server with room for `backlog` and one that wait; where it is. */
 const struct kr_addr *raw_unix_server(struct raw *x, int backlog);
+
+/* A descriptor that the program has, of a file of 26 letters; ended with x->door->close. */
+int raw_file(struct raw *x);
 
 /* Sends on a connected slot until no more is taken, for now: a script that does is a loose one. */
 void raw_fill(struct raw *x, int slot);

@@ -13,6 +13,7 @@ struct kr__sim_file *kr__sim_file_new(struct kr_sim *sim, enum kr__sim_kind kind
     kr__list_init(&file->waiters);
     kr__list_init(&file->listener.queue);
     kr__list_init(&file->stream.held);
+    kr__list_init(&file->stream.gifts);
     file->stream.fate = -1;
     sim->files++;
     return file;
@@ -42,8 +43,26 @@ void kr__sim_file_unref(struct kr__sim_file *file) {
         listener_end(file);
     else if (file->kind == KR__SIM_STREAM)
         kr__sim_stream_close(file);
+    free(file->regular.bytes);
     file->sim->files--;
     free(file);
+}
+
+struct kr__sim_gift *kr__sim_gift_new(unsigned count) {
+    struct kr__sim_gift *gift = kr__sim_alloc(sizeof *gift + count * sizeof *gift->files);
+    gift->count = count;
+    return gift;
+}
+
+void kr__sim_gift_free(struct kr__sim_gift *gift) {
+    if (!gift)
+        return;
+    kr__link_off(&gift->link);
+    for (unsigned i = 0; i < gift->count; i++) {
+        if (gift->files[i])
+            kr__sim_file_unref(gift->files[i]);
+    }
+    free(gift);
 }
 
 int kr__sim_fd_new(struct kr_sim *sim, struct kr__sim_file *file) {

@@ -9,6 +9,15 @@ enum kr__sim_kind {
     KR__SIM_WAKER,
     KR__SIM_LISTENER,
     KR__SIM_STREAM,
+    KR__SIM_REGULAR,
+};
+
+/* Files that come with bytes of a Unix stream. */
+struct kr__sim_gift {
+    struct kr__link link; /* on the stream's list */
+    uint64_t at, end;     /* with which bytes, counted from the stream's start */
+    unsigned count;
+    struct kr__sim_file *files[]; /* one reference each */
 };
 
 /* How far a stream is. TCP goes on by itself, while the program learns of it by its own calls. */
@@ -36,6 +45,7 @@ struct kr__sim_stream {
     bool dead;      /* reset, refused or given up: nothing moves, but what had come can be read */
     int error;      /* told once, to whoever asks first */
     struct kr__list held; /* notifications of zero-copy sends, by `waiting`, until this end has read them */
+    struct kr__list gifts; /* that have come and were not taken */
     struct kr_addr here, there;
 };
 
@@ -48,6 +58,11 @@ struct kr__sim_listener {
     struct kr__list queue; /* streams by `in_backlog`, one reference each */
 };
 
+struct kr__sim_regular {
+    char *bytes;
+    size_t size;
+};
+
 struct kr__sim_file {
     enum kr__sim_kind kind;
     unsigned refs;
@@ -57,6 +72,7 @@ struct kr__sim_file {
     uint64_t counter; /* of a waker */
     struct kr__sim_listener listener;
     struct kr__sim_stream stream;
+    struct kr__sim_regular regular;
 };
 
 /* With one reference, the caller's. */
@@ -65,6 +81,12 @@ struct kr__sim_file *kr__sim_file_ref(struct kr__sim_file *file);
 
 /* The last one ends it, as the last close does: a listener resets its backlog, a stream sends FIN or RST. */
 void kr__sim_file_unref(struct kr__sim_file *file);
+
+/* `count` files, which are yet to be filled in. */
+struct kr__sim_gift *kr__sim_gift_new(unsigned count);
+
+/* Lets go of its files (NULL ok). */
+void kr__sim_gift_free(struct kr__sim_gift *gift);
 
 /* The lowest free descriptor is given the caller's reference, as open does (POSIX). */
 int kr__sim_fd_new(struct kr_sim *sim, struct kr__sim_file *file);

@@ -4,7 +4,10 @@
  * bytes unread the other is told -ECONNRESET once, behind what has come (unix_release_sock); a shutdown
  * shuts this end one way and the other end the other way (unix_shutdown), and may be done at any time. What
  * was sent before stays to be read. A send to an end that takes no more is -EPIPE. Who is not connected is
- * told -ENOTCONN by a send and -EINVAL by a receive. */
+ * told -ENOTCONN by a send and -EINVAL by a receive.
+ *
+ * Files go with the first byte of what they were sent with; who receives that byte has them, and receives
+ * nothing of what was sent after (unix_stream_read_generic). A receive without room for them closes them. */
 #include "kernel/sim/request.h"
 #include "kernel/sim/stream.h"
 
@@ -22,20 +25,33 @@ bool kr__sim_local_writable(const struct kr__sim_stream *s) {
     return kr__sim_stream_room(s);
 }
 
-/* unix_stream_read_generic. */
-int64_t kr__sim_local_recv(struct kr__sim_file *file, char *data, size_t size) {
+static int64_t take(struct kr__sim_file *file, char *data, size_t size, struct kr__sim_gift **ret) {
+    struct kr__sim_stream *s = &file->stream;
+    struct kr__sim_gift *gift = kr__container_of(s->gifts.head.next, struct kr__sim_gift, link);
+    if (kr__list_empty(&s->gifts))
+        return (int64_t)kr__sim_stream_take(file, data, size);
+    size_t got = kr__sim_stream_take(file, data, kr__min_size(size, gift->end - s->taken));
+    if (s->taken > gift->at) {
+        kr__link_off(&gift->link);
+        *ret = gift;
+    }
+    return (int64_t)got;
+}
+
+int64_t kr__sim_local_recv(struct kr__sim_file *file, char *data, size_t size, struct kr__sim_gift **gift) {
     struct kr__sim_stream *s = &file->stream;
     if (s->phase == KR__SIM_FRESH)
         return -EINVAL;
     if (s->size)
-        return (int64_t)kr__sim_stream_take(file, data, size);
+        return take(file, data, size, gift);
     if (s->error)
         return -kr__sim_stream_error(s);
     return s->shut_in ? 0 : -EAGAIN;
 }
 
 /* unix_stream_sendmsg. */
-int64_t kr__sim_local_send(struct kr__sim_file *file, const char *data, size_t size) {
+int64_t kr__sim_local_send(struct kr__sim_file *file, const char *data, size_t size,
+                           struct kr__sim_gift *gift) {
     struct kr__sim_stream *s = &file->stream;
     if (s->phase == KR__SIM_FRESH)
         return -ENOTCONN;
@@ -50,6 +66,12 @@ int64_t kr__sim_local_send(struct kr__sim_file *file, const char *data, size_t s
     size = kr__min_size(size, kr__sim_stream_room(s));
     if (!size)
         return -EAGAIN;
+    struct kr__sim_stream *far = &s->other->stream;
+    if (gift) {
+        gift->at = far->taken + far->size;
+        gift->end = gift->at + size;
+        kr__list_push(&far->gifts, &gift->link);
+    }
     kr__sim_stream_give(s->other, data, size);
     return (int64_t)size;
 }

@@ -3,6 +3,7 @@
  * Happy path: bytes and their list are copied at submit (IORING_FEAT_SUBMIT_STABLE), and go out from the
  * copy. Failure: the program has changed the original before it was told that it may, which on a real
  * kernel may send anything: that ends the process. */
+#include "kernel/sim/control.h"
 #include "kernel/sim/ring.h"
 #include "kernel/sim/stream.h"
 
@@ -26,11 +27,19 @@ int kr__sim_payload_take(struct kr__sim_request *req) {
         pieces_take(req, &(struct iovec){memory, req->sqe.len}, 1);
         return 0;
     }
-    const struct msghdr *msg = memory;
-    if (msg->msg_iovlen > 1024) /* UIO_MAXIOV */
+    req->msg = *(const struct msghdr *)memory;
+    if (req->msg.msg_iovlen > 1024) /* UIO_MAXIOV */
         return -EMSGSIZE;
-    pieces_take(req, msg->msg_iov, msg->msg_iovlen);
+    pieces_take(req, req->msg.msg_iov, req->msg.msg_iovlen);
+    req->control = kr__sim_alloc(req->msg.msg_controllen);
+    if (req->msg.msg_controllen)
+        memcpy(req->control, req->msg.msg_control, req->msg.msg_controllen);
     return 0;
+}
+
+static void changed(const struct kr__sim_request *req) {
+    kr__sim_broken("bytes were changed while they were being sent: request %#llx",
+                   (unsigned long long)req->sqe.user_data);
 }
 
 void kr__sim_payload_check(const struct kr__sim_request *req) {
@@ -38,10 +47,29 @@ void kr__sim_payload_check(const struct kr__sim_request *req) {
     for (int i = 0; i < req->piece_count; i++) {
         size_t size = req->pieces[i].iov_len;
         if (memcmp(req->payload + at, req->pieces[i].iov_base, size))
-            kr__sim_broken("bytes were changed while they were being sent: request %#llx",
-                           (unsigned long long)req->sqe.user_data);
+            changed(req);
         at += size;
     }
+    if (req->control && req->msg.msg_controllen &&
+        memcmp(req->control, req->msg.msg_control, req->msg.msg_controllen))
+        changed(req);
+}
+
+/* With the files that go with the first byte. The kernel looks control data up at each try (sr->msg_control,
+ * io_uring/net.c), so descriptors must stay open until the completion. */
+static int64_t send_part(struct kr__sim_request *req, size_t part) {
+    const char *data = req->payload + req->done;
+    if (!req->msg.msg_controllen || req->done)
+        return kr__sim_stream_send(req->file, data, part);
+    struct kr__sim_gift *gift = NULL;
+    int64_t rc = 0;
+    if (req->file->stream.local)
+        rc = kr__sim_control_read(req->ring->sim, req->msg.msg_control, req->msg.msg_controllen, &gift);
+    if (rc == 0)
+        rc = kr__sim_stream_send_files(req->file, data, part, gift);
+    if (rc <= 0)
+        kr__sim_gift_free(gift);
+    return rc;
 }
 
 int64_t kr__sim_payload_send(struct kr__sim_request *req) {
@@ -50,7 +78,7 @@ int64_t kr__sim_payload_send(struct kr__sim_request *req) {
     size_t part = req->size - req->done;
     if (part && kr__sim_chance(sim, KR_SIM_SHORT_SEND))
         part = kr__sim_some(sim, part);
-    int64_t sent = kr__sim_stream_send(req->file, req->payload + req->done, part);
+    int64_t sent = send_part(req, part);
     if (sent > 0)
         req->done += (size_t)sent;
     return sent;

@@ -9,7 +9,7 @@
 
 #define KIND_PEER 0x50u
 
-static struct kr__sim_peer *peer_find(const struct kr_sim *sim, kr_sim_peer peer) {
+struct kr__sim_peer *kr__sim_peer_find(const struct kr_sim *sim, kr_sim_peer peer) {
     if (!sim || peer.bits >> 56 != KIND_PEER)
         return NULL;
     return kr__slab_find(&sim->peers, (uint32_t)(peer.bits >> 32) & 0xffffffu, (uint32_t)peer.bits);
@@ -86,7 +86,7 @@ int kr_sim_connect(struct kr_sim *sim, kr_sim_peer *ret, uint16_t port) {
 }
 
 int kr_sim_window(struct kr_sim *sim, kr_sim_peer peer, size_t recv_size, size_t send_size) {
-    struct kr__sim_peer *p = peer_find(sim, peer);
+    struct kr__sim_peer *p = kr__sim_peer_find(sim, peer);
     if (!p)
         return -ESTALE;
     if (!recv_size || !send_size)
@@ -100,7 +100,7 @@ int kr_sim_window(struct kr_sim *sim, kr_sim_peer peer, size_t recv_size, size_t
 }
 
 int64_t kr_sim_send(struct kr_sim *sim, kr_sim_peer peer, const void *data, size_t size) {
-    struct kr__sim_peer *p = peer_find(sim, peer);
+    struct kr__sim_peer *p = kr__sim_peer_find(sim, peer);
     if (!p)
         return -ESTALE;
     if (!data && size)
@@ -111,7 +111,7 @@ int64_t kr_sim_send(struct kr_sim *sim, kr_sim_peer peer, const void *data, size
 }
 
 int64_t kr_sim_recv(struct kr_sim *sim, kr_sim_peer peer, void *data, size_t size) {
-    struct kr__sim_peer *p = peer_find(sim, peer);
+    struct kr__sim_peer *p = kr__sim_peer_find(sim, peer);
     if (!p)
         return -ESTALE;
     if (!data || !size)
@@ -122,12 +122,12 @@ int64_t kr_sim_recv(struct kr_sim *sim, kr_sim_peer peer, void *data, size_t siz
 }
 
 size_t kr_sim_readable(const struct kr_sim *sim, kr_sim_peer peer) {
-    const struct kr__sim_peer *p = peer_find(sim, peer);
+    const struct kr__sim_peer *p = kr__sim_peer_find(sim, peer);
     return p ? p->file->stream.size : 0;
 }
 
 int kr_sim_shutdown(struct kr_sim *sim, kr_sim_peer peer) {
-    struct kr__sim_peer *p = peer_find(sim, peer);
+    struct kr__sim_peer *p = kr__sim_peer_find(sim, peer);
     if (!p)
         return -ESTALE;
     kr__sim_note(sim, "peer-shutdown", peer.bits, 0, 0);
@@ -136,7 +136,7 @@ int kr_sim_shutdown(struct kr_sim *sim, kr_sim_peer peer) {
 }
 
 static int peer_end(struct kr_sim *sim, kr_sim_peer peer, bool reset) {
-    struct kr__sim_peer *p = peer_find(sim, peer);
+    struct kr__sim_peer *p = kr__sim_peer_find(sim, peer);
     if (!p)
         return -ESTALE;
     kr__sim_note(sim, reset ? "peer-reset" : "peer-close", peer.bits, 0, 0);

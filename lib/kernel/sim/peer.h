@@ -9,6 +9,9 @@ struct kr__sim_peer {
     struct kr__sim_file *file;
 };
 
+/* NULL: it is gone. */
+struct kr__sim_peer *kr__sim_peer_find(const struct kr_sim *sim, kr_sim_peer peer);
+
 /* A client that is this end of a stream. Consumes the caller's reference. */
 kr_sim_peer kr__sim_peer_new(struct kr_sim *sim, struct kr__sim_file *file);
 

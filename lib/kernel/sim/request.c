@@ -17,6 +17,7 @@ static const struct kr__sim_verb *const verbs[IORING_OP_LAST] = {
     [IORING_OP_NOP] = &kr__sim_nop,
     [IORING_OP_POLL_ADD] = &kr__sim_poll,
     [IORING_OP_RECV] = &kr__sim_recv,
+    [IORING_OP_RECVMSG] = &kr__sim_recvmsg,
     [IORING_OP_SEND] = &kr__sim_send,
     [IORING_OP_SENDMSG] = &kr__sim_send,
     [IORING_OP_SENDMSG_ZC] = &kr__sim_send_zc,
@@ -35,6 +36,8 @@ bool kr__sim_is_ready(const struct kr__sim_file *file, unsigned what) {
         return file->counter;
     case KR__SIM_LISTENER:
         return file->listener.queued;
+    case KR__SIM_REGULAR:
+        return true;
     case KR__SIM_STREAM:
         return (what & KR__SIM_IN && kr__sim_stream_readable(file)) ||
                (what & KR__SIM_OUT && kr__sim_stream_writable(file));
@@ -47,6 +50,7 @@ static bool is_multishot(const struct io_uring_sqe *sqe) {
     case IORING_OP_ACCEPT:
         return sqe->ioprio & IORING_ACCEPT_MULTISHOT;
     case IORING_OP_RECV:
+    case IORING_OP_RECVMSG:
         return sqe->ioprio & IORING_RECV_MULTISHOT;
     case IORING_OP_POLL_ADD:
         return sqe->len & IORING_POLL_ADD_MULTI;
@@ -165,5 +169,6 @@ void kr__sim_request_free(struct kr__sim_request *req) {
         kr__sim_file_unref(req->file);
     free(req->pieces);
     free(req->payload);
+    free(req->control);
     free(req);
 }

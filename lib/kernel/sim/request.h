@@ -31,6 +31,8 @@ struct kr__sim_request {
     int piece_count;
     char *payload;        /* what it was at submit; the program's memory must still be so */
     size_t size, done;
+    struct msghdr msg;    /* of SENDMSG and RECVMSG, likewise; what its control points to is the program's */
+    char *control;        /* and what was there at submit */
 
     struct kr__sim_request *notif; /* of a zero-copy send: tells when the bytes are free, when it has ended */
     bool report, copied;           /* of that: it tells also whether they were copied, and whether that is so */
@@ -55,7 +57,7 @@ struct kr__sim_verb {
     void (*fail)(struct kr__sim_request *req, int res);
 };
 
-extern const struct kr__sim_verb kr__sim_nop, kr__sim_poll, kr__sim_accept, kr__sim_recv, kr__sim_send,
+extern const struct kr__sim_verb kr__sim_nop, kr__sim_poll, kr__sim_accept, kr__sim_recv, kr__sim_recvmsg, kr__sim_send,
     kr__sim_send_zc, kr__sim_notif, kr__sim_connect, kr__sim_shutdown, kr__sim_close, kr__sim_update, kr__sim_cancel;
 
 /* Finds its file, and checks that. */

@@ -94,10 +94,12 @@ size_t kr__sim_stream_take(struct kr__sim_file *file, char *data, size_t size) {
     return size;
 }
 
-int64_t kr__sim_stream_recv(struct kr__sim_file *file, char *data, size_t size) {
+int64_t kr__sim_stream_recv_files(struct kr__sim_file *file, char *data, size_t size,
+                                  struct kr__sim_gift **gift) {
     struct kr__sim_stream *s = &file->stream;
+    *gift = NULL;
     if (s->local)
-        return kr__sim_local_recv(file, data, size);
+        return kr__sim_local_recv(file, data, size, gift);
     if (s->size)
         return (int64_t)kr__sim_stream_take(file, data, size);
     if (s->fin_in)
@@ -107,6 +109,13 @@ int64_t kr__sim_stream_recv(struct kr__sim_file *file, char *data, size_t size) 
     if (s->dead || s->shut_in)
         return 0;
     return s->phase == KR__SIM_FRESH ? -ENOTCONN : -EAGAIN;
+}
+
+int64_t kr__sim_stream_recv(struct kr__sim_file *file, char *data, size_t size) {
+    struct kr__sim_gift *gift;
+    int64_t got = kr__sim_stream_recv_files(file, data, size, &gift);
+    kr__sim_gift_free(gift);
+    return got;
 }
 
 void kr__sim_stream_give(struct kr__sim_file *far, const char *data, size_t size) {
@@ -139,10 +148,20 @@ void kr__sim_stream_die(struct kr__sim_file *file, int error) {
     kr__sim_wake(file, KR__SIM_IN | KR__SIM_OUT);
 }
 
+int64_t kr__sim_stream_send_files(struct kr__sim_file *file, const char *data, size_t size,
+                                  struct kr__sim_gift *gift) {
+    if (file->stream.local)
+        return kr__sim_local_send(file, data, size, gift);
+    int64_t sent = kr__sim_stream_send(file, data, size); /* TCP takes them for granted (__sock_cmsg_send) */
+    if (sent > 0)
+        kr__sim_gift_free(gift);
+    return sent;
+}
+
 int64_t kr__sim_stream_send(struct kr__sim_file *file, const char *data, size_t size) {
     struct kr__sim_stream *s = &file->stream;
     if (s->local)
-        return kr__sim_local_send(file, data, size);
+        return kr__sim_local_send(file, data, size, NULL);
     if (s->error)
         return -kr__sim_stream_error(s);
     if (s->dead || s->fin_out || s->phase == KR__SIM_FRESH)
@@ -224,6 +243,7 @@ void kr__sim_stream_disconnect(struct kr__sim_file *file) {
         .error = was_open ? ECONNRESET : 0,
     };
     kr__list_init(&s->held);
+    kr__list_init(&s->gifts);
     kr__sim_wake(file, KR__SIM_IN | KR__SIM_OUT);
 }
 
@@ -260,4 +280,6 @@ void kr__sim_stream_close(struct kr__sim_file *file) {
     }
     held_release(s, UINT64_MAX);
     free(s->bytes);
+    while (!kr__list_empty(&s->gifts))
+        kr__sim_gift_free(kr__container_of(s->gifts.head.next, struct kr__sim_gift, link));
 }

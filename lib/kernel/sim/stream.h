@@ -25,6 +25,13 @@ int kr__sim_stream_error(struct kr__sim_stream *s);
 int64_t kr__sim_stream_recv(struct kr__sim_file *file, char *data, size_t size);
 int64_t kr__sim_stream_send(struct kr__sim_file *file, const char *data, size_t size);
 
+/* The same with files (NULL: none), on a Unix stream: *gift is the caller's if something was received, and the
+ * stream's once something was sent. */
+int64_t kr__sim_stream_recv_files(struct kr__sim_file *file, char *data, size_t size,
+                                  struct kr__sim_gift **gift);
+int64_t kr__sim_stream_send_files(struct kr__sim_file *file, const char *data, size_t size,
+                                  struct kr__sim_gift *gift);
+
 /* shutdown(2): SHUT_RD, SHUT_WR, SHUT_RDWR. -EINVAL; -ENOTCONN: it has not begun, or is over both ways. */
 int kr__sim_stream_shutdown(struct kr__sim_file *file, int how);
 
@@ -51,8 +58,9 @@ size_t kr__sim_stream_room(const struct kr__sim_stream *s);
 /* The same for a Unix socket (local.c). */
 bool kr__sim_local_readable(const struct kr__sim_stream *s);
 bool kr__sim_local_writable(const struct kr__sim_stream *s);
-int64_t kr__sim_local_recv(struct kr__sim_file *file, char *data, size_t size);
-int64_t kr__sim_local_send(struct kr__sim_file *file, const char *data, size_t size);
+int64_t kr__sim_local_recv(struct kr__sim_file *file, char *data, size_t size, struct kr__sim_gift **gift);
+int64_t kr__sim_local_send(struct kr__sim_file *file, const char *data, size_t size,
+                           struct kr__sim_gift *gift);
 int kr__sim_local_shutdown(struct kr__sim_file *file, int how);
 void kr__sim_local_close(struct kr__sim_file *file);
 

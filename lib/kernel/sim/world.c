@@ -57,6 +57,7 @@ static const char *const fault_names[KR_SIM_FAULT_COUNT] = {
     [KR_SIM_ZC_NO_MEMORY] = "zc-no-memory",
     [KR_SIM_ZC_HELD] = "zc-held",
     [KR_SIM_ZC_LATE] = "zc-late",
+    [KR_SIM_SCM_EMFILE] = "scm-emfile",
 };
 
 void kr__sim_broken(const char *format, ...) {
