@@ -90,7 +90,6 @@ _Static_assert(sizeof(struct kr__conn) + 2 * sizeof(struct kr__heap_item) <= 256
 /* What few connections have. */
 struct kr__conn_more {
     struct kr_addr *addrs; /* peer and local, a block; NULL when they were not asked for */
-    struct kr_addr *successor_addrs;
     struct kr__forward *forward; /* the pair, while it is an end of one; a block */
 
     /* While it is calling. */

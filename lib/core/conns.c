@@ -47,7 +47,6 @@ static void more_put(struct kr_reactor *r, struct kr__conn *c) {
     if (c->more->fd >= 0)
         r->kernel->close(r->kernel, c->more->fd);
     addrs_put(r, c->more->addrs);
-    addrs_put(r, c->more->successor_addrs);
     kr__block_put(&r->blocks, c->more, kr__block_room(sizeof *c->more));
     c->more = NULL;
 }
@@ -214,12 +213,11 @@ void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l
         return;
     }
     /* The kernel ran our CLOSE, gave the slot away, and told of that first: completions of a multishot
-     * accept overtake those of the batch (io_uring/io_uring.c). */
+     * accept overtake those of the batch (io_uring/io_uring.c). Nothing else does, so there are no addresses:
+     * a multishot accept asks for none. (Or the completion of CLOSE is lost, and nobody will succeed.) */
     kr__assert(c->state == KR__CONN_CLOSING && !c->successor);
     kr__mark(successor);
     c->successor = kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation);
-    if (addrs && kr__conn_more(r, c)) /* refused memory: the addresses stay unknown */
-        c->more->successor_addrs = addrs_copy(r, addrs);
 }
 
 static int conn_furnish(struct kr_reactor *r, struct kr__conn *c, const struct kr__conn_plan *plan, int fd) {
@@ -246,18 +244,9 @@ int kr__conn_make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd
     return 0;
 }
 
-static struct kr_addr *successor_addrs_take(struct kr__conn *c) {
-    if (!c->more)
-        return NULL;
-    struct kr_addr *addrs = c->more->successor_addrs;
-    c->more->successor_addrs = NULL;
-    return addrs;
-}
-
 /* The slot's next connection, whose accept was told early. */
-static void conn_succeed(struct kr_reactor *r, struct kr__conn *c, struct kr_addr *addrs) {
-    conn_open(r, c, c->owner.slot, kr__listener_find(r, c->successor), addrs);
-    addrs_put(r, addrs);
+static void conn_succeed(struct kr_reactor *r, struct kr__conn *c) {
+    conn_open(r, c, c->owner.slot, kr__listener_find(r, c->successor), NULL);
 }
 
 static void conn_tell_close(struct kr_reactor *r, struct kr__conn *c, int error, enum kr_why why) {
@@ -277,10 +266,9 @@ void kr__conn_gone(struct kr_reactor *r, struct kr__conn *c) {
     conn_unborrow(r, c);
     if (c->announced)
         conn_tell_close(r, c, c->error, (enum kr_why)c->why);
-    struct kr_addr *successor_addrs = successor_addrs_take(c);
     conn_free(r, c);
     if (c->successor)
-        conn_succeed(r, c, successor_addrs);
+        conn_succeed(r, c);
 }
 
 void kr__conn_abandon(struct kr_reactor *r, struct kr__conn *c) {
