@@ -7,6 +7,7 @@
 #include <kreactor/addr.h>
 #include <kreactor/conn.h>
 #include <kreactor/connect.h>
+#include <kreactor/drain.h>
 #include <kreactor/dump.h>
 #include <kreactor/forward.h>
 #include <kreactor/lease.h>

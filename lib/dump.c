@@ -145,8 +145,9 @@ int kr_dump(const struct kr_reactor *r, int fd) {
     if (rc < 0)
         return rc;
     struct dump d = {.kernel = r->kernel, .fd = fd};
-    put(&d, "kreactor %d.%d.%d turns %llu%s%s\n", KR_VERSION_MAJOR, KR_VERSION_MINOR, KR_VERSION_PATCH,
-        (unsigned long long)r->stats.turns, r->in_turn ? " in-turn" : "", r->freeing ? " freeing" : "");
+    put(&d, "kreactor %d.%d.%d turns %llu%s%s%s\n", KR_VERSION_MAJOR, KR_VERSION_MINOR, KR_VERSION_PATCH,
+        (unsigned long long)r->stats.turns, r->in_turn ? " in-turn" : "", r->freeing ? " freeing" : "",
+        r->drain.under_way ? " draining" : "");
     put_ring(&d, r);
     put_rooms(&d, r);
     put(&d, "self");

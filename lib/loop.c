@@ -8,6 +8,7 @@
  *     release  what was lent to sends and is its owners' again
  *     expire   timers and deadlines that were due when the phase began
  *     inbox    posted calls
+ *     drain    connections that are told of it, and its end, while one is under way
  *
  * Only this file touches an owner's counter: it rises where an SQE is tagged and falls at a completion
  * without F_MORE. One rule for one-shot, multishot and zero-copy alike.
@@ -177,6 +178,8 @@ static int64_t may_wait(struct kr_reactor *r, int64_t max_wait_ns) {
         return 0;
     if (r->line.parked && kr__bufs_some(&r->bufs))
         return 0; /* the next of the line have their turn */
+    if (kr__unlikely(kr__drain_has_work(&r->drain)))
+        return 0;
     if (max_wait_ns == 0)
         return 0;
     int64_t wait_ns = wait_time(r, max_wait_ns);
@@ -310,6 +313,9 @@ static void expire_one(struct kr_reactor *r, struct kr__deadline *d) {
     case KR__KIND_LISTENER:
         kr__listener_due(r, d);
         break;
+    case KR__KIND_SELF:
+        kr__drain_due(r);
+        break;
     default:
         kr__timer_fire(r, d);
     }
@@ -344,6 +350,8 @@ static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
     if (!r->freeing)
         done += expire(r);
     done += kr__inbox_run(r, r->config.turn_posts);
+    if (kr__unlikely(r->drain.under_way) && !r->freeing)
+        done += kr__drain_step(r);
     return (int)done;
 }
 

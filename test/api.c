@@ -399,6 +399,7 @@ TEST(no_reactor_is_refused) {
     CHECK_ERR(kr_conn_pause(NULL, conn), EINVAL);
     CHECK_ERR(kr_conn_resume(NULL, conn), EINVAL);
     CHECK_ERR(kr_conn_shutdown(NULL, conn), EINVAL);
+    CHECK_ERR(kr_drain(NULL, 0, NULL, NULL), EINVAL);
     CHECK_ERR(kr_conn_close(NULL, conn, KR_CLOSE_NOW), EINVAL);
     CHECK_ERR(kr_conn_peer(NULL, conn, &addr), EINVAL);
     CHECK_ERR(kr_conn_local(NULL, conn, &addr), EINVAL);

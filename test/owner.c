@@ -159,7 +159,8 @@ static int run_stopped(struct kr_reactor *r) {
     X(kr_timer_stop, kr_timer_stop(t->r, t->timer))                                                \
     X(kr_listener_close, kr_listener_close(t->r, t->listener))                                     \
     X(kr_conn_shutdown, kr_conn_shutdown(t->r, t->conn))                                           \
-    X(kr_conn_close, kr_conn_close(t->r, t->conn, KR_CLOSE_NOW))
+    X(kr_conn_close, kr_conn_close(t->r, t->conn, KR_CLOSE_NOW))                                   \
+    X(kr_drain, kr_drain(t->r, HOUR, NULL, NULL))
 
 /* Calls them all. Each must answer `error`, or succeed when that is 0. */
 static void check_calls(const struct things *t, int error) {

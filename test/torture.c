@@ -1089,6 +1089,44 @@ SCENARIO(deadlines_of_their_own, 3) {
     CHECK(test_stats(w->r).timeouts == 5 || !whole(w));
 }
 
+static void shutdown_bye(struct kr_reactor *r, kr_conn conn, void *user) {
+    struct world *w = user;
+    w->eofs++;
+    sent(r, conn, w, kr_conn_send(r, conn, "bye", 3));
+    CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_FLUSH));
+}
+
+static void drained(struct kr_reactor *r, void *user, unsigned cut_off) {
+    (void)r;
+    struct world *w = user;
+    CHECK_EQ(w->opens, w->closes);
+    CHECK(cut_off == 0 || !whole(w));
+    w->drains++;
+}
+
+static const struct kr_conn_ops leaving_ops = {
+    .on_open = world_open, .on_data = data_echo, .on_shutdown = shutdown_bye, .on_close = world_close};
+
+/* Ours: a drain that is refused memory has not begun. */
+SCENARIO(drain, 3) {
+    if (!listens(w, NULL, &leaving_ops))
+        return;
+    int fds[4];
+    for (int i = 0; i < 4; i++) {
+        fds[i] = test_connect(w->port);
+        exchange(w, fds[i], 10, 10);
+    }
+    bool begun = good(w, kr_drain(w->r, 1000 * MS, drained, w));
+    if (!begun)
+        CHECK_OK(kr_listener_close(w->r, w->listener));
+    for (int i = 0; i < 4; i++) {
+        if (begun)
+            test_recv_end(w->r, fds[i], NULL);
+        test_close(fds[i]);
+    }
+    TEST_UNTIL(w->r, begun ? w->drains == 1 : test_stats(w->r).conns == 0);
+}
+
 /* ---- the end of all ---- */
 
 /* Ours: everything is open when the reactor is freed. The next scenario's listener and client come
@@ -1122,7 +1160,7 @@ int main(int argc, char **argv) {
         mmap(NULL, sizeof *points_run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (points_run == MAP_FAILED)
         return 1;
-    int rc = tap_main("torture", 164, argc, argv);
+    int rc = tap_main("torture", 168, argc, argv);
     if (*points_run)
         printf("# %lld points at which memory was refused\n", (long long)*points_run);
     return rc;

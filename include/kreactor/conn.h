@@ -39,7 +39,8 @@ struct kr_conn_ops {
     size_t (*on_data)(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size);
 
     /* The peer ended its side; no on_data follows. Sending is still possible, and the connection stays
-     * until it is closed. Unconsumed bytes are dropped after it. NULL: as if it called kr_conn_close(KR_CLOSE_FLUSH), with KR_WHY_PEER. */
+     * until it is closed. Unconsumed bytes are dropped after it. NULL: as if it called
+     * kr_conn_close(KR_CLOSE_FLUSH), with KR_WHY_PEER. */
     void (*on_eof)(struct kr_reactor *r, kr_conn conn, void *user);
 
     /* After more than send_high bytes were queued, send_low or fewer are. Once for each such rise. */
@@ -49,6 +50,12 @@ struct kr_conn_ops {
      * connection; the other deadlines go on as they were. NULL: the connection ends with -ETIMEDOUT.
      * WRITE and FLUSH are not reported here, they end it. */
     void (*on_timeout)(struct kr_reactor *r, kr_conn conn, void *user, enum kr_deadline which);
+
+    /* kr_drain has begun: finish what is under way, and close; one that does not is cut off when the
+     * drain's time is over. For a connection of kr_connect it may come before on_open. NULL: as if it called
+     * kr_conn_close(KR_CLOSE_LINGER). A pair that is being forwarded ends with a close of either end: to
+     * let it go on to its own end, have one in both that does nothing. */
+    void (*on_shutdown)(struct kr_reactor *r, kr_conn conn, void *user);
 
     /* The connection is gone and the kernel holds nothing of it. `error` is 0 or a negative errno,
      * see enum kr_why. The handle, the user pointer and the inline memory are good until the return. */

@@ -54,8 +54,8 @@ KR_API void kr_connect_opts_init(struct kr_connect_opts *opts);
  *
  * Errors, with nothing begun: those of socket, setsockopt and bind (-EMFILE, -ENFILE, -EAFNOSUPPORT;
  * -EADDRINUSE, -EADDRNOTAVAIL, -EACCES of the source ...); -ENOSPC when connect_max connections of this
- * kind are not yet closed (one whose on_close is running is not); -ENOMEM; -ESHUTDOWN once kr_reactor_free
- * has begun. Uses no descriptor afterwards, but for local_address and for a Unix socket until it stands. */
+ * kind are not yet closed (one whose on_close is running is not); -ENOMEM; -ESHUTDOWN during a
+ * kr_drain and once kr_reactor_free has begun. Uses no descriptor afterwards, but for local_address and for a Unix socket until it stands. */
 KR_API int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *addr,
                       const struct kr_connect_opts *opts, const struct kr_conn_ops *ops, void *user);
 

@@ -56,8 +56,8 @@ KR_API void kr_listen_opts_init(struct kr_listen_opts *opts);
  * live as long as the reactor. Accepting begins with the next turn.
  *
  * Errors: those of socket, setsockopt, bind, listen and chmod (-EADDRINUSE, -EACCES, -EADDRNOTAVAIL,
- * -EMFILE, -EAFNOSUPPORT, -ENOENT of a path's directory ...); -ENOSPC when file_max files are in use; -ENOMEM; -ESHUTDOWN once kr_reactor_free
- * has begun. Uses no descriptor afterwards. */
+ * -EMFILE, -EAFNOSUPPORT, -ENOENT of a path's directory ...); -ENOSPC when file_max files are in use;
+ * -ENOMEM; -ESHUTDOWN during a kr_drain and once kr_reactor_free has begun. Uses no descriptor afterwards. */
 KR_API int kr_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_addr *addr,
                      const struct kr_listen_opts *opts, const struct kr_conn_ops *ops, void *user);
 

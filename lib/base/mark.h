@@ -86,6 +86,9 @@
     X(forward_dammed, sim)                                                                         \
     X(forward_cut, sim)                                                                            \
     X(forward_after_the_end, forward)                                                              \
+    /* core/drain.c */                                                                             \
+    X(drain_walks_on, drain)                                                                       \
+    X(drain_cuts_off, sim)                                                                         \
     /* op/accept.c */                                                                              \
     X(arrival_dropped, sim)                                                                        \
     X(accepted_beyond_the_range, matrix)                                                           \

@@ -200,7 +200,7 @@ static int listen_from(struct kr_reactor *r, kr_listener *ret, const struct orig
     opts = opts ? opts : &defaults;
     if (!opts_good(opts) || !ops || !ops->on_data)
         return -EINVAL;
-    if (r->freeing)
+    if (kr__shutting_down(r))
         return -ESHUTDOWN;
 
     struct kr__listener fresh = {.opts = *opts, .ops = ops, .user = user};

@@ -4,6 +4,7 @@
 
 #include "base/mark.h"
 #include "core/conn.h"
+#include "core/drain.h"
 #include "core/inbox.h"
 #include "core/lease.h"
 #include "core/line.h"
@@ -54,6 +55,7 @@ struct kr_reactor {
     struct kr__profiles profiles;
     struct kr__leases leases;
     struct kr__listeners listeners;
+    struct kr__drain drain;
     struct kr__slots slots;
     struct kr__owner self; /* owns the wake-up */
     struct kr__mem mem;
@@ -75,6 +77,11 @@ static inline int kr__guard(const struct kr_reactor *r) {
     if (kr__unlikely(thread && thread != kr__thread_mark()))
         return -EPERM;
     return 0;
+}
+
+/* True while nobody new may be served. */
+static inline bool kr__shutting_down(const struct kr_reactor *r) {
+    return r->freeing || r->drain.under_way;
 }
 
 /* The connection of a handle, for the door of a public function: 0, or the error to return. */

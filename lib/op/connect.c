@@ -43,7 +43,7 @@ int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *addr,
     opts = opts ? opts : &defaults;
     if (!kr__addr_good(addr) || !opts_good(opts, addr) || !ops || !ops->on_data)
         return -EINVAL;
-    if (r->freeing)
+    if (kr__shutting_down(r))
         return -ESHUTDOWN;
     struct kr__conn *c;
     rc = kr__dial(r, addr, opts, ops, user, &c);
@@ -62,7 +62,7 @@ int kr_conn_adopt(struct kr_reactor *r, kr_conn *ret, int fd, const struct kr_co
     opts = opts ? opts : &defaults;
     if (!kr__conn_opts_good(opts) || !ops || !ops->on_data)
         return -EINVAL;
-    if (r->freeing)
+    if (kr__shutting_down(r))
         return -ESHUTDOWN;
     struct kr__conn *c;
     rc = kr__dial_adopt(r, fd, opts, ops, user, &c);

@@ -208,6 +208,7 @@ static const struct kr_conn_ops full_ops = {
     .on_eof = on_event,
     .on_drain = on_event,
     .on_timeout = on_timeout,
+    .on_shutdown = on_event,
     .on_close = on_close,
 };
 
@@ -304,6 +305,17 @@ static void act_resume(struct world *w) {
 
 static void act_half(struct world *w) {
     (void)kr_conn_shutdown(any_reactor(w), any_conn(w));
+}
+
+static void on_drained(struct kr_reactor *r, void *user, unsigned cut_off) {
+    struct world *w = user;
+    (void)cut_off;
+    MUST(r == w->r && w->open == 0);
+    act_some(w);
+}
+
+static void act_drain(struct world *w) {
+    (void)kr_drain(any_reactor(w), any_time(w), rarely(w) ? NULL : on_drained, w);
 }
 
 static void act_close(struct world *w) {
@@ -654,7 +666,7 @@ static void (*const acts[])(struct world *w) = {
     act_sendv, act_reserve, act_commit, act_reserve_commit, act_queued, act_pause, act_resume, act_close,
     act_addresses, act_user, act_inline, act_deadline, act_listener, act_timer_start, act_timer, act_post,
     act_stop, act_stats, act_dump, act_addr, act_names, act_reactor, act_refuse, act_peer_end,
-    act_window, act_fault, act_at, act_replay, act_run, act_until, act_advance, act_send_ref, act_half,
+    act_window, act_fault, act_at, act_replay, act_run, act_until, act_advance, act_send_ref, act_half, act_drain,
 };
 
 static void act(struct world *w) {

@@ -12,18 +12,18 @@ const struct scenario scenarios[] = {
      .lease = 80},
     {.name = "close", .clients = 32, .bytes = 8000, .close = 160, .rude = 300, .timers = 40},
     {.name = "listener", .clients = 40, .bytes = 3000, .close = 20, .churn = 120, .rude = 100,
-     .timers = 20},
+     .timers = 20, .drain = 3},
     {.name = "timers", .clients = 6, .bytes = 3000, .timers = 600, .close = 10, .idle = 100,
      .lazy = 100},
     {.name = "posts", .clients = 6, .bytes = 3000, .posts = 600, .close = 10, .free_early = 200},
     {.name = "proxy", .clients = 24, .bytes = 40000, .proxy = true, .rude = 100, .lazy = 60, .pause = 30},
     {.name = "cuts", .clients = 24, .bytes = 40000, .proxy = true, .slow = true, .close = 60, .pause = 60,
-     .rude = 200, .lazy = 100, .no_memory = 6, .free_early = 200, .timers = 60},
+     .rude = 200, .lazy = 100, .no_memory = 6, .free_early = 200, .timers = 60, .drain = 1},
     {.name = "half", .clients = 20, .bytes = 12000, .half = 400, .close = 10, .rude = 100, .lazy = 60,
-     .idle = 10, .hoard = 20},
+     .idle = 10, .hoard = 20, .drain = 1},
     {.name = "mixed", .clients = 32, .bytes = 12000, .messages = false, .close = 20, .pause = 40,
      .timers = 40, .posts = 40, .idle = 10, .churn = 10, .rude = 150, .lazy = 60, .no_memory = 12,
-     .free_early = 250, .lease = 60},
+     .free_early = 250, .lease = 60, .drain = 1},
 };
 const unsigned scenario_count = sizeof scenarios / sizeof *scenarios;
 

@@ -217,7 +217,8 @@ void server_listen(struct storm *s, unsigned i) {
     struct kr_addr addr;
     MUST(kr_addr_ip(&addr, "127.0.0.1", PORT) == 0);
     int rc = kr_listen(s->r, &s->listeners[i], &addr, &s->opts, &ops, s);
-    MUST(rc == 0 || rc == -ENOMEM || rc == -ENOSPC || (rc == -ESHUTDOWN && s->ending));
+    MUST(rc == 0 || rc == -ENOMEM || rc == -ENOSPC || (rc == -ESHUTDOWN && (s->ending || s->draining)));
+    MUST(rc != 0 || !s->draining);
     s->listening[i] = rc == 0;
 }
 
@@ -228,6 +229,29 @@ static void listener_resume(struct kr_reactor *r, kr_timer timer, void *user) {
         if (s->listening[i])
             MUST(kr_listener_resume(r, s->listeners[i]) == 0);
     }
+}
+
+/* ---- the drain: everyone is told once, and the end comes when nobody is left ---- */
+
+static void drained(struct kr_reactor *r, void *user, unsigned cut_off) {
+    (void)r;
+    struct storm *s = user;
+    kr_sim_note(s->sim, "drained", cut_off, 0);
+    MUST(!s->in_callback && s->draining && !s->ending && s->open == 0);
+    mark(s, MARK_drain_over);
+    s->draining = false;
+}
+
+static void drain(struct storm *s) {
+    int rc = kr_drain(s->r, (int64_t)some(s, (uint64_t)(50 * MS)) - 1, drained, s);
+    MUST(rc == 0 || (rc == -EALREADY && s->draining) || (rc == -ENOMEM && s->refuse) ||
+         (rc == -ESHUTDOWN && s->ending));
+    if (rc < 0)
+        return;
+    mark(s, MARK_drain_begun);
+    s->draining = true;
+    for (unsigned i = 0; i < LISTENERS_MAX; i++)
+        s->listening[i] = false;
 }
 
 static void churn(struct storm *s) {
@@ -259,6 +283,8 @@ void server_act(struct storm *s, struct session *self, enum mark closing) {
         post_act(s);
     if (likely(s, how->churn))
         churn(s);
+    if (likely(s, how->drain))
+        drain(s);
     if (likely(s, 20))
         use_stale(s);
     if (likely(s, 20))
@@ -617,6 +643,19 @@ static void on_timeout(struct kr_reactor *r, kr_conn conn, void *user, enum kr_d
     leave(x);
 }
 
+static void on_shutdown(struct kr_reactor *r, kr_conn conn, void *user) {
+    (void)r;
+    struct session *x = user;
+    struct storm *s = x->storm;
+    enter(s, x, conn, "on_shutdown");
+    MUST(s->draining && !x->closing && !x->told);
+    x->told = x->cut = true;
+    server_act(s, x, MARK_close_in_shutdown);
+    if (!x->closing && likely(s, 512))
+        session_close(s, x, (enum kr_close)below(s, 4));
+    leave(x);
+}
+
 static void mark_end(struct storm *s, const struct session *x, int error, enum kr_why why) {
     if (why == KR_WHY_TIMEOUT)
         mark(s, MARK_flush_timeout);
@@ -655,5 +694,6 @@ static const struct kr_conn_ops ops = {
     .on_eof = on_eof,
     .on_drain = on_drain,
     .on_timeout = on_timeout,
+    .on_shutdown = on_shutdown,
     .on_close = on_close,
 };

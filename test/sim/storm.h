@@ -27,7 +27,7 @@ struct scenario {
     bool messages;         /* the server consumes whole messages only */
     bool slow;             /* clients read little, and caps are low */
     bool proxy;            /* connections are forwarded to each other, two and two */
-    unsigned close, pause, timers, posts, idle, churn, hoard, lease; /* what the server's callbacks do */
+    unsigned close, pause, timers, posts, idle, churn, hoard, lease, drain; /* what the server's callbacks do */
     unsigned half;         /* the server ends its side alone, and closes later */
     unsigned rude, lazy;   /* clients that go early; clients that rest */
     unsigned no_memory;    /* the allocator refuses */
@@ -75,6 +75,9 @@ const struct scenario *scenario_named(const char *name);
     X(close_in_drain)                                                                              \
     X(close_in_close)                                                                              \
     X(close_in_timer)                                                                              \
+    X(close_in_shutdown)                                                                           \
+    X(drain_begun)                                                                                 \
+    X(drain_over)                                                                                  \
     X(half_at_end)                                                                                 \
     X(half_early)                                                                                  \
     X(paused)                                                                                      \
@@ -113,6 +116,7 @@ struct session {
     bool open, closing, paused, eof, cut;
     struct session *twin; /* the other end, while it is forwarded */
     bool half; /* it sends no more */
+    bool told; /* of the drain */
     bool hoards; /* consumes nothing, until it is ended for that */
     int closed_with; /* on_close's error */
     int64_t not_before[KR_DEADLINE_FLUSH + 1]; /* by deadline: is not told earlier */
@@ -188,7 +192,7 @@ struct storm {
     struct keepsake keepsakes[LEASES_MAX];
     uintptr_t posts_made, posts_ran;
     uint64_t turn, moves;
-    bool ending, in_callback;
+    bool ending, in_callback, draining;
     uint64_t marks[MARK_COUNT];
     struct kr_stats before;
     uint64_t feeds;               /* turns that brought bytes */

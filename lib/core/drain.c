@@ -1,0 +1,96 @@
+/* Draining.
+ *
+ * Happy path: the listeners are closed in the call; the turns that follow go through the table, some
+ * connections a turn, and tell each or close it; at the end of the turn in which the last one is gone
+ * the drain is over, and told of.
+ * Failure modes: connections that stay (cut off when the time is over); the reactor is freed meanwhile (its
+ * own end takes the connections). */
+#include "core/drain.h"
+
+#include "core/reactor.h"
+
+static void tell(struct kr_reactor *r, struct kr__conn *c) {
+    if (c->ops->on_shutdown)
+        c->ops->on_shutdown(r, kr__conn_handle(c), c->user);
+    else
+        kr__conn_end(r, c, KR_CLOSE_LINGER, 0, KR_WHY_LOCAL);
+}
+
+/* As many as a turn may handle completions: the others are to be served meanwhile. */
+static unsigned walk(struct kr_reactor *r) {
+    struct kr__drain *d = &r->drain;
+    unsigned told = 0;
+    for (unsigned left = r->config.turn_cqes; left > 0 && !d->walked; left--) {
+        d->at = kr__conns_next(&r->conns, d->at);
+        d->walked = !d->at;
+        if (d->walked || !kr__conn_lives(d->at))
+            continue;
+        tell(r, d->at);
+        told++;
+    }
+    kr__mark_if(drain_walks_on, !d->walked);
+    return told;
+}
+
+static void finish(struct kr_reactor *r) {
+    struct kr__drain over = r->drain;
+    kr__deadline_end(&r->timers, &r->drain.deadline);
+    r->drain = (struct kr__drain){0};
+    if (over.fn)
+        over.fn(r, over.user, over.cut_off);
+}
+
+unsigned kr__drain_step(struct kr_reactor *r) {
+    unsigned told = walk(r);
+    if (r->drain.walked && r->conns.open == 0) {
+        finish(r);
+        told++;
+    }
+    return told;
+}
+
+static void cut_off(struct kr_reactor *r, struct kr__conn *c) {
+    kr__mark(drain_cuts_off);
+    kr__conn_end(r, c, c->queued ? KR_CLOSE_RESET : KR_CLOSE_NOW, -ETIMEDOUT, KR_WHY_TIMEOUT);
+    r->drain.cut_off++;
+}
+
+/* Everyone is told first, if there was time for a word or not. */
+void kr__drain_due(struct kr_reactor *r) {
+    while (!r->drain.walked)
+        walk(r);
+    for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
+        if (kr__conn_lives(c) || kr__conn_flushes(c))
+            cut_off(r, c);
+    }
+}
+
+static void end_listeners(struct kr_reactor *r) {
+    for (unsigned i = 0; i < r->listeners.max; i++) {
+        if (r->listeners.table[i].state == KR__LISTENER_OPEN)
+            kr__listener_end(r, &r->listeners.table[i]);
+    }
+}
+
+int kr_drain(struct kr_reactor *r, int64_t grace_ns, kr_drained_fn *fn, void *user) {
+    int rc = kr__guard(r);
+    if (rc < 0)
+        return rc;
+    if (grace_ns < 0)
+        return -EINVAL;
+    if (r->freeing)
+        return -ESHUTDOWN;
+    if (r->drain.under_way)
+        return -EALREADY;
+    rc = kr__deadline_promise(&r->timers, &r->drain.deadline, KR__KIND_SELF);
+    if (rc < 0)
+        return rc;
+    r->drain.under_way = true;
+    r->drain.fn = fn;
+    r->drain.user = user;
+    int64_t due = kr__time_add(r->kernel->clock(r->kernel), grace_ns);
+    if (due != KR__NEVER)
+        kr__deadline_file(&r->timers, &r->drain.deadline, due);
+    end_listeners(r);
+    return 0;
+}
