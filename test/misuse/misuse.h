@@ -95,8 +95,8 @@ static inline void begin(const struct misuse *misuse, size_t inline_size, const 
     fixture.ops = malloc(sizeof *fixture.ops);
     if (!fixture.ops)
         exit(4);
-    *fixture.ops =
-        (struct kr_conn_ops){fixture_open, fixture_data, NULL, NULL, NULL, fixture_close};
+    *fixture.ops = (struct kr_conn_ops){
+        .on_open = fixture_open, .on_data = fixture_data, .on_close = fixture_close};
     struct kr_failure why;
     MUST(kr_reactor_new(&fixture.r, NULL, &why));
     struct kr_listen_opts opts;
