@@ -45,6 +45,7 @@ struct kr__conn {
     bool announced : 1; /* its user knows it, so on_close is owed */
     bool calling : 1;   /* of kr_connect, and does not stand yet (core/dial.c) */
     bool knocks : 1;    /* of these: tries by itself, at its deadline, and makes no request */
+    bool singly : 1;    /* receives by requests of one shot only (op/recv.c) */
     bool paused : 1;    /* by the user */
     bool blocked : 1;   /* queued rose above send_high and has not come down to send_low */
     bool parked : 1;    /* in the line for a receive buffer, and may not receive yet */

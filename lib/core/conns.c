@@ -168,6 +168,7 @@ static void conn_inherit(struct kr__conn *c, const struct kr__listener *l) {
     c->ops = l->ops;
     c->user = l->user;
     c->profile = kr__profile_ref(l->profile);
+    c->singly = l->bound.u.sa.sa_family == AF_UNIX;
     c->listener = kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation);
 }
 
@@ -223,6 +224,7 @@ void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l
 static int conn_furnish(struct kr_reactor *r, struct kr__conn *c, const struct kr__conn_plan *plan, int fd) {
     c->ops = plan->ops;
     c->user = plan->user;
+    c->singly = plan->addrs->u.sa.sa_family == AF_UNIX;
     c->profile = kr__profile_share(&r->profiles, plan->opts);
     int rc = c->profile ? conn_equip(r, c, plan->addrs) : -ENOMEM;
     return rc < 0 ? rc : kr__slots_put(&r->slots, c->owner.slot, fd);
