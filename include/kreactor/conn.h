@@ -51,15 +51,15 @@ struct kr_conn_ops {
      * WRITE and FLUSH are not reported here, they end it. */
     void (*on_timeout)(struct kr_reactor *r, kr_conn conn, void *user, enum kr_deadline which);
 
+    /* The connection is gone and the kernel holds nothing of it. `error` is 0 or a negative errno,
+     * see enum kr_why. The handle, the user pointer and the inline memory are good until the return. */
+    void (*on_close)(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why);
+
     /* kr_drain has begun: finish what is under way, and close; one that does not is cut off when the
      * drain's time is over. For a connection of kr_connect it may come before on_open. NULL: as if it called
      * kr_conn_close(KR_CLOSE_LINGER). A pair that is being forwarded ends with a close of either end: to
      * let it go on to its own end, have one in both that does nothing. */
     void (*on_shutdown)(struct kr_reactor *r, kr_conn conn, void *user);
-
-    /* The connection is gone and the kernel holds nothing of it. `error` is 0 or a negative errno,
-     * see enum kr_why. The handle, the user pointer and the inline memory are good until the return. */
-    void (*on_close)(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why);
 };
 
 /* The limits that a connection starts with. Fill it with kr_conn_opts_init; the options of whatever makes
