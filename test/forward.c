@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 struct pair {
     struct kr_reactor *r;
@@ -585,4 +587,52 @@ TEST_EACH(forward_to_a_destination_shut_down) {
     finish(&p);
 }
 
-TAP_MAIN(forward, 20 * 4)
+/* Ours: in a forked child the pair goes with the rest of the copies; the parent's forwards on. */
+TEST_EACH(forward_in_a_forked_child_is_given_back) {
+    struct pair p = {0};
+    begin(&p);
+    pid_t child = CHECK_SYS(fork());
+    if (child == 0) {
+        test_reactor_free(p.r);
+        CHECK_EQ(p.overs + p.closed, 0u);
+        tap_exit_child(0);
+    }
+    int status;
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK(WIFEXITED(status));
+    CHECK_EQ(WEXITSTATUS(status), 0);
+    struct flow ab = {.from = p.fds[0], .to = p.fds[1], .seed = 1, .total = 100000};
+    flow_run(p.r, &ab);
+    shut(p.fds[0]);
+    shut(p.fds[1]);
+    finish(&p);
+}
+
+/* Ours: forwarding that begins while the destination's queue is above its high mark waits for it. */
+TEST_EACH(forward_to_a_full_destination_waits) {
+    struct pair p = {.by_hand = true};
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    opts.conn.send_low = opts.conn.send_high = 1000;
+    begin_with(&p, NULL, &opts, 4096);
+    static char much[8 << 20];
+    test_pattern(much, sizeof much, 1, 0);
+    CHECK_OK(kr_conn_send(p.r, p.ends[1], much, sizeof much));
+    test_step(p.r, "the send");
+    pair_up(&p);
+    test_send(NULL, p.fds[0], "last", 4);
+    for (size_t got = 0; got < sizeof much; got += 4096) {
+        char bytes[4096];
+        test_recv(p.r, p.fds[1], bytes, sizeof bytes);
+        test_pattern_check(bytes, sizeof bytes, 1, got);
+    }
+    char last[4];
+    test_recv(p.r, p.fds[1], last, 4);
+    CHECK_MEM_EQ(last, "last", 4);
+    CHECK_EQ(p.seen_size[0], 0u);
+    shut(p.fds[0]);
+    shut(p.fds[1]);
+    finish(&p);
+}
+
+TAP_MAIN(forward, 22 * 4)

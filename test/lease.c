@@ -281,4 +281,24 @@ TEST_EACH(lease_left_over_ends_with_the_reactor) {
     test_close(fd);
 }
 
-TAP_MAIN(lease, 8 * 4)
+/* Ours: what is no lease, or no longer one, or another thing's handle, has no bytes and cannot be returned. */
+TEST_EACH(lease_that_is_none_is_stale) {
+    struct kr_reactor *r = reactor_of(8, 4096);
+    struct keeper k = {.count = 0};
+    int fd = test_connect(test_listen(r, NULL, NULL, &keeper_ops, &k));
+    send_messages(r, fd, &k, 1, 100);
+    const kr_lease none[] = {{0}, {UINT64_MAX}, {k.conn.bits}, {k.leases[0].bits + 1}};
+    for (unsigned i = 0; i < sizeof none / sizeof *none; i++) {
+        CHECK(!kr_lease_data(r, none[i], NULL));
+        CHECK_ERR(kr_lease_return(r, none[i]), ESTALE);
+    }
+    CHECK(!kr_lease_data(NULL, k.leases[0], NULL));
+    CHECK_ERR(kr_lease_return(NULL, k.leases[0]), EINVAL);
+    check_bytes(r, &k, 7);
+    return_all(r, &k);
+    test_close(fd);
+    test_rest(r, (struct test_levels){.listeners = 1});
+    test_reactor_free(r);
+}
+
+TAP_MAIN(lease, 9 * 4)
