@@ -103,7 +103,6 @@ static void stands(struct kr_reactor *r, struct kr__conn *c) {
     if (c->more->local)
         ask_local(r, c);
     call_ends(r, c);
-    kr__deadline_unfile(&r->timers, &c->deadline);
     kr__conn_dirty(r, c);
     kr__count(&r->stats.connects, 1);
     bool closed = kr__conn_flushes(c); /* meanwhile, but for what is queued */
