@@ -37,6 +37,10 @@ void wrong_count(struct call *call, const char *name) {
     reply_error(call->reply, "ERR wrong number of arguments for '%s' command", name);
 }
 
+void no_memory(struct call *call) {
+    reply_error(call->reply, "ERR out of memory");
+}
+
 void no_number(struct call *call) {
     reply_error(call->reply, "ERR value is not an integer or out of range");
 }

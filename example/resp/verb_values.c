@@ -2,10 +2,6 @@
 #include "number.h"
 #include "verbs.h"
 
-static void no_memory(struct call *call) {
-    reply_error(call->reply, "ERR out of memory");
-}
-
 /* A blob with the argument's bytes: its own if it has one. `old`, which may be NULL, is given up for it. */
 static struct blob *value_of(const struct resp_arg *arg, struct blob *old) {
     if (!arg->blob)
@@ -14,103 +10,43 @@ static struct blob *value_of(const struct resp_arg *arg, struct blob *old) {
     return blob_ref(arg->blob);
 }
 
-/* Gives the record (NULL: a new one) the argument's value, for good. NULL when memory is refused. */
-static struct record *assign(struct call *call, const struct store_name *name,
-                             struct record *record, const struct resp_arg *arg) {
+struct record *assign(struct call *call, const struct store_name *name, struct record *record,
+                      const struct resp_arg *arg) {
     struct blob *value = value_of(arg, record ? record->value : NULL);
     if (!value)
         return NULL;
     if (!record)
         return store_add(&call->server->store, name, value);
     record->value = value;
-    if (record->expires_ms != STORE_NEVER)
+    return record;
+}
+
+/* As above, and whatever there was, the record does not expire. */
+static struct record *assign_for_good(struct call *call, const struct store_name *name,
+                                      struct record *record, const struct resp_arg *arg) {
+    record = assign(call, name, record, arg);
+    if (record && record->expires_ms != STORE_NEVER)
         store_expire_at(&call->server->store, record, STORE_NEVER);
     return record;
 }
 
-static void reply_value(struct call *call, const struct record *record) {
-    if (record) {
+void reply_value(struct call *call, struct blob *value) {
+    if (value) {
         call->server->hits++;
-        reply_blob(call->reply, record->value);
+        reply_blob(call->reply, value);
     } else {
         call->server->misses++;
         reply_null(call->reply);
     }
 }
 
+static void reply_value_of(struct call *call, uint32_t index) {
+    const struct record *record = find_arg(call, index);
+    reply_value(call, record ? record->value : NULL);
+}
+
 void verb_get(struct call *call) {
-    reply_value(call, find_arg(call, 1));
-}
-
-struct set_options {
-    bool if_absent, if_present;
-    const struct resp_arg *time;
-    int64_t unit_ms; /* of `time` */
-};
-
-static bool set_options_read(const struct call *call, struct set_options *o) {
-    *o = (struct set_options){0};
-    for (uint32_t i = 3; i < call->argc; i++) {
-        const struct resp_arg *arg = &call->argv[i];
-        bool more = i + 1 < call->argc;
-        if (is_word(arg, "NX") && !o->if_present) {
-            o->if_absent = true;
-        } else if (is_word(arg, "XX") && !o->if_absent) {
-            o->if_present = true;
-        } else if (is_word(arg, "EX") && o->unit_ms != 1 && more) {
-            o->unit_ms = 1000;
-            o->time = &call->argv[++i];
-        } else if (is_word(arg, "PX") && o->unit_ms != 1000 && more) {
-            o->unit_ms = 1;
-            o->time = &call->argv[++i];
-        } else {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* When a SET with these options expires; false after an error was replied. */
-static bool set_time(struct call *call, const struct set_options *o, int64_t *expires_ms) {
-    *expires_ms = STORE_NEVER;
-    if (!o->time)
-        return true;
-    int64_t time;
-    if (!number_read(o->time->data, o->time->size, &time)) {
-        no_number(call);
-        return false;
-    }
-    if (time <= 0 || __builtin_mul_overflow(time, o->unit_ms, &time) ||
-        __builtin_add_overflow(time, call->now_ms, expires_ms)) {
-        no_time(call, "set");
-        return false;
-    }
-    return true;
-}
-
-void verb_set(struct call *call) {
-    struct set_options options;
-    int64_t expires_ms;
-    if (!set_options_read(call, &options)) {
-        bad_syntax(call);
-        return;
-    }
-    if (!set_time(call, &options, &expires_ms))
-        return;
-    struct store_name name = name_of(call, 1);
-    struct record *record = find(call, &name);
-    if (record ? options.if_absent : options.if_present) {
-        reply_null(call->reply);
-        return;
-    }
-    record = assign(call, &name, record, &call->argv[2]);
-    if (!record) {
-        no_memory(call);
-        return;
-    }
-    if (options.time)
-        expire_at(call, record, expires_ms);
-    reply_status(call->reply, "+OK");
+    reply_value_of(call, 1);
 }
 
 void verb_setnx(struct call *call) {
@@ -163,7 +99,7 @@ void verb_mget(struct call *call) {
     }
     reply_array(call->reply, call->argc - 1);
     for (uint32_t i = 1; i < call->argc; i++)
-        reply_value(call, find_arg(call, i));
+        reply_value_of(call, i);
 }
 
 void verb_mset(struct call *call) {
@@ -173,7 +109,7 @@ void verb_mset(struct call *call) {
     }
     for (uint32_t i = 1; i < call->argc; i += 2) {
         struct store_name name = name_of(call, i);
-        if (!assign(call, &name, find(call, &name), &call->argv[i + 1])) {
+        if (!assign_for_good(call, &name, find(call, &name), &call->argv[i + 1])) {
             no_memory(call);
             return;
         }

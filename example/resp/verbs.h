@@ -6,11 +6,13 @@
 
 /* verb_values.c */
 void verb_get(struct call *call);
-void verb_set(struct call *call);
 void verb_setnx(struct call *call);
 void verb_incr(struct call *call);
 void verb_mget(struct call *call);
 void verb_mset(struct call *call);
+
+/* verb_set.c */
+void verb_set(struct call *call);
 
 /* verb_records.c */
 void verb_del(struct call *call);
@@ -37,8 +39,16 @@ struct record *find_arg(const struct call *call, uint32_t index);
 /* The record expires then, and is swept. */
 void expire_at(struct call *call, struct record *record, int64_t expires_ms);
 
+/* Gives the record (NULL: a new one) the argument's value; when it expires stays. NULL when memory is refused. */
+struct record *assign(struct call *call, const struct store_name *name, struct record *record,
+                      const struct resp_arg *arg);
+
+/* NULL: there is no record. Counts hit or miss. */
+void reply_value(struct call *call, struct blob *value);
+
 /* Errors that several verbs reply. `verb` is in lower case. */
 void wrong_count(struct call *call, const char *verb);
+void no_memory(struct call *call);
 void no_number(struct call *call);
 void no_time(struct call *call, const char *verb);
 void bad_syntax(struct call *call);

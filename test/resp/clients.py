@@ -18,7 +18,7 @@ import time
 
 RESP = sys.argv[1]
 DEADLINE = 30 * float(os.environ.get("TAP_DEADLINE_SCALE", "1"))
-FLOOR = 14
+FLOOR = 15
 END = b"*2\r\n$4\r\nECHO\r\n$9\r\n<the end>\r\n"
 END_ANSWER = b"$9\r\n<the end>\r\n"
 
@@ -169,7 +169,13 @@ def options_of_set_are_as_in_redis():
         requests("SET a 1 EX 0", "SET a 1 EX -1", "SET a 1 PX 0", "SET a 1 EX abc", "SET a 1 PX 1.5"),
         requests("SET a 1 EX %d" % INT_MAX, "SET a 1 EX 9223372036854775", "SET a 1 PX %d" % INT_MAX),
         requests("SET a 1 EX 9223372036854775808", "SET a 1 EX NX", "SET a 1 EX 5 EX 200", "TTL a"),
-        requests("SET a 1 EX 100", "SETNX a 1", "TTL a", "MSET a 5", "TTL a", "SET a 1 NX EX abc"))
+        requests("SET a 1 EX 100", "SETNX a 1", "TTL a", "MSET a 5", "TTL a", "SET a 1 NX EX abc"),
+        requests("SET a 1 GET", "SET a 2 GET", "SET a 3 NX GET", "SET b 1 XX GET", "GET a", "SET c 1 NX GET", "GET c"),
+        requests("SET a 1 EX 100", "SET a 2 KEEPTTL", "TTL a", "SET a 3 KEEPTTL GET", "TTL a", "SET a 4", "TTL a"),
+        requests("SET b 1 KEEPTTL", "TTL b", "SET a 1 EX 5 KEEPTTL", "SET a 1 KEEPTTL PX 5", "SET a 1 KEEPTTL KEEPTTL"),
+        requests("SET a 1 EXAT 1", "GET a", "TTL a", "SET a 1 PXAT 1", "EXISTS a", "SET a 1 EXAT 0", "SET a 1 PXAT -1"),
+        requests("SET a 1 EXAT", "SET a 1 PXAT x", "SET a 1 EXAT 5 EX 5", "SET a 1 EXAT %d" % INT_MAX, "GET a"),
+        request("SET", "big", b"x" * 300000) + request("SET", "big", b"y" * 300000, "GET") + requests("GET big"))
 
 
 def expiry_is_as_in_redis():
@@ -178,7 +184,12 @@ def expiry_is_as_in_redis():
         requests("SET a 1", "EXPIRE a 0", "GET a", "TTL a", "SET a 1", "EXPIRE a -5", "EXISTS a"),
         requests("SET a 1", "EXPIRE a abc", "EXPIRE a %d" % INT_MAX, "EXPIRE a %d" % INT_MIN, "TTL a"),
         requests("SET a 1", "EXPIRE a 9223372036854775", "EXPIRE b %d" % INT_MAX, "EXPIRE a 5 ZZ", "TTL a"),
-        requests("SET a 1 EX 100", "DEL a", "SET a 1", "TTL a", "EXPIRE a 10", "FLUSHALL", "TTL a"))
+        requests("SET a 1 EX 100", "DEL a", "SET a 1", "TTL a", "EXPIRE a 10", "FLUSHALL", "TTL a"),
+        requests("SET a 1", "EXPIRE a 10 XX", "EXPIRE a 10 GT", "EXPIRE a 10 LT", "TTL a", "EXPIRE a 20 LT", "TTL a"),
+        requests("SET a 1", "EXPIRE a 10 NX", "EXPIRE a 20 NX", "TTL a", "EXPIRE a 20 XX", "TTL a", "EXPIRE a 5 GT"),
+        requests("SET a 1 EX 50", "EXPIRE a 60 gt xx", "TTL a", "EXPIRE a 30 XX LT", "TTL a", "EXPIRE a -1 GT", "TTL a"),
+        requests("SET a 1 EX 50", "EXPIRE a -1 LT", "TTL a", "EXPIRE b 5 NX", "EXPIRE a x NX", "EXPIRE a 5 NX NX"),
+        requests("SET a 1", "EXPIRE a 5 NX XX", "EXPIRE a 5 GT LT", "EXPIRE a 5 NX GT LT", "EXPIRE a 5 NX YY", "TTL a"))
 
 
 def errors_are_those_of_redis():
@@ -247,6 +258,13 @@ def records_expire():
         assert server.cli("SET", "b", "1", "PX", "50") == "OK"
         while "expired_keys:2" not in server.cli("INFO"):
             assert server.left() > 0.001, "it is still there, unasked"
+
+
+def records_expire_at_a_date():
+    with Server() as server:
+        for option, unit in (("EXAT", 1), ("PXAT", 1000)):
+            assert server.cli("SET", "a", "1", option, str(int((time.time() + 500) * unit))) == "OK"
+            assert 500 - DEADLINE <= int(server.cli("TTL", "a")) <= 500
 
 
 def redis_cli_knows_every_command():
@@ -320,6 +338,7 @@ CASES = [
     protocol_errors_are_those_of_redis,
     cut_anywhere_the_answers_are_the_same,
     records_expire,
+    records_expire_at_a_date,
     redis_cli_knows_every_command,
     redis_cli_fills_it_by_pipe,
     redis_benchmark_runs,
