@@ -60,7 +60,25 @@ struct kr_conn_ops {
      * kr_conn_close(KR_CLOSE_LINGER). A pair that is being forwarded ends with a close of either end: to
      * let it go on to its own end, have one in both that does nothing. */
     void (*on_shutdown)(struct kr_reactor *r, kr_conn conn, void *user);
+
+    /* `count` descriptors, of those the peer has sent (SCM_RIGHTS, man unix), came with bytes that the next on_data
+     * shows; only a Unix socket with recv_fds brings any. They are close-on-exec, and yours from the call
+     * on: to use, keep and close, whatever becomes of the connection. The array is lent until the return.
+     * `truncated`: there were more, which are closed already; more than recv_fds came with one message, or this
+     * process has no room for another (RLIMIT_NOFILE). `count` may be 0 then. Most protocols cannot go on
+     * after that; to end the connection is yours to decide.
+     *
+     * The kernel lets no receive go beyond the bytes with which descriptors were sent, so those of two messages
+     * come in two calls, in order, with an on_data between them; bytes that were sent before may be shown
+     * together with theirs. While reading is stopped they wait, as the bytes do. Nobody is told of
+     * those that come while the connection is being closed or forwarded, nor of any if this is NULL: they are
+     * closed. After kr_conn_swap those that wait go to the new callbacks. */
+    void (*on_fds)(struct kr_reactor *r, kr_conn conn, void *user, const int *fds, unsigned count,
+                   bool truncated);
 };
+
+/* Descriptors that can go with one message (SCM_MAX_FD, net/core/scm.h). */
+#define KR_FDS_MAX 253u
 
 /* The limits that a connection starts with. Fill it with kr_conn_opts_init; the options of whatever makes
  * connections contain one, filled by their own init. */
@@ -86,6 +104,10 @@ struct kr_conn_opts {
     size_t send_cap;
 
     size_t recv_cap; /* unconsumed bytes a connection may keep, 1 to 2^31 - 1. Default 1 MiB */
+
+    /* Descriptors to be taken with one receive at most, 0 to KR_FDS_MAX; see on_fds. 0: the kernel closes what
+     * is sent. Other sockets than Unix ones bring none, whatever is asked for. Default 0. */
+    unsigned recv_fds;
 
     /* Deadlines of each connection, 0 = none, which is their default. A byte counts from kr_now of the turn
      * that handles it. What `read_ns` counts is time in which the connection could receive: not while it is
@@ -134,6 +156,19 @@ KR_API int kr_conn_sendv(struct kr_reactor *r, kr_conn conn, const struct iovec 
  * Errors as kr_conn_send; then nothing is borrowed and `release` is not called. */
 KR_API int kr_conn_send_ref(struct kr_reactor *r, kr_conn conn, const void *data, size_t size,
                             kr_release_fn *release, void *arg);
+
+/* kr_conn_send of `size` bytes, 1 or more, with which `count` descriptors go, 1 to KR_FDS_MAX. They are duplicated
+ * (which costs a system call each), so what becomes of the caller's own matters not; the duplicates are closed
+ * when the kernel has taken the first of the bytes, or the connection ends. A stream carries descriptors
+ * with a byte: they come to the peer with the first of these, in the order of the queue, and not with
+ * bytes queued before. Where they are refused as the kernel takes them, the connection ends with its error:
+ * -ETOOMANYREFS when this user has more descriptors under way, sent and not yet received, than
+ * RLIMIT_NOFILE; -EINVAL for a descriptor of io_uring.
+ *
+ * Errors as kr_conn_send, also with nothing taken: -EINVAL; -EOPNOTSUPP when it is no Unix socket;
+ * -EBADF, -EMFILE, -ENFILE when a descriptor cannot be duplicated. */
+KR_API int kr_conn_send_fds(struct kr_reactor *r, kr_conn conn, const void *data, size_t size, const int *fds,
+                            unsigned count);
 
 /* Lends `size` bytes (1 to 1 MiB) of the send queue's own memory at *ret, for a message to be formatted
  * in place. Nothing is queued until kr_conn_commit; the memory is lent until that, until the next

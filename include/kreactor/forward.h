@@ -55,7 +55,7 @@ typedef void kr_forward_fn(struct kr_reactor *r, kr_conn a, kr_conn b, void *use
  *
  * While it lasts neither on_data nor on_eof runs for a connection whose bytes are forwarded; on_drain
  * runs for neither; on_timeout and on_close run as ever, and idle deadlines see all traffic. Pausing an
- * end stops what comes from it. Sending to an end beside what is forwarded is legal; the bytes are put in
+ * end stops what comes from it. Descriptors that come with the bytes (on_fds) are not forwarded but closed. Sending to an end beside what is forwarded is legal; the bytes are put in
  * between.
  *
  * Errors: -EBUSY when either is forwarding already; -EPIPE when either is being closed, or `b` (or `a`,

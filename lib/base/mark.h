@@ -86,6 +86,12 @@
     X(forward_dammed, sim)                                                                         \
     X(forward_cut, sim)                                                                            \
     X(forward_after_the_end, forward)                                                              \
+    /* core/fds.c */                                                                               \
+    X(fds_unwanted, fds)                                                                           \
+    X(fds_truncated, sim)                                                                          \
+    X(fds_while_closing, sim)                                                                      \
+    X(fds_held_back, sim)                                                                          \
+    X(fds_lost, sim)                                                                               \
     /* core/drain.c */                                                                             \
     X(drain_walks_on, drain)                                                                       \
     X(drain_cuts_off, sim)                                                                         \
@@ -124,6 +130,8 @@
     /* pool/sends.c */                                                                             \
     X(copy_in_two_records, sim)                                                                    \
     X(sent_in_part, sim)                                                                           \
+    X(fds_not_duplicated, fds)                                                                     \
+    X(fds_sent_in_part, sim)                                                                       \
     /* ring/ring.c */                                                                              \
     X(older_ring, door)                                                                            \
     /* reactor.c */                                                                                \

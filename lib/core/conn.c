@@ -6,6 +6,7 @@
  * flush deadline makes it NOW); a close made harder, or an error, while one is under way. What may come of one
  * that does not stand yet is in core/dial.c. */
 #include "core/dial.h"
+#include "core/fds.h"
 #include "core/forward.h"
 #include "core/reactor.h"
 
@@ -121,6 +122,8 @@ void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, i
     kr__mark_if(draining_lost, kr__conn_flushes(c) && error);
     if (c->paired)
         kr__forward_cut(r, c, error);
+    if (c->takes_fds)
+        kr__fds_close(r, c);
     if (kr__conn_lives(c) || (kr__conn_flushes(c) && error)) {
         c->error = (int16_t)error;
         c->why = (uint8_t)why;

@@ -11,6 +11,7 @@
 
 struct kr__listener;
 struct kr__forward;
+struct kr__fds;
 
 enum kr__conn_state {
     /* Nobody. Left when the kernel has put an accepted socket into the slot, or the library one of its own. */
@@ -45,7 +46,8 @@ struct kr__conn {
     bool announced : 1; /* its user knows it, so on_close is owed */
     bool calling : 1;   /* of kr_connect, and does not stand yet (core/dial.c) */
     bool knocks : 1;    /* of these: tries by itself, at its deadline, and makes no request */
-    bool singly : 1;    /* receives by requests of one shot only (op/recv.c) */
+    bool local : 1;     /* a Unix socket: receives by requests of one shot only (op/recv.c) */
+    bool takes_fds : 1; /* descriptors that come with its bytes are its user's (core/fds.h) */
     bool paused : 1;    /* by the user */
     bool blocked : 1;   /* queued rose above send_high and has not come down to send_low */
     bool parked : 1;    /* in the line for a receive buffer, and may not receive yet */
@@ -92,6 +94,7 @@ _Static_assert(sizeof(struct kr__conn) + 2 * sizeof(struct kr__heap_item) <= 256
 struct kr__conn_more {
     struct kr_addr *addrs; /* peer and local, a block; NULL when they were not asked for */
     struct kr__forward *forward; /* the pair, while it is an end of one; a block */
+    struct kr__fds *fds; /* while it takes descriptors; a block */
 
     /* While it is calling. */
     int fd;               /* its socket, where that is needed until it stands; else -1 */

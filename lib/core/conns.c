@@ -7,6 +7,7 @@
  * to the next connection before this one's CLOSE completion was seen (`successor`); completions lost
  * (abandoned: told of the end all the same, released with the table). */
 #include "base/poison.h"
+#include "core/fds.h"
 #include "core/forward.h"
 #include "core/reactor.h"
 
@@ -70,6 +71,8 @@ static void conn_release(struct kr_reactor *r, struct kr__conn *c) {
         kr__reservation_drop(r);
     if (c->paired)
         kr__forward_drop(r, c);
+    if (c->takes_fds)
+        kr__fds_drop(r, c);
     kr__sendq_drop(&r->sends, &c->queue);
     c->queued = c->held = 0;
     if (c->kept)
@@ -168,7 +171,7 @@ static void conn_inherit(struct kr__conn *c, const struct kr__listener *l) {
     c->ops = l->ops;
     c->user = l->user;
     c->profile = kr__profile_ref(l->profile);
-    c->singly = l->bound.u.sa.sa_family == AF_UNIX;
+    c->local = l->bound.u.sa.sa_family == AF_UNIX;
     c->listener = kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation);
 }
 
@@ -178,6 +181,8 @@ static int conn_equip(struct kr_reactor *r, struct kr__conn *c, const struct kr_
         return rc;
     c->promised = true;
     rc = conn_inline_ready(r, c, kr__conn_opts(c)->inline_size);
+    if (rc == 0)
+        rc = kr__fds_ready(r, c);
     return rc < 0 || !addrs ? rc : addrs_keep(r, c, addrs);
 }
 
@@ -224,7 +229,7 @@ void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l
 static int conn_furnish(struct kr_reactor *r, struct kr__conn *c, const struct kr__conn_plan *plan, int fd) {
     c->ops = plan->ops;
     c->user = plan->user;
-    c->singly = plan->addrs->u.sa.sa_family == AF_UNIX;
+    c->local = plan->addrs->u.sa.sa_family == AF_UNIX;
     c->profile = kr__profile_share(&r->profiles, plan->opts);
     int rc = c->profile ? conn_equip(r, c, plan->addrs) : -ENOMEM;
     return rc < 0 ? rc : kr__slots_put(&r->slots, c->owner.slot, fd);

@@ -21,7 +21,7 @@ void kr_conn_opts_init(struct kr_conn_opts *opts) {
 
 bool kr__conn_opts_good(const struct kr_conn_opts *o) {
     bool sends = o->send_low <= o->send_high && o->send_high <= o->send_cap && o->send_cap <= CAP_MAX;
-    bool receives = o->recv_cap >= 1 && o->recv_cap <= CAP_MAX;
+    bool receives = o->recv_cap >= 1 && o->recv_cap <= CAP_MAX && o->recv_fds <= KR_FDS_MAX;
     bool sockets = o->keep_idle_s <= 32767 && o->keep_every_s <= 32767 && o->keep_probes <= 127 &&
                    o->user_timeout_ms <= INT32_MAX && o->send_buf <= INT32_MAX && o->recv_buf <= INT32_MAX;
     bool times = o->idle_ns >= 0 && o->read_ns >= 0 && o->write_ns >= 0 && o->life_ns >= 0 && o->flush_ns >= 1;

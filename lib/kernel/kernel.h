@@ -78,6 +78,7 @@ struct kr__kernel {
     /* 0 if it is a stream socket. */
     int (*sock_stream)(const struct kr__kernel *k, int fd);
     int (*sock_addrs)(const struct kr__kernel *k, int fd, struct kr_addr *peer, struct kr_addr *local);
+    int (*dup)(const struct kr__kernel *k, int fd); /* another descriptor of the same, close-on-exec */
     int (*close)(const struct kr__kernel *k, int fd);
     int (*write)(const struct kr__kernel *k, int fd, const void *data, size_t size); /* bytes written */
 

@@ -265,6 +265,12 @@ static int linux_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *
     return 0;
 }
 
+static int linux_dup(const struct kr__kernel *k, int fd) {
+    (void)k;
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    return copy < 0 ? -errno : copy;
+}
+
 static int linux_close(const struct kr__kernel *k, int fd) {
     (void)k;
     return close(fd) < 0 ? -errno : 0;
@@ -345,6 +351,7 @@ const struct kr__kernel kr__linux = {
     .connect = linux_connect,
     .sock_addrs = linux_sock_addrs,
     .sock_stream = linux_sock_stream,
+    .dup = linux_dup,
     .close = linux_close,
     .write = linux_write,
     .wake_open = linux_wake_open,

@@ -21,6 +21,9 @@
 #define KR__SEND_ZC_REPORT_USAGE (1u << 3) /* sqe->ioprio */
 #define KR__NOTIF_ZC_COPIED (1u << 31)     /* cqe->res: a negative number */
 
+/* A control message with the descriptor of the sender's process (kernel >= 6.5, linux/socket.h). */
+#define KR__SCM_PIDFD 4
+
 /* NOP completes with the result given in sqe->len (kernel >= 6.10, liburing test/nop.c). */
 #define KR__NOP_INJECT_RESULT (1u << 0)
 

@@ -10,12 +10,14 @@
  *
  * Unix sockets: a multishot receive may miss what comes while it is being armed, the end of the stream above
  * all (liburing #1549; on 6.18 once or twice in 40,000 connections, of TCP never, with one shot never). So
- * there each receive is made anew, which looks at the socket first.
+ * there each receive is made anew, which looks at the socket first. If descriptors may come with the bytes it is
+ * a RECVMSG, with a place for them (core/fds.c).
  *
  * Relies on: man io_uring_prep_recv_multishot; `len` is 0 before kernel 6.17; a completion with F_BUFFER
  * hands the buffer over whatever its result. */
 #include "op/recv.h"
 
+#include "core/fds.h"
 #include "core/forward.h"
 #include "op/op.h"
 
@@ -24,8 +26,10 @@ uint16_t kr__prep_recv(struct kr_reactor *r, struct kr__owner *o, struct io_urin
     struct kr__conn *c = kr__owner_conn(o);
     if (kr__unlikely(kr__conn_opts(c)->read_ns))
         kr__conn_count(r, c, KR_DEADLINE_READ);
-    if (kr__likely(kr__line_empty(&r->line) && !c->singly))
+    if (kr__likely(kr__line_empty(&r->line) && !c->local))
         io_uring_prep_recv_multishot(sqe, 0, NULL, 0, 0);
+    else if (c->takes_fds)
+        io_uring_prep_recvmsg(sqe, 0, kr__fds_ask(c), MSG_CMSG_CLOEXEC);
     else
         io_uring_prep_recv(sqe, 0, NULL, 0, 0);
     sqe->flags = IOSQE_BUFFER_SELECT;
@@ -190,9 +194,11 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
     uint16_t buf = (uint16_t)(how->flags >> IORING_CQE_BUFFER_SHIFT);
     if (filled)
         kr__buf_take(&r->bufs, buf, size);
+    if (kr__unlikely(c->takes_fds))
+        kr__fds_came(r, c, how->res);
     if (kr__likely(size)) {
         kr__assert(filled);
-        kr__mark_if(recv_ended_with_data, !c->singly && !(how->flags & IORING_CQE_F_MORE));
+        kr__mark_if(recv_ended_with_data, !c->local && !(how->flags & IORING_CQE_F_MORE));
         kr__count(&r->stats.bytes_in, size);
         deliver(r, c, kr__buf_at(&r->bufs, buf), size, buf);
         if (kr__unlikely(!kr__line_empty(&r->line)))
@@ -209,7 +215,9 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
 /* What waited while reading was stopped: kept bytes, then the end of the stream. The turn's own phase. */
 void kr__recv_show(struct kr_reactor *r, struct kr__conn *c) {
     kr__assert(c->state == KR__CONN_OPEN && !kr__conn_stopped(c));
-    if (c->kept_size)
+    if (kr__unlikely(c->takes_fds))
+        kr__fds_show(r, c);
+    if (c->kept_size && c->state == KR__CONN_OPEN && !kr__conn_stopped(c))
         show_kept(r, c);
     if (c->state == KR__CONN_OPEN && c->eof && !c->eof_told && !kr__conn_stopped(c))
         tell_eof(r, c);

@@ -1,7 +1,8 @@
 /* Send: one in flight a stream, of all that is queued.
  *
  * Happy path: the queue's pieces go out in one SEND (one piece) or SENDMSG (several, up to what the kernel
- * takes); the completion consumes the front of the queue. Bytes that were lent by kr_conn_send_ref are pieces
+ * takes); the completion consumes the front of the queue. Descriptors go with the first byte of a SENDMSG, so
+ * the bytes that they were queued with begin one, and those queued before end the one before. Bytes that were lent by kr_conn_send_ref are pieces
  * like others; their users are told in a phase of the turn (loop.c), before on_close.
  * Failure modes: a short result (the peer reads slowly): the rest is sent next, from the right offset, as
  * the queue only loses what was taken. MSG_WAITALL would have the kernel go on by itself, but then
@@ -63,7 +64,9 @@ static void prep_several(struct kr_reactor *r, struct kr__conn *c, struct io_uri
 uint16_t kr__prep_send(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
     struct kr__conn *c = kr__owner_conn(o);
     kr__assert(c->queued && !c->vector);
-    if (c->queue.head->next)
+    if (kr__unlikely(kr__sendq_gives(&c->queue)))
+        io_uring_prep_sendmsg(sqe, 0, kr__sendq_message(&c->queue), MSG_NOSIGNAL);
+    else if (c->queue.head->next)
         prep_several(r, c, sqe);
     else
         prep_one(c, sqe, MSG_NOSIGNAL);
@@ -189,6 +192,29 @@ int kr_conn_send_ref(struct kr_reactor *r, kr_conn conn, const void *data, size_
     kr__count(&r->stats.bytes_borrowed, size);
     if (size)
         kr__conn_grew(r, c, size);
+    return 0;
+}
+
+int kr_conn_send_fds(struct kr_reactor *r, kr_conn conn, const void *data, size_t size, const int *fds,
+                     unsigned count) {
+    struct kr__conn *c;
+    int rc = kr__conn_door(r, conn, &c);
+    if (rc < 0)
+        return rc;
+    if (!data || !size || !fds || !count || count > KR_FDS_MAX)
+        return -EINVAL;
+    if (!c->local)
+        return -EOPNOTSUPP;
+    rc = admit(r, c, size);
+    if (rc < 0)
+        return rc;
+    if (r->reservation.conn == c)
+        kr__reservation_drop(r);
+    rc = kr__sendq_fds(&r->sends, &c->queue, data, size, fds, count);
+    if (rc < 0)
+        return rc;
+    kr__count(&r->stats.bytes_copied, size);
+    kr__conn_grew(r, c, size);
     return 0;
 }
 

@@ -1,12 +1,17 @@
 /* Records in, pieces out, bytes consumed. One function releases a record: send_release. Failure: memory
  * is refused, and the queue is as before. No callback runs but in kr__sends_tell: bytes are consumed deep
- * inside a completion, where the user must not find the connection half changed. */
+ * inside a completion, where the user must not find the connection half changed.
+ *
+ * Descriptors are duplicated when they are queued, and the duplicates closed by send_disarm alone: when the first
+ * byte of their record is taken, or with the record. Until then each try needs them, for the kernel looks
+ * them up anew (sendmsg_copy_msghdr at submit, but __scm_send at each try: net/socket.c, net/core/scm.c). */
 #include "pool/sends.h"
 
 #include "base/mark.h"
 #include "base/poison.h"
 
 #include <errno.h>
+#include <string.h>
 
 /* A new copy record leaves this much room at least, so that small sends of one turn share a record. */
 #define COPY_ROOM_MIN (512u - sizeof(struct kr__send))
@@ -46,7 +51,30 @@ static void send_free(struct kr__sends *sends, struct kr__send *send) {
     kr__block_put(sends->blocks, send, send->room);
 }
 
+static struct kr__send_fds *send_fds(struct kr__send *send) {
+    kr__assert(send->kind == KR__SEND_FDS);
+    return kr__container_of(send, struct kr__send_fds, send);
+}
+
+static void fds_close(const struct kr__sends *sends, const struct cmsghdr *control, unsigned count) {
+    const struct kr__kernel *k = sends->bufs->kernel;
+    for (unsigned i = 0; i < count; i++) {
+        int fd;
+        memcpy(&fd, CMSG_DATA(control) + i * sizeof fd, sizeof fd);
+        k->close(k, fd);
+    }
+}
+
+/* Its descriptors have gone, or never will. */
+static void send_disarm(struct kr__sends *sends, struct kr__send *send) {
+    const struct cmsghdr *control = send_fds(send)->msg.msg_control;
+    fds_close(sends, control, (unsigned)((control->cmsg_len - CMSG_LEN(0)) / sizeof(int)));
+    send->kind = KR__SEND_COPY;
+}
+
 static void send_release(struct kr__sends *sends, struct kr__send *send) {
+    if (send->kind == KR__SEND_FDS)
+        send_disarm(sends, send);
     if (send->kind == KR__SEND_REF && send_ref(send)->release) {
         sendq_link(&sends->due, send);
         return;
@@ -180,16 +208,71 @@ int kr__sendq_ref(struct kr__sends *sends, struct kr__sendq *q, const void *data
     return 0;
 }
 
+/* Duplicates go into the control data of a record that is nobody's yet. */
+static int fds_dup(struct kr__sends *sends, struct cmsghdr *control, const int *fds, unsigned count) {
+    const struct kr__kernel *k = sends->bufs->kernel;
+    for (unsigned i = 0; i < count; i++) {
+        int fd = k->dup(k, fds[i]);
+        kr__mark_if(fds_not_duplicated, fd < 0 && i);
+        if (fd < 0) {
+            fds_close(sends, control, i);
+            return fd;
+        }
+        memcpy(CMSG_DATA(control) + i * sizeof fd, &fd, sizeof fd);
+    }
+    return 0;
+}
+
+int kr__sendq_fds(struct kr__sends *sends, struct kr__sendq *q, const void *data, size_t size,
+                  const int *fds, unsigned count) {
+    size_t before = sizeof(struct kr__send_fds) + CMSG_SPACE(count * sizeof *fds), room;
+    struct kr__send_fds *f = kr__block_get(sends->blocks, before + size, &room);
+    if (!f)
+        return -ENOMEM;
+    struct cmsghdr *control = (struct cmsghdr *)(f + 1);
+    *control = (struct cmsghdr){
+        .cmsg_len = CMSG_LEN(count * sizeof *fds), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+    int rc = fds_dup(sends, control, fds, count);
+    if (rc < 0) {
+        kr__block_put(sends->blocks, f, room);
+        return rc;
+    }
+    char *bytes = (char *)f + before;
+    memcpy(bytes, data, size);
+    *f = (struct kr__send_fds){
+        .send = {.data = bytes, .size = (uint32_t)size, .spare = (uint32_t)(room - before - size),
+                 .room = (uint32_t)room, .kind = KR__SEND_FDS},
+        .msg = {.msg_control = control, .msg_controllen = control->cmsg_len},
+    };
+    kr__poison(bytes + size, f->send.spare);
+    sendq_append(sends, q, &f->send);
+    return 0;
+}
+
+struct msghdr *kr__sendq_message(const struct kr__sendq *q) {
+    struct kr__send_fds *f = send_fds(q->head);
+    f->piece = (struct iovec){(void *)(uintptr_t)f->send.data, f->send.size};
+    f->msg.msg_iov = &f->piece;
+    f->msg.msg_iovlen = 1;
+    return &f->msg;
+}
+
+/* What the same request can send behind it. */
+static const struct kr__send *send_joined(const struct kr__send *send) {
+    const struct kr__send *next = send->next;
+    return next && next->kind != KR__SEND_FDS ? next : NULL;
+}
+
 unsigned kr__sendq_count(const struct kr__sendq *q, unsigned max) {
     unsigned count = 0;
-    for (const struct kr__send *send = q->head; send && count < max; send = send->next)
+    for (const struct kr__send *send = q->head; send && count < max; send = send_joined(send))
         count++;
     return count;
 }
 
 int kr__sendq_pieces(const struct kr__sendq *q, struct iovec *iov, int max) {
     int count = 0;
-    for (const struct kr__send *send = q->head; send && count < max; send = send->next) {
+    for (const struct kr__send *send = q->head; send && count < max; send = send_joined(send)) {
         kr__assert(send->size);
         iov[count++] = (struct iovec){(void *)(uintptr_t)send->data, send->size};
     }
@@ -205,6 +288,9 @@ unsigned kr__sendq_consume(struct kr__sends *sends, struct kr__sendq *q, size_t 
         send->size -= (uint32_t)part;
         size -= part;
         kr__mark_if(sent_in_part, send->size && part);
+        kr__mark_if(fds_sent_in_part, send->size && part && send->kind == KR__SEND_FDS);
+        if (part && kr__unlikely(send->kind == KR__SEND_FDS))
+            send_disarm(sends, send);
         if (send->size)
             break;
         lent += send->kind == KR__SEND_LENT;
@@ -224,7 +310,7 @@ void kr__sendq_unborrow(struct kr__sends *sends, struct kr__sendq *q) {
     struct kr__sendq stay = {NULL, NULL};
     struct kr__send *send;
     while ((send = sendq_pop(q))) {
-        if (send->kind == KR__SEND_REF)
+        if (send->kind == KR__SEND_REF || send->kind == KR__SEND_FDS)
             send_release(sends, send);
         else
             sendq_link(&stay, send);

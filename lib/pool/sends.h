@@ -3,26 +3,30 @@
  * A record is a block. A COPY record holds its bytes behind itself, and later bytes of the same
  * connection are added while there is room, also while its front is being sent: nothing in it ever
  * moves. A LENT record holds a reference to a receive buffer, in which its bytes are. A REF record borrows
- * its user's bytes; released, it waits among those that are due, until a phase of the turn tells its user. */
+ * its user's bytes; released, it waits among those that are due, until a phase of the turn tells its user. An
+ * FDS record has descriptors of its own, which go with its first byte and are closed then; after that it is
+ * a COPY record. */
 #ifndef KR_POOL_SENDS_H
 #define KR_POOL_SENDS_H
 
 #include "pool/blocks.h"
 #include "pool/bufs.h"
 
+#include <sys/socket.h>
 #include <sys/uio.h>
 
 enum kr__send_kind {
     KR__SEND_COPY,
     KR__SEND_LENT,
     KR__SEND_REF,
+    KR__SEND_FDS,
 };
 
 struct kr__send {
     struct kr__send *next;
     const char *data; /* the first byte not yet sent */
     uint32_t size;    /* bytes not yet sent */
-    uint32_t spare;   /* COPY: room behind them */
+    uint32_t spare;   /* COPY, FDS: room behind them */
     uint32_t room;    /* the block's size */
     uint16_t buf;     /* LENT: the receive buffer */
     uint8_t kind;     /* enum kr__send_kind */
@@ -32,6 +36,13 @@ struct kr__send_ref {
     struct kr__send send;
     kr_release_fn *release; /* NULL: nobody need be told */
     void *arg;
+};
+
+/* What is behind it: the descriptors, as control data; then the bytes. */
+struct kr__send_fds {
+    struct kr__send send;
+    struct iovec piece;
+    struct msghdr msg; /* of the request that sends them, complete while that is in flight */
 };
 
 struct kr__sendq {
@@ -76,10 +87,23 @@ int kr__sendq_lend(struct kr__sends *sends, struct kr__sendq *q, const char *dat
 int kr__sendq_ref(struct kr__sends *sends, struct kr__sendq *q, const void *data, size_t size,
                   kr_release_fn *release, void *arg);
 
-/* How many pieces there are, counted up to `max`. */
+/* Adds a copy of the bytes (1 or more), with whose first duplicates of `count` descriptors go. All or
+ * nothing: -ENOMEM, or what kept a descriptor from being duplicated. */
+int kr__sendq_fds(struct kr__sends *sends, struct kr__sendq *q, const void *data, size_t size,
+                  const int *fds, unsigned count);
+
+/* Whether descriptors go with the first byte; then all that one request can send is this message. It stays as
+ * it is until bytes of it are sent. */
+static inline bool kr__sendq_gives(const struct kr__sendq *q) {
+    return q->head->kind == KR__SEND_FDS;
+}
+struct msghdr *kr__sendq_message(const struct kr__sendq *q);
+
+/* How many pieces one request can send, of those whose first byte no descriptors go with; counted up to
+ * `max`. */
 unsigned kr__sendq_count(const struct kr__sendq *q, unsigned max);
 
-/* The first pieces, at most `max`; returns how many. */
+/* The first of those pieces, at most `max`; returns how many. */
 int kr__sendq_pieces(const struct kr__sendq *q, struct iovec *iov, int max);
 
 /* `size` bytes of the front are sent; what is empty is released. Returns the count of lent records let go. */
@@ -88,7 +112,7 @@ unsigned kr__sendq_consume(struct kr__sends *sends, struct kr__sendq *q, size_t 
 /* Releases all. */
 void kr__sendq_drop(struct kr__sends *sends, struct kr__sendq *q);
 
-/* Releases the REF records; the others stay. */
+/* Releases what is not only the queue's own: REF and FDS records. The others stay. */
 void kr__sendq_unborrow(struct kr__sends *sends, struct kr__sendq *q);
 
 /* Tells the users of all that were due when it began; returns how many. Runs callbacks. */

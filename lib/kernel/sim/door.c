@@ -227,6 +227,12 @@ static int door_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *p
     return 0;
 }
 
+static int door_dup(const struct kr__kernel *k, int fd) {
+    struct kr_sim *sim = entered(k);
+    struct kr__sim_file *file = kr__sim_fd_file(sim, fd);
+    return file ? kr__sim_fd_new(sim, kr__sim_file_ref(file)) : -EBADF;
+}
+
 static int door_close(const struct kr__kernel *k, int fd) {
     return kr__sim_fd_close(entered(k), fd);
 }
@@ -288,7 +294,8 @@ void kr__sim_door_init(struct kr_sim *sim) {
         .socket = door_socket,
         .connect = door_connect,
         .sock_addrs = door_sock_addrs,
-    .sock_stream = door_sock_stream,
+        .sock_stream = door_sock_stream,
+        .dup = door_dup,
         .close = door_close,
         .write = door_write,
         .wake_open = door_wake_open,
