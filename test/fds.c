@@ -4,6 +4,9 @@
  * Files are told apart by their inodes. Each case counts this process's descriptors before and after. */
 #include "harness/net.h"
 
+#include "kernel/kernel.h"
+#include "ring/ring.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
@@ -949,4 +952,44 @@ TEST_EACH(fds_of_a_forked_child_are_copies) {
     end_of(r, &one, peer);
 }
 
-TAP_MAIN(fds, 27 * 4)
+/* The real kernel, of which one completion is lost. */
+struct loser {
+    struct kr__kernel kernel; /* first: the functions are given a pointer to it */
+    int peer, file; /* once set, it sends that twice, and what comes of it is lost */
+};
+
+static int loser_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit, unsigned wait_for,
+                       unsigned flags, const struct kr__getevents_arg *arg) {
+    struct loser *l = (struct loser *)(uintptr_t)k;
+    if (l->peer)
+        peer_send(l->peer, "hello", (const int[]){l->file, l->file}, 2);
+    int rc = kr__linux.enter(&kr__linux, ring, submit, wait_for, flags, arg);
+    if (!l->peer)
+        return rc;
+    l->peer = 0;
+    CHECK_EQ(io_uring_cq_ready(ring), 1u);
+    io_uring_cq_advance(ring, 1);
+    return -EBADR;
+}
+
+/* Ours: those of a completion that the kernel has lost are found by the place they were put in, and closed. */
+TEST_EACH(fds_of_a_lost_completion_are_closed) {
+    struct loser loser = {.kernel = kr__linux};
+    loser.kernel.enter = loser_enter;
+    struct kr_reactor *r = test_reactor_on(&loser.kernel, NULL);
+    int peer = begin(r, &one, 8), file = file_new(), before = tap_fd_count();
+    settle(r);
+    loser.file = file;
+    loser.peer = peer;
+    CHECK_ERR(kr_step(r, 1000000), EBADR);
+    CHECK_EQ(tap_fd_count(), before + 2);
+    CHECK_OK(kr_reactor_free(r));
+    CHECK_EQ(one.closes, 1u);
+    CHECK_EQ(one.gift_count, 0u);
+    test_close(peer);
+    test_close(file);
+    for (int fd = 3; fd < 100; fd++)
+        CHECK_EQ(fcntl(fd, F_GETFD), -1);
+}
+
+TAP_MAIN(fds, 28 * 4)

@@ -91,7 +91,7 @@
     X(fds_truncated, sim)                                                                          \
     X(fds_while_closing, sim)                                                                      \
     X(fds_held_back, sim)                                                                          \
-    X(fds_lost, sim)                                                                               \
+    X(fds_lost, fds)                                                                               \
     /* core/drain.c */                                                                             \
     X(drain_walks_on, drain)                                                                       \
     X(drain_cuts_off, sim)                                                                         \

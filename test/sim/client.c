@@ -82,10 +82,36 @@ static void check_whole(const struct client *c) {
                (unsigned long long)c->got, (unsigned long long)from->total, from->id);
 }
 
+/* What comes back is its own file. */
+static int64_t receive(struct client *c, unsigned char *piece, size_t size) {
+    struct kr_sim *sim = c->storm->sim;
+    if (c->file < 0 || likely(c->storm, 200))
+        return kr_sim_recv(sim, c->peer, piece, size);
+    int fds[GIFT_MAX];
+    unsigned count;
+    int64_t got = kr_sim_recv_fds(sim, c->peer, piece, size, fds, GIFT_MAX, &count);
+    for (unsigned i = 0; i < count; i++) {
+        mark(c->storm, MARK_fds_back);
+        MUST(kr_sim_fd_same(sim, fds[i], c->file));
+        MUST_NOT_FAIL(kr_sim_fd_close(sim, fds[i]));
+    }
+    return got;
+}
+
+static int64_t deliver(struct client *c, const unsigned char *piece, size_t size) {
+    struct storm *s = c->storm;
+    if (!likely(s, s->scenario->fds))
+        return kr_sim_send(s->sim, c->peer, piece, size);
+    int fds[GIFT_MAX];
+    for (unsigned i = 0; i < GIFT_MAX; i++)
+        fds[i] = c->file;
+    return kr_sim_send_fds(s->sim, c->peer, piece, size, fds, 1 + (unsigned)below(s, GIFT_MAX));
+}
+
 static bool take(struct client *c) {
     unsigned char piece[PIECE_MAX];
     size_t most = c->storm->scenario->slow ? 512 : sizeof piece;
-    int64_t got = kr_sim_recv(c->storm->sim, c->peer, piece, some(c->storm, most));
+    int64_t got = receive(c, piece, some(c->storm, most));
     if (got == -EAGAIN)
         return false;
     if (got <= 0) {
@@ -121,7 +147,7 @@ static bool give(struct client *c) {
     size_t size = some(c->storm, left < sizeof piece ? left : sizeof piece);
     for (size_t i = 0; i < size; i++)
         piece[i] = stream_byte(c->id, c->sent + i);
-    int64_t sent = kr_sim_send(c->storm->sim, c->peer, piece, size);
+    int64_t sent = deliver(c, piece, size);
     if (sent < 0) {
         MUST(sent == -EAGAIN || sent == -EPIPE || sent == -ECONNRESET || sent == -ETIMEDOUT);
         c->shut = c->failed = sent != -EAGAIN;
@@ -143,7 +169,8 @@ static void act_later(struct client *c) {
 
 static void begin(struct client *c) {
     struct storm *s = c->storm;
-    int rc = kr_sim_connect(s->sim, &c->peer, PORT);
+    struct kr_addr addr = storm_address(s);
+    int rc = kr_sim_connect_to(s->sim, &c->peer, &addr);
     MUST(rc == 0 || rc == -EAGAIN || rc == -ECONNREFUSED);
     if (rc < 0)
         return;
@@ -194,6 +221,21 @@ static void client_make(struct storm *s, struct client *c, uint32_t id) {
     c->from = s->scenario->proxy ? 0 : id;
     c->rude = likely(s, s->scenario->rude);
     c->quits_at = below(s, c->total + 1);
+    c->file = -1;
+    if (s->scenario->fds)
+        c->file = kr_sim_file(s->sim, "file", 4);
+}
+
+/* What was sent to those who are still there, and not received, holds files too. */
+void clients_end(struct storm *s) {
+    for (unsigned i = 0; i < s->client_count; i++) {
+        struct client *c = &s->clients[i];
+        if (c->file < 0)
+            continue;
+        MUST_NOT_FAIL(kr_sim_fd_close(s->sim, c->file));
+        if (c->connected && !c->over)
+            MUST_NOT_FAIL(kr_sim_close(s->sim, c->peer));
+    }
 }
 
 void clients_start(struct storm *s) {

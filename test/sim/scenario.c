@@ -21,6 +21,8 @@ const struct scenario scenarios[] = {
      .rude = 200, .lazy = 100, .no_memory = 6, .free_early = 200, .timers = 60, .drain = 1},
     {.name = "half", .clients = 20, .bytes = 12000, .half = 400, .close = 10, .rude = 100, .lazy = 60,
      .idle = 10, .hoard = 20, .drain = 1},
+    {.name = "fds", .clients = 24, .bytes = 12000, .fds = 300, .close = 20, .pause = 120, .rude = 150, .lazy = 60,
+     .no_memory = 6, .free_early = 200, .drain = 1, .half = 30, .lease = 60},
     {.name = "mixed", .clients = 32, .bytes = 12000, .messages = false, .close = 20, .pause = 40,
      .timers = 40, .posts = 40, .idle = 10, .churn = 10, .rude = 150, .lazy = 60, .no_memory = 12,
      .free_early = 250, .lease = 60, .drain = 1},

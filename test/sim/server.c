@@ -214,8 +214,7 @@ void server_post(struct kr_sim *sim, void *arg) {
 /* ---- listeners ---- */
 
 void server_listen(struct storm *s, unsigned i) {
-    struct kr_addr addr;
-    MUST(kr_addr_ip(&addr, "127.0.0.1", PORT) == 0);
+    struct kr_addr addr = storm_address(s);
     int rc = kr_listen(s->r, &s->listeners[i], &addr, &s->opts, &ops, s);
     MUST(rc == 0 || rc == -ENOMEM || rc == -ENOSPC || (rc == -ESHUTDOWN && (s->ending || s->draining)));
     MUST(rc != 0 || !s->draining);
@@ -473,9 +472,57 @@ static int lend(struct storm *s, struct session *x, const unsigned char *data, s
     return 0;
 }
 
+/* ---- descriptors: they go back with the bytes they came with, or are closed ---- */
+
+static const struct client *client_of(const struct storm *s, uint32_t id) {
+    for (unsigned i = 0; i < s->client_count; i++) {
+        if (s->clients[i].id == id)
+            return &s->clients[i];
+    }
+    return NULL;
+}
+
+static void fds_close(struct storm *s, struct session *x) {
+    for (unsigned i = 0; i < x->fd_count; i++)
+        MUST(kr_sim_fd_close(s->sim, x->fds[i]) == 0);
+    x->fd_count = 0;
+}
+
+static void on_fds(struct kr_reactor *r, kr_conn conn, void *user, const int *fds, unsigned count,
+                   bool truncated) {
+    (void)r;
+    struct session *x = user;
+    struct storm *s = x->storm;
+    enter(s, x, conn, "on_fds");
+    mark(s, truncated ? MARK_fds_truncated : MARK_fds_came);
+    MUST(s->scenario->fds && !x->closing && !x->paused && !x->eof && !x->twin);
+    MUST(count <= s->opts.conn.recv_fds && (count || truncated));
+    MUST(!truncated || count == s->opts.conn.recv_fds || kr_sim_fault_hits(s->sim, KR_SIM_SCM_EMFILE));
+    const struct client *c = x->consumed >= 4 ? client_of(s, x->id) : NULL;
+    for (unsigned i = 0; i < count; i++)
+        MUST(kr_sim_fd_same(s->sim, fds[i], c ? c->file : fds[0]));
+    fds_close(s, x); /* those before, which could not be sent */
+    memcpy(x->fds, fds, count * sizeof *fds);
+    x->fd_count = count;
+    server_act(s, x, MARK_close_in_fds);
+    leave(x);
+}
+
+/* What it has goes with these bytes; -EMFILE is not in this world. */
+static int send_fds(struct storm *s, struct session *x, const unsigned char *data, size_t size) {
+    int rc = kr_conn_send_fds(s->r, x->conn, data, size, x->fds, x->fd_count);
+    if (rc < 0)
+        return rc;
+    mark(s, MARK_fds_sent);
+    fds_close(s, x);
+    return 0;
+}
+
 /* One of the ways to send, all of which mean the same. */
 static int send_somehow(struct storm *s, struct session *x, const unsigned char *data, size_t size) {
     void *room;
+    if (x->fd_count)
+        return send_fds(s, x, data, size);
     switch (below(s, 7)) {
     case 0: {
         int rc = kr_conn_reserve(s->r, x->conn, size, &room);
@@ -680,6 +727,7 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     x->cut = x->cut || error || why == KR_WHY_REACTOR;
     x->closing = true;
     x->closed_with = error;
+    fds_close(s, x);
     if (!s->ending)
         server_act(s, x, MARK_close_in_close);
     MUST(kr_conn_send(r, conn, "x", 1) == -EPIPE);
@@ -696,4 +744,5 @@ static const struct kr_conn_ops ops = {
     .on_timeout = on_timeout,
     .on_shutdown = on_shutdown,
     .on_close = on_close,
+    .on_fds = on_fds,
 };

@@ -105,11 +105,21 @@ static void plan_listener(struct storm *s) {
     o->conn.send_high = 1 + below(s, o->conn.send_cap);
     o->conn.send_low = below(s, o->conn.send_high + 1);
     o->conn.recv_cap = s->scenario->proxy ? 1u << 20 : 64 + some(s, 65536);
+    o->conn.recv_fds = s->scenario->fds ? 1 + (unsigned)below(s, GIFT_MAX) : 0;
     o->conn.inline_size = likely(s, 300) ? pick(s, 256) : 0;
     int64_t *const deadlines[] = {&o->conn.idle_ns, &o->conn.read_ns, &o->conn.write_ns, &o->conn.life_ns};
     for (unsigned i = 0; i < sizeof deadlines / sizeof *deadlines; i++)
         *deadlines[i] = likely(s, s->scenario->idle) ? (int64_t)some(s, (uint64_t)(2000 * MS)) : 0;
     o->conn.flush_ns = likely(s, 512) ? 30000 * MS : (int64_t)some(s, (uint64_t)(500 * MS));
+}
+
+struct kr_addr storm_address(const struct storm *s) {
+    struct kr_addr addr;
+    if (s->scenario->fds)
+        MUST(kr_addr_unix(&addr, "@storm") == 0);
+    else
+        MUST(kr_addr_ip(&addr, "127.0.0.1", PORT) == 0);
+    return addr;
 }
 
 /* The reactor is also made while memory is short: it says so, and leaves nothing. */
@@ -315,6 +325,7 @@ static void end_reactor(struct storm *s) {
     MUST(s->sim->requests == 0);
     if (lost) /* a descriptor may have been accepted by a completion that was */
         return;
+    clients_end(s);
     MUST(s->sim->files == s->sim->peers.used);
     for (unsigned fd = 0; fd < s->sim->fd_room; fd++)
         MUST(!s->sim->fds[fd]);

@@ -18,6 +18,7 @@
 #define LISTENERS_MAX 3
 #define CONNS_MAX 512
 #define PORT 7
+#define GIFT_MAX 4u /* descriptors of one message */
 
 /* Likelihoods are of 1024. */
 struct scenario {
@@ -28,6 +29,7 @@ struct scenario {
     bool slow;             /* clients read little, and caps are low */
     bool proxy;            /* connections are forwarded to each other, two and two */
     unsigned close, pause, timers, posts, idle, churn, hoard, lease, drain; /* what the server's callbacks do */
+    unsigned fds;          /* clients send descriptors, over Unix sockets; the server sends them back */
     unsigned half;         /* the server ends its side alone, and closes later */
     unsigned rude, lazy;   /* clients that go early; clients that rest */
     unsigned no_memory;    /* the allocator refuses */
@@ -95,6 +97,11 @@ const struct scenario *scenario_named(const char *name);
     X(forwarded)                                                                                   \
     X(forward_cut)                                                                                 \
     X(forward_stopped)                                                                             \
+    X(fds_came)                                                                                    \
+    X(fds_truncated)                                                                               \
+    X(fds_sent)                                                                                    \
+    X(fds_back)                                                                                    \
+    X(close_in_fds)                                                                                \
     X(leased)                                                                                      \
     X(leased_a_copy)                                                                               \
     X(lost_completions)                                                                            \
@@ -124,6 +131,8 @@ struct session {
     uint64_t consumed;
     size_t shown;    /* and not consumed */
     unsigned loans;  /* that have not come back */
+    int fds[GIFT_MAX]; /* that came with the bytes that are shown next */
+    unsigned fd_count;
 };
 
 /* Bytes that the server has lent. */
@@ -144,6 +153,7 @@ struct client {
     unsigned idle_acts; /* since anybody has moved on */
     uint64_t seen_moves;
     uint64_t quits_at;  /* a rude one: bytes sent */
+    int file;           /* what it sends descriptors of; -1: none */
 };
 
 struct beat {
@@ -231,6 +241,9 @@ static inline uint64_t below(struct storm *s, uint64_t bound) {
 /* 1 to `max`, small numbers as likely as large ones. */
 uint64_t some(struct storm *s, uint64_t max);
 
+/* Where the server listens. */
+struct kr_addr storm_address(const struct storm *s);
+
 /* Byte `at` of what client `id` sends: first its id, then what follows from both. */
 unsigned char stream_byte(uint32_t id, uint64_t at);
 
@@ -246,6 +259,7 @@ void storm_saw_close(struct storm *s, kr_conn conn);
 
 /* client.c */
 void clients_start(struct storm *s);
+void clients_end(struct storm *s); /* their files */
 void clients_check(const struct storm *s); /* when all are over, and the server has noticed */
 
 #endif
