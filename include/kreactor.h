@@ -9,6 +9,7 @@
 #include <kreactor/connect.h>
 #include <kreactor/drain.h>
 #include <kreactor/dump.h>
+#include <kreactor/file.h>
 #include <kreactor/forward.h>
 #include <kreactor/lease.h>
 #include <kreactor/listener.h>

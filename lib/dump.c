@@ -2,6 +2,7 @@
  * Failure: the first error of write ends it. Nothing is changed, so it may be called at any moment that
  * the reactor's thread has. */
 #include "op/op.h"
+#include "pool/files.h"
 
 #include <kreactor/dump.h>
 #include <kreactor/version.h>
@@ -86,6 +87,8 @@ static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr
         put(d, " due_ms %lld",
             (long long)((kr__heap_at(&r->timers.heap, &c->deadline.node) - r->now) / 1000000));
     put_flag(d, c->takes_fds, "takes-fds");
+    if (c->files)
+        put(d, " files %u", c->more->files->count);
     put_flag(d, c->calling, "calling");
     put_flag(d, c->knocks, "knocks");
     put_flag(d, c->paused, "paused");

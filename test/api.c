@@ -56,7 +56,8 @@ TEST(whyname_names_causes) {
     CHECK_STR_EQ(kr_whyname(KR_WHY_LIMIT), "limit");
     CHECK_STR_EQ(kr_whyname(KR_WHY_REACTOR), "reactor");
     CHECK_STR_EQ(kr_whyname(KR_WHY_CONNECT), "connect");
-    CHECK_STR_EQ(kr_whyname((enum kr_why)7), "?");
+    CHECK_STR_EQ(kr_whyname(KR_WHY_FILE), "file");
+    CHECK_STR_EQ(kr_whyname((enum kr_why)8), "?");
     CHECK_STR_EQ(kr_whyname((enum kr_why)250), "?");
 }
 

@@ -138,6 +138,7 @@ static int run_stopped(struct kr_reactor *r) {
     X(kr_conn_send, kr_conn_send(t->r, t->conn, "x", 1))                                           \
     X(kr_conn_send_nothing, kr_conn_send(t->r, t->conn, "", 0))                                    \
     X(kr_conn_send_ref, kr_conn_send_ref(t->r, t->conn, "x", 1, NULL, NULL))                       \
+    X(kr_conn_send_file, kr_conn_send_file(t->r, t->conn, file, 0, 0, NULL, NULL))                 \
     X(kr_conn_sendv, kr_conn_sendv(t->r, t->conn, &(struct iovec){(void *)(uintptr_t)"x", 1}, 1))  \
     X(kr_conn_reserve, kr_conn_reserve(t->r, t->conn, 8, &room))                                   \
     X(kr_conn_commit, kr_conn_commit(t->r, t->conn, 0))                                            \
@@ -168,6 +169,7 @@ static void check_calls(const struct things *t, int error) {
     kr_listener listener;
     void *room;
     int sink = CHECK_SYS(open("/dev/null", O_WRONLY | O_CLOEXEC));
+    int file = CHECK_SYS(open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
     CHECK_OK(kr_addr_ip(&loopback, "127.0.0.1", 0));
 #define X(name, call)                                                                              \
     if (error)                                                                                     \
@@ -177,6 +179,7 @@ static void check_calls(const struct things *t, int error) {
     CALLS(X)
 #undef X
     CHECK_SYS(close(sink));
+    CHECK_SYS(close(file));
 }
 
 static void check_refused(const struct things *t, int error) {

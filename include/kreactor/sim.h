@@ -157,7 +157,7 @@ KR_API int kr_sim_accept_at(struct kr_sim *sim, kr_sim_peer *ret, const struct k
 
 #define KR_SIM_FDS_MAX 253u /* that go with one message, as in Linux */
 
-/* Opens a file of these bytes, of which a copy is made. Returns its descriptor (>= 0), which is ended with
+/* Opens a file of these bytes, of which a copy is made; the daemon may send it. Returns its descriptor (>= 0), which is ended with
  * kr_sim_fd_close. -EINVAL. */
 KR_API int kr_sim_file(struct kr_sim *sim, const void *data, size_t size);
 
@@ -214,7 +214,11 @@ enum kr_sim_fault {
     KR_SIM_ZC_HELD = 29,             /* its bytes are kept until the peer has read them, or is gone */
     KR_SIM_ZC_LATE = 30,             /* the notification comes up to a second late */
     KR_SIM_SCM_EMFILE = 31,          /* a descriptor that comes with bytes finds no room: MSG_CTRUNC */
-    KR_SIM_FAULT_COUNT = 32,         /* grows with new versions */
+    KR_SIM_READ_WAITS = 32,          /* what is read of a file is not in memory: up to 5 ms */
+    KR_SIM_SHORT_READ = 33,          /* a read brings fewer bytes than the file has, down to one */
+    KR_SIM_READ_ERROR = 34,          /* the disk has an error: -EIO */
+    KR_SIM_READ_CUT = 35,            /* the file ends where it is being read */
+    KR_SIM_FAULT_COUNT = 36,         /* grows with new versions */
 };
 
 /* Makes a fault happen in `per_1024` (0 to 1024) of the cases where it could. 0 is the start. */

@@ -103,6 +103,13 @@
     /* op/cancel.c */                                                                              \
     X(cancel_came_late, sim)                                                                       \
     X(cancel_again, sim)                                                                           \
+    /* op/read.c */                                                                                \
+    X(read_short, sim)                                                                             \
+    X(read_in_vain, sim)                                                                           \
+    X(read_by_a_worker, file)                                                                      \
+    X(read_failed, sim)                                                                            \
+    X(file_too_short, sim)                                                                         \
+    X(file_end_met, sim)                                                                           \
     /* op/recv.c */                                                                                \
     X(kept_closed_up, sim)                                                                         \
     X(kept_grown, sim)                                                                             \
@@ -127,6 +134,8 @@
     /* pool/bufs.c */                                                                              \
     X(bufs_doubled, bufs)                                                                          \
     X(bufs_fell, bufs)                                                                             \
+    /* pool/files.c */                                                                             \
+    X(chunk_refused, sim)                                                                          \
     /* pool/sends.c */                                                                             \
     X(copy_in_two_records, sim)                                                                    \
     X(sent_in_part, sim)                                                                           \

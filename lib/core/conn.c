@@ -9,9 +9,18 @@
 #include "core/fds.h"
 #include "core/forward.h"
 #include "core/reactor.h"
+#include "pool/files.h"
 
 void kr__conn_dirty(struct kr_reactor *r, struct kr__conn *c) {
     kr__owner_dirty(r, &c->owner);
+}
+
+/* What brings a queue on that is not empty. */
+static uint32_t verbs_of_queue(const struct kr__conn *c) {
+    if (kr__likely(!c->files))
+        return KR__SET(send);
+    return (kr__sendq_some(&c->queue) ? KR__SET(send) : 0) |
+           (kr__files_want(c->more->files) ? KR__SET(read) : 0);
 }
 
 struct kr__wants kr__conn_wants(const struct kr__conn *c) {
@@ -25,17 +34,17 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
         if (kr__conn_reads(c) && !c->parked)
             desired |= KR__SET(recv);
         if (c->queued)
-            desired |= KR__SET(send);
+            desired |= verbs_of_queue(c);
         else if (c->half && !c->fin)
             desired |= KR__SET(shutdown);
         break;
     case KR__CONN_LINGERING:
         if (kr__conn_reads(c) && !c->parked)
             desired |= KR__SET(recv);
-        desired |= c->queued ? KR__SET(send) : c->fin || c->eof ? 0 : KR__SET(shutdown);
+        desired |= c->queued ? verbs_of_queue(c) : c->fin || c->eof ? 0 : KR__SET(shutdown);
         break;
     case KR__CONN_DRAINING:
-        desired |= KR__SET(send);
+        desired |= verbs_of_queue(c);
         break;
     case KR__CONN_JOINING:
         break;
@@ -75,6 +84,15 @@ void kr__conn_block(struct kr_reactor *r, struct kr__conn *c) {
         kr__forward_dam(r, c);
     if (kr__conn_stopped(c))
         kr__conn_hold(r, c);
+}
+
+void kr__conn_unblock(struct kr_reactor *r, struct kr__conn *c) {
+    c->blocked = false;
+    if (c->paired)
+        kr__forward_undam(r, c);
+    else if (c->ops->on_drain)
+        c->ops->on_drain(r, kr__conn_handle(c), c->user);
+    kr__conn_show_later(r, c);
 }
 
 void kr__conn_grew(struct kr_reactor *r, struct kr__conn *c, size_t size) {
@@ -162,6 +180,11 @@ static bool calling_moves(const struct kr__conn *c) {
     return asked && (filed || (c->state == KR__CONN_OPENING && !c->knocks));
 }
 
+bool kr__conn_queue_moves(const struct kr__conn *c) {
+    uint32_t verbs = verbs_of_queue(c);
+    return verbs && !(verbs & ~c->owner.armed);
+}
+
 bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {
     uint32_t armed = c->owner.armed;
     if (c->calling)
@@ -172,7 +195,7 @@ bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {
     case KR__CONN_OPENING:
         return false;
     case KR__CONN_OPEN:
-        if ((c->queued || c->blocked) && !(armed & KR__SET(send)))
+        if ((c->queued || c->blocked) && !kr__conn_queue_moves(c))
             return false;
         if (!c->queued && c->half && !c->fin && !(armed & KR__SET(shutdown)))
             return false;
@@ -182,13 +205,13 @@ bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {
             return kr__forward_moves(c);
         return c->paused || c->eof || (c->blocked && !c->forwarding) || (armed & KR__SET(recv));
     case KR__CONN_LINGERING:
-        if (!(c->queued ? armed & KR__SET(send) : c->fin || (armed & KR__SET(shutdown))))
+        if (!(c->queued ? kr__conn_queue_moves(c) : c->fin || (armed & KR__SET(shutdown))))
             return false;
         if (!c->eof && !(c->parked ? !kr__bufs_some(&r->bufs) : armed & KR__SET(recv)))
             return false;
         return kr__heap_filed(&c->deadline.node);
     case KR__CONN_DRAINING:
-        return (armed & KR__SET(send)) && kr__heap_filed(&c->deadline.node);
+        return kr__conn_queue_moves(c) && kr__heap_filed(&c->deadline.node);
     case KR__CONN_JOINING:
     case KR__CONN_CLOSING:
         return c->owner.inflight > 0;

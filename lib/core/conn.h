@@ -61,6 +61,7 @@ struct kr__conn {
     bool paired : 1;     /* an end of a forwarding pair */
     bool forwarding : 1; /* what it receives goes to the other end */
     bool dammed : 1;     /* not read for the pair's sake: the other's queue is full, or the pair is over */
+    bool files : 1;      /* there are files in its queue */
     int16_t error;      /* for on_close; the kernel's reach to -4095 */
     uint16_t held;      /* receive buffers that its queue and its leases hold */
 
@@ -70,7 +71,7 @@ struct kr__conn {
     struct kr__link wait; /* in the line, or on the list of those to be shown kept bytes */
 
     struct kr__vector *vector; /* of the send in flight, if it has several pieces; a block */
-    uint32_t queued; /* bytes in the queue */
+    uint32_t queued; /* bytes in the queue, with what its files count; 0 when there are neither */
 
     uint32_t kept_at, kept_size; /* the unconsumed bytes within `kept` */
     uint32_t kept_room;
@@ -95,6 +96,7 @@ struct kr__conn_more {
     struct kr_addr *addrs; /* peer and local, a block; NULL when they were not asked for */
     struct kr__forward *forward; /* the pair, while it is an end of one; a block */
     struct kr__fds *fds; /* while it takes descriptors; a block */
+    struct kr__files *files;     /* while there are files in its queue */
 
     /* While it is calling. */
     int fd;               /* its socket, where that is needed until it stands; else -1 */
@@ -224,6 +226,19 @@ static inline bool kr__conn_takes(const struct kr__conn *c) {
 /* So many bytes were added to its queue. */
 void kr__conn_grew(struct kr_reactor *r, struct kr__conn *c, size_t size);
 
+/* The queue is down to send_low, after it was blocked. Runs callbacks. */
+void kr__conn_unblock(struct kr_reactor *r, struct kr__conn *c);
+
+/* So many bytes less are queued. Runs callbacks. */
+static inline void kr__conn_shrank(struct kr_reactor *r, struct kr__conn *c, size_t size) {
+    c->queued -= (uint32_t)size;
+    if (c->blocked && c->queued <= kr__conn_opts(c)->send_low && c->state == KR__CONN_OPEN)
+        kr__conn_unblock(r, c);
+}
+
+/* Lets go of what files needed once none is in the queue (op/read.c). */
+void kr__conn_files_check(struct kr_reactor *r, struct kr__conn *c);
+
 /* What feeds its queue is not read until the queue is down to send_low: its own peer, or the other end. */
 void kr__conn_block(struct kr_reactor *r, struct kr__conn *c);
 
@@ -232,6 +247,9 @@ void kr__conn_dirty(struct kr_reactor *r, struct kr__conn *c);
 
 /* Has its kept bytes, or a held-back end of stream, shown in the next turn, if it may be shown any. */
 void kr__conn_show_later(struct kr_reactor *r, struct kr__conn *c);
+
+/* Whether a queue that is not empty has requests in flight that bring it on. */
+bool kr__conn_queue_moves(const struct kr__conn *c);
 
 /* For the audit at each wait: is there something that will move it on? */
 bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c);

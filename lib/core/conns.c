@@ -10,6 +10,7 @@
 #include "core/fds.h"
 #include "core/forward.h"
 #include "core/reactor.h"
+#include "pool/files.h"
 
 #include <string.h>
 
@@ -48,6 +49,8 @@ static void more_put(struct kr_reactor *r, struct kr__conn *c) {
     if (c->more->fd >= 0)
         r->kernel->close(r->kernel, c->more->fd);
     addrs_put(r, c->more->addrs);
+    if (c->more->files)
+        kr__files_free(&r->blocks, c->more->files);
     kr__block_put(&r->blocks, c->more, kr__block_room(sizeof *c->more));
     c->more = NULL;
 }

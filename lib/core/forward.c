@@ -204,7 +204,7 @@ void kr__forwards_settle(struct kr_reactor *r) {
 /* At a limit it waits for the pair, whose other parts are looked at by themselves. */
 bool kr__forward_moves(const struct kr__conn *c) {
     const struct kr__conn *to = other_of(c);
-    bool sends = to->calling || (to->owner.armed & KR__SET(send));
+    bool sends = to->calling || kr__conn_queue_moves(to);
     return forward_of(c)->ways[side_of(c)].ended || (to->blocked && sends);
 }
 

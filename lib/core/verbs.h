@@ -23,6 +23,7 @@
     X(connect, SLOT, true, false)                                                                  \
     X(recv, SLOT, true, false)                                                                     \
     X(send, SLOT, true, false)                                                                     \
+    X(read, RAW_FD, true, false)                                                                   \
     X(shutdown, SLOT, true, false)                                                                 \
     X(reset, SLOT, true, false)                                                                    \
     X(close, INDEX, true, false)                                                                   \

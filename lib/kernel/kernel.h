@@ -79,6 +79,8 @@ struct kr__kernel {
     int (*sock_stream)(const struct kr__kernel *k, int fd);
     int (*sock_addrs)(const struct kr__kernel *k, int fd, struct kr_addr *peer, struct kr_addr *local);
     int (*dup)(const struct kr__kernel *k, int fd); /* another descriptor of the same, close-on-exec */
+    /* Of a file that can be read at offsets; UINT64_MAX: not known. -EBADF, -EISDIR, -ESPIPE, -EINVAL. */
+    int (*file_size)(const struct kr__kernel *k, int fd, uint64_t *ret);
     int (*close)(const struct kr__kernel *k, int fd);
     int (*write)(const struct kr__kernel *k, int fd, const void *data, size_t size); /* bytes written */
 

@@ -20,6 +20,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -271,6 +272,32 @@ static int linux_dup(const struct kr__kernel *k, int fd) {
     return copy < 0 ? -errno : copy;
 }
 
+/* O_PATH and O_DIRECT are GNU's; the latter wants memory and offsets of its own liking (man open). */
+static int readable_at(int fd) {
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0)
+        return -errno;
+    if (flags & O_PATH || (flags & O_ACCMODE) == O_WRONLY)
+        return -EBADF;
+    return flags & O_DIRECT ? -EINVAL : 0;
+}
+
+static int linux_file_size(const struct kr__kernel *k, int fd, uint64_t *ret) {
+    (void)k;
+    struct stat st;
+    int rc = readable_at(fd);
+    if (rc == 0 && fstat(fd, &st) < 0)
+        rc = -errno;
+    if (rc < 0)
+        return rc;
+    if (S_ISDIR(st.st_mode))
+        return -EISDIR;
+    if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+        return -ESPIPE;
+    *ret = S_ISREG(st.st_mode) ? (uint64_t)st.st_size : UINT64_MAX;
+    return 0;
+}
+
 static int linux_close(const struct kr__kernel *k, int fd) {
     (void)k;
     return close(fd) < 0 ? -errno : 0;
@@ -352,6 +379,7 @@ const struct kr__kernel kr__linux = {
     .sock_addrs = linux_sock_addrs,
     .sock_stream = linux_sock_stream,
     .dup = linux_dup,
+    .file_size = linux_file_size,
     .close = linux_close,
     .write = linux_write,
     .wake_open = linux_wake_open,

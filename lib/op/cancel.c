@@ -4,7 +4,7 @@
  * Happy path: the cancel leaves no completion of its own (CQE_SKIP_SUCCESS), the cancelled request
  * completes with -ECANCELED, or with what it had done already.
  * Failure: -ENOENT, it has completed meanwhile, and its completion is on the way; -EALREADY, it is just
- * running, and the cancel is made again. The loop fills the SQE: only it knows the tag to cancel. */
+ * running, and the cancel is made again; but not of a read, which runs on to its end. The loop fills the SQE: only it knows the tag to cancel. */
 #include "op/op.h"
 
 uint16_t kr__prep_cancel(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
@@ -16,7 +16,7 @@ uint16_t kr__prep_cancel(struct kr_reactor *r, struct kr__owner *o, struct io_ur
 
 void kr__done_cancel(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     kr__mark_if(cancel_came_late, how->res == -ENOENT);
-    if (how->res != -EALREADY)
+    if (how->res != -EALREADY || how->operand == KR__VERB_read)
         return;
     kr__mark(cancel_again);
     o->cancelled &= ~(1u << how->operand);

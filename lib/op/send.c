@@ -13,8 +13,11 @@
  * Relies on: two sends in flight on one stream may overtake each other (liburing #1001), hence one;
  * payload is borrowed by the kernel until the completion, msghdr and pieces until the submit
  * (IORING_FEAT_SUBMIT_STABLE), which a full SQ may delay, so they are kept until the completion too. */
+#include "op/send.h"
+
 #include "core/forward.h"
 #include "op/op.h"
+#include "pool/files.h"
 
 #include <sys/socket.h>
 
@@ -49,12 +52,17 @@ static void prep_one(const struct kr__conn *c, struct io_uring_sqe *sqe, int fla
     io_uring_prep_send(sqe, 0, piece.iov_base, piece.iov_len, flags);
 }
 
+static bool file_goes_on(const struct kr__conn *c) {
+    return c->files && c->more->files->first && c->more->files->first->expected;
+}
+
 /* What one send does not cover is sent next and at once, so all sends but the last of them say MSG_MORE, and
  * the seams leave in whole segments. What is queued later is not waited for: nothing stays corked. */
 static void prep_several(struct kr_reactor *r, struct kr__conn *c, struct io_uring_sqe *sqe) {
-    unsigned all = kr__sendq_count(&c->queue, KR__VECTOR_PIECES + 1);
-    unsigned count = vector_ready(r, c, all < KR__VECTOR_PIECES ? all : KR__VECTOR_PIECES);
-    int flags = count < all ? MSG_NOSIGNAL | MSG_MORE : MSG_NOSIGNAL;
+    unsigned all = kr__sendq_count(&c->queue, KR__VECTOR_PIECES + 1), count = all;
+    if (all > 1)
+        count = vector_ready(r, c, all < KR__VECTOR_PIECES ? all : KR__VECTOR_PIECES);
+    int flags = count < all || file_goes_on(c) ? MSG_NOSIGNAL | MSG_MORE : MSG_NOSIGNAL;
     if (c->vector)
         io_uring_prep_sendmsg(sqe, 0, &c->vector->msg, (unsigned)flags);
     else
@@ -73,23 +81,15 @@ uint16_t kr__prep_send(struct kr_reactor *r, struct kr__owner *o, struct io_urin
     return 0;
 }
 
-static void drained(struct kr_reactor *r, struct kr__conn *c) {
-    c->blocked = false;
-    if (c->paired)
-        kr__forward_undam(r, c);
-    else if (c->ops->on_drain)
-        c->ops->on_drain(r, kr__conn_handle(c), c->user);
-    kr__conn_show_later(r, c);
-}
-
 static void sent(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     kr__time_reach(&c->idle_from, r->now);
     kr__time_reach(&c->write_from, r->now);
     kr__count(&r->stats.bytes_out, size);
-    c->queued -= (uint32_t)size;
-    c->held = (uint16_t)(c->held - kr__sendq_consume(&r->sends, &c->queue, size));
-    if (c->blocked && c->queued <= kr__conn_opts(c)->send_low && c->state == KR__CONN_OPEN)
-        drained(r, c);
+    struct kr__sent sent = kr__sendq_consume(&r->sends, &c->queue, size);
+    c->held = (uint16_t)(c->held - sent.lent);
+    if (kr__unlikely(c->files))
+        kr__conn_files_check(r, c);
+    kr__conn_shrank(r, c, sent.uncounted);
 }
 
 void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
@@ -111,9 +111,7 @@ void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
     kr__conn_end(r, c, KR_CLOSE_NOW, how->res, KR_WHY_ERROR);
 }
 
-/* Whether `size` more bytes may be queued. A refusal counts as a rise above send_high, so that a caller
- * who then consumes nothing is shown the same bytes again when there is room. */
-static int admit(struct kr_reactor *r, struct kr__conn *c, size_t size) {
+int kr__send_admit(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     if (!kr__conn_takes(c))
         return -EPIPE;
     if (c->queued + size >= size && c->queued + size <= kr__conn_opts(c)->send_cap)
@@ -127,7 +125,7 @@ static int admit(struct kr_reactor *r, struct kr__conn *c, size_t size) {
 /* Inline: a copy for each of its two callers, the hot one of which has one piece. */
 static inline int queue_pieces(struct kr_reactor *r, struct kr__conn *c, const struct iovec *iov,
                                int count, size_t total) {
-    int rc = admit(r, c, total);
+    int rc = kr__send_admit(r, c, total);
     if (rc < 0 || total == 0)
         return rc;
     if (r->reservation.conn == c)
@@ -181,7 +179,7 @@ int kr_conn_send_ref(struct kr_reactor *r, kr_conn conn, const void *data, size_
         return rc;
     if (!data && size)
         return -EINVAL;
-    rc = admit(r, c, size);
+    rc = kr__send_admit(r, c, size);
     if (rc < 0)
         return rc;
     if (r->reservation.conn == c)
@@ -205,7 +203,7 @@ int kr_conn_send_fds(struct kr_reactor *r, kr_conn conn, const void *data, size_
         return -EINVAL;
     if (!c->local)
         return -EOPNOTSUPP;
-    rc = admit(r, c, size);
+    rc = kr__send_admit(r, c, size);
     if (rc < 0)
         return rc;
     if (r->reservation.conn == c)
@@ -225,7 +223,7 @@ int kr_conn_reserve(struct kr_reactor *r, kr_conn conn, size_t size, void **ret)
         return rc;
     if (!ret || size < 1 || size > (size_t)1 << 20)
         return -EINVAL;
-    rc = admit(r, c, size);
+    rc = kr__send_admit(r, c, size);
     if (rc < 0)
         return rc;
     kr__reservation_drop(r);

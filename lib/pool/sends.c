@@ -5,7 +5,7 @@
  * Descriptors are duplicated when they are queued, and the duplicates closed by send_disarm alone: when the first
  * byte of their record is taken, or with the record. Until then each try needs them, for the kernel looks
  * them up anew (sendmsg_copy_msghdr at submit, but __scm_send at each try: net/socket.c, net/core/scm.c). */
-#include "pool/sends.h"
+#include "pool/files.h"
 
 #include "base/mark.h"
 #include "base/poison.h"
@@ -46,6 +46,11 @@ static struct kr__send_ref *send_ref(struct kr__send *send) {
     return kr__container_of(send, struct kr__send_ref, send);
 }
 
+static struct kr__send_file *send_file(struct kr__send *send) {
+    kr__assert(send->kind == KR__SEND_FILE);
+    return kr__container_of(send, struct kr__send_file, send);
+}
+
 static void send_free(struct kr__sends *sends, struct kr__send *send) {
     kr__uncount(&sends->out, 1);
     kr__block_put(sends->blocks, send, send->room);
@@ -72,16 +77,42 @@ static void send_disarm(struct kr__sends *sends, struct kr__send *send) {
     send->kind = KR__SEND_COPY;
 }
 
-static void send_release(struct kr__sends *sends, struct kr__send *send) {
-    if (send->kind == KR__SEND_FDS)
-        send_disarm(sends, send);
-    if (send->kind == KR__SEND_REF && send_ref(send)->release) {
+static void ref_release(struct kr__sends *sends, struct kr__send *send) {
+    if (send_ref(send)->release)
         sendq_link(&sends->due, send);
-        return;
-    }
-    if (send->kind == KR__SEND_LENT) {
+    else
+        send_free(sends, send);
+}
+
+static void file_release(struct kr__sends *sends, struct kr__send *send) {
+    send_file(send)->files->count--;
+    if (send_file(send)->done)
+        sendq_link(&sends->due, send);
+    else
+        send_free(sends, send);
+}
+
+static void send_release(struct kr__sends *sends, struct kr__send *send) {
+    switch ((enum kr__send_kind)send->kind) {
+    case KR__SEND_LENT:
         kr__buf_unref(sends->bufs, send->buf);
         kr__uncount(&sends->bufs->held, 1);
+        break;
+    case KR__SEND_REF:
+        ref_release(sends, send);
+        return;
+    case KR__SEND_FILE:
+        file_release(sends, send);
+        return;
+    case KR__SEND_CHUNK: /* its memory stays with the connection's files */
+        send->size = 0;
+        kr__uncount(&sends->out, 1);
+        return;
+    case KR__SEND_FDS:
+        send_disarm(sends, send);
+        break;
+    case KR__SEND_COPY:
+        break;
     }
     send_free(sends, send);
 }
@@ -257,47 +288,86 @@ struct msghdr *kr__sendq_message(const struct kr__sendq *q) {
     return &f->msg;
 }
 
+void kr__sendq_add_file(struct kr__sends *sends, struct kr__sendq *q, struct kr__send_file *file) {
+    kr__count(&sends->out, 1);
+    if (file->left)
+        sendq_link(q, &file->send);
+    else
+        send_release(sends, &file->send);
+}
+
+void kr__sendq_add_chunk(struct kr__sends *sends, struct kr__sendq *q, struct kr__chunk *chunk) {
+    struct kr__send **at = &q->head;
+    while (*at != &chunk->file->send)
+        at = &(*at)->next;
+    chunk->send.next = *at;
+    *at = &chunk->send;
+    kr__count(&sends->out, 1);
+}
+
+/* A file that has all been read has its chunks in front of it, and nothing more to say. */
+static const struct kr__send *piece_from(const struct kr__send *send) {
+    while (send && !send->size && !kr__send_bars(send))
+        send = send->next;
+    return send && send->size ? send : NULL;
+}
+
 /* What the same request can send behind it. */
 static const struct kr__send *send_joined(const struct kr__send *send) {
-    const struct kr__send *next = send->next;
+    const struct kr__send *next = piece_from(send->next);
     return next && next->kind != KR__SEND_FDS ? next : NULL;
 }
 
 unsigned kr__sendq_count(const struct kr__sendq *q, unsigned max) {
     unsigned count = 0;
-    for (const struct kr__send *send = q->head; send && count < max; send = send_joined(send))
+    for (const struct kr__send *send = piece_from(q->head); send && count < max; send = send_joined(send))
         count++;
     return count;
 }
 
 int kr__sendq_pieces(const struct kr__sendq *q, struct iovec *iov, int max) {
     int count = 0;
-    for (const struct kr__send *send = q->head; send && count < max; send = send_joined(send)) {
-        kr__assert(send->size);
+    for (const struct kr__send *send = piece_from(q->head); send && count < max; send = send_joined(send))
         iov[count++] = (struct iovec){(void *)(uintptr_t)send->data, send->size};
-    }
     return count;
 }
 
-unsigned kr__sendq_consume(struct kr__sends *sends, struct kr__sendq *q, size_t size) {
-    unsigned lent = 0;
-    while (q->head) {
+uint32_t kr__file_recount(struct kr__send_file *file) {
+    uint64_t most = KR__FILE_COUNTS, rest = file->left;
+    rest += rest < most ? file->ahead : 0;
+    uint32_t before = file->counted;
+    file->counted = (uint32_t)(rest < most ? rest : most);
+    return before - file->counted;
+}
+
+static uint32_t chunk_sent(struct kr__send *send, size_t part) {
+    struct kr__send_file *file = kr__container_of(send, struct kr__chunk, send)->file;
+    file->sent += part;
+    file->ahead -= (uint32_t)part;
+    return kr__file_recount(file);
+}
+
+struct kr__sent kr__sendq_consume(struct kr__sends *sends, struct kr__sendq *q, size_t size) {
+    struct kr__sent sent = {.uncounted = (uint32_t)size};
+    while (q->head && !kr__send_bars(q->head)) {
         struct kr__send *send = q->head;
         size_t part = kr__min_size(send->size, size);
         send->data += part;
         send->size -= (uint32_t)part;
         size -= part;
+        if (kr__unlikely(send->kind == KR__SEND_CHUNK))
+            sent.uncounted -= (uint32_t)part - chunk_sent(send, part);
         kr__mark_if(sent_in_part, send->size && part);
         kr__mark_if(fds_sent_in_part, send->size && part && send->kind == KR__SEND_FDS);
         if (part && kr__unlikely(send->kind == KR__SEND_FDS))
             send_disarm(sends, send);
         if (send->size)
             break;
-        lent += send->kind == KR__SEND_LENT;
+        sent.lent += send->kind == KR__SEND_LENT;
         send_release(sends, sendq_pop(q));
     }
     kr__assert(size == 0);
-    return lent;
+    return sent;
 }
 
 void kr__sendq_drop(struct kr__sends *sends, struct kr__sendq *q) {
@@ -310,12 +380,26 @@ void kr__sendq_unborrow(struct kr__sends *sends, struct kr__sendq *q) {
     struct kr__sendq stay = {NULL, NULL};
     struct kr__send *send;
     while ((send = sendq_pop(q))) {
-        if (send->kind == KR__SEND_REF || send->kind == KR__SEND_FDS)
+        if (send->kind == KR__SEND_REF || send->kind == KR__SEND_FDS || send->kind == KR__SEND_FILE)
             send_release(sends, send);
         else
             sendq_link(&stay, send);
     }
     *q = stay;
+}
+
+static void tell_ref(struct kr__sends *sends, struct kr_reactor *r, struct kr__send *send) {
+    struct kr__send_ref ref = *send_ref(send);
+    send_free(sends, send);
+    ref.release(r, ref.arg);
+}
+
+/* What was not sent when the connection ended never will be. */
+static void tell_file(struct kr__sends *sends, struct kr_reactor *r, struct kr__send *send) {
+    struct kr__send_file file = *send_file(send);
+    bool whole = !file.left && !file.ahead;
+    send_free(sends, send);
+    file.done(r, file.arg, file.sent, file.error ? file.error : whole ? 0 : -ECANCELED);
 }
 
 /* A user may lend again when told, also bytes of size 0, which are due at once: so only those that are due now. */
@@ -325,9 +409,10 @@ unsigned kr__sends_tell(struct kr__sends *sends, struct kr_reactor *r) {
     struct kr__send *send;
     unsigned told = 0;
     while ((send = sendq_pop(&due))) {
-        struct kr__send_ref ref = *send_ref(send);
-        send_free(sends, send);
-        ref.release(r, ref.arg);
+        if (send->kind == KR__SEND_REF)
+            tell_ref(sends, r, send);
+        else
+            tell_file(sends, r, send);
         told++;
     }
     return told;

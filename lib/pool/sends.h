@@ -5,12 +5,15 @@
  * moves. A LENT record holds a reference to a receive buffer, in which its bytes are. A REF record borrows
  * its user's bytes; released, it waits among those that are due, until a phase of the turn tells its user. An
  * FDS record has descriptors of its own, which go with its first byte and are closed then; after that it is
- * a COPY record. */
+ * a COPY record. A FILE record has no bytes of its own: what is read of the file comes as CHUNK records in
+ * front of it, and until all has been read nothing behind it is sent (files.h). Released, it is due as well. */
 #ifndef KR_POOL_SENDS_H
 #define KR_POOL_SENDS_H
 
 #include "pool/blocks.h"
 #include "pool/bufs.h"
+
+#include <kreactor/file.h>
 
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -20,6 +23,8 @@ enum kr__send_kind {
     KR__SEND_LENT,
     KR__SEND_REF,
     KR__SEND_FDS,
+    KR__SEND_CHUNK,
+    KR__SEND_FILE,
 };
 
 struct kr__send {
@@ -45,8 +50,36 @@ struct kr__send_fds {
     struct msghdr msg; /* of the request that sends them, complete while that is in flight */
 };
 
+struct kr__send_file {
+    struct kr__send send; /* of size 0 */
+    kr_file_fn *done;     /* NULL: nobody need be told */
+    void *arg;
+    struct kr__files *files;    /* of its connection, while it is in the queue */
+    struct kr__send_file *next; /* the next one to be read */
+    uint64_t offset;            /* of the next byte to read */
+    uint64_t left;              /* to be read; KR_FILE_END: to the end of the file */
+    uint64_t expected;          /* of that, by the size that the file had when it was queued */
+    uint64_t sent;              /* taken by the kernel */
+    uint32_t ahead;             /* read, and not yet sent: the sizes of its chunks */
+    uint32_t counted;           /* what it counts among the queued bytes */
+    int fd, error;
+};
+
+struct kr__chunk {
+    struct kr__send send; /* of size 0 while it is free; its `room` is that of the block */
+    char *block;          /* NULL: there is none */
+    struct kr__send_file *file;
+};
+
 struct kr__sendq {
     struct kr__send *head, *tail;
+};
+
+/* What has been sent of a queue's front: by how many bytes less are queued, and how many receive buffers
+ * were let go. */
+struct kr__sent {
+    uint32_t uncounted;
+    uint32_t lent;
 };
 
 struct kr__sends {
@@ -99,20 +132,41 @@ static inline bool kr__sendq_gives(const struct kr__sendq *q) {
 }
 struct msghdr *kr__sendq_message(const struct kr__sendq *q);
 
-/* How many pieces one request can send, of those whose first byte no descriptors go with; counted up to
- * `max`. */
+/* What it bars must wait: not all of the file has been read. */
+static inline bool kr__send_bars(const struct kr__send *send) {
+    return send->kind == KR__SEND_FILE &&
+           kr__container_of(send, const struct kr__send_file, send)->left;
+}
+
+/* Adds a record without bytes of its own, which kr__block_put is to get back. */
+void kr__sendq_add_file(struct kr__sends *sends, struct kr__sendq *q, struct kr__send_file *file);
+
+/* Puts a chunk that has been filled in front of its file. */
+void kr__sendq_add_chunk(struct kr__sends *sends, struct kr__sendq *q, struct kr__chunk *chunk);
+
+/* As many bytes less of the file wait to be sent, or to be read: what it counts now, and by how much that is
+ * less. */
+uint32_t kr__file_recount(struct kr__send_file *file);
+
+/* Whether there are pieces. */
+static inline bool kr__sendq_some(const struct kr__sendq *q) {
+    return q->head && !kr__send_bars(q->head);
+}
+
+/* How many pieces one request can send, of those whose first byte no descriptors go with, and up to a file that is
+ * yet to be read; counted up to `max`. */
 unsigned kr__sendq_count(const struct kr__sendq *q, unsigned max);
 
 /* The first of those pieces, at most `max`; returns how many. */
 int kr__sendq_pieces(const struct kr__sendq *q, struct iovec *iov, int max);
 
-/* `size` bytes of the front are sent; what is empty is released. Returns the count of lent records let go. */
-unsigned kr__sendq_consume(struct kr__sends *sends, struct kr__sendq *q, size_t size);
+/* `size` bytes of the front are sent, 0 or more; what is empty is released. */
+struct kr__sent kr__sendq_consume(struct kr__sends *sends, struct kr__sendq *q, size_t size);
 
 /* Releases all. */
 void kr__sendq_drop(struct kr__sends *sends, struct kr__sendq *q);
 
-/* Releases what is not only the queue's own: REF and FDS records. The others stay. */
+/* Releases what is not only the queue's own: REF, FDS and FILE records. The others stay. */
 void kr__sendq_unborrow(struct kr__sends *sends, struct kr__sendq *q);
 
 /* Tells the users of all that were due when it began; returns how many. Runs callbacks. */

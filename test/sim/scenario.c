@@ -23,6 +23,8 @@ const struct scenario scenarios[] = {
      .idle = 10, .hoard = 20, .drain = 1},
     {.name = "fds", .clients = 24, .bytes = 12000, .fds = 300, .close = 20, .pause = 120, .rude = 150, .lazy = 60,
      .no_memory = 6, .free_early = 200, .drain = 1, .half = 30, .lease = 60},
+    {.name = "files", .clients = 20, .bytes = 40000, .files = 600, .close = 6, .pause = 30, .half = 40,
+     .rude = 60, .lazy = 60, .idle = 6, .no_memory = 4, .free_early = 100, .drain = 1},
     {.name = "mixed", .clients = 32, .bytes = 12000, .messages = false, .close = 20, .pause = 40,
      .timers = 40, .posts = 40, .idle = 10, .churn = 10, .rude = 150, .lazy = 60, .no_memory = 12,
      .free_early = 250, .lease = 60, .drain = 1},

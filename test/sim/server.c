@@ -3,6 +3,7 @@
  * Messages, where the scenario has them, are of 1 to 64 bytes, each ending where a byte of the stream
  * is below 4; what is behind the last end is left unconsumed until more comes, or the stream ends. */
 #include "core/reactor.h"
+#include "kernel/sim/world.h"
 #include "sim/storm.h"
 
 #include <errno.h>
@@ -518,11 +519,54 @@ static int send_fds(struct storm *s, struct session *x, const unsigned char *dat
     return 0;
 }
 
+/* As a loan. */
+static void file_end(struct kr_reactor *r, void *arg, uint64_t sent, int error) {
+    struct shipment *shipment = arg;
+    struct session *x = shipment->session;
+    struct storm *s = x->storm;
+    (void)r;
+    kr_sim_note(s->sim, "file_end", x->conn.bits, sent);
+    MUST(!s->in_callback && x->open && x->loans > 0);
+    MUST(sent <= shipment->size && (error || sent == shipment->size));
+    MUST(!error || error == -ECANCELED || error == -EIO || error == -ENODATA);
+    mark(s, !error ? MARK_file_sent : error == -ECANCELED ? MARK_file_cancelled : MARK_file_broken);
+    x->loans--;
+    MUST(kr_sim_fd_close(s->sim, shipment->fd) == 0);
+    free(shipment);
+    if (!s->ending)
+        server_act(s, NULL, MARK_close_in_timer);
+}
+
+/* Something else stands before and behind the part that is sent; up to the end, only where that is sure to
+ * be met where it is. */
+static int ship(struct storm *s, struct session *x, const unsigned char *data, size_t size) {
+    size_t before = below(s, 100), behind = below(s, 2) && !s->sim->weights[KR_SIM_READ_CUT] ? 0 : 10;
+    unsigned char *bytes = malloc(before + size + behind);
+    struct shipment *shipment = malloc(sizeof *shipment);
+    MUST(bytes && shipment);
+    memset(bytes, 0xee, before + size + behind);
+    memcpy(bytes + before, data, size);
+    *shipment = (struct shipment){x, size, kr_sim_file(s->sim, bytes, before + size + behind)};
+    free(bytes);
+    MUST(shipment->fd >= 0);
+    int rc = kr_conn_send_file(s->r, x->conn, shipment->fd, before, behind ? size : KR_FILE_END, file_end,
+                               shipment);
+    if (rc < 0) {
+        MUST(kr_sim_fd_close(s->sim, shipment->fd) == 0);
+        free(shipment);
+        return rc;
+    }
+    x->loans++;
+    return 0;
+}
+
 /* One of the ways to send, all of which mean the same. */
 static int send_somehow(struct storm *s, struct session *x, const unsigned char *data, size_t size) {
     void *room;
     if (x->fd_count)
         return send_fds(s, x, data, size);
+    if (likely(s, s->scenario->files))
+        return ship(s, x, data, size);
     switch (below(s, 7)) {
     case 0: {
         int rc = kr_conn_reserve(s->r, x->conn, size, &room);

@@ -31,6 +31,7 @@ struct scenario {
     unsigned close, pause, timers, posts, idle, churn, hoard, lease, drain; /* what the server's callbacks do */
     unsigned fds;          /* clients send descriptors, over Unix sockets; the server sends them back */
     unsigned half;         /* the server ends its side alone, and closes later */
+    unsigned files;        /* what it sends is in a file */
     unsigned rude, lazy;   /* clients that go early; clients that rest */
     unsigned no_memory;    /* the allocator refuses */
     unsigned free_early;   /* the reactor is freed in the middle */
@@ -57,6 +58,9 @@ const struct scenario *scenario_named(const char *name);
     X(send_several)                                                                                \
     X(send_held)                                                                                   \
     X(lent)                                                                                        \
+    X(file_sent)                                                                                   \
+    X(file_cancelled)                                                                              \
+    X(file_broken)                                                                                 \
     X(reserved)                                                                                    \
     X(drained)                                                                                     \
     X(kept)                                                                                        \
@@ -133,6 +137,13 @@ struct session {
     unsigned loans;  /* that have not come back */
     int fds[GIFT_MAX]; /* that came with the bytes that are shown next */
     unsigned fd_count;
+};
+
+/* A file that the server sends. */
+struct shipment {
+    struct session *session;
+    size_t size;
+    int fd;
 };
 
 /* Bytes that the server has lent. */

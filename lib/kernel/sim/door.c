@@ -233,6 +233,16 @@ static int door_dup(const struct kr__kernel *k, int fd) {
     return file ? kr__sim_fd_new(sim, kr__sim_file_ref(file)) : -EBADF;
 }
 
+static int door_file_size(const struct kr__kernel *k, int fd, uint64_t *ret) {
+    const struct kr__sim_file *file = kr__sim_fd_file(entered(k), fd);
+    if (!file)
+        return -EBADF;
+    if (file->kind != KR__SIM_REGULAR)
+        return -ESPIPE;
+    *ret = file->regular.size;
+    return 0;
+}
+
 static int door_close(const struct kr__kernel *k, int fd) {
     return kr__sim_fd_close(entered(k), fd);
 }
@@ -296,6 +306,7 @@ void kr__sim_door_init(struct kr_sim *sim) {
         .sock_addrs = door_sock_addrs,
         .sock_stream = door_sock_stream,
         .dup = door_dup,
+        .file_size = door_file_size,
         .close = door_close,
         .write = door_write,
         .wake_open = door_wake_open,

@@ -16,6 +16,7 @@ static const struct kr__sim_verb *const verbs[IORING_OP_LAST] = {
     [IORING_OP_FILES_UPDATE] = &kr__sim_update,
     [IORING_OP_NOP] = &kr__sim_nop,
     [IORING_OP_POLL_ADD] = &kr__sim_poll,
+    [IORING_OP_READ] = &kr__sim_read,
     [IORING_OP_RECV] = &kr__sim_recv,
     [IORING_OP_RECVMSG] = &kr__sim_recvmsg,
     [IORING_OP_SEND] = &kr__sim_send,

@@ -1,5 +1,5 @@
 /* One request: from its SQE to its last completion, and what all verbs have in common. Each verb stands
- * in a file of its own or in that of its family: poll.c, accept.c, recv.c, send.c, connect.c, table.c,
+ * in a file of its own or in that of its family: poll.c, accept.c, read.c, recv.c, send.c, connect.c, table.c,
  * cancel.c; request.c has their list. */
 #ifndef KR_KERNEL_SIM_REQUEST_H
 #define KR_KERNEL_SIM_REQUEST_H
@@ -57,7 +57,7 @@ struct kr__sim_verb {
     void (*fail)(struct kr__sim_request *req, int res);
 };
 
-extern const struct kr__sim_verb kr__sim_nop, kr__sim_poll, kr__sim_accept, kr__sim_recv, kr__sim_recvmsg, kr__sim_send,
+extern const struct kr__sim_verb kr__sim_nop, kr__sim_poll, kr__sim_accept, kr__sim_read, kr__sim_recv, kr__sim_recvmsg, kr__sim_send,
     kr__sim_send_zc, kr__sim_notif, kr__sim_connect, kr__sim_shutdown, kr__sim_close, kr__sim_update, kr__sim_cancel;
 
 /* Finds its file, and checks that. */

@@ -58,6 +58,10 @@ static const char *const fault_names[KR_SIM_FAULT_COUNT] = {
     [KR_SIM_ZC_HELD] = "zc-held",
     [KR_SIM_ZC_LATE] = "zc-late",
     [KR_SIM_SCM_EMFILE] = "scm-emfile",
+    [KR_SIM_READ_WAITS] = "read-waits",
+    [KR_SIM_SHORT_READ] = "short-read",
+    [KR_SIM_READ_ERROR] = "read-error",
+    [KR_SIM_READ_CUT] = "read-cut",
 };
 
 void kr__sim_broken(const char *format, ...) {
@@ -190,6 +194,8 @@ static unsigned weight_most(unsigned fault) {
     case KR_SIM_NET_TIMEOUT:
     case KR_SIM_NET_RESET:
     case KR_SIM_CLOCK_LEAP:
+    case KR_SIM_READ_ERROR:
+    case KR_SIM_READ_CUT:
         return 4;
     default:
         return 256;

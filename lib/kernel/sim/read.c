@@ -1,0 +1,55 @@
+/* READ of a regular file, as io_uring/rw.c does it.
+ *
+ * Happy path: what is in memory is read as the request is submitted, the rest when the disk has brought it.
+ * Behind the end there are 0 bytes. Failure: a file that has no offsets; as faults have it fewer bytes, an
+ * error of the disk, an end of the file that was not there before; it is cancelled while it waits. */
+#include "kernel/sim/ring.h"
+
+#define DISK_NS 5000000u
+
+static int read_check(struct kr__sim_request *req) {
+    if (req->sqe.ioprio || req->sqe.rw_flags)
+        return -EINVAL;
+    return req->file->kind == KR__SIM_REGULAR ? 0 : -ESPIPE;
+}
+
+static int64_t read_now(struct kr__sim_request *req) {
+    struct kr_sim *sim = req->ring->sim;
+    const struct kr__sim_regular *file = &req->file->regular;
+    if (kr__sim_chance(sim, KR_SIM_READ_ERROR))
+        return -EIO;
+    if (req->sqe.off >= file->size || kr__sim_chance(sim, KR_SIM_READ_CUT))
+        return 0;
+    size_t size = kr__min_size(req->sqe.len, file->size - (size_t)req->sqe.off);
+    if (size && kr__sim_chance(sim, KR_SIM_SHORT_READ))
+        size = kr__sim_some(sim, size);
+    memcpy((char *)(uintptr_t)req->sqe.addr, file->bytes + req->sqe.off, size);
+    return (int64_t)size;
+}
+
+static void read_run(struct kr__sim_request *req) {
+    kr__sim_worker_drop(req);
+    kr__sim_end(req, read_now(req), 0);
+}
+
+static void read_due(struct kr_sim *sim, void *arg) {
+    (void)sim;
+    struct kr__sim_request *req = arg;
+    req->work = NULL;
+    kr__sim_ring_queue(req->ring, req);
+}
+
+static void read_start(struct kr__sim_request *req) {
+    struct kr_sim *sim = req->ring->sim;
+    if (kr__sim_chance(sim, KR_SIM_READ_WAITS))
+        req->work = kr__sim_event_new(sim, 1 + (int64_t)kr_sim_random(sim, DISK_NS), read_due, req);
+    else
+        read_run(req);
+}
+
+const struct kr__sim_verb kr__sim_read = {
+    .needs_file = true,
+    .check = read_check,
+    .start = read_start,
+    .run = read_run,
+};
