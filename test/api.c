@@ -395,6 +395,7 @@ TEST(no_reactor_is_refused) {
     CHECK_ERR(kr_conn_send(NULL, conn, "x", 1), EINVAL);
     CHECK_ERR(kr_conn_sendv(NULL, conn, NULL, 0), EINVAL);
     CHECK_ERR(kr_conn_send_ref(NULL, conn, "x", 1, NULL, NULL), EINVAL);
+    CHECK_ERR(kr_conn_send_fds(NULL, conn, "x", 1, &(int){0}, 1), EINVAL);
     CHECK_ERR(kr_conn_reserve(NULL, conn, 1, &room), EINVAL);
     CHECK_ERR(kr_conn_commit(NULL, conn, 0), EINVAL);
     CHECK_ERR(kr_conn_pause(NULL, conn), EINVAL);
@@ -495,6 +496,8 @@ TEST_EACH(listen_refuses_bad_arguments) {
     OPTS_REFUSED(conn.recv_cap, 0);
     OPTS_REFUSED(conn.recv_cap, (size_t)1 << 31);
     OPTS_REFUSED(conn.recv_cap, SIZE_MAX);
+    OPTS_REFUSED(conn.recv_fds, KR_FDS_MAX + 1);
+    OPTS_REFUSED(conn.recv_fds, UINT_MAX);
     OPTS_REFUSED(conn.idle_ns, -1);
     OPTS_REFUSED(conn.flush_ns, 0);
     OPTS_REFUSED(conn.flush_ns, -1);
@@ -589,6 +592,7 @@ static void check_stale_conn(struct kr_reactor *r, kr_conn c) {
     CHECK_ERR(kr_conn_send(r, c, "", 0), ESTALE);
     CHECK_ERR(kr_conn_sendv(r, c, &(struct iovec){(void *)(uintptr_t) "x", 1}, 1), ESTALE);
     CHECK_ERR(kr_conn_send_ref(r, c, "x", 1, NULL, NULL), ESTALE);
+    CHECK_ERR(kr_conn_send_fds(r, c, "x", 1, &(int){0}, 1), ESTALE);
     CHECK_ERR(kr_conn_reserve(r, c, 8, &room), ESTALE);
     CHECK_ERR(kr_conn_commit(r, c, 0), ESTALE);
     CHECK_ERR(kr_conn_pause(r, c), ESTALE);

@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -47,6 +48,7 @@ enum call {
     SOCKET,
     CONNECT,
     SOCK_ADDRS,
+    DUP,
     CLOSE,
     WAKE_OPEN,
     WAKE_SEND,
@@ -186,6 +188,13 @@ static int door_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *p
     return rc < 0 ? rc : kr__linux.sock_addrs(&kr__linux, fd, peer, local);
 }
 
+static int door_dup(const struct kr__kernel *k, int fd) {
+    int rc = strike(k, DUP);
+    rc = rc < 0 ? rc : kr__linux.dup(&kr__linux, fd);
+    door_of(k)->held += rc >= 0;
+    return rc;
+}
+
 static int door_close(const struct kr__kernel *k, int fd) {
     int rc = strike(k, CLOSE);
     CHECK_OK(kr__linux.close(&kr__linux, fd));
@@ -252,6 +261,7 @@ static struct door *door_open(void) {
     k->socket = door_socket;
     k->connect = door_connect;
     k->sock_addrs = door_sock_addrs;
+    k->dup = door_dup;
     k->close = door_close;
     k->wake_open = door_wake_open;
     k->wake_send = door_wake_send;
@@ -1094,6 +1104,38 @@ TEST_EACH(connect_when_the_addresses_fail) {
         CHECK_ERR(kr_conn_local(r, conn, &addr), ENODATA);
         CHECK_OK(kr_conn_peer(r, conn, &addr));
         free_all(d, r);
+    }
+}
+
+/* man fcntl, F_DUPFD_CLOEXEC. */
+static const int dup_errors[] = {EBADF, EINVAL, EMFILE, ENFILE, ENOMEM, EPERM};
+
+/* Ours: descriptors that cannot be duplicated are the caller's to know of; those that were before are
+ * closed, and the connection goes on. */
+TEST_EACH(send_when_duplicating_fails) {
+    for (size_t i = 0; i < COUNT(dup_errors) * 3; i++) {
+        int error = dup_errors[i % COUNT(dup_errors)];
+        unsigned which = (unsigned)(i / COUNT(dup_errors));
+        row_begin("fcntl", error, which, 1);
+        struct door *d = door_open();
+        struct kr_reactor *r;
+        CHECK_OK(make(d, &r, NULL));
+        struct seen seen = {0};
+        int ends[2];
+        CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends));
+        kr_conn conn;
+        CHECK_OK(kr_conn_adopt(r, &conn, ends[0], NULL, &seen_ops, &seen));
+        CHECK_OK(kr_conn_send(r, conn, "a", 1));
+        CHECK_ERR(kr_conn_send_fds(r, conn, "bc", 2, &(int){-1}, 1), EBADF); /* the block is kept */
+        int held = d->held;
+        door_fail(d, DUP, error, which, 1);
+        CHECK_ERR(kr_conn_send_fds(r, conn, "bc", 2, (const int[]){ends[1], ends[1], ends[1]}, 3), error);
+        CHECK_EQ(d->held, held);
+        CHECK_EQ(d->struck, 1u);
+        CHECK_EQ(kr_conn_queued(r, conn), 1u);
+        TEST_UNTIL(r, seen.opens == 1 && kr_conn_queued(r, conn) == 0);
+        free_all(d, r);
+        test_close(ends[1]);
     }
 }
 

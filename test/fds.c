@@ -790,6 +790,49 @@ TEST_EACH(fds_that_the_kernel_refuses_end_the_connection) {
     end_of(r, &one, peer);
 }
 
+/* The real kernel, but for one SENDMSG, which completes with `result` and does nothing else. */
+struct refuser {
+    struct kr__kernel kernel; /* first: the functions are given a pointer to it */
+    int result;
+};
+
+static int refuser_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit, unsigned wait_for,
+                         unsigned flags, const struct kr__getevents_arg *arg) {
+    struct refuser *f = (struct refuser *)(uintptr_t)k;
+    unsigned head = *ring->sq.khead;
+    for (unsigned i = 0; i < submit && f->result; i++) {
+        struct io_uring_sqe *sqe = &ring->sq.sqes[(head + i) & *ring->sq.kring_mask];
+        if (sqe->opcode != IORING_OP_SENDMSG)
+            continue;
+        *sqe = (struct io_uring_sqe){.opcode = IORING_OP_NOP, .rw_flags = KR__NOP_INJECT_RESULT,
+                                     .len = (uint32_t)f->result, .user_data = sqe->user_data};
+        f->result = 0;
+    }
+    return kr__linux.enter(&kr__linux, ring, submit, wait_for, flags, arg);
+}
+
+/* Ours: an error of the send ends the connection, also that of too many under way; one that passes has it sent
+ * again, with its descriptors. */
+TEST_EACH(fds_when_the_send_fails) {
+    static const int results[] = {-ETOOMANYREFS, -EBADF, -ENOMEM, -EPIPE, -EAGAIN, -EINTR, -ECANCELED};
+    for (unsigned i = 0; i < COUNT(results); i++) {
+        struct refuser refuser = {.kernel = kr__linux, .result = results[i]};
+        refuser.kernel.enter = refuser_enter;
+        struct kr_reactor *r = test_reactor_on(&refuser.kernel, NULL);
+        int peer = begin(r, &one, 0), file = file_new(), before = tap_fd_count();
+        CHECK_OK(kr_conn_send_fds(r, one.conn, "hello", 5, &file, 1));
+        TEST_UNTIL(r, one.closes || !kr_conn_queued(r, one.conn));
+        CHECK_EQ(refuser.result, 0);
+        CHECK_EQ(tap_fd_count(), before);
+        CHECK_EQ(one.closes, i < 4);
+        CHECK_EQ(one.error, i < 4 ? results[i] : 0);
+        if (i >= 4)
+            read_singly(peer, 5, (const size_t[]){0}, &file, 1);
+        test_close(file);
+        end_of(r, &one, peer);
+    }
+}
+
 /* ---- errors of the call ---- */
 
 static void refused(struct kr_reactor *r, const int *fds, unsigned count, int error) {
@@ -992,4 +1035,4 @@ TEST_EACH(fds_of_a_lost_completion_are_closed) {
         CHECK_EQ(fcntl(fd, F_GETFD), -1);
 }
 
-TAP_MAIN(fds, 28 * 4)
+TAP_MAIN(fds, 29 * 4)

@@ -4,6 +4,7 @@
 #include "pool/sends.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,9 +38,25 @@ struct queue_test {
     char model[MODEL_MAX];
     size_t front, back; /* of the model: what is queued lies between */
     unsigned lent, told; /* loans, and those that have come back */
+    struct kr__kernel kernel;
+    int fds, fds_most; /* open duplicates; more than so many are refused */
+    size_t gifts[MODEL_MAX / 64]; /* where the bytes stand with which descriptors go */
+    unsigned gift_count, given;
     uint16_t refs[BUFS], free[BUFS];
     char bytes[BUFS * BUF_SIZE];
 };
+
+static int test_dup(const struct kr__kernel *k, int fd) {
+    struct queue_test *t = kr__container_of(k, struct queue_test, kernel);
+    return t->fds >= t->fds_most ? -EMFILE : (t->fds++, fd + 100);
+}
+
+static int test_close_fd(const struct kr__kernel *k, int fd) {
+    struct queue_test *t = kr__container_of(k, struct queue_test, kernel);
+    CHECK(fd >= 100 && t->fds > 0);
+    t->fds--;
+    return 0;
+}
 
 /* Buffers without a kernel: all are out, with one reference that the test itself holds. */
 static void test_init(struct queue_test *t) {
@@ -54,6 +71,10 @@ static void test_init(struct queue_test *t) {
     t->q = (struct kr__sendq){NULL, NULL};
     t->front = t->back = 0;
     t->lent = t->told = 0;
+    t->kernel = (struct kr__kernel){.dup = test_dup, .close = test_close_fd};
+    t->bufs.kernel = &t->kernel;
+    t->fds = 0;
+    t->gift_count = t->given = 0;
     for (size_t i = 0; i < sizeof t->bytes; i++)
         t->bytes[i] = (char)tap_random();
 }
@@ -86,6 +107,7 @@ static void check_nothing_held(struct queue_test *t) {
     CHECK_EQ(t->sends.out, 0);
     CHECK_EQ(t->bufs.held, 0);
     CHECK_EQ(t->blocks.out, 0);
+    CHECK_EQ(t->fds, 0);
     for (unsigned i = 0; i < BUFS; i++)
         CHECK_EQ(t->refs[i], 1);
     kr__blocks_free(&t->blocks);
@@ -142,7 +164,32 @@ static void check_pieces(const struct queue_test *t) {
         CHECK_MEM_EQ((const char *)iov[i].iov_base, t->model + at, iov[i].iov_len);
         at += iov[i].iov_len;
     }
-    CHECK(count == max || at == t->back);
+    size_t end = t->back;
+    for (unsigned i = t->given; i < t->gift_count && end == t->back; i++)
+        end = t->gifts[i] > t->front ? t->gifts[i] : end;
+    CHECK_LE(at, end);
+    CHECK(count == max || at == end);
+}
+
+/* What goes with the first byte, alone. */
+static void check_message(const struct queue_test *t) {
+    bool gives = t->given < t->gift_count && t->gifts[t->given] == t->front;
+    CHECK_EQ(kr__sendq_gives(&t->q), gives);
+    if (!gives)
+        return;
+    const struct msghdr *msg = kr__sendq_message(&t->q);
+    CHECK_EQ(msg->msg_iovlen, 1u);
+    CHECK_LE(msg->msg_iov->iov_len, t->back - t->front);
+    CHECK_MEM_EQ((const char *)msg->msg_iov->iov_base, t->model + t->front, msg->msg_iov->iov_len);
+    const struct cmsghdr *cmsg = CMSG_FIRSTHDR(msg);
+    CHECK(cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS);
+    unsigned count = (unsigned)((cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+    CHECK(count >= 1 && count <= 5);
+    for (unsigned i = 0; i < count; i++) {
+        int fd;
+        memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof fd, sizeof fd);
+        CHECK_EQ(fd, 100 + (int)i);
+    }
 }
 
 static void consume_some(struct queue_test *t) {
@@ -155,10 +202,29 @@ static void consume_some(struct queue_test *t) {
     unsigned lent = kr__sendq_consume(&t->sends, &t->q, size).lent;
     CHECK_EQ(held - t->bufs.held, lent);
     t->front += size;
+    while (t->given < t->gift_count && t->gifts[t->given] < t->front)
+        t->given++;
+    CHECK(t->given < t->gift_count || t->fds == 0);
+}
+
+static void give_some(struct queue_test *t) {
+    size_t size = 1 + (size_t)tap_random_below(tap_random_below(4) ? 60 : 3000);
+    const char *data = t->bytes + tap_random_below(BUF_SIZE);
+    int fds[5] = {0, 1, 2, 3, 4}, before = t->fds;
+    unsigned count = 1 + (unsigned)tap_random_below(5);
+    t->fds_most = tap_random_below(4) ? INT_MAX : before + (int)tap_random_below(5);
+    int rc = kr__sendq_fds(&t->sends, &t->q, data, size, fds, count);
+    bool room = before + (int)count <= t->fds_most;
+    CHECK_EQ(rc, room ? 0 : -EMFILE);
+    CHECK_EQ(t->fds, room ? before + (int)count : before);
+    if (!room)
+        return;
+    t->gifts[t->gift_count++] = t->back;
+    model_add(t, data, size);
 }
 
 static void random_step(struct queue_test *t) {
-    switch (tap_random_below(9)) {
+    switch (tap_random_below(10)) {
     case 0:
     case 1:
         copy_some(t);
@@ -175,10 +241,16 @@ static void random_step(struct queue_test *t) {
     case 5:
         kr__sends_tell(&t->sends, NULL);
         break;
+    case 6:
+        give_some(t);
+        break;
     default:
         consume_some(t);
     }
-    check_pieces(t);
+    if (t->q.head) {
+        check_pieces(t);
+        check_message(t);
+    }
 }
 
 static struct queue_test t;
@@ -220,6 +292,9 @@ TEST(sends_unborrow_leaves_the_rest) {
             if (tap_random_below(2)) {
                 CHECK_OK(kr__sendq_ref(&t.sends, &t.q, "lent", 4, count_told, &t));
                 t.lent++;
+            } else if (tap_random_below(4) == 0) {
+                t.fds_most = INT_MAX;
+                CHECK_OK(kr__sendq_fds(&t.sends, &t.q, "fd", 2, &(int){1}, 1));
             } else {
                 kept[count] = (char)tap_random();
                 CHECK_OK(kr__sendq_copy(&t.sends, &t.q, &(struct iovec){&kept[count], 1}, 1, 1));
@@ -228,6 +303,7 @@ TEST(sends_unborrow_leaves_the_rest) {
         }
         kr__sendq_unborrow(&t.sends, &t.q);
         CHECK_EQ(t.told, 0u);
+        CHECK_EQ(t.fds, 0);
         struct iovec iov[64];
         CHECK_EQ(kr__sendq_pieces(&t.q, iov, 64), (int)count);
         for (unsigned i = 0; i < count; i++)

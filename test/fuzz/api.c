@@ -193,6 +193,15 @@ static void on_timeout(struct kr_reactor *r, kr_conn conn, void *user, enum kr_d
     on_event(r, conn, user);
 }
 
+static void on_fds(struct kr_reactor *r, kr_conn conn, void *user, const int *fds, unsigned count,
+                   bool truncated) {
+    struct world *w = user;
+    MUST(count || truncated);
+    for (unsigned i = 0; i < count; i++)
+        MUST(kr_sim_fd_close(w->sim, fds[i]) == 0);
+    on_event(r, conn, user);
+}
+
 static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
     struct world *w = user;
     MUST(error <= 0 && why <= KR_WHY_REACTOR);
@@ -209,6 +218,7 @@ static const struct kr_conn_ops full_ops = {
     .on_drain = on_event,
     .on_timeout = on_timeout,
     .on_shutdown = on_event,
+    .on_fds = on_fds,
     .on_close = on_close,
 };
 
@@ -268,6 +278,18 @@ static void act_send_ref(struct world *w) {
     int rc = kr_conn_send_ref(any_reactor(w), any_conn(w), rarely(w) ? NULL : constants, most,
                               tell ? loan_end : NULL, w);
     w->loans += rc == 0 && tell;
+}
+
+static void act_send_fds(struct world *w) {
+    int fds[4];
+    for (unsigned i = 0; i < 4; i++)
+        fds[i] = (int)below(w, 16) - 1;
+    unsigned count = rarely(w) ? any_number(w) : below(w, 5);
+    size_t size = below(w, sizeof constants + 1);
+    if (count > 4 && count <= KR_FDS_MAX)
+        count = 4;
+    (void)kr_conn_send_fds(any_reactor(w), any_conn(w), rarely(w) ? NULL : constants, size,
+                           rarely(w) ? NULL : fds, count);
 }
 
 static void act_reserve(struct world *w) {
@@ -356,6 +378,7 @@ static void any_opts(struct world *w, struct kr_listen_opts *opts) {
     opts->conn.send_high = opts->conn.send_low + below(w, 4096);
     opts->conn.send_cap = opts->conn.send_high + below(w, 65536);
     opts->conn.recv_cap = 1 + below(w, 65536);
+    opts->conn.recv_fds = below(w, 4);
     opts->conn.idle_ns = below(w, 4) ? 0 : short_time(w);
     opts->conn.read_ns = below(w, 8) ? 0 : short_time(w);
     opts->conn.write_ns = below(w, 8) ? 0 : short_time(w);
@@ -667,6 +690,7 @@ static void (*const acts[])(struct world *w) = {
     act_addresses, act_user, act_inline, act_deadline, act_listener, act_timer_start, act_timer, act_post,
     act_stop, act_stats, act_dump, act_addr, act_names, act_reactor, act_refuse, act_peer_end,
     act_window, act_fault, act_at, act_replay, act_run, act_until, act_advance, act_send_ref, act_half, act_drain,
+    act_send_fds,
 };
 
 static void act(struct world *w) {

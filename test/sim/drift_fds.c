@@ -215,6 +215,61 @@ static void receive_forms(struct raw *x) {
     raw_await(x, "tcp reset", 1);
 }
 
+/* ---- receiving once, into a buffer of the ring ---- */
+
+static struct message *ask_selected(struct raw *x, const char *name, unsigned room) {
+    struct message *m = &messages[0];
+    struct io_uring_sqe *sqe = ask_recv(x, name, 1, m, 0, room);
+    m->msg.msg_iovlen = 0;
+    sqe->flags |= IOSQE_BUFFER_SELECT;
+    sqe->buf_group = RAW_GROUP;
+    return m;
+}
+
+static void receives_selected(struct raw *x) {
+    raw_bufs(x, 0);
+    raw_pair(x, 1, &x->fars[0]);
+    ask_selected(x, "no buffer", 2);
+    raw_await(x, "no buffer", 1);
+    far_send_fds(&x->fars[0], 10, 2);
+    ask_selected(x, "no buffer, bytes", 2);
+    raw_await(x, "no buffer, bytes", 1);
+    raw_bufs(x, 8);
+    come(x, "two", ask_selected(x, "two", 2));
+    ask_selected(x, "cancelled", 2);
+    raw_quiet(x);
+    raw_cancel(x, "cancel", "cancelled");
+    raw_await(x, "cancelled", 1);
+    far_send_fds(&x->fars[0], 10, 4);
+    come(x, "little room", ask_selected(x, "little room", 2));
+    struct message *m = ask_selected(x, "waits", 3);
+    raw_quiet(x);
+    far_send_fds(&x->fars[0], 10, 3);
+    come(x, "waits", m);
+    far_send(&x->fars[0], 10);
+    come(x, "plain", ask_selected(x, "plain", 3));
+    far_send(&x->fars[0], 5);
+    far_send_fds(&x->fars[0], 5, 1);
+    far_send(&x->fars[0], 5);
+    come(x, "before", ask_selected(x, "before", 3));
+    come(x, "behind", ask_selected(x, "behind", 3));
+    far_shutdown(&x->fars[0]);
+    come(x, "end", ask_selected(x, "end", 3));
+}
+
+static void receives_selected_of_a_reset(struct raw *x) {
+    raw_bufs(x, 2);
+    raw_pair(x, 1, &x->fars[0]);
+    raw_send(x, "send", 1, "unread");
+    raw_await(x, "send", 1);
+    far_send_fds(&x->fars[0], 5, 1);
+    far_end(&x->fars[0], false);
+    come(x, "bytes", ask_selected(x, "bytes", 1));
+    ask_selected(x, "reset", 1);
+    raw_await(x, "reset", 1);
+    come(x, "end", ask_selected(x, "end", 1));
+}
+
 /* ---- receiving, multishot ---- */
 
 static void ask_many(struct raw *x, const char *name, unsigned room, unsigned name_size) {
@@ -268,6 +323,8 @@ static const struct raw_script scripts[] = {
     {.name = "send errors", .run = send_errors},
     {.name = "receives", .run = receives},
     {.name = "receive forms", .run = receive_forms},
+    {.name = "receives selected", .run = receives_selected},
+    {.name = "receives selected of a reset", .run = receives_selected_of_a_reset},
     {.name = "receives many", .run = receives_many},
 };
 
