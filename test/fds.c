@@ -157,7 +157,7 @@ static void on_fds(struct kr_reactor *r, kr_conn conn, void *user, const int *fd
                    bool truncated) {
     struct end *e = user;
     CHECK(e->opens == 1 && !e->closes && !e->told);
-    CHECK(count || truncated);
+    CHECK(fds && (count || truncated));
     CHECK_LT(e->gift_count, GIFTS);
     CHECK_LE(e->fd_count + count, FDS_MOST);
     e->gifts[e->gift_count++] = (struct gift){

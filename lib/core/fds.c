@@ -52,6 +52,7 @@ struct msghdr *kr__fds_ask(struct kr__conn *c) {
 
 /* Whoever adopts a socket may have asked for control data of other kinds, of which one is a descriptor. */
 static void fds_find(struct kr_reactor *r, struct kr__fds *f) {
+    f->fds = (int *)CMSG_DATA((struct cmsghdr *)f->control); /* of none, too: nobody is handed NULL */
     f->count = 0;
     for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(&f->msg); cmsg; cmsg = CMSG_NXTHDR(&f->msg, cmsg)) {
         if (cmsg->cmsg_level != SOL_SOCKET)

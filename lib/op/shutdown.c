@@ -10,7 +10,6 @@
  * 6.18), so it completes later than what is submitted with it, and may complete after the cancel of a
  * receive has. CLOSE alone sends FIN too, without a worker: this is for those who read on. */
 #include "core/forward.h"
-#include "core/forward.h"
 #include "op/op.h"
 
 #include <sys/socket.h>
