@@ -23,6 +23,13 @@
 
 /* A control message with the descriptor of the sender's process (kernel >= 6.5, linux/socket.h). */
 #define KR__SCM_PIDFD 4
+/* IORING_OP_URING_CMD at a socket, in sqe->off (kernel >= 6.7, man io_uring_prep_cmd_sock). */
+#define KR__SOCKET_GETSOCKOPT 2u
+#define KR__SOCKET_SETSOCKOPT 3u
+
+/* A descriptor for what is in a slot (kernel >= 6.8, man io_uring_prep_fixed_fd_install). */
+#define KR__OP_FIXED_FD_INSTALL 54u
+#define KR__FIXED_FD_NO_CLOEXEC (1u << 0) /* sqe->rw_flags */
 
 /* NOP completes with the result given in sqe->len (kernel >= 6.10, liburing test/nop.c). */
 #define KR__NOP_INJECT_RESULT (1u << 0)

@@ -497,4 +497,4 @@ TEST(a_shape_that_is_missing_is_noticed) {
     CHECK(!shape_in(&set, seen));
 }
 
-TAP_MAIN(drift, 48)
+TAP_MAIN(drift, 55)

@@ -73,6 +73,21 @@ static int update_file(struct kr__sim_ring *ring, const void *arg, unsigned coun
     return rc < 0 ? rc : 1;
 }
 
+/* io_probe, io_uring/register.c. Told is what is modelled here, which is what the library asks for. */
+static int probe(const struct kr_sim *sim, const void *arg, unsigned count) {
+    struct io_uring_probe *probe = (struct io_uring_probe *)(uintptr_t)arg;
+    if (count > 256)
+        return -EINVAL;
+    for (unsigned op = 0; op < count; op++) {
+        bool known = kr__sim_verb_find(sim, op) != NULL;
+        probe->ops[op] = (struct io_uring_probe_op){.op = (uint8_t)op, .flags = known ? IO_URING_OP_SUPPORTED : 0};
+        if (known)
+            probe->last_op = (uint8_t)op;
+    }
+    probe->ops_len = (uint8_t)(count < 255 ? count : 255);
+    return 0;
+}
+
 static int door_reg(const struct kr__kernel *k, struct io_uring *uring, unsigned opcode,
                     const void *arg, unsigned count) {
     entered(k);
@@ -86,6 +101,8 @@ static int door_reg(const struct kr__kernel *k, struct io_uring *uring, unsigned
     }
     case IORING_REGISTER_FILES_UPDATE:
         return update_file(ring, arg, count);
+    case IORING_REGISTER_PROBE:
+        return probe(ring->sim, arg, count);
     case IORING_REGISTER_PBUF_RING:
         return kr__sim_bufs_init(&ring->bufs, arg, count);
     default:

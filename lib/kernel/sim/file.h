@@ -63,6 +63,8 @@ struct kr__sim_regular {
     size_t size;
 };
 
+#define KR__SIM_OPTIONS 24
+
 struct kr__sim_file {
     enum kr__sim_kind kind;
     unsigned refs;
@@ -70,6 +72,8 @@ struct kr__sim_file {
     struct kr__list waiters; /* requests that wait until it is ready, oldest first */
     struct kr__link in_backlog;
     uint64_t counter; /* of a waker */
+    bool resets;      /* its close is a reset: SO_LINGER */
+    int options[KR__SIM_OPTIONS]; /* option.c */
     struct kr__sim_listener listener;
     struct kr__sim_stream stream;
     struct kr__sim_regular regular;

@@ -8,7 +8,7 @@
 #include "kernel/sim/ring.h"
 #include "kernel/sim/stream.h"
 
-static const struct kr__sim_verb *const verbs[IORING_OP_LAST] = {
+static const struct kr__sim_verb *const verbs[] = {
     [IORING_OP_ACCEPT] = &kr__sim_accept,
     [IORING_OP_ASYNC_CANCEL] = &kr__sim_cancel,
     [IORING_OP_CLOSE] = &kr__sim_close,
@@ -24,7 +24,14 @@ static const struct kr__sim_verb *const verbs[IORING_OP_LAST] = {
     [IORING_OP_SENDMSG_ZC] = &kr__sim_send_zc,
     [IORING_OP_SEND_ZC] = &kr__sim_send_zc,
     [IORING_OP_SHUTDOWN] = &kr__sim_shutdown,
+    [IORING_OP_URING_CMD] = &kr__sim_cmd,
+    [KR__OP_FIXED_FD_INSTALL] = &kr__sim_export,
 };
+
+const struct kr__sim_verb *kr__sim_verb_find(const struct kr_sim *sim, unsigned opcode) {
+    const struct kr__sim_verb *verb = opcode < sizeof verbs / sizeof *verbs ? verbs[opcode] : NULL;
+    return verb && verb->since <= sim->version ? verb : NULL;
+}
 
 void kr__sim_end(struct kr__sim_request *req, int64_t res, uint32_t flags) {
     kr__link_off(&req->waiting);
@@ -151,7 +158,7 @@ struct kr__sim_request *kr__sim_request_new(struct kr__sim_ring *ring, const str
 }
 
 void kr__sim_request_start(struct kr__sim_ring *ring, const struct io_uring_sqe *sqe) {
-    const struct kr__sim_verb *verb = sqe->opcode < IORING_OP_LAST ? verbs[sqe->opcode] : NULL;
+    const struct kr__sim_verb *verb = kr__sim_verb_find(ring->sim, sqe->opcode);
     struct kr__sim_request *req = kr__sim_request_new(ring, sqe, verb);
     int rc = prepare(req);
     if (rc < 0)

@@ -49,6 +49,7 @@ struct kr__sim_request {
  * returns the result (worker.c). */
 struct kr__sim_verb {
     bool needs_file;
+    unsigned since; /* KR__SIM_LINUX; 0: what this library needs at least has it */
     int64_t (*work)(struct kr__sim_request *req);
     int (*prep)(struct kr__sim_request *req);
     int (*check)(struct kr__sim_request *req);
@@ -57,8 +58,9 @@ struct kr__sim_verb {
     void (*fail)(struct kr__sim_request *req, int res);
 };
 
-extern const struct kr__sim_verb kr__sim_nop, kr__sim_poll, kr__sim_accept, kr__sim_read, kr__sim_recv, kr__sim_recvmsg, kr__sim_send,
-    kr__sim_send_zc, kr__sim_notif, kr__sim_connect, kr__sim_shutdown, kr__sim_close, kr__sim_update, kr__sim_cancel;
+extern const struct kr__sim_verb kr__sim_nop, kr__sim_poll, kr__sim_accept, kr__sim_read, kr__sim_recv,
+    kr__sim_recvmsg, kr__sim_send, kr__sim_send_zc, kr__sim_notif, kr__sim_connect, kr__sim_shutdown, kr__sim_close,
+    kr__sim_update, kr__sim_export, kr__sim_cmd, kr__sim_cancel;
 
 /* Finds its file, and checks that. */
 int kr__sim_request_file(struct kr__sim_request *req);
@@ -70,6 +72,9 @@ void kr__sim_worker_drop(struct kr__sim_request *req);
 /* A request that is not issued. */
 struct kr__sim_request *kr__sim_request_new(struct kr__sim_ring *ring, const struct io_uring_sqe *sqe,
                                             const struct kr__sim_verb *verb);
+
+/* Whether the world's kernel has the opcode: NULL, or what it does. */
+const struct kr__sim_verb *kr__sim_verb_find(const struct kr_sim *sim, unsigned opcode);
 
 /* Makes and issues a request. */
 void kr__sim_request_start(struct kr__sim_ring *ring, const struct io_uring_sqe *sqe);

@@ -270,7 +270,7 @@ void kr__sim_stream_close(struct kr__sim_file *file) {
         kr__sim_event_drop(file->sim, s->call);
     if (s->local)
         kr__sim_local_close(file);
-    else if (s->size && !s->dead && s->other)
+    else if ((s->size || (file->resets && !(s->fin_in && s->fin_out))) && !s->dead && s->other)
         kr__sim_stream_die(s->other, ECONNRESET);
     else
         fin_send(file);

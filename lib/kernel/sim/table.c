@@ -1,7 +1,9 @@
-/* CLOSE and FILES_UPDATE: what changes the file table from within the queue.
+/* CLOSE, FILES_UPDATE and FIXED_FD_INSTALL: what changes the file table, or leads out of it, from within the
+ * queue.
  *
- * Happy path: a slot is emptied, a descriptor gets one of the kernel's choice. Failure: nothing is there,
- * no slot is free, and the errors of requests that are ill-formed. */
+ * Happy path: a slot is emptied, a descriptor gets one of the kernel's choice, a slot gets a descriptor.
+ * Failure: nothing is there, no slot is free, no descriptor is, and the errors of requests that are
+ * ill-formed. */
 #include "kernel/sim/ring.h"
 
 /* io_close_prep, io_uring/openclose.c: a slot comes as file index, never with the fixed-file flag. */
@@ -45,5 +47,28 @@ static void install_run(struct kr__sim_request *req) {
     kr__sim_end(req, done ? (int64_t)done : rc, 0);
 }
 
+/* io_install_fixed_fd_prep, io_uring/openclose.c. */
+static int export_prep(struct kr__sim_request *req) {
+    const struct io_uring_sqe *sqe = &req->sqe;
+    if (sqe->off || sqe->addr || sqe->len || sqe->buf_index || sqe->splice_fd_in || sqe->addr3)
+        return -EINVAL;
+    if (!(sqe->flags & IOSQE_FIXED_FILE))
+        return -EBADF;
+    return (unsigned)sqe->rw_flags & ~KR__FIXED_FD_NO_CLOEXEC ? -EINVAL : 0;
+}
+
+/* The same open file: both have to be closed. */
+static void export_run(struct kr__sim_request *req) {
+    struct kr_sim *sim = req->ring->sim;
+    bool none = kr__sim_chance(sim, KR_SIM_EXPORT_EMFILE);
+    kr__sim_end(req, none ? -EMFILE : kr__sim_fd_new(sim, kr__sim_file_ref(req->file)), 0);
+}
+
+const struct kr__sim_verb kr__sim_export = {
+    .needs_file = true,
+    .since = KR__SIM_LINUX(6, 8),
+    .prep = export_prep,
+    .run = export_run,
+};
 const struct kr__sim_verb kr__sim_close = {.run = close_run};
 const struct kr__sim_verb kr__sim_update = {.run = install_run};

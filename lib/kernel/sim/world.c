@@ -62,6 +62,7 @@ static const char *const fault_names[KR_SIM_FAULT_COUNT] = {
     [KR_SIM_SHORT_READ] = "short-read",
     [KR_SIM_READ_ERROR] = "read-error",
     [KR_SIM_READ_CUT] = "read-cut",
+    [KR_SIM_EXPORT_EMFILE] = "export-emfile",
 };
 
 void kr__sim_broken(const char *format, ...) {
