@@ -15,6 +15,7 @@
 #include <kreactor/listener.h>
 #include <kreactor/post.h>
 #include <kreactor/reactor.h>
+#include <kreactor/release.h>
 #include <kreactor/stats.h>
 #include <kreactor/timer.h>
 #include <kreactor/types.h>

@@ -68,7 +68,7 @@ static const char *conn_state_name(unsigned state) {
         [KR__CONN_FREE] = "free",           [KR__CONN_OPENING] = "opening",
         [KR__CONN_OPEN] = "open",           [KR__CONN_LINGERING] = "lingering",
         [KR__CONN_DRAINING] = "draining",   [KR__CONN_JOINING] = "joining",
-        [KR__CONN_CLOSING] = "closing",
+        [KR__CONN_CLOSING] = "closing",     [KR__CONN_RELEASING] = "releasing",
     };
     return names[state];
 }
@@ -103,6 +103,8 @@ static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr
     put_flag(d, c->fin, "fin");
     put_flag(d, c->reset, "reset");
     put_flag(d, c->successor, "successor");
+    put_flag(d, c->leaving, "leaving");
+    put_flag(d, c->more && c->more->fd >= 0, "fd");
     put_flag(d, stuck, "STUCK");
     put(d, "\n");
 }

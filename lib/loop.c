@@ -1,6 +1,6 @@
 /* The turn.
  *
- *     settle   forwarding pairs that are over
+ *     settle   forwarding pairs that are over, connections that leave
  *     show     kept bytes of connections that read on again
  *     arm      requests of what dirty owners want
  *     enter    submit, and wait if there is nothing to do, until the next deadline at most
@@ -17,6 +17,7 @@
 #include "loop.h"
 
 #include "core/forward.h"
+#include "core/release.h"
 #include "op/op.h"
 #include "op/recv.h"
 #include "ring/tag.h"
@@ -170,7 +171,7 @@ static int64_t wait_time(const struct kr_reactor *r, int64_t max_wait_ns) {
 /* Whether, and how long, this turn may wait: not with work at hand. */
 static int64_t may_wait(struct kr_reactor *r, int64_t max_wait_ns) {
     if (!kr__list_empty(&r->dirty) || !kr__list_empty(&r->again) || !kr__list_empty(&r->showing) ||
-        !kr__list_empty(&r->forwards_over))
+        !kr__list_empty(&r->forwards_over) || !kr__list_empty(&r->releases))
         return 0;
     if (r->sends.due.head)
         return 0;
@@ -336,6 +337,8 @@ static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
     kr__count(&r->stats.turns, 1);
     if (kr__unlikely(!kr__list_empty(&r->forwards_over)))
         kr__forwards_settle(r);
+    if (kr__unlikely(!kr__list_empty(&r->releases)))
+        kr__releases_settle(r);
     show(r);
     arm(r);
     int rc = enter(r, max_wait_ns);

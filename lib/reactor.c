@@ -115,6 +115,7 @@ static struct kr_reactor *build_self(const struct kr_config *config, const struc
     kr__list_init(&r->again);
     kr__list_init(&r->showing);
     kr__list_init(&r->forwards_over);
+    kr__list_init(&r->releases);
     kr__line_init(&r->line);
     kr__owner_init(&r->self, KR__KIND_SELF, KR__SLOT_SELF);
     return r;
@@ -235,7 +236,7 @@ int kr_stats_read(const struct kr_reactor *r, struct kr_stats *ret, size_t size)
 
 static void end_conns(struct kr_reactor *r) {
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
-        if (kr__conn_lives(c) || kr__conn_flushes(c))
+        if (kr__conn_stays(c))
             kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_REACTOR);
     }
 }

@@ -57,7 +57,8 @@ TEST(whyname_names_causes) {
     CHECK_STR_EQ(kr_whyname(KR_WHY_REACTOR), "reactor");
     CHECK_STR_EQ(kr_whyname(KR_WHY_CONNECT), "connect");
     CHECK_STR_EQ(kr_whyname(KR_WHY_FILE), "file");
-    CHECK_STR_EQ(kr_whyname((enum kr_why)8), "?");
+    CHECK_STR_EQ(kr_whyname(KR_WHY_RELEASED), "released");
+    CHECK_STR_EQ(kr_whyname((enum kr_why)9), "?");
     CHECK_STR_EQ(kr_whyname((enum kr_why)250), "?");
 }
 

@@ -41,6 +41,7 @@ enum call {
     REG_RANGE,
     REG_BUFS,
     REG_FILE,
+    REG_PROBE,
     MAP,
     LISTEN,
     LISTEN_FD,
@@ -126,6 +127,8 @@ static enum call call_of(unsigned opcode) {
         return REG_BUFS;
     case IORING_REGISTER_FILES_UPDATE:
         return REG_FILE;
+    case IORING_REGISTER_PROBE:
+        return REG_PROBE;
     default:
         FAIL("a registration that no row is about: %u", opcode);
     }
@@ -530,6 +533,19 @@ TEST_EACH(new_when_setup_fails_for_its_newest_flag) {
     }
     CHECK_OK(rc);
     CHECK(!(r->ring.caps & KR__CAP_NO_SQARRAY));
+    check_works(r);
+    free_all(d, r);
+}
+
+/* Ours: a kernel that does not tell what it can do is taken for the oldest, without a word. */
+TEST_EACH(new_when_the_probe_fails) {
+    struct door *d = door_open();
+    row_begin("the probe", EINVAL, 0, 1);
+    door_fail(d, REG_PROBE, EINVAL, 0, 1);
+    struct kr_reactor *r;
+    CHECK_OK(make(d, &r, NULL));
+    CHECK_EQ(d->struck, 1u);
+    CHECK(!(r->ring.caps & KR__CAP_FD_INSTALL));
     check_works(r);
     free_all(d, r);
 }
@@ -1394,5 +1410,5 @@ _Static_assert(ROWS >= 200, "the table has lost rows");
 int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "--straced") == 0)
         return straced(strcmp(argv[2], "defer") == 0 ? KR_TASKRUN_DEFER : KR_TASKRUN_COOP);
-    return tap_main("door", 130, argc, argv);
+    return tap_main("door", 134, argc, argv);
 }

@@ -1061,6 +1061,137 @@ TEST_EACH(shutdown_errors) {
     }
 }
 
+/* ---- release ---- */
+
+struct leaving {
+    unsigned tells;
+    struct kr_released what;
+    char unread[HELLO_SIZE];
+};
+
+static void left(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
+    (void)r;
+    (void)conn;
+    struct leaving *l = user;
+    l->tells++;
+    l->what = *what;
+    if (what->unread_size == HELLO_SIZE)
+        memcpy(l->unread, what->unread, HELLO_SIZE);
+}
+
+/* A paused connection that is to be released, or one with its receive in flight. */
+static struct world *leaving_begin(const char *verb, uint32_t steal, int32_t res, struct leaving *l) {
+    cell_begin(verb, "releasing", res, 0);
+    *l = (struct leaving){0};
+    struct world *w = world_begin(BY_MULTISHOT, steal);
+    if (!(w->r->ring.caps & KR__CAP_FD_INSTALL))
+        tap_skip("needs kernel 6.8");
+    connect_client(w);
+    return w;
+}
+
+static void check_left(struct world *w, const struct leaving *l) {
+    TEST_UNTIL(w->r, l->tells == 1);
+    CHECK_EQ(l->what.error, 0);
+    check_ended(w, 0, KR_WHY_RELEASED);
+    test_close(l->what.fd);
+}
+
+/* man io_uring_prep_fixed_fd_install, man open, and what a security module says. */
+static const int export_errors[] = {EBADF, ECANCELED, EINVAL, EMFILE, ENFILE, ENOMEM, EOPNOTSUPP, EPERM};
+
+/* Ours: whatever it is that there is no descriptor for, the connection goes on, and may leave another time. */
+TEST_EACH(export_errors) {
+    for (size_t i = 0; i < 2 * COUNT(export_errors); i++) {
+        int error = -export_errors[i / 2];
+        bool stolen_one = i % 2;
+        struct leaving l;
+        struct world *w = leaving_begin("export", stolen_one ? KR__SET(export) : 0, error, &l);
+        w->inject = stolen_one ? 0 : KR__SET(export);
+        w->injected = error;
+        CHECK_OK(kr_conn_release(w->r, w->conn, left, &l));
+        if (stolen_one) {
+            await_stolen(w, KR__VERB_export, slot_of(w->conn));
+            CHECK_EQ(conn_of(w)->owner.inflight, 1u);
+            complete(w, KR__VERB_export, slot_of(w->conn), error, 0);
+        }
+        TEST_UNTIL(w->r, l.tells == 1);
+        CHECK_EQ(l.what.error, error);
+        CHECK_EQ(l.what.fd, -1);
+        check_echoes(w);
+        w->steal = 0;
+        l.tells = 0;
+        CHECK_OK(kr_conn_release(w->r, w->conn, left, &l));
+        check_left(w, &l);
+        world_end(w);
+    }
+}
+
+/* Ours: a descriptor that comes after the connection was closed is closed. */
+TEST_EACH(export_too_late) {
+    struct leaving l;
+    struct world *w = leaving_begin("export", KR__SET(export), 0, &l);
+    CHECK_OK(kr_conn_release(w->r, w->conn, left, &l));
+    await_stolen(w, KR__VERB_export, slot_of(w->conn));
+    CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
+    test_step(w->r, "a turn with the export in flight");
+    CHECK_EQ(w->closes + l.tells, 0u);
+    int before = tap_fd_count();
+    complete(w, KR__VERB_export, slot_of(w->conn), CHECK_SYS(dup(0)), 0);
+    CHECK_EQ(tap_fd_count(), before);
+    check_ended(w, 0, KR_WHY_LOCAL);
+    CHECK_EQ(l.tells, 1u);
+    CHECK_EQ(l.what.error, -ECANCELED);
+    world_end(w);
+}
+
+/* Ours: bytes that come while it leaves are shown as unread; an end is told of. */
+TEST_EACH(recv_data_while_leaving) {
+    for (unsigned i = 0; i < 3; i++) {
+        struct leaving l;
+        struct world *w = leaving_begin("recv", KR__SET(recv), i ? HELLO_SIZE : 0, &l);
+        CHECK_OK(kr_conn_release(w->r, w->conn, left, &l));
+        if (i)
+            complete(w, KR__VERB_recv, slot_of(w->conn), HELLO_SIZE, (i == 2 ? MORE : 0) | fill(w, HELLO, HELLO_SIZE));
+        else
+            complete(w, KR__VERB_recv, slot_of(w->conn), 0, 0);
+        check_left(w, &l);
+        CHECK_EQ(l.what.eof, i == 0);
+        CHECK_EQ(l.what.unread_size, i ? (size_t)HELLO_SIZE : 0u);
+        if (i)
+            CHECK_MEM_EQ(l.unread, HELLO, HELLO_SIZE);
+        CHECK_EQ(w->datas + w->eofs, 0u);
+        world_end(w);
+    }
+}
+
+/* Ours: what passes does not keep it; neither does a want of buffers. */
+TEST_EACH(recv_that_passes_while_leaving) {
+    static const int passing[] = {EAGAIN, ECANCELED, EINTR, ENOBUFS};
+    for (size_t i = 0; i < COUNT(passing); i++) {
+        struct leaving l;
+        struct world *w = leaving_begin("recv", KR__SET(recv), -passing[i], &l);
+        CHECK_OK(kr_conn_release(w->r, w->conn, left, &l));
+        complete(w, KR__VERB_recv, slot_of(w->conn), -passing[i], 0);
+        check_left(w, &l);
+        world_end(w);
+    }
+}
+
+/* Ours: an error ends it, and is told twice: to whom it was to be released to, and by on_close. */
+TEST_EACH(recv_errors_while_leaving) {
+    for (size_t i = 0; i < COUNT(recv_errors); i++) {
+        struct leaving l;
+        struct world *w = leaving_begin("recv", KR__SET(recv), -recv_errors[i], &l);
+        CHECK_OK(kr_conn_release(w->r, w->conn, left, &l));
+        complete(w, KR__VERB_recv, slot_of(w->conn), -recv_errors[i], 0);
+        check_ended(w, -recv_errors[i], KR_WHY_ERROR);
+        CHECK_EQ(l.tells, 1u);
+        CHECK_EQ(l.what.error, -recv_errors[i]);
+        world_end(w);
+    }
+}
+
 /* ---- reset and close ---- */
 
 /* man connect; and what a socket says that its peer has reset already. */

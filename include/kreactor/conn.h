@@ -9,7 +9,8 @@
  * stops, through the TCP window. What had already arrived is kept and shown later; nothing is lost.
  *
  * All functions: the reactor's thread, or before its first kr_run any one thread at a time. None of
- * them runs a callback or enters the kernel; the effect comes later in the same turn or the next. */
+ * them runs a callback, nor (but for what keep_fd is for) enters the kernel; the effect comes later in the
+ * same turn or the next. */
 #ifndef KREACTOR_CONN_H
 #define KREACTOR_CONN_H
 
@@ -124,6 +125,12 @@ struct kr_conn_opts {
     int64_t flush_ns;
 
     size_t inline_size; /* bytes of memory in each connection for the user, 0 to 1 MiB. Default 0 */
+
+    /* Keep a descriptor of the socket beside the entry in the table: for kr_conn_fd, and for kr_conn_release
+     * on kernels before 6.8. Costs one of RLIMIT_NOFILE a connection, and accepting one three system calls;
+     * with none left, accepting backs off until there is. A child that forks has copies of them, and the
+     * peer sees no end while it keeps them: exec closes them, and so does its kr_reactor_free. Default false. */
+    bool keep_fd;
 };
 
 /* Fills `opts` with the defaults. Any thread. */
@@ -215,9 +222,15 @@ KR_API int kr_conn_shutdown(struct kr_reactor *r, kr_conn conn);
 KR_API int kr_conn_close(struct kr_reactor *r, kr_conn conn, enum kr_close how);
 
 /* The peer's, and this side's, address. Known for connections of a listener with `addresses` set; of
- * kr_connect the peer's, and with `local_address` this side's once it stands; others answer -ENODATA. */
+ * kr_connect the peer's, and with `local_address` this side's once it stands; with keep_fd the kernel is asked
+ * for what is not known (-ENOTCONN: the peer is gone); others answer -ENODATA. */
 KR_API int kr_conn_peer(const struct kr_reactor *r, kr_conn conn, struct kr_addr *ret);
 KR_API int kr_conn_local(const struct kr_reactor *r, kr_conn conn, struct kr_addr *ret);
+
+/* The descriptor that was kept (keep_fd), for getsockopt, getpeername and the like: lent until the connection is
+ * closed. It must be neither read nor written, nor closed, nor made another's. -ENODATA: none was kept, or
+ * the connection is on its way out. */
+KR_API int kr_conn_fd(const struct kr_reactor *r, kr_conn conn);
 
 /* The user pointer; NULL for a stale handle. */
 KR_API void *kr_conn_user(const struct kr_reactor *r, kr_conn conn);

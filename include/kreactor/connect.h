@@ -55,13 +55,14 @@ KR_API void kr_connect_opts_init(struct kr_connect_opts *opts);
  * Errors, with nothing begun: those of socket, setsockopt and bind (-EMFILE, -ENFILE, -EAFNOSUPPORT;
  * -EADDRINUSE, -EADDRNOTAVAIL, -EACCES of the source ...); -ENOSPC when connect_max connections of this
  * kind are not yet closed (one whose on_close is running is not); -ENOMEM; -ESHUTDOWN during a
- * kr_drain and once kr_reactor_free has begun. Uses no descriptor afterwards, but for local_address and for a Unix socket until it stands. */
+ * kr_drain and once kr_reactor_free has begun. Uses no descriptor afterwards, but with keep_fd, and
+ * for local_address and for a Unix socket until it stands. */
 KR_API int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *addr,
                       const struct kr_connect_opts *opts, const struct kr_conn_ops *ops, void *user);
 
 /* Takes over a connected stream socket that was made elsewhere: by another library, by socketpair(2), handed
  * over by a parent or through a Unix socket. `fd` is consumed on success (the table refers to the socket,
- * the descriptor is closed) and untouched on failure. `opts` (NULL = defaults) is borrowed for the call; its
+ * the descriptor is closed, or kept with keep_fd) and untouched on failure. `opts` (NULL = defaults) is borrowed for the call; its
  * socket options are not set. `ops` and `user` as for kr_connect.
  *
  * *ret, which may be NULL, is its handle, good and to be sent to at once; on_open runs in a turn that follows.

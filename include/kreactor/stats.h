@@ -46,6 +46,7 @@ struct kr_stats {
     uint64_t connect_errors; /* those that ended before they did, for whatever reason */
     uint64_t timeouts;       /* deadlines of connections that passed */
     uint64_t bytes_read;     /* of files, into send queues */
+    uint64_t releases;       /* connections given back as descriptors */
 };
 
 /* Copies the first `size` bytes of the counters to `ret` (an older program's smaller struct gets its

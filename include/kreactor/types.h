@@ -76,6 +76,7 @@ enum kr_why {
     KR_WHY_REACTOR = 5, /* kr_reactor_free closed it; error is 0 */
     KR_WHY_CONNECT = 6, /* kr_connect was answered `error`, for example -ECONNREFUSED: it never stood */
     KR_WHY_FILE = 7,    /* a file could not be read on, so that it was reset: -ENODATA, -EIO */
+    KR_WHY_RELEASED = 8, /* kr_conn_release gave it back as a descriptor; error is 0 */
 };
 
 /* How kr_conn_close ends a connection, from the softest to the hardest. */

@@ -95,6 +95,10 @@
     /* core/drain.c */                                                                             \
     X(drain_walks_on, drain)                                                                       \
     X(drain_cuts_off, sim)                                                                         \
+    /* core/release.c */                                                                           \
+    X(release_refused, sim)                                                                        \
+    X(exported_too_late, matrix)                                                                   \
+    X(release_keeps, sim)                                                                          \
     /* op/accept.c */                                                                              \
     X(arrival_dropped, sim)                                                                        \
     X(accepted_beyond_the_range, matrix)                                                           \

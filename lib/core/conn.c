@@ -9,6 +9,7 @@
 #include "core/fds.h"
 #include "core/forward.h"
 #include "core/reactor.h"
+#include "core/release.h"
 #include "pool/files.h"
 
 void kr__conn_dirty(struct kr_reactor *r, struct kr__conn *c) {
@@ -37,6 +38,10 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
             desired |= verbs_of_queue(c);
         else if (c->half && !c->fin)
             desired |= KR__SET(shutdown);
+        break;
+    case KR__CONN_RELEASING:
+        if (c->more->fd < 0 && !c->more->refusal && (c->owner.armed & ~KR__SET(export)) == 0)
+            desired |= KR__SET(export);
         break;
     case KR__CONN_LINGERING:
         if (kr__conn_reads(c) && !c->parked)
@@ -111,6 +116,7 @@ static void conn_join(struct kr_reactor *r, struct kr__conn *c) {
         kr__deadline_unfile(&r->timers, &c->deadline);
     if (c->calling)
         kr__dial_give_up(r, c);
+    kr__conn_fd_drop(r, c); /* or the CLOSE would not be the end that the peer sees */
     c->state = c->owner.inflight ? KR__CONN_JOINING : KR__CONN_CLOSING;
     kr__conn_dirty(r, c);
 }
@@ -142,11 +148,11 @@ void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, i
         kr__forward_cut(r, c, error);
     if (c->takes_fds)
         kr__fds_close(r, c);
-    if (kr__conn_lives(c) || (kr__conn_flushes(c) && error)) {
+    if (c->state < KR__CONN_LINGERING || (kr__conn_flushes(c) && error)) {
         c->error = (int16_t)error;
         c->why = (uint8_t)why;
     }
-    if (how == KR_CLOSE_RESET && !(c->owner.armed & KR__SET(close)))
+    if (how == KR_CLOSE_RESET && c->why != KR_WHY_RELEASED && !(c->owner.armed & KR__SET(close)))
         c->reset = true;
     kr__mark_if(reset_while_closing, c->state > KR__CONN_DRAINING && c->reset);
     enum kr__conn_state state = state_of_end(c, how);
@@ -168,6 +174,8 @@ void kr__conn_settle(struct kr_reactor *r, struct kr__conn *c) {
         conn_join(r, c);
     else if (c->state == KR__CONN_JOINING && c->owner.inflight == 0)
         c->state = KR__CONN_CLOSING;
+    else if (kr__unlikely(c->state == KR__CONN_RELEASING))
+        kr__release_step(r, c);
     struct kr__wants wants = kr__conn_wants(c);
     if (wants.start | wants.cancel)
         kr__conn_dirty(r, c);
@@ -212,6 +220,7 @@ bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {
         return kr__heap_filed(&c->deadline.node);
     case KR__CONN_DRAINING:
         return kr__conn_queue_moves(c) && kr__heap_filed(&c->deadline.node);
+    case KR__CONN_RELEASING:
     case KR__CONN_JOINING:
     case KR__CONN_CLOSING:
         return c->owner.inflight > 0;

@@ -8,6 +8,7 @@
 #include "pool/sends.h"
 
 #include <kreactor/conn.h>
+#include <kreactor/release.h>
 
 struct kr__listener;
 struct kr__forward;
@@ -21,6 +22,10 @@ enum kr__conn_state {
     KR__CONN_OPENING,
     /* Bytes flow. Left by closing, by an error, by a deadline. */
     KR__CONN_OPEN,
+    /* On its way out as a descriptor (core/release.c): armed requests are cancelled and joined, then one is made.
+     * What is received meanwhile is kept. Left when its user has been told, to CLOSING, or to OPEN if there
+     * is no descriptor; by closing; by an error. */
+    KR__CONN_RELEASING,
     /* KR_CLOSE_LINGER: sends what is queued, once it stands, then ends this side, and drops what it receives.
      * Left when the peer has ended and the queue is empty, by an error, by the flush deadline, by a harder
      * close. */
@@ -35,7 +40,8 @@ enum kr__conn_state {
     KR__CONN_CLOSING,
 };
 
-_Static_assert(KR__CONN_LINGERING < KR__CONN_DRAINING && KR__CONN_DRAINING < KR__CONN_JOINING,
+_Static_assert(KR__CONN_OPEN < KR__CONN_RELEASING && KR__CONN_RELEASING < KR__CONN_LINGERING &&
+                   KR__CONN_LINGERING < KR__CONN_DRAINING && KR__CONN_DRAINING < KR__CONN_JOINING,
                "a harder close leads to a later state");
 
 struct kr__conn {
@@ -62,13 +68,15 @@ struct kr__conn {
     bool forwarding : 1; /* what it receives goes to the other end */
     bool dammed : 1;     /* not read for the pair's sake: the other's queue is full, or the pair is over */
     bool files : 1;      /* there are files in its queue */
+    bool leaving : 1;    /* kr_conn_release was called, and its callback is owed */
+    bool missed : 1;     /* a drain has passed it by, as it was leaving */
     int16_t error;      /* for on_close; the kernel's reach to -4095 */
     uint16_t held;      /* receive buffers that its queue and its leases hold */
 
     const struct kr_conn_ops *ops;
     void *user;
     struct kr__sendq queue;
-    struct kr__link wait; /* in the line, or on the list of those to be shown kept bytes */
+    struct kr__link wait; /* in the line, or on the list of those to be shown kept bytes, or to be released */
 
     struct kr__vector *vector; /* of the send in flight, if it has several pieces; a block */
     uint32_t queued; /* bytes in the queue, with what its files count; 0 when there are neither */
@@ -98,8 +106,14 @@ struct kr__conn_more {
     struct kr__fds *fds; /* while it takes descriptors; a block */
     struct kr__files *files;     /* while there are files in its queue */
 
+    int fd; /* its socket: kept, or made to leave by, or needed until it stands; else -1 */
+
+    /* Of kr_conn_release. */
+    kr_released_fn *released;
+    void *released_user;
+    int refusal; /* why there is no descriptor */
+
     /* While it is calling. */
-    int fd;               /* its socket, where that is needed until it stands; else -1 */
     bool local;           /* this side's address is to be asked */
     bool adopted;         /* it stands already, and is only to be told of */
     unsigned backoff_ms;  /* between two knocks */
@@ -150,6 +164,9 @@ struct kr__conn_more *kr__conn_more(struct kr_reactor *r, struct kr__conn *c);
 /* The connection stands: its deadlines count from now. */
 void kr__conn_stands(struct kr_reactor *r, struct kr__conn *c);
 
+/* What applies of them is filed: it reads and sends again. */
+void kr__conn_watch(struct kr_reactor *r, struct kr__conn *c);
+
 /* One of them counts from now: reading goes on, the first byte is queued, the close has begun. */
 void kr__conn_count(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline which);
 
@@ -157,9 +174,12 @@ void kr__conn_count(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline w
 struct kr__conn *kr__conn_find(const struct kr_reactor *r, kr_conn conn);
 
 /* The kernel has put a new connection of `l` into `slot`; one of a closing listener is closed
- * unannounced. `addrs` (peer, local) may be NULL; copied. */
+ * unannounced. `addrs` (peer, local) may be NULL; copied. `fd` is kept, or closed; -1: there is none. */
 void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l,
-                     const struct kr_addr *addrs);
+                     const struct kr_addr *addrs, int fd);
+
+/* Closes its descriptor, if it has one. */
+void kr__conn_fd_drop(struct kr_reactor *r, struct kr__conn *c);
 
 /* A connection of this program's own making, OPENING and told to its user, in a slot of the library's that
  * refers to the socket `fd`, which is borrowed for the call. `addrs` (peer, local) is copied. *ret is the
@@ -216,6 +236,16 @@ static inline bool kr__conn_lives(const struct kr__conn *c) {
 /* True while its owner has closed it, and the peer still gets what is queued. */
 static inline bool kr__conn_flushes(const struct kr__conn *c) {
     return c->state == KR__CONN_LINGERING || c->state == KR__CONN_DRAINING;
+}
+
+/* True until it only waits for what is in flight. */
+static inline bool kr__conn_stays(const struct kr__conn *c) {
+    return c->state != KR__CONN_FREE && c->state < KR__CONN_JOINING;
+}
+
+/* True while what is received is for its user, be it shown or kept. */
+static inline bool kr__conn_keeps(const struct kr__conn *c) {
+    return c->state == KR__CONN_OPEN || c->state == KR__CONN_RELEASING;
 }
 
 /* True while bytes may be added to its queue. */

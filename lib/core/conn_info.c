@@ -1,6 +1,23 @@
 /* What a connection knows: its user, its memory, its addresses. */
 #include "core/reactor.h"
 
+/* One that it keeps; not one that it has for a while. */
+static int fd_kept(const struct kr__conn *c) {
+    bool kept = kr__conn_opts(c)->keep_fd && c->more && c->more->fd >= 0;
+    return kept ? c->more->fd : -ENODATA;
+}
+
+static int addr_ask(const struct kr_reactor *r, const struct kr__conn *c, int which, struct kr_addr *ret) {
+    int fd = fd_kept(c);
+    if (fd < 0)
+        return fd;
+    struct kr_addr addrs[2];
+    int rc = r->kernel->sock_addrs(r->kernel, fd, &addrs[0], &addrs[1]);
+    if (rc == 0)
+        *ret = addrs[which];
+    return rc;
+}
+
 static int conn_addr(const struct kr_reactor *r, kr_conn conn, int which, struct kr_addr *ret) {
     struct kr__conn *c;
     int rc = kr__conn_door(r, conn, &c);
@@ -9,9 +26,15 @@ static int conn_addr(const struct kr_reactor *r, kr_conn conn, int which, struct
     if (!ret)
         return -EINVAL;
     if (!c->more || !c->more->addrs || !c->more->addrs[which].size)
-        return -ENODATA;
+        return addr_ask(r, c, which, ret);
     *ret = c->more->addrs[which];
     return 0;
+}
+
+int kr_conn_fd(const struct kr_reactor *r, kr_conn conn) {
+    struct kr__conn *c;
+    int rc = kr__conn_door(r, conn, &c);
+    return rc < 0 ? rc : fd_kept(c);
 }
 
 int kr_conn_peer(const struct kr_reactor *r, kr_conn conn, struct kr_addr *ret) {

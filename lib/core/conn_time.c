@@ -67,7 +67,7 @@ static struct due first_due(struct kr__conn *c) {
     return first;
 }
 
-static void watch(struct kr_reactor *r, struct kr__conn *c) {
+void kr__conn_watch(struct kr_reactor *r, struct kr__conn *c) {
     int64_t at = first_due(c).at;
     if (at == KR__NEVER)
         kr__deadline_unfile(&r->timers, &c->deadline);
@@ -77,7 +77,7 @@ static void watch(struct kr_reactor *r, struct kr__conn *c) {
 
 void kr__conn_stands(struct kr_reactor *r, struct kr__conn *c) {
     c->idle_from = c->read_from = c->write_from = c->life_from = r->now;
-    watch(r, c);
+    kr__conn_watch(r, c);
 }
 
 /* From the real now: a turn may have been under way for long, or none is. */
@@ -107,7 +107,7 @@ static void timed_out(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline
     }
     kr__mark(deadline_told);
     *since_of(c, which) = r->kernel->clock(r->kernel);
-    watch(r, c);
+    kr__conn_watch(r, c);
     c->ops->on_timeout(r, kr__conn_handle(c), c->user, which);
 }
 
@@ -142,6 +142,6 @@ int kr_conn_deadline(struct kr_reactor *r, kr_conn conn, enum kr_deadline which,
     if (c->calling || which == KR_DEADLINE_FLUSH)
         return 0;
     *since_of(c, which) = r->kernel->clock(r->kernel);
-    watch(r, c);
+    kr__conn_watch(r, c);
     return 0;
 }

@@ -10,6 +10,7 @@
 #include "core/fds.h"
 #include "core/forward.h"
 #include "core/reactor.h"
+#include "core/release.h"
 #include "pool/files.h"
 
 #include <string.h>
@@ -43,11 +44,17 @@ struct kr__conn_more *kr__conn_more(struct kr_reactor *r, struct kr__conn *c) {
     return c->more;
 }
 
+void kr__conn_fd_drop(struct kr_reactor *r, struct kr__conn *c) {
+    if (!c->more || c->more->fd < 0)
+        return;
+    r->kernel->close(r->kernel, c->more->fd);
+    c->more->fd = -1;
+}
+
 static void more_put(struct kr_reactor *r, struct kr__conn *c) {
     if (!c->more)
         return;
-    if (c->more->fd >= 0)
-        r->kernel->close(r->kernel, c->more->fd);
+    kr__conn_fd_drop(r, c);
     addrs_put(r, c->more->addrs);
     if (c->more->files)
         kr__files_free(&r->blocks, c->more->files);
@@ -189,17 +196,33 @@ static int conn_equip(struct kr_reactor *r, struct kr__conn *c, const struct kr_
     return rc < 0 || !addrs ? rc : addrs_keep(r, c, addrs);
 }
 
+/* The descriptor is its own from here on. */
+static int conn_fd_keep(struct kr_reactor *r, struct kr__conn *c, int fd) {
+    if (fd < 0)
+        return 0;
+    struct kr__conn_more *more = kr__conn_more(r, c);
+    if (more)
+        more->fd = fd;
+    else
+        r->kernel->close(r->kernel, fd);
+    return more ? 0 : -ENOMEM;
+}
+
 static void conn_open(struct kr_reactor *r, struct kr__conn *c, uint32_t slot, struct kr__listener *l,
-                      const struct kr_addr *addrs) {
+                      const struct kr_addr *addrs, int fd) {
     conn_begin(r, c, slot, KR__CONN_OPEN);
     if (!l || l->state != KR__LISTENER_OPEN) { /* nobody is there to serve it */
         kr__mark(arrived_at_nobody);
+        if (fd >= 0)
+            r->kernel->close(r->kernel, fd);
         kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_LOCAL);
         return;
     }
     conn_inherit(c, l);
     kr__listener_opened(l);
-    int rc = conn_equip(r, c, addrs);
+    int rc = conn_fd_keep(r, c, fd);
+    if (rc == 0)
+        rc = conn_equip(r, c, addrs);
     if (rc < 0) {
         kr__count(&r->stats.accept_errors, 1);
         kr__mark(arrival_refused);
@@ -214,16 +237,19 @@ static void conn_open(struct kr_reactor *r, struct kr__conn *c, uint32_t slot, s
 }
 
 void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l,
-                     const struct kr_addr *addrs) {
+                     const struct kr_addr *addrs, int fd) {
     struct kr__conn *c = &r->conns.table[slot];
     kr__listener_took_slot(r, l);
     if (kr__likely(c->state == KR__CONN_FREE)) {
-        conn_open(r, c, slot, l, addrs);
+        conn_open(r, c, slot, l, addrs, fd);
         return;
     }
     /* The kernel ran our CLOSE, gave the slot away, and told of that first: completions of a multishot
-     * accept overtake those of the batch (io_uring/io_uring.c). Nothing else does, so there are no addresses:
-     * a multishot accept asks for none. (Or the completion of CLOSE is lost, and nobody will succeed.) */
+     * accept overtake those of the batch (io_uring/io_uring.c). Nothing else does, so there are no addresses
+     * and no descriptor: a multishot accept asks for none. (Or the completion of CLOSE is lost, and nobody will
+     * succeed.) */
+    if (fd >= 0)
+        r->kernel->close(r->kernel, fd);
     kr__assert(c->state == KR__CONN_CLOSING && !c->successor);
     kr__mark(successor);
     c->successor = kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation);
@@ -256,10 +282,12 @@ int kr__conn_make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd
 
 /* The slot's next connection, whose accept was told early. */
 static void conn_succeed(struct kr_reactor *r, struct kr__conn *c) {
-    conn_open(r, c, c->owner.slot, kr__listener_find(r, c->successor), NULL);
+    conn_open(r, c, c->owner.slot, kr__listener_find(r, c->successor), NULL, -1);
 }
 
 static void conn_tell_close(struct kr_reactor *r, struct kr__conn *c, int error, enum kr_why why) {
+    if (kr__unlikely(c->leaving))
+        kr__release_fails(r, c, error ? error : -ECANCELED);
     kr__count(&r->stats.closes, 1);
     if (c->ops->on_close)
         c->ops->on_close(r, kr__conn_handle(c), c->user, error, why);

@@ -33,7 +33,7 @@ static void dial_begin(struct kr_reactor *r, struct kr__conn *c, const struct kr
         kr__deadline_file(&r->timers, &c->deadline, c->idle_from);
     else if (opts->timeout_ns)
         kr__deadline_file(&r->timers, &c->deadline, c->more->until);
-    if (c->knocks || opts->local_address)
+    if (c->knocks || opts->local_address || opts->conn.keep_fd)
         c->more->fd = fd;
     else
         r->kernel->close(r->kernel, fd);
@@ -81,15 +81,17 @@ int kr__dial_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *opts
     c->more->until = KR__NEVER;
     c->idle_from = dial_now(r);
     kr__deadline_file(&r->timers, &c->deadline, c->idle_from);
-    r->kernel->close(r->kernel, fd);
+    if (opts->keep_fd)
+        c->more->fd = fd;
+    else
+        r->kernel->close(r->kernel, fd);
     return 0;
 }
 
 static void call_ends(struct kr_reactor *r, struct kr__conn *c) {
     c->calling = c->knocks = false;
-    if (c->more->fd >= 0)
-        r->kernel->close(r->kernel, c->more->fd);
-    c->more->fd = -1;
+    if (!kr__conn_opts(c)->keep_fd)
+        kr__conn_fd_drop(r, c);
 }
 
 /* Should the peer have gone again already it is not known, and stays so. */

@@ -23,6 +23,8 @@ static unsigned walk(struct kr_reactor *r) {
     for (unsigned left = r->config.turn_cqes; left > 0 && !d->walked; left--) {
         d->at = kr__conns_next(&r->conns, d->at);
         d->walked = !d->at;
+        if (!d->walked && d->at->state == KR__CONN_RELEASING)
+            d->at->missed = true;
         if (d->walked || !kr__conn_lives(d->at))
             continue;
         tell(r, d->at);
@@ -30,6 +32,13 @@ static unsigned walk(struct kr_reactor *r) {
     }
     kr__mark_if(drain_walks_on, !d->walked);
     return told;
+}
+
+void kr__drain_rejoin(struct kr_reactor *r, struct kr__conn *c) {
+    bool missed = c->missed && kr__conn_lives(c);
+    c->missed = false;
+    if (missed)
+        tell(r, c);
 }
 
 static void finish(struct kr_reactor *r) {
@@ -60,7 +69,7 @@ void kr__drain_due(struct kr_reactor *r) {
     while (!r->drain.walked)
         walk(r);
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
-        if (kr__conn_lives(c) || kr__conn_flushes(c))
+        if (kr__conn_stays(c))
             cut_off(r, c);
     }
 }

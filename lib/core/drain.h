@@ -27,6 +27,9 @@ static inline bool kr__drain_has_work(const struct kr__drain *drain) {
  * many were told of anything. */
 unsigned kr__drain_step(struct kr_reactor *r);
 
+/* One that could not be told at its turn is back: it is. */
+void kr__drain_rejoin(struct kr_reactor *r, struct kr__conn *c);
+
 /* The time is over. */
 void kr__drain_due(struct kr_reactor *r);
 

@@ -98,10 +98,10 @@ void kr__fds_came(struct kr_reactor *r, struct kr__conn *c, int res) {
     if (!f->count && !f->truncated)
         return;
     kr__mark_if(fds_truncated, f->truncated);
-    kr__mark_if(fds_while_closing, c->state != KR__CONN_OPEN);
-    if (c->state != KR__CONN_OPEN) {
+    kr__mark_if(fds_while_closing, !kr__conn_keeps(c));
+    if (!kr__conn_keeps(c)) {
         fds_close(r, f);
-    } else if (kr__conn_stopped(c) && !c->forwarding) {
+    } else if (c->state == KR__CONN_RELEASING || (kr__conn_stopped(c) && !c->forwarding)) {
         kr__mark(fds_held_back);
         f->waiting = true;
     } else {
@@ -112,6 +112,17 @@ void kr__fds_came(struct kr_reactor *r, struct kr__conn *c, int res) {
 void kr__fds_show(struct kr_reactor *r, struct kr__conn *c) {
     if (fds_of(c)->waiting)
         fds_tell(r, c);
+}
+
+void kr__fds_hand_over(struct kr__conn *c, struct kr_released *what) {
+    struct kr__fds *f = fds_of(c);
+    if (!f->waiting)
+        return;
+    what->fds = f->fds;
+    what->fds_count = f->count;
+    what->fds_truncated = f->truncated;
+    f->count = 0;
+    f->waiting = false;
 }
 
 void kr__fds_close(struct kr_reactor *r, struct kr__conn *c) {

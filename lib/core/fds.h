@@ -30,6 +30,9 @@ void kr__fds_came(struct kr_reactor *r, struct kr__conn *c, int res);
 /* Those that came while reading was stopped are told of. May run a callback. */
 void kr__fds_show(struct kr_reactor *r, struct kr__conn *c);
 
+/* Those that wait are whoever's `what` is shown to. */
+void kr__fds_hand_over(struct kr__conn *c, struct kr_released *what);
+
 /* Closes those that wait: the connection is being closed. */
 void kr__fds_close(struct kr_reactor *r, struct kr__conn *c);
 

@@ -58,7 +58,8 @@ struct kr__listener *kr__listener_find(const struct kr_reactor *r, uint64_t bits
 }
 
 void kr__arrival_drop(struct kr_reactor *r, struct kr__listener *l, unsigned index) {
-    r->kernel->close(r->kernel, l->arrivals[index].fd);
+    if (l->arrivals[index].fd >= 0) /* else a connection has taken it */
+        r->kernel->close(r->kernel, l->arrivals[index].fd);
     l->arrivals[index].fd = -1;
     l->arrivals[index].installing = false;
     l->ones--;
@@ -167,11 +168,12 @@ static int listener_equip(struct kr_reactor *r, struct kr__listener *l) {
     l->profile = kr__profile_new(&r->profiles, &l->opts.conn);
     if (!l->profile)
         return -ENOMEM;
-    if (l->opts.addresses)
+    bool by_fd = l->opts.addresses || l->opts.conn.keep_fd;
+    if (by_fd)
         l->arrivals = kr__mem_get_zeroed(&r->mem, KR__ACCEPT_ONES * sizeof *l->arrivals);
     for (unsigned i = 0; l->arrivals && i < KR__ACCEPT_ONES; i++)
         l->arrivals[i].fd = -1;
-    int rc = l->opts.addresses && !l->arrivals ? -ENOMEM : 0;
+    int rc = by_fd && !l->arrivals ? -ENOMEM : 0;
     if (rc == 0)
         rc = kr__deadline_promise(&r->timers, &l->deadline, KR__KIND_LISTENER);
     if (rc < 0)

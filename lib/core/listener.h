@@ -20,7 +20,7 @@ enum kr__listener_state {
     KR__LISTENER_CLOSING,
 };
 
-/* With `addresses`: a descriptor between accept and its slot in the table. */
+/* With `addresses` or `keep_fd`: a descriptor between accept and its slot in the table. */
 struct kr__arrival {
     int fd;       /* -1: free */
     int32_t cell; /* the kernel reads the descriptor here and writes the slot */
@@ -48,7 +48,7 @@ struct kr__listener {
 
     unsigned backoff_ms;
     struct kr__deadline deadline;
-    struct kr__arrival *arrivals; /* KR__ACCEPT_ONES of them, with `addresses` */
+    struct kr__arrival *arrivals; /* KR__ACCEPT_ONES of them, if clients come by descriptor */
 
     struct kr_listen_opts opts;
     struct kr__profile *profile; /* of its connections */
@@ -82,7 +82,7 @@ void kr__listener_tried(struct kr__listener *l, bool took);
 void kr__listener_failed(struct kr_reactor *r, struct kr__listener *l, int error);
 void kr__listener_due(struct kr_reactor *r, struct kr__deadline *d);
 
-/* Closes the descriptor of an arrival; whoever it was for has its slot, or does not want one. */
+/* Closes the descriptor of an arrival, if it has not been taken; whoever it was for has its slot, or does not want one. */
 void kr__arrival_drop(struct kr_reactor *r, struct kr__listener *l, unsigned index);
 
 /* An accept of it has filled one of the slots set aside. */

@@ -11,6 +11,7 @@
 #include "core/listener.h"
 #include "core/profile.h"
 #include "core/timers.h"
+#include "kernel/probe.h"
 #include "pool/slots.h"
 
 #include <kreactor/stats.h>
@@ -40,7 +41,7 @@ struct kr_reactor {
     bool lost; /* the kernel has lost completions: some may never come */
 
     int64_t now;
-    struct kr__list dirty, again, showing, forwards_over;
+    struct kr__list dirty, again, showing, forwards_over, releases;
     struct kr__line line;
     struct kr__lent lent;
     struct kr__reservation reservation;

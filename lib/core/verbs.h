@@ -25,6 +25,7 @@
     X(send, SLOT, true, false)                                                                     \
     X(read, RAW_FD, true, false)                                                                   \
     X(shutdown, SLOT, true, false)                                                                 \
+    X(export, SLOT, true, false)                                                                   \
     X(reset, SLOT, true, false)                                                                    \
     X(close, INDEX, true, false)                                                                   \
     X(cancel, NONE, false, true)

@@ -10,11 +10,15 @@
 #define KR__CAP_NO_SQARRAY (1u << 0) /* kernel >= 6.6 */
 #define KR__CAP_MIN_WAIT (1u << 1)   /* kernel >= 6.12 */
 #define KR__CAP_NO_IOWAIT (1u << 2)  /* kernel >= 6.15 */
+#define KR__CAP_FD_INSTALL (1u << 3) /* kernel >= 6.8; sockets in slots then take options too, since 6.7 */
 #define KR__CAPS_ALL (~0u)
 #define KR__CAPS_6_1 0u
 
 /* The capabilities that a ring's parameters tell of. */
 unsigned kr__probe_caps(const struct io_uring_params *params);
+
+/* Those that its operations tell of; none if they cannot be asked for. */
+unsigned kr__probe_ops(const struct kr__kernel *k, struct io_uring *ring);
 
 /* Fills `why` (NULL is allowed) for `error`, met while doing `tried`, and returns `error`. `locked` is
  * how many bytes the ring would lock, `files` how long its file table would be, both for the text. */

@@ -23,6 +23,7 @@
 
 /* A control message with the descriptor of the sender's process (kernel >= 6.5, linux/socket.h). */
 #define KR__SCM_PIDFD 4
+
 /* IORING_OP_URING_CMD at a socket, in sqe->off (kernel >= 6.7, man io_uring_prep_cmd_sock). */
 #define KR__SOCKET_GETSOCKOPT 2u
 #define KR__SOCKET_SETSOCKOPT 3u

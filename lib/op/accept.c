@@ -3,7 +3,8 @@
  *   accept       multishot into slots that the kernel chooses: one request for all clients
  *   accept_poll  one-shot poll: is a client waiting? For when slots are few (core/listener.c)
  *   accept_one   one-shot accept into a slot that the kernel chooses
- *   accept_fd    one-shot accept to a plain descriptor, whose addresses can be asked; then install.c
+ *   accept_fd    one-shot accept to a plain descriptor, whose addresses can be asked, or which is kept; then
+ *                install.c
  *
  * Happy path: the result is the slot, the connection arrives there. Failure modes: see core/listener.c.
  * Relies on: a one-shot accept with IORING_FILE_INDEX_ALLOC returns the slot; direct sockets take no
@@ -37,7 +38,7 @@ static void accepted(struct kr_reactor *r, struct kr__listener *l, int32_t res) 
     if (res < 0)
         kr__listener_failed(r, l, res);
     else
-        kr__conn_arrive(r, (uint32_t)res, l, NULL);
+        kr__conn_arrive(r, (uint32_t)res, l, NULL, -1);
 }
 
 void kr__done_accept(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
@@ -111,7 +112,9 @@ static void arrive_by_fd(struct kr_reactor *r, struct kr__listener *l, int fd) {
     unsigned i = arrival_slot(l);
     struct kr__arrival *a = &l->arrivals[i];
     *a = (struct kr__arrival){.fd = fd, .cell = fd};
-    int rc = r->kernel->sock_addrs(r->kernel, fd, &a->addrs[0], &a->addrs[1]);
+    int rc = 0;
+    if (l->opts.addresses)
+        rc = r->kernel->sock_addrs(r->kernel, fd, &a->addrs[0], &a->addrs[1]);
     kr__mark_if(arrival_dropped, rc < 0 || l->state != KR__LISTENER_OPEN);
     if (rc < 0 || l->state != KR__LISTENER_OPEN)
         kr__arrival_drop(r, l, i);

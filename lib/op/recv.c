@@ -120,7 +120,7 @@ static void show_buffer(struct kr_reactor *r, struct kr__conn *c, const char *da
     r->lent = (struct kr__lent){c, data, size, buf};
     size_t used = show(r, c, data, size);
     r->lent.conn = NULL;
-    if (kr__likely(used >= size) || c->state != KR__CONN_OPEN)
+    if (kr__likely(used >= size) || !kr__conn_keeps(c))
         return;
     keep(r, c, data + used, size - used);
     check_cap(r, c);
@@ -131,6 +131,9 @@ static void show_buffer(struct kr_reactor *r, struct kr__conn *c, const char *da
 static void deliver(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size,
                     uint16_t buf) {
     kr__mark_if(received_while_closing, c->state != KR__CONN_OPEN);
+    kr__mark_if(release_keeps, c->state == KR__CONN_RELEASING);
+    if (kr__unlikely(c->state == KR__CONN_RELEASING))
+        keep(r, c, data, size);
     if (c->state != KR__CONN_OPEN)
         return;
     kr__time_reach(&c->idle_from, r->now);

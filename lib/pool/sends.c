@@ -332,6 +332,30 @@ int kr__sendq_pieces(const struct kr__sendq *q, struct iovec *iov, int max) {
     return count;
 }
 
+void kr__sendq_measure(const struct kr__sendq *q, unsigned *pieces, unsigned *gifts) {
+    *pieces = *gifts = 0;
+    for (const struct kr__send *send = q->head; send; send = send->next) {
+        (*pieces)++;
+        *gifts += send->kind == KR__SEND_FDS;
+    }
+}
+
+static struct kr_released_fds gift_of(struct kr__send *send, size_t at) {
+    const struct cmsghdr *control = send_fds(send)->msg.msg_control;
+    unsigned count = (unsigned)((control->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+    return (struct kr_released_fds){at, (const int *)(const void *)CMSG_DATA(control), count};
+}
+
+void kr__sendq_list(const struct kr__sendq *q, struct iovec *pieces, struct kr_released_fds *gifts) {
+    size_t at = 0;
+    for (struct kr__send *send = q->head; send; send = send->next) {
+        *pieces++ = (struct iovec){(void *)(uintptr_t)send->data, send->size};
+        if (send->kind == KR__SEND_FDS)
+            *gifts++ = gift_of(send, at);
+        at += send->size;
+    }
+}
+
 uint32_t kr__file_recount(struct kr__send_file *file) {
     uint64_t most = KR__FILE_COUNTS, rest = file->left;
     rest += rest < most ? file->ahead : 0;

@@ -14,6 +14,7 @@
 #include "pool/bufs.h"
 
 #include <kreactor/file.h>
+#include <kreactor/release.h>
 
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -159,6 +160,10 @@ unsigned kr__sendq_count(const struct kr__sendq *q, unsigned max);
 
 /* The first of those pieces, at most `max`; returns how many. */
 int kr__sendq_pieces(const struct kr__sendq *q, struct iovec *iov, int max);
+
+/* How many pieces, and how many of them descriptors go with, there are in all; and all of them. */
+void kr__sendq_measure(const struct kr__sendq *q, unsigned *pieces, unsigned *gifts);
+void kr__sendq_list(const struct kr__sendq *q, struct iovec *pieces, struct kr_released_fds *gifts);
 
 /* `size` bytes of the front are sent, 0 or more; what is empty is released. */
 struct kr__sent kr__sendq_consume(struct kr__sends *sends, struct kr__sendq *q, size_t size);

@@ -45,7 +45,7 @@ int kr__ring_open(struct kr__ring *ring, const struct kr__kernel *k, const struc
     }
     if (rc < 0)
         return rc;
-    ring->caps = kr__probe_caps(&params) & plan->caps_mask;
+    ring->caps = (kr__probe_caps(&params) | kr__probe_ops(k, &ring->uring)) & plan->caps_mask;
     ring->sq_entries = params.sq_entries;
     ring->sq_mask = params.sq_entries - 1;
     ring->cq_entries = params.cq_entries;

@@ -192,7 +192,6 @@ static bool is_beyond(unsigned fault) {
     case KR_SIM_ZC_HELD:
     case KR_SIM_ZC_LATE:
     case KR_SIM_SCM_EMFILE:
-    case KR_SIM_EXPORT_EMFILE:
         return true;
     default:
         return false;

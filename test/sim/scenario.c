@@ -28,6 +28,9 @@ const struct scenario scenarios[] = {
     {.name = "mixed", .clients = 32, .bytes = 12000, .messages = false, .close = 20, .pause = 40,
      .timers = 40, .posts = 40, .idle = 10, .churn = 10, .rude = 150, .lazy = 60, .no_memory = 12,
      .free_early = 250, .lease = 60, .drain = 1},
+    {.name = "release", .clients = 20, .bytes = 12000, .release = 100, .close = 10, .pause = 20, .idle = 10,
+     .rude = 100, .lazy = 60, .hoard = 40, .half = 40, .no_memory = 6, .free_early = 60, .lease = 20,
+     .drain = 1},
 };
 const unsigned scenario_count = sizeof scenarios / sizeof *scenarios;
 

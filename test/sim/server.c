@@ -13,7 +13,7 @@
 #define MS INT64_C(1000000)
 #define MESSAGE_MAX 64u
 
-static const struct kr_conn_ops ops;
+static const struct kr_conn_ops ops, adopted_ops;
 
 /* ---- what callbacks do beside their duty ---- */
 
@@ -269,12 +269,96 @@ static void churn(struct storm *s) {
     }
 }
 
+/* ---- releases: what leaves is whole, and may come back ---- */
+
+/* Back as another session, which goes on with the stream. Where something of it would wait for the old one
+ * it is not, and its client is cut off. */
+static bool adopt_again(struct storm *s, struct session *x, const struct kr_released *what) {
+    if (what->unread_size || what->eof || x->half || x->hoards || s->ending || s->draining ||
+        s->session_count == s->session_room || likely(s, 200))
+        return false;
+    struct session *y = &s->sessions[s->session_count];
+    *y = *x;
+    int rc = kr_conn_adopt(s->r, &y->conn, what->fd, &s->opts.conn, &adopted_ops, y);
+    MUST(rc == 0 || rc == -ENOSPC || rc == -ENOTCONN || (rc == -ENOMEM && s->refuse));
+    if (rc < 0)
+        return false;
+    mark(s, MARK_adopted_again);
+    s->session_count++;
+    s->open++;
+    *y = (struct session){.storm = s, .conn = y->conn, .open = true, .cut = x->cut, .id = x->id, .consumed = x->consumed};
+    x->consumed = 0; /* who looks for the client's session finds the other */
+    rc = kr_conn_sendv(s->r, y->conn, what->unsent, (int)what->unsent_count);
+    MUST(rc == 0 || (rc == -ENOMEM && s->refuse));
+    if (rc < 0)
+        session_close(s, y, KR_CLOSE_NOW);
+    return true;
+}
+
+/* It goes on, and what passed it by as one that ends is made good. */
+static void stays(struct storm *s, struct session *x) {
+    mark(s, MARK_release_refused);
+    x->closing = false;
+    if (x->paused)
+        (void)kr_conn_resume(s->r, x->conn);
+    x->paused = false;
+    if (x->half || x->eof)
+        session_close(s, x, KR_CLOSE_FLUSH);
+}
+
+static void check(struct session *x, const unsigned char *data, size_t size);
+
+static void released(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
+    (void)r;
+    struct session *x = user;
+    struct storm *s = x->storm;
+    kr_sim_note(s->sim, "released", conn.bits, (uint64_t)(int64_t)what->error);
+    MUST(!s->in_callback && x->open && x->releasing && x->conn.bits == conn.bits);
+    MUST((what->fd >= 0) == (what->error == 0));
+    s->in_callback = true;
+    x->releasing = false;
+    if (what->error == -EMFILE || what->error == -ENOMEM) {
+        stays(s, x);
+    } else if (what->error) {
+        mark(s, MARK_release_cancelled);
+    } else {
+        mark(s, MARK_released);
+        if (what->unread_size)
+            mark(s, MARK_released_with_unread);
+        if (what->unsent_size)
+            mark(s, MARK_released_with_unsent);
+        MUST(what->unread_size >= x->shown || x->eof);
+        check(x, what->unread, what->unread_size);
+        if (!adopt_again(s, x, what)) {
+            x->cut = true;
+            MUST(kr_sim_fd_close(s->sim, what->fd) == 0);
+        }
+    }
+    s->in_callback = false;
+}
+
+static void release(struct storm *s, struct session *self) {
+    struct session *x = self ? self : anyone(s);
+    if (!x || !x->open || x->closing || x->twin)
+        return;
+    int rc = kr_conn_release(s->r, x->conn, released, x);
+    bool able = s->opts.conn.keep_fd || s->sim->version >= KR__SIM_LINUX(6, 8);
+    MUST(rc == 0 || rc == -EPIPE || rc == -ENOTCONN || (rc == -ENOMEM && s->refuse) ||
+         (rc == -EOPNOTSUPP && !able));
+    if (rc < 0)
+        return;
+    MUST(kr_conn_release(s->r, x->conn, released, x) == -EALREADY);
+    x->closing = x->releasing = true;
+}
+
 void server_act(struct storm *s, struct session *self, enum mark closing) {
     const struct scenario *how = s->scenario;
     if (likely(s, how->close))
         close_someone(s, self, closing);
     if (likely(s, how->close / 32))
         close_everyone(s);
+    if (likely(s, how->release))
+        release(s, self);
     if (likely(s, how->pause))
         pause_someone(s);
     if (likely(s, how->timers))
@@ -397,7 +481,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     }
     struct kr_addr addr;
     int rc = kr_conn_peer(r, conn, &addr);
-    MUST(rc == (s->opts.addresses ? 0 : -ENODATA));
+    MUST(rc == (s->opts.addresses || s->opts.conn.keep_fd ? 0 : -ENODATA) ||
+         (rc == -ENOTCONN && s->opts.conn.keep_fd));
     if (rc == 0)
         mark(s, MARK_accept_with_address);
     if (s->scenario->proxy)
@@ -762,9 +847,10 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     struct session *x = user;
     struct storm *s = x->storm;
     enter(s, x, conn, "on_close");
-    MUST(!x->twin); /* told before */
+    MUST(!x->twin && !x->releasing); /* told before */
     kr_sim_note(s->sim, kr_whyname(why), (uint64_t)(int64_t)error, 0);
-    MUST((error == 0) == (why == KR_WHY_LOCAL || why == KR_WHY_PEER || why == KR_WHY_REACTOR));
+    MUST((error == 0) == (why == KR_WHY_LOCAL || why == KR_WHY_PEER || why == KR_WHY_REACTOR ||
+                        why == KR_WHY_RELEASED));
     MUST(kr_conn_user(r, conn) == x && x->loans == 0);
     storm_saw_close(s, conn);
     mark_end(s, x, error, why);
@@ -779,6 +865,16 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     s->open--;
     leave(x);
 }
+
+/* Those of a session that has been here before. */
+static const struct kr_conn_ops adopted_ops = {
+    .on_data = on_data,
+    .on_eof = on_eof,
+    .on_drain = on_drain,
+    .on_timeout = on_timeout,
+    .on_shutdown = on_shutdown,
+    .on_close = on_close,
+};
 
 static const struct kr_conn_ops ops = {
     .on_open = on_open,

@@ -85,6 +85,7 @@ static void plan_reactor(struct storm *s) {
     c->sq_entries = pick(s, 64);
     c->cq_entries = kr__power_of_two(c->sq_entries) * (unsigned)(1 + below(s, 4));
     c->conn_max = likely(s, 300) ? 200 + pick(s, 300) : pick(s, 64);
+    c->connect_max = CONNECTS_MAX;
     c->file_max = LISTENERS_MAX + 1;
     c->buf_count = kr__power_of_two(pick(s, 32));
     c->buf_size = likely(s, 200) ? 4096 + pick(s, 8192) : 1 + some(s, 4095);
@@ -106,6 +107,7 @@ static void plan_listener(struct storm *s) {
     o->conn.send_low = below(s, o->conn.send_high + 1);
     o->conn.recv_cap = s->scenario->proxy ? 1u << 20 : 64 + some(s, 65536);
     o->conn.recv_fds = s->scenario->fds ? 1 + (unsigned)below(s, GIFT_MAX) : 0;
+    o->conn.keep_fd = likely(s, s->scenario->release ? 512 : 0);
     o->conn.inline_size = likely(s, 300) ? pick(s, 256) : 0;
     int64_t *const deadlines[] = {&o->conn.idle_ns, &o->conn.read_ns, &o->conn.write_ns, &o->conn.life_ns};
     for (unsigned i = 0; i < sizeof deadlines / sizeof *deadlines; i++)

@@ -17,6 +17,7 @@
 #define LEASES_MAX 24
 #define LISTENERS_MAX 3
 #define CONNS_MAX 512
+#define CONNECTS_MAX 8
 #define PORT 7
 #define GIFT_MAX 4u /* descriptors of one message */
 
@@ -28,7 +29,8 @@ struct scenario {
     bool messages;         /* the server consumes whole messages only */
     bool slow;             /* clients read little, and caps are low */
     bool proxy;            /* connections are forwarded to each other, two and two */
-    unsigned close, pause, timers, posts, idle, churn, hoard, lease, drain; /* what the server's callbacks do */
+    unsigned close, pause, timers, posts, idle, churn, hoard, lease, drain,
+        release; /* what the server's callbacks do */
     unsigned fds;          /* clients send descriptors, over Unix sockets; the server sends them back */
     unsigned half;         /* the server ends its side alone, and closes later */
     unsigned files;        /* what it sends is in a file */
@@ -108,6 +110,12 @@ const struct scenario *scenario_named(const char *name);
     X(close_in_fds)                                                                                \
     X(leased)                                                                                      \
     X(leased_a_copy)                                                                               \
+    X(released)                                                                                    \
+    X(released_with_unread)                                                                        \
+    X(released_with_unsent)                                                                        \
+    X(release_refused)                                                                             \
+    X(release_cancelled)                                                                           \
+    X(adopted_again)                                                                               \
     X(lost_completions)                                                                            \
     X(refused_at_start)
 
@@ -128,6 +136,7 @@ struct session {
     struct session *twin; /* the other end, while it is forwarded */
     bool half; /* it sends no more */
     bool told; /* of the drain */
+    bool releasing;
     bool hoards; /* consumes nothing, until it is ended for that */
     int closed_with; /* on_close's error */
     int64_t not_before[KR_DEADLINE_FLUSH + 1]; /* by deadline: is not told earlier */

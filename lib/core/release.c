@@ -1,0 +1,145 @@
+/* Release.
+ *
+ * Happy path: RELEASING wants nothing, so what is armed is cancelled and joined; then, unless the connection
+ * has kept its descriptor, one is made (op/export.c); a phase of the turn shows its user what is unread and
+ * unsent. What remains is CLOSE, which drops the table's reference only.
+ * Failure modes: bytes come, or are taken, before a cancel finds its request (they are kept, and count);
+ * the connection fails or is closed meanwhile (its user is told before on_close; a descriptor that is made
+ * too late is closed); no descriptor, or no memory for the list of pieces (it goes on as it was).
+ *
+ * Why an error ends it, rather than go with the descriptor: it has been taken off the socket by the request
+ * that met it, and who reads the descriptor would find a clean end of the stream instead. */
+#include "core/release.h"
+
+#include "core/fds.h"
+#include "core/reactor.h"
+
+static int list_unsent(struct kr_reactor *r, const struct kr__conn *c, struct kr_released *what, size_t *room) {
+    kr__sendq_measure(&c->queue, &what->unsent_count, &what->unsent_fds_count);
+    if (!what->unsent_count)
+        return 0;
+    struct iovec *pieces = kr__block_get(&r->blocks, what->unsent_count * sizeof *pieces +
+                                             what->unsent_fds_count * sizeof *what->unsent_fds, room);
+    if (!pieces)
+        return -ENOMEM;
+    struct kr_released_fds *gifts = (struct kr_released_fds *)(pieces + what->unsent_count);
+    kr__sendq_list(&c->queue, pieces, gifts);
+    what->unsent_size = c->queued;
+    what->unsent = pieces;
+    what->unsent_fds = what->unsent_fds_count ? gifts : NULL;
+    return 0;
+}
+
+/* Its fields are in order before its user hears of it: closed as far as calls can tell. */
+static void hand_over(struct kr_reactor *r, struct kr__conn *c, struct kr_released *what) {
+    struct kr__conn_more *more = c->more;
+    what->fd = more->fd;
+    what->unread = c->kept_size ? c->kept + c->kept_at : NULL;
+    what->unread_size = c->kept_size;
+    what->eof = c->eof;
+    what->shut = c->fin;
+    what->shutting = c->half && !c->fin;
+    if (c->takes_fds)
+        kr__fds_hand_over(c, what);
+    more->fd = -1;
+    c->leaving = false;
+    kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_RELEASED);
+    kr__count(&r->stats.releases, 1);
+    more->released(r, kr__conn_handle(c), more->released_user, what);
+}
+
+void kr__release_fails(struct kr_reactor *r, struct kr__conn *c, int error) {
+    c->leaving = false;
+    c->more->refusal = 0;
+    const struct kr_released what = {.error = error, .fd = -1};
+    c->more->released(r, kr__conn_handle(c), c->more->released_user, &what);
+}
+
+/* As if nothing had been: what came meanwhile is shown, and who was passed over is told. */
+static void goes_on(struct kr_reactor *r, struct kr__conn *c, int error) {
+    kr__mark(release_refused);
+    if (!kr__conn_opts(c)->keep_fd)
+        kr__conn_fd_drop(r, c);
+    c->state = KR__CONN_OPEN;
+    kr__conn_watch(r, c);
+    kr__conn_dirty(r, c);
+    kr__release_fails(r, c, error);
+    kr__drain_rejoin(r, c);
+    kr__conn_shrank(r, c, 0);
+    kr__conn_show_later(r, c);
+}
+
+static void settle_one(struct kr_reactor *r, struct kr__conn *c) {
+    struct kr_released what = {.fd = -1};
+    size_t room = 0;
+    int rc = c->more->refusal;
+    if (rc == 0)
+        rc = list_unsent(r, c, &what, &room);
+    if (rc < 0)
+        goes_on(r, c, rc);
+    else
+        hand_over(r, c, &what);
+    if (what.unsent)
+        kr__block_put(&r->blocks, (void *)(uintptr_t)what.unsent, room);
+}
+
+void kr__releases_settle(struct kr_reactor *r) {
+    struct kr__list ready;
+    kr__list_init(&ready);
+    kr__list_splice(&ready, &r->releases);
+    struct kr__link *link;
+    while ((link = kr__list_pop(&ready)))
+        settle_one(r, kr__container_of(link, struct kr__conn, wait));
+}
+
+void kr__release_step(struct kr_reactor *r, struct kr__conn *c) {
+    bool ready = c->owner.inflight == 0 && (c->more->fd >= 0 || c->more->refusal);
+    if (ready && !kr__link_on(&c->wait))
+        kr__list_push(&r->releases, &c->wait);
+}
+
+void kr__release_answered(struct kr_reactor *r, struct kr__conn *c, int res) {
+    kr__mark_if(exported_too_late, res >= 0 && c->state != KR__CONN_RELEASING);
+    if (res < 0)
+        c->more->refusal = res;
+    else if (c->state == KR__CONN_RELEASING)
+        c->more->fd = res;
+    else
+        r->kernel->close(r->kernel, res);
+}
+
+static int may_release(const struct kr_reactor *r, const struct kr__conn *c) {
+    if (c->state == KR__CONN_RELEASING)
+        return -EALREADY;
+    if (c->state != KR__CONN_OPEN)
+        return c->state == KR__CONN_OPENING ? -ENOTCONN : -EPIPE;
+    if (c->paired || c->files)
+        return -EBUSY;
+    return r->ring.caps & KR__CAP_FD_INSTALL || kr__conn_opts(c)->keep_fd ? 0 : -EOPNOTSUPP;
+}
+
+int kr_conn_release(struct kr_reactor *r, kr_conn conn, kr_released_fn *done, void *user) {
+    struct kr__conn *c;
+    int rc = kr__conn_door(r, conn, &c);
+    if (rc < 0)
+        return rc;
+    if (!done)
+        return -EINVAL;
+    rc = may_release(r, c);
+    if (rc < 0)
+        return rc;
+    struct kr__conn_more *more = kr__conn_more(r, c);
+    if (!more)
+        return -ENOMEM;
+    more->released = done;
+    more->released_user = user;
+    if (r->reservation.conn == c)
+        kr__reservation_drop(r);
+    kr__conn_hold(r, c);
+    kr__deadline_unfile(&r->timers, &c->deadline);
+    c->state = KR__CONN_RELEASING;
+    c->leaving = true;
+    kr__conn_dirty(r, c);
+    kr__release_step(r, c);
+    return 0;
+}

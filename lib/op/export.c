@@ -1,0 +1,18 @@
+/* Export: a descriptor for what is in a slot, which a connection leaves by (core/release.c).
+ *
+ * Happy path: FIXED_FD_INSTALL (kernel >= 6.8) completes with a new descriptor of the same open file,
+ * close-on-exec. Failure: -EMFILE, -ENFILE, -ENOMEM; -EPERM by a security module. It is done at submit, and
+ * so never cancelled. */
+#include "core/release.h"
+#include "op/op.h"
+
+uint16_t kr__prep_export(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
+    (void)r;
+    kr__assert(o->inflight == 0);
+    sqe->opcode = KR__OP_FIXED_FD_INSTALL;
+    return 0;
+}
+
+void kr__done_export(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
+    kr__release_answered(r, kr__owner_conn(o), how->res);
+}
