@@ -83,6 +83,8 @@ static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr
     bool stuck = !listed && !r->in_turn && !kr__conn_moves(r, c);
     put(d, " queued %u held %u kept %u quiet_ms %lld", c->queued, c->held, c->kept_size,
         (long long)((r->now - c->idle_from) / 1000000));
+    if (c->zerocopy)
+        put(d, " flights %u", c->more->zerocopy.flights.count);
     if (kr__heap_filed(&c->deadline.node) && c->promised)
         put(d, " due_ms %lld",
             (long long)((kr__heap_at(&r->timers.heap, &c->deadline.node) - r->now) / 1000000));

@@ -59,7 +59,7 @@ static void start(struct kr_reactor *r, struct kr__owner *o, enum kr__verb verb,
 static void cancel(struct kr_reactor *r, struct kr__owner *o, enum kr__verb verb,
                    struct io_uring_sqe *sqe) {
     kr__ops[KR__VERB_cancel].prep(r, o, sqe);
-    sqe->addr = owner_tag(o, verb, 0);
+    sqe->addr = owner_tag(o, verb, KR__NUMBERED & 1u << verb ? o->number : 0);
     if (kr__ops[verb].many)
         sqe->cancel_flags = IORING_ASYNC_CANCEL_ALL;
     sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;

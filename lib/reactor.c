@@ -3,7 +3,8 @@
  * Happy path: settle the config, map and register the rooms on a disabled ring; the first run enables
  * the ring, which makes its thread the one submitter; free ends every owner, runs turns until the kernel
  * owes nothing, and unmaps.
- * Failure modes: any step of building is refused (each is explained, all before it are undone); free in
+ * Failure modes: any step of building is refused (each is explained, all before it are undone); free
+ * while peers do not acknowledge what was sent by zero-copy (after a second they are reset); free in
  * a forked child (copies are given back, the parent's ring is not touched); free of a reactor that
  * never ran (there is nothing in flight); free after the kernel has lost completions (what does not come
  * within 100 ms is given up). */
@@ -11,12 +12,14 @@
 
 #include "core/config.h"
 #include "core/forward.h"
+#include "core/zerocopy.h"
 #include "kernel/probe.h"
 #include "loop.h"
 #include "ring/tag.h"
 
 #define PAGE 4096u
 #define LOST_WAIT_NS 100000000
+#define FLIGHT_WAIT_NS 1000000000
 
 /* Its address is the mark; initial-exec makes that one instruction, not a call. */
 static _Thread_local char thread_mark __attribute__((tls_model("initial-exec")));
@@ -271,15 +274,37 @@ static void abandon(struct kr_reactor *r) {
     run_posts(r);
 }
 
+/* What was sent by zero-copy comes back when peers acknowledge it, for which they have a while: until
+ * `patience`, NEVER when that is over. */
+static int64_t flight_wait(const struct kr_reactor *r, int64_t patience) {
+    if (!r->flights || patience == KR__NEVER)
+        return -1;
+    int64_t left = patience - r->kernel->clock(r->kernel);
+    return left > 0 ? left : 0;
+}
+
+static void give_up_flights(struct kr_reactor *r) {
+    for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
+        if (kr__conn_flies(c))
+            kr__conn_give_up(r, c);
+    }
+}
+
 /* Ends every owner and turns until the kernel owes nothing more. */
 static void wind_down(struct kr_reactor *r) {
     end_listeners(r);
     end_conns(r);
     kr__owner_dirty(r, &r->self);
+    int64_t patience = kr__time_add(r->kernel->clock(r->kernel), FLIGHT_WAIT_NS);
     bool failed = false;
     while (!is_settled(r)) {
         bool lost = r->lost || failed;
-        int rc = kr__loop_turn(r, lost ? LOST_WAIT_NS : -1);
+        int rc = kr__loop_turn(r, lost ? LOST_WAIT_NS : flight_wait(r, patience));
+        if (flight_wait(r, patience) == 0) {
+            kr__mark(flights_given_up);
+            give_up_flights(r);
+            patience = KR__NEVER;
+        }
         if (lost && rc <= 0) {
             kr__mark(given_up);
             abandon(r);

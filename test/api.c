@@ -272,6 +272,7 @@ TEST(listen_opts_are_as_documented) {
     CHECK_EQ(o.conn.send_low, 64u << 10);
     CHECK_EQ(o.conn.send_high, 256u << 10);
     CHECK_EQ(o.conn.send_cap, 16u << 20);
+    CHECK_EQ(o.conn.zerocopy_min, 0u);
     CHECK_EQ(o.conn.recv_cap, 1u << 20);
     CHECK_EQ(o.conn.idle_ns, 0);
     CHECK_EQ(o.conn.flush_ns, 30000 * MS);
@@ -494,6 +495,8 @@ TEST_EACH(listen_refuses_bad_arguments) {
     OPTS_REFUSED(conn.send_cap, (256u << 10) - 1);
     OPTS_REFUSED(conn.send_cap, (size_t)1 << 31);
     OPTS_REFUSED(conn.send_cap, SIZE_MAX);
+    OPTS_REFUSED(conn.zerocopy_min, (size_t)1 << 31);
+    OPTS_REFUSED(conn.zerocopy_min, SIZE_MAX);
     OPTS_REFUSED(conn.recv_cap, 0);
     OPTS_REFUSED(conn.recv_cap, (size_t)1 << 31);
     OPTS_REFUSED(conn.recv_cap, SIZE_MAX);

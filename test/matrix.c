@@ -30,6 +30,7 @@
 #define MORE IORING_CQE_F_MORE
 #define NONEMPTY IORING_CQE_F_SOCK_NONEMPTY
 #define BUFFER IORING_CQE_F_BUFFER
+#define NOTIF IORING_CQE_F_NOTIF
 #define THEFTS 64
 #define HELLO "hello"
 #define HELLO_SIZE 5
@@ -57,6 +58,8 @@ struct world {
     kr_conn conn; /* the last opened */
     int fd;       /* its client */
     unsigned opens, closes, eofs, datas, posts;
+    uint64_t flight;   /* the tag of a send by zero-copy */
+    unsigned returned; /* loans */
     int error;
     enum kr_why why;
     size_t got;
@@ -260,6 +263,7 @@ static struct kr_listen_opts opts_of(enum accepting accepting) {
     kr_listen_opts_init(&opts);
     opts.backlog = 8;
     opts.addresses = accepting == BY_FD;
+    opts.conn.zerocopy_min = 2; /* of loans, which few cases have */
     return opts;
 }
 
@@ -884,6 +888,265 @@ TEST_EACH(send_that_is_short_through_the_ring) {
         check_echoes(w);
         end_conn(w);
         world_end(w);
+    }
+}
+
+/* ---- send by zero-copy ---- */
+
+static void loan_end(struct kr_reactor *r, void *arg) {
+    (void)r;
+    struct world *w = arg;
+    CHECK_EQ(w->closes, 0u);
+    w->returned++;
+}
+
+/* A connection in that state, whose send of ten lent digits is in flight: in one loan or in two. */
+static struct world *zc_begin(enum send_state state, int32_t res, uint32_t flags, bool pieces) {
+    cell_begin(pieces ? "send_zc of two pieces" : "send_zc", send_states[state], res, flags);
+    struct world *w = world_begin(BY_MULTISHOT, KR__SET(send_zc));
+    connect_client(w);
+    size_t first = pieces ? 4 : DIGITS;
+    CHECK_OK(kr_conn_send_ref(w->r, w->conn, digits, first, loan_end, w));
+    if (pieces)
+        CHECK_OK(kr_conn_send_ref(w->r, w->conn, digits + first, DIGITS - first, loan_end, w));
+    await_stolen(w, KR__VERB_send_zc, slot_of(w->conn));
+    w->flight = stolen(w, KR__VERB_send_zc, slot_of(w->conn));
+    CHECK_EQ(conn_of(w)->vector != NULL, pieces);
+    if (state == FLUSHING)
+        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_LINGER));
+    else if (state == DRAINING)
+        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_FLUSH));
+    else if (state == ENDING)
+        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
+    return w;
+}
+
+static void zc_complete(struct world *w, int32_t res, uint32_t flags) {
+    if (!(flags & MORE))
+        drop_theft(w, theft_of(w, w->flight));
+    kr__loop_complete(w->r, w->flight, res, flags);
+}
+
+/* The result, and with F_MORE some turns in which the kernel refers to the loans, as it does to a loan that
+ * it refused, too; then the notification. */
+static void zc_run(struct world *w, int32_t res, uint32_t flags) {
+    w->steal = 0; /* what is sent again is really sent */
+    zc_complete(w, res, flags);
+    CHECK(!conn_of(w)->vector);
+    if (!(flags & MORE))
+        return;
+    for (int i = 0; i < 4; i++)
+        test_step(w->r, "turns before the notification");
+    CHECK_EQ(w->returned, 0u);
+    CHECK_EQ(w->closes, 0u);
+    zc_complete(w, 0, NOTIF);
+}
+
+static bool zc_is_passed_over(int error) {
+    return error == ENOMEM || error == ENOBUFS || error == EOPNOTSUPP;
+}
+
+/* As a send's, but for the loans: what goes again may have a notification still to come. */
+static void zc_goes_on(struct world *w, enum send_state state, size_t taken) {
+    if (state != SENDING) {
+        send_goes_on(w, state, taken);
+        return;
+    }
+    check_came(w, digits + taken, (int)(DIGITS - taken));
+    check_echoes(w);
+    end_conn(w);
+}
+
+static void zc_end(struct world *w, bool pieces) {
+    CHECK_EQ(w->returned, pieces ? 2u : 1u);
+    world_end(w);
+}
+
+/* Ours: an error ends the connection, but not before the notification, if one follows; and the loans come back
+ * in between. What only zero-copy cannot do is done by copying. */
+TEST_EACH(send_zc_errors) {
+    for (size_t i = 0; i < COUNT(send_errors) * SEND_STATES * 2; i++) {
+        int error = send_errors[i % COUNT(send_errors)];
+        enum send_state state = (enum send_state)(i / COUNT(send_errors) % SEND_STATES);
+        uint32_t flags = i / COUNT(send_errors) / SEND_STATES ? MORE : 0;
+        bool pieces = i % 2;
+        struct world *w = zc_begin(state, -error, flags, pieces);
+        zc_run(w, -error, flags);
+        if (zc_is_passed_over(error))
+            zc_goes_on(w, state, 0);
+        else
+            check_ended(w, state == ENDING ? 0 : -error, state == ENDING ? KR_WHY_LOCAL : KR_WHY_ERROR);
+        zc_end(w, pieces);
+    }
+}
+
+/* Ours: nothing was taken: all is sent again, by zero-copy, and the loans come back once. */
+TEST_EACH(send_zc_that_passes) {
+    for (size_t i = 0; i < COUNT(send_passing) * SEND_STATES * 2; i++) {
+        int error = -send_passing[i % COUNT(send_passing)];
+        enum send_state state = (enum send_state)(i / COUNT(send_passing) % SEND_STATES);
+        uint32_t flags = i / COUNT(send_passing) / SEND_STATES ? MORE : 0;
+        struct world *w = zc_begin(state, error, flags, i % 2);
+        zc_run(w, error, flags);
+        if (state != ENDING)
+            TEST_UNTIL(w->r, test_stats(w->r).zerocopy_sends == 2);
+        if (state == SENDING)
+            TEST_UNTIL(w->r, !kr_conn_queued(w->r, w->conn));
+        zc_goes_on(w, state, 0);
+        zc_end(w, i % 2);
+    }
+}
+
+/* Ours: however much was taken, the rest goes from there on, and each loan comes back when both its parts have
+ * landed, not when they are taken. */
+TEST_EACH(send_zc_that_is_short) {
+    for (size_t i = 0; i < DIGITS * 4 * SEND_STATES; i++) {
+        size_t taken = 1 + i % DIGITS;
+        bool pieces = i / DIGITS % 2;
+        uint32_t flags = i / DIGITS / 2 % 2 ? MORE : 0;
+        enum send_state state = (enum send_state)(i / (DIGITS * 4));
+        struct world *w = zc_begin(state, (int)taken, flags, pieces);
+        zc_run(w, (int)taken, flags);
+        zc_goes_on(w, state, taken);
+        zc_end(w, pieces);
+    }
+}
+
+/* Ours: a kernel that says it has copied all the same is not asked again on that connection; one that only
+ * never used the pages, as nothing was sent, is. */
+TEST_EACH(send_zc_that_was_copied) {
+    for (int res = 0; res <= DIGITS; res += DIGITS) {
+        struct world *w = zc_begin(SENDING, res, MORE, false);
+        zc_complete(w, res, MORE);
+        zc_complete(w, INT32_MIN, NOTIF);
+        CHECK_EQ(conn_of(w)->more->zerocopy.off, res > 0);
+        CHECK_EQ(test_stats(w->r).zerocopy_copied, res > 0);
+        if (!res) {
+            await_stolen(w, KR__VERB_send_zc, slot_of(w->conn));
+            w->flight = stolen(w, KR__VERB_send_zc, slot_of(w->conn));
+            zc_run(w, DIGITS, 0);
+        } else {
+            CHECK_OK(kr_conn_send_ref(w->r, w->conn, digits, DIGITS, loan_end, w));
+            check_came(w, digits, DIGITS);
+        }
+        w->steal = 0;
+        end_conn(w);
+        zc_end(w, res > 0);
+    }
+}
+
+/* Ours: memory that may not be locked now is tried again when the queue has gone by copying. */
+TEST_EACH(send_zc_that_was_refused_once) {
+    struct world *w = zc_begin(SENDING, -ENOMEM, MORE, false);
+    zc_complete(w, -ENOMEM, MORE);
+    zc_complete(w, INT32_MIN, NOTIF);
+    check_came(w, digits, DIGITS);
+    TEST_UNTIL(w->r, w->returned == 1);
+    CHECK_OK(kr_conn_send_ref(w->r, w->conn, digits, DIGITS, loan_end, w));
+    await_stolen(w, KR__VERB_send_zc, slot_of(w->conn));
+    w->flight = stolen(w, KR__VERB_send_zc, slot_of(w->conn));
+    zc_run(w, DIGITS, 0);
+    TEST_UNTIL(w->r, w->returned == 2);
+    end_conn(w);
+    zc_end(w, true);
+}
+
+/* Ours: or as soon as the kernel has given some back, but not beside the copy that is in flight. */
+TEST_EACH(send_zc_that_was_refused_until_one_landed) {
+    struct world *w = zc_begin(SENDING, DIGITS, MORE, false);
+    uint64_t first = w->flight;
+    zc_complete(w, DIGITS, MORE);
+    CHECK_OK(kr_conn_send_ref(w->r, w->conn, digits, DIGITS, loan_end, w));
+    TEST_UNTIL(w->r, w->theft_count == 2);
+    w->flight = w->thefts[w->thefts[0] == first];
+    zc_complete(w, -ENOMEM, MORE);
+    zc_complete(w, INT32_MIN, NOTIF);
+    w->steal |= KR__SET(send);
+    await_stolen(w, KR__VERB_send, slot_of(w->conn));
+    w->flight = first;
+    zc_complete(w, 0, NOTIF);
+    CHECK(!conn_of(w)->more->zerocopy.refused);
+    for (int i = 0; i < 3; i++)
+        test_step(w->r, "nothing: one send is in flight");
+    CHECK_EQ(w->theft_count, 1u);
+    w->steal = 0;
+    complete(w, KR__VERB_send, slot_of(w->conn), -EAGAIN, 0);
+    check_came(w, digits, DIGITS);
+    CHECK_EQ(test_stats(w->r).zerocopy_sends, 3u);
+    TEST_UNTIL(w->r, w->returned == 2);
+    end_conn(w);
+    zc_end(w, true);
+}
+
+/* Ours: while a notification is awaited the next send goes, and its notification may come first. */
+TEST_EACH(send_zc_notified_out_of_order) {
+    struct world *w = zc_begin(SENDING, DIGITS, MORE, false);
+    uint64_t first = w->flight;
+    zc_complete(w, DIGITS, MORE);
+    CHECK_OK(kr_conn_send_ref(w->r, w->conn, digits, DIGITS, loan_end, w));
+    TEST_UNTIL(w->r, w->theft_count == 2);
+    w->flight = w->thefts[w->thefts[0] == first];
+    zc_complete(w, DIGITS, MORE);
+    zc_complete(w, 0, NOTIF);
+    test_step(w->r, "the release");
+    CHECK_EQ(w->returned, 1u);
+    test_step(w->r, "another turn");
+    CHECK_EQ(w->returned, 1u);
+    w->flight = first;
+    zc_complete(w, 0, NOTIF);
+    test_step(w->r, "the other release");
+    CHECK_EQ(w->returned, 2u);
+    w->steal = 0;
+    end_conn(w);
+    zc_end(w, true);
+}
+
+static int64_t leap; /* by which the reactor's clock is ahead */
+
+static int64_t leaping_clock(const struct kr__kernel *k) {
+    (void)k;
+    return kr__linux.clock(&kr__linux) + leap;
+}
+
+/* Time passes, but for a peer that is waited for nothing comes of it. */
+static void leap_in_peace(struct world *w, int64_t ns) {
+    leap += ns;
+    for (int i = 0; i < 3; i++)
+        test_step(w->r, "nothing");
+    CHECK_EQ(w->closes, 0u);
+    CHECK_EQ(test_stats(w->r).timer_fires, 0u);
+    CHECK(!conn_of(w)->reset);
+}
+
+/* Ours: a peer that has been closed has flush_ns (30 s) for its acknowledgement, and again after each; then it
+ * is reset, and the last notification still awaited. */
+TEST_EACH(send_zc_that_lands_late) {
+    for (int how = KR_CLOSE_FLUSH; how <= KR_CLOSE_NOW; how++) {
+        leap = 0;
+        struct world *w = zc_begin(SENDING, DIGITS, MORE, false);
+        w->kernel.clock = leaping_clock;
+        uint64_t first = w->flight;
+        zc_complete(w, DIGITS, MORE);
+        CHECK_OK(kr_conn_send_ref(w->r, w->conn, digits, DIGITS, loan_end, w));
+        TEST_UNTIL(w->r, w->theft_count == 2);
+        w->flight = w->thefts[w->thefts[0] == first];
+        zc_complete(w, DIGITS, MORE);
+        CHECK_OK(kr_conn_close(w->r, w->conn, (enum kr_close)how));
+        leap_in_peace(w, 20000 * MS);
+        zc_complete(w, 0, NOTIF);
+        leap_in_peace(w, 20000 * MS);
+        CHECK_EQ(w->returned, 1u);
+        leap += 20000 * MS;
+        CHECK_EQ(test_recv_end(w->r, w->fd, NULL), ECONNRESET);
+        for (int i = 0; i < 3; i++)
+            test_step(w->r, "nothing more, until the notification");
+        CHECK_EQ(w->closes, 0u);
+        w->flight = first;
+        zc_complete(w, 0, NOTIF);
+        w->steal = 0;
+        bool late = how == KR_CLOSE_FLUSH;
+        check_ended(w, late ? -ETIMEDOUT : 0, late ? KR_WHY_TIMEOUT : KR_WHY_LOCAL);
+        zc_end(w, true);
     }
 }
 
@@ -1700,7 +1963,9 @@ enum {
             2 * CONN_STATES + COUNT(recv_sizes) * COUNT(recv_flags) * CONN_STATES +
             COUNT(eof_flags) * CONN_STATES + COUNT(recv_passing_ring) +
             COUNT(send_errors) * (SEND_STATES + 1) + COUNT(send_passing) * SEND_STATES +
-            DIGITS * 2 * SEND_STATES + DIGITS + (COUNT(shutdown_errors) + 1) * CONN_STATES +
+            DIGITS * 2 * SEND_STATES + DIGITS + COUNT(send_errors) * SEND_STATES * 2 +
+            COUNT(send_passing) * SEND_STATES * 2 + DIGITS * 4 * SEND_STATES + 4 + 2 +
+            (COUNT(shutdown_errors) + 1) * CONN_STATES +
             COUNT(connect_errors) * (CONNECT_STATES + 1) + CONNECT_STATES + 1 +
             COUNT(reset_results) + 2 * COUNT(close_results) +
             (COUNT(client_errors) + COUNT(own_errors) + 1) * COUNT(accept_kinds) * LISTENER_STATES +
@@ -1717,7 +1982,7 @@ int main(int argc, char **argv) {
         mmap(NULL, sizeof *cells_run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (cells_run == MAP_FAILED)
         return 1;
-    int rc = tap_main("matrix", 180, argc, argv);
+    int rc = tap_main("matrix", 212, argc, argv);
     if (*cells_run)
         printf("# %lld cells, %d of them different\n", (long long)*cells_run, CELLS);
     return rc;

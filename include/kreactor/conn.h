@@ -104,6 +104,17 @@ struct kr_conn_opts {
     size_t send_high;
     size_t send_cap;
 
+    /* Loans (kr_conn_send_ref) of so many bytes or more are sent without a copy in the kernel (MSG_ZEROCOPY);
+     * 0 = never. They come back when the peer has acknowledged them, also after a close: it then waits for that
+     * at most as long as KR_CLOSE_FLUSH would, and then resets the connection; kr_reactor_free waits a
+     * second, kr_drain as long as its grace. Where it is in vain the library stops trying: on sockets that
+     * cannot, on a connection that the kernel copies for all the same (on kernels >= 6.3, which tell), while
+     * no memory may be locked (RLIMIT_MEMLOCK). A process that replaces itself (exec) meanwhile waits for the
+     * same in the kernel, and cannot be killed: free the reactor first. It pays on a network card, with large
+     * loans; every receiver on the same machine (loopback, containers) makes the kernel copy, late and dearer.
+     * Measure before you set it. Default 0. */
+    size_t zerocopy_min;
+
     size_t recv_cap; /* unconsumed bytes a connection may keep, 1 to 2^31 - 1. Default 1 MiB */
 
     /* Descriptors to be taken with one receive at most, 0 to KR_FDS_MAX; see on_fds. 0: the kernel closes what

@@ -25,8 +25,9 @@ typedef void kr_drained_fn(struct kr_reactor *r, void *user, unsigned cut_off);
  * next turn on goes through all connections, those that kr_connect is still making included: one with
  * an on_shutdown has that called, once, and goes on until it closes; any other is closed with
  * KR_CLOSE_LINGER. One that is closed already goes on closing. `grace_ns` (>= 0) from now, when all have
- * been told, those that are left end with -ETIMEDOUT and KR_WHY_TIMEOUT. Then, or as soon as none is left, `fn` (NULL is allowed) is
- * called.
+ * been told, those that are left end with -ETIMEDOUT and KR_WHY_TIMEOUT (one that had been closed with
+ * KR_CLOSE_NOW, and awaits only what `zerocopy_min` is about, keeps its own reason). Then, or as soon as
+ * none is left, `fn` (NULL is allowed) is called.
  *
  * kr_run goes on until kr_stop; timers and posts run as ever. Meanwhile kr_listen, kr_connect and their like
  * answer -ESHUTDOWN. kr_reactor_free ends a drain without calling `fn`.

@@ -55,7 +55,8 @@ struct kr_released {
  * -ECANCELED: this program closed the connection meanwhile. An error of on_close: that has come before.
  * on_close follows in both cases.
  * Any other: there is no descriptor to be had (-EMFILE, -ENFILE), or no memory for the list of pieces
- * (-ENOMEM). Nothing was lost: the connection is open as before, and goes on after this callback,
+ * (-ENOMEM), or the peer has not acknowledged within flush_ns what was sent by zero-copy (-ETIMEDOUT).
+ * Nothing was lost: the connection is open as before, and goes on after this callback,
  * also with what came meanwhile. */
 typedef void kr_released_fn(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what);
 

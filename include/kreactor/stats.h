@@ -47,6 +47,8 @@ struct kr_stats {
     uint64_t timeouts;       /* deadlines of connections that passed */
     uint64_t bytes_read;     /* of files, into send queues */
     uint64_t releases;       /* connections given back as descriptors */
+    uint64_t zerocopy_sends;  /* requests to send without a copy */
+    uint64_t zerocopy_copied; /* of these, the ones that the kernel copied all the same, as far as it tells */
 };
 
 /* Copies the first `size` bytes of the counters to `ret` (an older program's smaller struct gets its

@@ -34,6 +34,7 @@
     X(inbox_full, sim)                                                                             \
     /* core/conn.c */                                                                              \
     X(blocked, sim)                                                                                \
+    X(reset_for_flights, sim)                                                                      \
     X(drained_before_the_end, sim)                                                                 \
     X(draining_lost, sim)                                                                          \
     X(reset_while_closing, sim)                                                                    \
@@ -99,6 +100,7 @@
     X(release_refused, sim)                                                                        \
     X(exported_too_late, matrix)                                                                   \
     X(release_keeps, sim)                                                                          \
+    X(release_overdue, zerocopy)                                                                   \
     /* op/accept.c */                                                                              \
     X(arrival_dropped, sim)                                                                        \
     X(accepted_beyond_the_range, matrix)                                                           \
@@ -131,6 +133,10 @@
     X(send_cancelled, sim)                                                                         \
     X(send_failed, sim)                                                                            \
     X(send_refused, sim)                                                                           \
+    /* op/send_zc.c */                                                                             \
+    X(flight_copied, sim)                                                                          \
+    X(flight_refused, sim)                                                                         \
+    X(flight_without_notification, sim)                                                            \
     /* op/shutdown.c */                                                                            \
     X(shutdown_failed, matrix)                                                                     \
     /* pool/blocks.c */                                                                            \
@@ -140,6 +146,9 @@
     X(bufs_fell, bufs)                                                                             \
     /* pool/files.c */                                                                             \
     X(chunk_refused, sim)                                                                          \
+    /* pool/flights.c */                                                                           \
+    X(carried_in_vain, flights)                                                                    \
+    X(landed_out_of_order, sim)                                                                    \
     /* pool/sends.c */                                                                             \
     X(copy_in_two_records, sim)                                                                    \
     X(sent_in_part, sim)                                                                           \
@@ -148,6 +157,7 @@
     /* ring/ring.c */                                                                              \
     X(older_ring, door)                                                                            \
     /* reactor.c */                                                                                \
+    X(flights_given_up, zerocopy)                                                                  \
     X(given_up, sim)                                                                               \
     X(freed_unrun, owner)                                                                          \
     X(freed_in_a_child, owner)

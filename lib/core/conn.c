@@ -3,13 +3,15 @@
  * Happy path: (OPENING ->) OPEN -> end -> (LINGERING or DRAINING) -> JOINING -> CLOSING, and then
  * core/conns.c.
  * Failure modes: a peer that reads nothing while its bytes are flushed, or does not end while we linger (the
- * flush deadline makes it NOW); a close made harder, or an error, while one is under way. What may come of one
- * that does not stand yet is in core/dial.c. */
+ * flush deadline makes it NOW), or acknowledges nothing of what was sent by zero-copy (the same deadline, and
+ * then a RESET, upon which the kernel lets go); a close made harder, or an error, while one is under way. What
+ * may come of one that does not stand yet is in core/dial.c. */
 #include "core/dial.h"
 #include "core/fds.h"
 #include "core/forward.h"
 #include "core/reactor.h"
 #include "core/release.h"
+#include "core/zerocopy.h"
 #include "pool/files.h"
 
 void kr__conn_dirty(struct kr_reactor *r, struct kr__conn *c) {
@@ -19,8 +21,8 @@ void kr__conn_dirty(struct kr_reactor *r, struct kr__conn *c) {
 /* What brings a queue on that is not empty. */
 static uint32_t verbs_of_queue(const struct kr__conn *c) {
     if (kr__likely(!c->files))
-        return KR__SET(send);
-    return (kr__sendq_some(&c->queue) ? KR__SET(send) : 0) |
+        return kr__conn_send_verb(c);
+    return (kr__sendq_some(&c->queue) ? kr__conn_send_verb(c) : 0) |
            (kr__files_want(c->more->files) ? KR__SET(read) : 0);
 }
 
@@ -40,7 +42,7 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
             desired |= KR__SET(shutdown);
         break;
     case KR__CONN_RELEASING:
-        if (c->more->fd < 0 && !c->more->refusal && (c->owner.armed & ~KR__SET(export)) == 0)
+        if (kr__release_lacks_fd(c) && !(c->owner.armed & ~KR__SET(export)) && !kr__conn_flies(c))
             desired |= KR__SET(export);
         break;
     case KR__CONN_LINGERING:
@@ -49,9 +51,12 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
         desired |= c->queued ? verbs_of_queue(c) : c->fin || c->eof ? 0 : KR__SET(shutdown);
         break;
     case KR__CONN_DRAINING:
-        desired |= verbs_of_queue(c);
+        if (c->queued)
+            desired |= verbs_of_queue(c);
         break;
     case KR__CONN_JOINING:
+        if (c->reset && kr__conn_flies(c) && !(c->owner.armed & ~KR__SET(reset)))
+            desired |= KR__SET(reset);
         break;
     case KR__CONN_CLOSING:
         desired |= c->reset ? KR__SET(reset) : KR__SET(close);
@@ -118,6 +123,8 @@ static void conn_join(struct kr_reactor *r, struct kr__conn *c) {
         kr__dial_give_up(r, c);
     kr__conn_fd_drop(r, c); /* or the CLOSE would not be the end that the peer sees */
     c->state = c->owner.inflight ? KR__CONN_JOINING : KR__CONN_CLOSING;
+    if (kr__conn_flies(c))
+        kr__conn_count(r, c, KR_DEADLINE_FLUSH);
     kr__conn_dirty(r, c);
 }
 
@@ -138,7 +145,8 @@ static enum kr__conn_state state_of_end(const struct kr__conn *c, enum kr_close 
     bool nothing_to_say = c->calling && !c->queued;
     if (how == KR_CLOSE_LINGER && !c->eof && !nothing_to_say)
         return KR__CONN_LINGERING;
-    return how <= KR_CLOSE_FLUSH && c->queued ? KR__CONN_DRAINING : KR__CONN_JOINING;
+    bool unsent = c->queued || kr__conn_flies(c);
+    return how <= KR_CLOSE_FLUSH && unsent ? KR__CONN_DRAINING : KR__CONN_JOINING;
 }
 
 void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, int error,
@@ -152,8 +160,10 @@ void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, i
         c->error = (int16_t)error;
         c->why = (uint8_t)why;
     }
-    if (how == KR_CLOSE_RESET && c->why != KR_WHY_RELEASED && !(c->owner.armed & KR__SET(close)))
+    if (how == KR_CLOSE_RESET && c->why != KR_WHY_RELEASED && !(c->owner.armed & KR__SET(close))) {
         c->reset = true;
+        kr__conn_dirty(r, c);
+    }
     kr__mark_if(reset_while_closing, c->state > KR__CONN_DRAINING && c->reset);
     enum kr__conn_state state = state_of_end(c, how);
     if (state <= c->state) /* as hard already */
@@ -165,17 +175,30 @@ void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, i
 }
 
 static bool is_flushed(const struct kr__conn *c) {
-    bool sent = !c->queued && !(c->owner.armed & KR__SET(send));
+    bool sent = !c->queued && !(c->owner.armed & KR__SENDS) && !kr__conn_flies(c);
     return sent && (c->state == KR__CONN_DRAINING || (c->state == KR__CONN_LINGERING && c->eof));
 }
 
-void kr__conn_settle(struct kr_reactor *r, struct kr__conn *c) {
+/* What flew has landed, and its deadline is no more. */
+static void conn_joined(struct kr_reactor *r, struct kr__conn *c) {
+    c->state = KR__CONN_CLOSING;
+    if (c->zerocopy)
+        kr__deadline_unfile(&r->timers, &c->deadline);
+}
+
+/* Apart from what follows it, which is on the path of every byte. */
+__attribute__((noinline)) static void settle_end(struct kr_reactor *r, struct kr__conn *c) {
     if (is_flushed(c))
         conn_join(r, c);
     else if (c->state == KR__CONN_JOINING && c->owner.inflight == 0)
-        c->state = KR__CONN_CLOSING;
-    else if (kr__unlikely(c->state == KR__CONN_RELEASING))
+        conn_joined(r, c);
+    else if (c->state == KR__CONN_RELEASING)
         kr__release_step(r, c);
+}
+
+void kr__conn_settle(struct kr_reactor *r, struct kr__conn *c) {
+    if (kr__unlikely(c->state > KR__CONN_OPEN))
+        settle_end(r, c);
     struct kr__wants wants = kr__conn_wants(c);
     if (wants.start | wants.cancel)
         kr__conn_dirty(r, c);
@@ -189,7 +212,7 @@ static bool calling_moves(const struct kr__conn *c) {
 }
 
 bool kr__conn_queue_moves(const struct kr__conn *c) {
-    uint32_t verbs = verbs_of_queue(c);
+    uint32_t verbs = c->queued ? verbs_of_queue(c) : 0;
     return verbs && !(verbs & ~c->owner.armed);
 }
 
@@ -213,14 +236,16 @@ bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {
             return kr__forward_moves(c);
         return c->paused || c->eof || (c->blocked && !c->forwarding) || (armed & KR__SET(recv));
     case KR__CONN_LINGERING:
-        if (!(c->queued ? kr__conn_queue_moves(c) : c->fin || (armed & KR__SET(shutdown))))
+        if (!(c->queued ? kr__conn_queue_moves(c) : c->fin || c->eof || (armed & KR__SET(shutdown))))
             return false;
         if (!c->eof && !(c->parked ? !kr__bufs_some(&r->bufs) : armed & KR__SET(recv)))
             return false;
         return kr__heap_filed(&c->deadline.node);
     case KR__CONN_DRAINING:
-        return kr__conn_queue_moves(c) && kr__heap_filed(&c->deadline.node);
+        return (c->queued ? kr__conn_queue_moves(c) : kr__conn_flies(c)) &&
+               kr__heap_filed(&c->deadline.node);
     case KR__CONN_RELEASING:
+        return c->owner.inflight > 0 && (!kr__conn_flies(c) || kr__heap_filed(&c->deadline.node));
     case KR__CONN_JOINING:
     case KR__CONN_CLOSING:
         return c->owner.inflight > 0;

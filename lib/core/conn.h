@@ -5,7 +5,7 @@
 #include "core/owner.h"
 #include "core/profile.h"
 #include "core/timers.h"
-#include "pool/sends.h"
+#include "pool/flights.h"
 
 #include <kreactor/conn.h>
 #include <kreactor/release.h>
@@ -66,6 +66,7 @@ struct kr__conn {
     bool fin : 1;       /* this side has ended */
     bool paired : 1;     /* an end of a forwarding pair */
     bool forwarding : 1; /* what it receives goes to the other end */
+    bool zerocopy : 1;   /* has `more`; what it sends, and waits for, is to be looked at (core/zerocopy.h) */
     bool dammed : 1;     /* not read for the pair's sake: the other's queue is full, or the pair is over */
     bool files : 1;      /* there are files in its queue */
     bool leaving : 1;    /* kr_conn_release was called, and its callback is owed */
@@ -99,8 +100,17 @@ struct kr__conn {
 _Static_assert(sizeof(struct kr__conn) + 2 * sizeof(struct kr__heap_item) <= 256,
                "promised: at most 256 bytes an idle connection");
 
+/* Sending by zero-copy. */
+struct kr__zerocopy {
+    struct kr__flights flights;
+    uint16_t failed; /* the last flight of which nothing was sent */
+    bool off;        /* in vain here: the kernel copies all the same, or the socket cannot */
+    bool refused;    /* no more memory may be locked for now */
+};
+
 /* What few connections have. */
 struct kr__conn_more {
+    struct kr__zerocopy zerocopy;
     struct kr_addr *addrs; /* peer and local, a block; NULL when they were not asked for */
     struct kr__forward *forward; /* the pair, while it is an end of one; a block */
     struct kr__fds *fds; /* while it takes descriptors; a block */
@@ -221,6 +231,9 @@ void kr__conn_gone(struct kr_reactor *r, struct kr__conn *c);
 
 /* The CLOSE will never be seen done: on_close all the same. What it held is released with the table. */
 void kr__conn_abandon(struct kr_reactor *r, struct kr__conn *c);
+
+/* Its peer is not waited for any longer. */
+void kr__conn_give_up(struct kr_reactor *r, struct kr__conn *c);
 
 /* The deadline has been reached, or only the time to look at it again. */
 void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d);

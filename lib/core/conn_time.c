@@ -5,7 +5,8 @@
  *           has none
  *   write   from the last byte sent, or the first byte queued
  *   life    from the opening
- *   flush   while closing: from the last byte sent, the end of this side, or the close
+ *   flush   while closing: from the last byte sent, or acknowledged of those sent by zero-copy, the end of this
+ *           side, or the close; and while it is being released, the same
  *
  * Happy path: one place in the heap, at the first of those that apply. Traffic only moves the time from
  * which one counts (to the turn's now, but not back behind a change made in the turn); when the place comes
@@ -16,6 +17,8 @@
  * Failure modes: none of its own; the place was promised when the connection was made. */
 #include "core/dial.h"
 #include "core/reactor.h"
+#include "core/release.h"
+#include "core/zerocopy.h"
 
 struct due {
     int64_t at;
@@ -34,7 +37,7 @@ static bool applies(const struct kr__conn *c, enum kr_deadline which) {
     case KR_DEADLINE_LIFE:
         return open || kr__conn_flushes(c);
     case KR_DEADLINE_FLUSH:
-        return kr__conn_flushes(c);
+        return kr__conn_awaits(c);
     }
     return false;
 }
@@ -93,8 +96,15 @@ void kr__conn_count(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline w
     kr__deadline_file(&r->timers, &c->deadline, at);
 }
 
-/* Told, it is due again after now, so that a turn ends, however many of them are. A peer that has got only a
- * part of what was queued is told so by RST. */
+/* Only a reset makes the kernel let go of what was sent by zero-copy and is not acknowledged. And a peer that has
+ * got only a part of what was queued is told so by RST. */
+void kr__conn_give_up(struct kr_reactor *r, struct kr__conn *c) {
+    kr__mark_if(reset_for_flights, !c->queued && kr__conn_flies(c));
+    enum kr_close how = c->queued || kr__conn_flies(c) ? KR_CLOSE_RESET : KR_CLOSE_NOW;
+    kr__conn_end(r, c, how, -ETIMEDOUT, KR_WHY_TIMEOUT);
+}
+
+/* Told, it is due again after now, so that a turn ends, however many of them are. */
 static void timed_out(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline which) {
     kr__count(&r->stats.timeouts, 1);
     bool told = c->state == KR__CONN_OPEN && which != KR_DEADLINE_WRITE && c->ops->on_timeout;
@@ -102,7 +112,7 @@ static void timed_out(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline
         kr__mark_if(flush_overdue, which == KR_DEADLINE_FLUSH);
         kr__mark_if(deadline_ended, c->state == KR__CONN_OPEN && which != KR_DEADLINE_WRITE);
         kr__mark_if(deadline_reset, c->queued);
-        kr__conn_end(r, c, c->queued ? KR_CLOSE_RESET : KR_CLOSE_NOW, -ETIMEDOUT, KR_WHY_TIMEOUT);
+        kr__conn_give_up(r, c);
         return;
     }
     kr__mark(deadline_told);
@@ -117,10 +127,11 @@ void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d) {
         kr__dial_due(r, c);
         return;
     }
-    kr__assert(c->state == KR__CONN_OPEN || kr__conn_flushes(c));
     struct due first = first_due(c);
     kr__mark_if(deadline_moved, first.at > r->now);
-    if (first.at <= r->now)
+    if (first.at <= r->now && c->state == KR__CONN_RELEASING)
+        kr__release_overdue(r, c);
+    else if (first.at <= r->now)
         timed_out(r, c, first.which);
     else if (first.at != KR__NEVER)
         kr__deadline_file(&r->timers, &c->deadline, first.at);

@@ -84,6 +84,9 @@ static void conn_release(struct kr_reactor *r, struct kr__conn *c) {
     if (c->takes_fds)
         kr__fds_drop(r, c);
     kr__sendq_drop(&r->sends, &c->queue);
+    if (c->zerocopy)
+        kr__sendq_drop(&r->sends, &c->more->zerocopy.flights.pinned);
+    c->zerocopy = false;
     c->queued = c->held = 0;
     if (c->kept)
         kr__block_put(&r->blocks, c->kept, c->kept_room);
@@ -296,6 +299,8 @@ static void conn_tell_close(struct kr_reactor *r, struct kr__conn *c, int error,
 /* What its queue borrows is its users' again, and they are told. */
 static void conn_unborrow(struct kr_reactor *r, struct kr__conn *c) {
     kr__sendq_unborrow(&r->sends, &c->queue);
+    if (c->zerocopy)
+        kr__sendq_unborrow(&r->sends, &c->more->zerocopy.flights.pinned);
     kr__sends_tell(&r->sends, r);
 }
 

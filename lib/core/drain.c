@@ -8,6 +8,7 @@
 #include "core/drain.h"
 
 #include "core/reactor.h"
+#include "core/zerocopy.h"
 
 static void tell(struct kr_reactor *r, struct kr__conn *c) {
     if (c->ops->on_shutdown)
@@ -60,7 +61,7 @@ unsigned kr__drain_step(struct kr_reactor *r) {
 
 static void cut_off(struct kr_reactor *r, struct kr__conn *c) {
     kr__mark(drain_cuts_off);
-    kr__conn_end(r, c, c->queued ? KR_CLOSE_RESET : KR_CLOSE_NOW, -ETIMEDOUT, KR_WHY_TIMEOUT);
+    kr__conn_give_up(r, c);
     r->drain.cut_off++;
 }
 
@@ -69,7 +70,7 @@ void kr__drain_due(struct kr_reactor *r) {
     while (!r->drain.walked)
         walk(r);
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
-        if (kr__conn_stays(c))
+        if (kr__conn_stays(c) || kr__conn_awaits(c))
             cut_off(r, c);
     }
 }

@@ -25,7 +25,8 @@ bool kr__conn_opts_good(const struct kr_conn_opts *o) {
     bool sockets = o->keep_idle_s <= 32767 && o->keep_every_s <= 32767 && o->keep_probes <= 127 &&
                    o->user_timeout_ms <= INT32_MAX && o->send_buf <= INT32_MAX && o->recv_buf <= INT32_MAX;
     bool times = o->idle_ns >= 0 && o->read_ns >= 0 && o->write_ns >= 0 && o->life_ns >= 0 && o->flush_ns >= 1;
-    return o->size == sizeof *o && sends && receives && sockets && times && o->inline_size <= INLINE_MAX;
+    bool lends = o->zerocopy_min <= CAP_MAX;
+    return o->size == sizeof *o && sends && lends && receives && sockets && times && o->inline_size <= INLINE_MAX;
 }
 
 void kr__profiles_free(struct kr__profiles *profiles) {

@@ -39,6 +39,7 @@ struct kr_reactor {
     const uint32_t *alive;    /* a page that reads 0 in a forked child */
     bool in_turn, freeing;
     bool lost; /* the kernel has lost completions: some may never come */
+    unsigned flights; /* zero-copy notifications owed */
 
     int64_t now;
     struct kr__list dirty, again, showing, forwards_over, releases;

@@ -5,7 +5,8 @@
  * unsent. What remains is CLOSE, which drops the table's reference only.
  * Failure modes: bytes come, or are taken, before a cancel finds its request (they are kept, and count);
  * the connection fails or is closed meanwhile (its user is told before on_close; a descriptor that is made
- * too late is closed); no descriptor, or no memory for the list of pieces (it goes on as it was).
+ * too late is closed); no descriptor, or no memory for the list of pieces, or the peer does not acknowledge in
+ * time what was sent by zero-copy, whose pages the kernel still sends from (it goes on as it was).
  *
  * Why an error ends it, rather than go with the descriptor: it has been taken off the socket by the request
  * that met it, and who reads the descriptor would find a clean end of the stream instead. */
@@ -13,6 +14,7 @@
 
 #include "core/fds.h"
 #include "core/reactor.h"
+#include "core/zerocopy.h"
 
 static int list_unsent(struct kr_reactor *r, const struct kr__conn *c, struct kr_released *what, size_t *room) {
     kr__sendq_measure(&c->queue, &what->unsent_count, &what->unsent_fds_count);
@@ -93,8 +95,9 @@ void kr__releases_settle(struct kr_reactor *r) {
 }
 
 void kr__release_step(struct kr_reactor *r, struct kr__conn *c) {
-    bool ready = c->owner.inflight == 0 && (c->more->fd >= 0 || c->more->refusal);
-    if (ready && !kr__link_on(&c->wait))
+    unsigned flights = kr__conn_flies(c) ? c->more->zerocopy.flights.count : 0;
+    bool ready = c->owner.inflight == flights && !kr__release_lacks_fd(c);
+    if (ready && (c->more->refusal || !flights) && !kr__link_on(&c->wait))
         kr__list_push(&r->releases, &c->wait);
 }
 
@@ -106,6 +109,13 @@ void kr__release_answered(struct kr_reactor *r, struct kr__conn *c, int res) {
         c->more->fd = res;
     else
         r->kernel->close(r->kernel, res);
+}
+
+void kr__release_overdue(struct kr_reactor *r, struct kr__conn *c) {
+    kr__mark(release_overdue);
+    kr__count(&r->stats.timeouts, 1);
+    c->more->refusal = -ETIMEDOUT;
+    kr__release_step(r, c);
 }
 
 static int may_release(const struct kr_reactor *r, const struct kr__conn *c) {
@@ -139,6 +149,8 @@ int kr_conn_release(struct kr_reactor *r, kr_conn conn, kr_released_fn *done, vo
     kr__deadline_unfile(&r->timers, &c->deadline);
     c->state = KR__CONN_RELEASING;
     c->leaving = true;
+    if (kr__conn_flies(c))
+        kr__conn_count(r, c, KR_DEADLINE_FLUSH);
     kr__conn_dirty(r, c);
     kr__release_step(r, c);
     return 0;

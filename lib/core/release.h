@@ -4,9 +4,17 @@
 
 #include "core/conn.h"
 
-/* One that is being released has nothing in flight: if it has its descriptor, or has been refused one, it is to
- * be told of. */
+/* Something of one that is being released has come back. It is to be told of when nothing is in flight and it has
+ * its descriptor; or when it has been refused one, and only zero-copy sends are in flight, at most. */
 void kr__release_step(struct kr_reactor *r, struct kr__conn *c);
+
+/* True while it has no descriptor to leave by, and has not been refused one. */
+static inline bool kr__release_lacks_fd(const struct kr__conn *c) {
+    return c->more->fd < 0 && !c->more->refusal;
+}
+
+/* What was sent by zero-copy has not been acknowledged in time. */
+void kr__release_overdue(struct kr_reactor *r, struct kr__conn *c);
 
 /* The kernel has made a descriptor for it, or refused. */
 void kr__release_answered(struct kr_reactor *r, struct kr__conn *c, int res);

@@ -24,6 +24,7 @@
     X(recv, SLOT, true, false)                                                                     \
     X(send, SLOT, true, false)                                                                     \
     X(read, RAW_FD, true, false)                                                                   \
+    X(send_zc, SLOT, true, true)                                                                   \
     X(shutdown, SLOT, true, false)                                                                 \
     X(export, SLOT, true, false)                                                                   \
     X(reset, SLOT, true, false)                                                                    \
@@ -40,5 +41,11 @@ _Static_assert(KR__VERB_COUNT <= 32, "a set of verbs is 32 bits");
 
 /* A set of verbs. */
 #define KR__SET(name) (1u << KR__VERB_##name)
+
+/* Of a stream, of which one is in flight at a time. */
+#define KR__SENDS (KR__SET(send) | KR__SET(send_zc))
+
+/* Those whose requests are told apart by the tag's operand; the last one is what a cancel is about. */
+#define KR__NUMBERED KR__SET(send_zc)
 
 #endif

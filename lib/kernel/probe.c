@@ -23,6 +23,8 @@ unsigned kr__probe_caps(const struct io_uring_params *params) {
         caps |= KR__CAP_MIN_WAIT;
     if (params->features & KR__FEAT_NO_IOWAIT)
         caps |= KR__CAP_NO_IOWAIT;
+    if (params->features & KR__FEAT_REG_REG_RING)
+        caps |= KR__CAP_ZC_REPORT;
     return caps;
 }
 

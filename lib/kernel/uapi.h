@@ -10,6 +10,7 @@
 #define KR__SETUP_NO_SQARRAY (1u << 16)
 
 /* Features of the ring (params.features). */
+#define KR__FEAT_REG_REG_RING (1u << 13) /* kernel >= 6.3, man io_uring_register */
 #define KR__FEAT_MIN_TIMEOUT (1u << 15) /* kernel >= 6.12, man io_uring_enter */
 #define KR__FEAT_NO_IOWAIT (1u << 17)   /* kernel >= 6.15, man io_uring_enter */
 

@@ -16,6 +16,10 @@
 #include "op/send.h"
 
 #include "core/forward.h"
+#include "op/send.h"
+
+#include "core/forward.h"
+#include "core/zerocopy.h"
 #include "op/op.h"
 #include "pool/files.h"
 
@@ -58,15 +62,17 @@ static bool file_goes_on(const struct kr__conn *c) {
 
 /* What one send does not cover is sent next and at once, so all sends but the last of them say MSG_MORE, and
  * the seams leave in whole segments. What is queued later is not waited for: nothing stays corked. */
-static void prep_several(struct kr_reactor *r, struct kr__conn *c, struct io_uring_sqe *sqe) {
-    unsigned all = kr__sendq_count(&c->queue, KR__VECTOR_PIECES + 1), count = all;
-    if (all > 1)
-        count = vector_ready(r, c, all < KR__VECTOR_PIECES ? all : KR__VECTOR_PIECES);
-    int flags = count < all || file_goes_on(c) ? MSG_NOSIGNAL | MSG_MORE : MSG_NOSIGNAL;
+unsigned kr__send_fill(struct kr_reactor *r, struct kr__conn *c, struct io_uring_sqe *sqe,
+                       unsigned count) {
+    if (count > 1)
+        count = vector_ready(r, c, count);
+    bool more = kr__sendq_run(&c->queue, SIZE_MAX, count + 1) > count || file_goes_on(c);
+    int flags = more ? MSG_NOSIGNAL | MSG_MORE : MSG_NOSIGNAL;
     if (c->vector)
         io_uring_prep_sendmsg(sqe, 0, &c->vector->msg, (unsigned)flags);
     else
         prep_one(c, sqe, flags);
+    return count;
 }
 
 uint16_t kr__prep_send(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
@@ -75,13 +81,13 @@ uint16_t kr__prep_send(struct kr_reactor *r, struct kr__owner *o, struct io_urin
     if (kr__unlikely(kr__sendq_gives(&c->queue)))
         io_uring_prep_sendmsg(sqe, 0, kr__sendq_message(&c->queue), MSG_NOSIGNAL);
     else if (c->queue.head->next)
-        prep_several(r, c, sqe);
+        kr__send_fill(r, c, sqe, kr__sendq_run(&c->queue, kr__zerocopy_min(c), KR__VECTOR_PIECES));
     else
         prep_one(c, sqe, MSG_NOSIGNAL);
     return 0;
 }
 
-static void sent(struct kr_reactor *r, struct kr__conn *c, size_t size) {
+void kr__send_took(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     kr__time_reach(&c->idle_from, r->now);
     kr__time_reach(&c->write_from, r->now);
     kr__count(&r->stats.bytes_out, size);
@@ -90,18 +96,23 @@ static void sent(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     if (kr__unlikely(c->files))
         kr__conn_files_check(r, c);
     kr__conn_shrank(r, c, sent.uncounted);
+    if (kr__unlikely(c->paired))
+        kr__forward_sent(r, c);
+}
+
+/* A reservation's room may go with the bytes in front of it. */
+void kr__send_ended(struct kr_reactor *r, struct kr__conn *c) {
+    kr__conn_vector_put(r, c);
+    kr__mark_if(reservation_ended_by_a_send, r->reservation.conn == c);
+    if (kr__unlikely(r->reservation.conn == c))
+        kr__reservation_drop(r);
 }
 
 void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     struct kr__conn *c = kr__owner_conn(o);
-    kr__conn_vector_put(r, c);
-    kr__mark_if(reservation_ended_by_a_send, r->reservation.conn == c);
-    if (kr__unlikely(r->reservation.conn == c)) /* its room may go with the bytes in front of it */
-        kr__reservation_drop(r);
+    kr__send_ended(r, c);
     if (kr__likely(how->res >= 0)) {
-        sent(r, c, (size_t)how->res);
-        if (kr__unlikely(c->paired))
-            kr__forward_sent(r, c);
+        kr__send_took(r, c, (size_t)how->res);
         return;
     }
     kr__mark_if(send_cancelled, how->res == -ECANCELED);
@@ -188,8 +199,10 @@ int kr_conn_send_ref(struct kr_reactor *r, kr_conn conn, const void *data, size_
     if (rc < 0)
         return rc;
     kr__count(&r->stats.bytes_borrowed, size);
-    if (size)
+    if (size) {
+        kr__zerocopy_offer(r, c, size);
         kr__conn_grew(r, c, size);
+    }
     return 0;
 }
 

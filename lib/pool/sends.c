@@ -1,4 +1,4 @@
-/* Records in, pieces out, bytes consumed. One function releases a record: send_release. Failure: memory
+/* Records in, pieces out, bytes consumed. One function releases a record: kr__send_release. Failure: memory
  * is refused, and the queue is as before. No callback runs but in kr__sends_tell: bytes are consumed deep
  * inside a completion, where the user must not find the connection half changed.
  *
@@ -41,11 +41,6 @@ static struct kr__send *sendq_pop(struct kr__sendq *q) {
     return send;
 }
 
-static struct kr__send_ref *send_ref(struct kr__send *send) {
-    kr__assert(send->kind == KR__SEND_REF);
-    return kr__container_of(send, struct kr__send_ref, send);
-}
-
 static struct kr__send_file *send_file(struct kr__send *send) {
     kr__assert(send->kind == KR__SEND_FILE);
     return kr__container_of(send, struct kr__send_file, send);
@@ -78,7 +73,7 @@ static void send_disarm(struct kr__sends *sends, struct kr__send *send) {
 }
 
 static void ref_release(struct kr__sends *sends, struct kr__send *send) {
-    if (send_ref(send)->release)
+    if (kr__send_as_ref(send)->release)
         sendq_link(&sends->due, send);
     else
         send_free(sends, send);
@@ -92,7 +87,7 @@ static void file_release(struct kr__sends *sends, struct kr__send *send) {
         send_free(sends, send);
 }
 
-static void send_release(struct kr__sends *sends, struct kr__send *send) {
+void kr__send_release(struct kr__sends *sends, struct kr__send *send) {
     switch ((enum kr__send_kind)send->kind) {
     case KR__SEND_LENT:
         kr__buf_unref(sends->bufs, send->buf);
@@ -235,7 +230,7 @@ int kr__sendq_ref(struct kr__sends *sends, struct kr__sendq *q, const void *data
     if (size)
         sendq_link(q, &ref->send);
     else
-        send_release(sends, &ref->send);
+        kr__send_release(sends, &ref->send);
     return 0;
 }
 
@@ -293,7 +288,7 @@ void kr__sendq_add_file(struct kr__sends *sends, struct kr__sendq *q, struct kr_
     if (file->left)
         sendq_link(q, &file->send);
     else
-        send_release(sends, &file->send);
+        kr__send_release(sends, &file->send);
 }
 
 void kr__sendq_add_chunk(struct kr__sends *sends, struct kr__sendq *q, struct kr__chunk *chunk) {
@@ -318,11 +313,31 @@ static const struct kr__send *send_joined(const struct kr__send *send) {
     return next && next->kind != KR__SEND_FDS ? next : NULL;
 }
 
-unsigned kr__sendq_count(const struct kr__sendq *q, unsigned max) {
+/* Of records in a row, as a flight carries them. */
+static unsigned large_run(const struct kr__send *send, size_t min, unsigned max) {
     unsigned count = 0;
-    for (const struct kr__send *send = piece_from(q->head); send && count < max; send = send_joined(send))
+    for (; send && count < max && kr__send_is_large(send, min); send = send->next)
         count++;
     return count;
+}
+
+unsigned kr__sendq_run(const struct kr__sendq *q, size_t min, unsigned max) {
+    const struct kr__send *send = piece_from(q->head);
+    unsigned count = send ? large_run(q->head, min, max) : 0;
+    if (count)
+        return count;
+    for (; send && count < max && !kr__send_is_large(send, min); send = send_joined(send))
+        count++;
+    return count;
+}
+
+void kr__sendq_unlink(struct kr__sendq *q, struct kr__send *before, struct kr__send *send) {
+    if (before)
+        before->next = send->next;
+    else
+        q->head = send->next;
+    if (q->tail == send)
+        q->tail = before;
 }
 
 int kr__sendq_pieces(const struct kr__sendq *q, struct iovec *iov, int max) {
@@ -371,6 +386,14 @@ static uint32_t chunk_sent(struct kr__send *send, size_t part) {
     return kr__file_recount(file);
 }
 
+/* All its bytes are taken; the kernel may still refer to them. */
+static void send_sent(struct kr__sends *sends, struct kr__send *send) {
+    if (send->kind == KR__SEND_REF && kr__send_as_ref(send)->pins)
+        sendq_link(kr__send_as_ref(send)->pinned, send);
+    else
+        kr__send_release(sends, send);
+}
+
 struct kr__sent kr__sendq_consume(struct kr__sends *sends, struct kr__sendq *q, size_t size) {
     struct kr__sent sent = {.uncounted = (uint32_t)size};
     while (q->head && !kr__send_bars(q->head)) {
@@ -388,7 +411,7 @@ struct kr__sent kr__sendq_consume(struct kr__sends *sends, struct kr__sendq *q, 
         if (send->size)
             break;
         sent.lent += send->kind == KR__SEND_LENT;
-        send_release(sends, sendq_pop(q));
+        send_sent(sends, sendq_pop(q));
     }
     kr__assert(size == 0);
     return sent;
@@ -397,7 +420,7 @@ struct kr__sent kr__sendq_consume(struct kr__sends *sends, struct kr__sendq *q, 
 void kr__sendq_drop(struct kr__sends *sends, struct kr__sendq *q) {
     struct kr__send *send;
     while ((send = sendq_pop(q)))
-        send_release(sends, send);
+        kr__send_release(sends, send);
 }
 
 void kr__sendq_unborrow(struct kr__sends *sends, struct kr__sendq *q) {
@@ -405,7 +428,7 @@ void kr__sendq_unborrow(struct kr__sends *sends, struct kr__sendq *q) {
     struct kr__send *send;
     while ((send = sendq_pop(q))) {
         if (send->kind == KR__SEND_REF || send->kind == KR__SEND_FDS || send->kind == KR__SEND_FILE)
-            send_release(sends, send);
+            kr__send_release(sends, send);
         else
             sendq_link(&stay, send);
     }
@@ -413,7 +436,7 @@ void kr__sendq_unborrow(struct kr__sends *sends, struct kr__sendq *q) {
 }
 
 static void tell_ref(struct kr__sends *sends, struct kr_reactor *r, struct kr__send *send) {
-    struct kr__send_ref ref = *send_ref(send);
+    struct kr__send_ref ref = *kr__send_as_ref(send);
     send_free(sends, send);
     ref.release(r, ref.arg);
 }

@@ -38,10 +38,17 @@ struct kr__send {
     uint8_t kind;     /* enum kr__send_kind */
 };
 
+struct kr__sendq {
+    struct kr__send *head, *tail;
+};
+
 struct kr__send_ref {
     struct kr__send send;
     kr_release_fn *release; /* NULL: nobody need be told */
     void *arg;
+    struct kr__sendq *pinned; /* where it waits, when it is sent, while there are pins */
+    uint16_t pins;            /* flights that carry it (pool/flights.h) */
+    uint16_t first, final;    /* of these, the numbers */
 };
 
 /* What is behind it: the descriptors, as control data; then the bytes. */
@@ -70,10 +77,6 @@ struct kr__chunk {
     struct kr__send send; /* of size 0 while it is free; its `room` is that of the block */
     char *block;          /* NULL: there is none */
     struct kr__send_file *file;
-};
-
-struct kr__sendq {
-    struct kr__send *head, *tail;
 };
 
 /* What has been sent of a queue's front: by how many bytes less are queued, and how many receive buffers
@@ -154,9 +157,20 @@ static inline bool kr__sendq_some(const struct kr__sendq *q) {
     return q->head && !kr__send_bars(q->head);
 }
 
+static inline struct kr__send_ref *kr__send_as_ref(struct kr__send *send) {
+    kr__assert(send->kind == KR__SEND_REF);
+    return kr__container_of(send, struct kr__send_ref, send);
+}
+
+/* True of a REF record with `min` bytes or more. */
+static inline bool kr__send_is_large(const struct kr__send *send, size_t min) {
+    return send->kind == KR__SEND_REF && send->size >= min;
+}
+
 /* How many pieces one request can send, of those whose first byte no descriptors go with, and up to a file that is
- * yet to be read; counted up to `max`. */
-unsigned kr__sendq_count(const struct kr__sendq *q, unsigned max);
+ * yet to be read: the first ones if they are large, or else those up to a large one; counted up to `max`. With
+ * `min` SIZE_MAX there are no large ones. */
+unsigned kr__sendq_run(const struct kr__sendq *q, size_t min, unsigned max);
 
 /* The first of those pieces, at most `max`; returns how many. */
 int kr__sendq_pieces(const struct kr__sendq *q, struct iovec *iov, int max);
@@ -167,6 +181,12 @@ void kr__sendq_list(const struct kr__sendq *q, struct iovec *pieces, struct kr_r
 
 /* `size` bytes of the front are sent, 0 or more; what is empty is released. */
 struct kr__sent kr__sendq_consume(struct kr__sends *sends, struct kr__sendq *q, size_t size);
+
+/* One record that is in no queue; lent buffers go back, borrowed bytes are due. */
+void kr__send_release(struct kr__sends *sends, struct kr__send *send);
+
+/* Takes a record out that stands behind `before` (NULL: it is the first). */
+void kr__sendq_unlink(struct kr__sendq *q, struct kr__send *before, struct kr__send *send);
 
 /* Releases all. */
 void kr__sendq_drop(struct kr__sends *sends, struct kr__sendq *q);

@@ -377,6 +377,7 @@ static void any_opts(struct world *w, struct kr_listen_opts *opts) {
     opts->conn.send_low = below(w, 1024);
     opts->conn.send_high = opts->conn.send_low + below(w, 4096);
     opts->conn.send_cap = opts->conn.send_high + below(w, 65536);
+    opts->conn.zerocopy_min = below(w, 4) ? 0 : below(w, 4096);
     opts->conn.recv_cap = 1 + below(w, 65536);
     opts->conn.recv_fds = below(w, 4);
     opts->conn.idle_ns = below(w, 4) ? 0 : short_time(w);

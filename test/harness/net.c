@@ -91,8 +91,8 @@ static void show_reactors(void *unused) {
         "timer_fires",   "posts",         "bytes_in",   "bytes_out", "bytes_copied",
         "bytes_kept",    "starved_parks", "bufs_out",   "sends_out", "blocks_out",
         "allocs",        "alloc_bytes",   "inflight",   "leases",    "bytes_leased",
-        "bytes_forwarded",
-        "bytes_borrowed",
+        "bytes_forwarded", "bytes_borrowed", "connects", "connect_errors", "timeouts",
+        "zerocopy_sends", "zerocopy_copied",
     };
     for (const struct memory *memory = memories; memory; memory = memory->next) {
         struct kr_stats stats;

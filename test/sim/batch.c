@@ -187,10 +187,6 @@ static bool is_beyond(unsigned fault) {
     case KR_SIM_CONNECT_REFUSED:
     case KR_SIM_CONNECT_IGNORED:
     case KR_SIM_CONNECT_UNREACHABLE:
-    case KR_SIM_ZC_NO_NOTIF:
-    case KR_SIM_ZC_NO_MEMORY:
-    case KR_SIM_ZC_HELD:
-    case KR_SIM_ZC_LATE:
     case KR_SIM_SCM_EMFILE:
         return true;
     default:

@@ -1,0 +1,770 @@
+/* Loans sent by zero-copy, on the real ring: in order, given back when the kernel lets go and not when it has
+ * taken them, and in bounded time also when the peer acknowledges nothing.
+ *
+ * On loopback the kernel copies at the receiver's door and says so (where it can: with the capabilities of
+ * Linux 6.1 it is not asked). What no receiver has taken in, because its window is closed, stays where it
+ * is: that is how these cases have notifications that come late. Loans are overwritten when they come back. */
+#include "harness/net.h"
+
+#include "core/reactor.h"
+#include "core/zerocopy.h"
+#include "kernel/kernel.h"
+#include "kernel/probe.h"
+
+#include <errno.h>
+#include <linux/capability.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MS INT64_C(1000000)
+#define MIB ((size_t)1 << 20)
+#define CONNS_MAX 8
+#define LARGE 10000u
+#define COUNT(table_) (sizeof(table_) / sizeof *(table_))
+
+struct lender {
+    kr_conn conn;
+    uint64_t seed, queued;
+    unsigned lent, returned, closes;
+    int error;
+    enum kr_why why;
+    int64_t closed_at;
+};
+
+struct loan {
+    struct lender *lender;
+    size_t size;
+    char bytes[];
+};
+
+static struct lender lenders[CONNS_MAX];
+static unsigned lender_count;
+
+static void loan_end(struct kr_reactor *r, void *arg) {
+    struct loan *loan = arg;
+    CHECK(r->in_turn);
+    CHECK_EQ(loan->lender->closes, 0u);
+    loan->lender->returned++;
+    memset(loan->bytes, 0xdd, loan->size);
+    free(loan);
+}
+
+static int lend(struct kr_reactor *r, struct lender *lender, size_t size) {
+    struct loan *loan = malloc(sizeof *loan + size);
+    CHECK(loan != NULL);
+    *loan = (struct loan){.lender = lender, .size = size};
+    test_pattern(loan->bytes, size, lender->seed, lender->queued);
+    int rc = kr_conn_send_ref(r, lender->conn, loan->bytes, size, loan_end, loan);
+    if (rc < 0) {
+        free(loan);
+        return rc;
+    }
+    lender->queued += size;
+    lender->lent++;
+    return 0;
+}
+
+static int copy(struct kr_reactor *r, struct lender *lender, size_t size) {
+    static char bytes[MIB];
+    CHECK_LE(size, sizeof bytes);
+    test_pattern(bytes, size, lender->seed, lender->queued);
+    int rc = kr_conn_send(r, lender->conn, bytes, size);
+    lender->queued += rc == 0 ? size : 0;
+    return rc;
+}
+
+static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
+    (void)user;
+    CHECK_LT(lender_count, CONNS_MAX);
+    struct lender *lender = &lenders[lender_count++];
+    *lender = (struct lender){.conn = conn, .seed = tap_random()};
+    CHECK_OK(kr_conn_set_user(r, conn, lender));
+}
+
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+    (void)r;
+    (void)conn;
+    (void)user;
+    (void)data;
+    return size;
+}
+
+static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+    (void)r;
+    (void)conn;
+    struct lender *lender = user;
+    CHECK_EQ(lender->lent, lender->returned);
+    lender->closes++;
+    lender->error = error;
+    lender->why = why;
+    lender->closed_at = tap_now_ns();
+}
+
+static const struct kr_conn_ops ops = {.on_open = on_open, .on_data = on_data, .on_close = on_close};
+
+static struct kr_listen_opts zero_opts(int64_t flush_ns) {
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    opts.backlog = 64;
+    opts.conn.send_cap = 64 * MIB;
+    opts.conn.zerocopy_min = LARGE;
+    opts.conn.flush_ns = flush_ns;
+    return opts;
+}
+
+struct pair {
+    struct kr_reactor *r;
+    int fd;
+    struct lender *lender;
+};
+
+/* A client with a small window, which closes soon if it does not read. With a much smaller one the kernel drops
+ * segments for want of room, and sends them again ever more slowly. */
+static struct pair pair_of(const struct kr__kernel *kernel, const struct kr_listen_opts *opts) {
+    struct pair p = {.r = test_reactor_on(kernel, NULL)};
+    p.fd = test_connect_sized(test_listen(p.r, NULL, opts, &ops, NULL), 0, 65536);
+    TEST_UNTIL(p.r, lender_count == 1);
+    p.lender = &lenders[0];
+    return p;
+}
+
+static struct pair pair_on(const struct kr__kernel *kernel, int64_t flush_ns) {
+    struct kr_listen_opts opts = zero_opts(flush_ns);
+    return pair_of(kernel, &opts);
+}
+
+static struct pair pair_make(int64_t flush_ns) {
+    return pair_on(&kr__linux, flush_ns);
+}
+
+static void check_stream(struct pair *p, uint64_t from, size_t size) {
+    char *bytes = malloc(size);
+    CHECK(bytes != NULL);
+    test_recv(p->r, p->fd, bytes, size);
+    test_pattern_check(bytes, size, p->lender->seed, from);
+    free(bytes);
+}
+
+static void check_over(struct pair *p, int error, enum kr_why why) {
+    TEST_UNTIL(p->r, p->lender->closes == 1);
+    CHECK_EQ(p->lender->error, error);
+    CHECK_EQ(p->lender->why, why);
+}
+
+static void pair_end(struct pair *p) {
+    test_close(p->fd);
+    TEST_UNTIL(p->r, p->lender->closes == 1);
+    test_rest(p->r, (struct test_levels){.listeners = 1});
+    CHECK_EQ(p->r->flights, 0u);
+    test_reactor_free(p->r);
+}
+
+static struct kr__conn *conn_of(const struct pair *p) {
+    return kr__conn_find(p->r, p->lender->conn);
+}
+
+/* The kernel has taken all that is queued, and still refers to a part of it. */
+static void await_flight(struct pair *p) {
+    TEST_UNTIL(p->r, kr_conn_queued(p->r, p->lender->conn) == 0);
+    for (int i = 0; i < 3; i++)
+        test_step(p->r, "a notification that is not due");
+    CHECK(kr__conn_flies(conn_of(p)));
+    CHECK_LT(p->lender->returned, p->lender->lent);
+}
+
+/* Whether the running variant is told that the kernel has copied. */
+static bool is_told(void) {
+    return tap_variant()->caps_mask & KR__CAP_ZC_REPORT;
+}
+
+/* ---- bytes ---- */
+
+struct reader {
+    int fd;
+    uint64_t got;
+};
+
+static void read_some(struct reader *reader, uint64_t seed) {
+    char bytes[16384];
+    size_t most = 1 + (size_t)tap_random_below(sizeof bytes);
+    long n = test_recv_some(reader->fd, bytes, most);
+    CHECK_GE(n, 0);
+    test_pattern_check(bytes, (size_t)n, seed, reader->got);
+    reader->got += (uint64_t)n;
+}
+
+static int send_somehow(struct kr_reactor *r, struct lender *lender) {
+    switch (tap_random_below(4)) {
+    case 0:
+        return copy(r, lender, 1 + (size_t)tap_random_below(2000));
+    case 1:
+        return lend(r, lender, 1 + (size_t)tap_random_below(LARGE));
+    default:
+        return lend(r, lender, LARGE + (size_t)tap_random_below(100000));
+    }
+}
+
+/* Ours: loans that are large, loans that are not, and copies keep their order, over short sends, parked sends
+ * and notifications that come whenever. */
+TEST_EACH(zerocopy_keeps_order, .deadline_s = 60) {
+    struct kr_listen_opts opts = zero_opts(30000 * MS);
+    opts.conn.send_cap = 600000;
+    struct kr_reactor *r = test_reactor(NULL);
+    uint16_t port = test_listen(r, NULL, &opts, &ops, NULL);
+    struct reader readers[CONNS_MAX] = {{0}};
+    for (unsigned i = 0; i < CONNS_MAX; i++) {
+        readers[i].fd = test_connect_sized(port, 0, i % 2 ? 32768 : 0);
+        TEST_UNTIL(r, lender_count == i + 1);
+    }
+    uint64_t total = tap_full() ? 8 * MIB : 2 * MIB;
+    for (bool more = true; more;) {
+        more = false;
+        for (unsigned i = 0; i < CONNS_MAX; i++) {
+            struct lender *lender = &lenders[i];
+            for (int k = 0; k < 5 && lender->queued < total; k++) {
+                int rc = send_somehow(r, lender);
+                CHECK(rc == 0 || rc == -ENOBUFS);
+            }
+            for (int k = 0; k < 4; k++)
+                read_some(&readers[i], lender->seed);
+            more |= lender->queued < total || readers[i].got < lender->queued;
+        }
+        test_step(r, "all bytes of all streams");
+    }
+    test_rest(r, (struct test_levels){
+                     .conns = CONNS_MAX, .listeners = 1, .blocks = (unsigned)test_stats(r).blocks_out});
+    CHECK_GE(test_stats(r).zerocopy_sends, is_told() ? CONNS_MAX : 10 * CONNS_MAX);
+    CHECK_EQ(test_stats(r).zerocopy_copied > 0, is_told());
+    for (unsigned i = 0; i < CONNS_MAX; i++) {
+        CHECK_EQ(lenders[i].lent, lenders[i].returned);
+        test_close(readers[i].fd);
+    }
+    test_rest(r, (struct test_levels){.listeners = 1});
+    test_reactor_free(r);
+}
+
+/* The kernel's, on which all of this rests: a loan is not let go when it is taken, but when the peer has taken it;
+ * and ours: that is when it comes back, not before. */
+TEST_EACH(zerocopy_comes_back_when_the_peer_has_read) {
+    struct pair p = pair_make(30000 * MS);
+    for (unsigned i = 0; i < 4; i++)
+        CHECK_OK(lend(p.r, p.lender, 200000));
+    await_flight(&p);
+    check_stream(&p, 0, 800000);
+    TEST_UNTIL(p.r, p.lender->returned == 4);
+    CHECK_EQ(p.r->flights, 0u);
+    pair_end(&p);
+}
+
+/* Ours: while notifications are outstanding the next sends go, by either way. */
+TEST_EACH(zerocopy_does_not_hold_up_what_follows) {
+    struct pair p = pair_make(30000 * MS);
+    for (unsigned i = 0; i < 10; i++) {
+        CHECK_OK(i % 2 ? copy(p.r, p.lender, 1000) : lend(p.r, p.lender, 50000));
+        TEST_UNTIL(p.r, kr_conn_queued(p.r, p.lender->conn) == 0);
+    }
+    CHECK_LT(p.lender->returned, p.lender->lent);
+    check_stream(&p, 0, p.lender->queued);
+    TEST_UNTIL(p.r, p.lender->returned == p.lender->lent);
+    pair_end(&p);
+}
+
+/* Ours: what a kernel that tells copies all the same is sent by plain copying from then on; of one that does
+ * not tell, nothing is known. */
+TEST_EACH(zerocopy_stops_where_it_is_in_vain) {
+    struct pair p = pair_make(30000 * MS);
+    CHECK_OK(lend(p.r, p.lender, LARGE));
+    check_stream(&p, 0, LARGE);
+    TEST_UNTIL(p.r, p.lender->returned == 1);
+    CHECK_EQ(test_stats(p.r).zerocopy_sends, 1u);
+    CHECK_EQ(test_stats(p.r).zerocopy_copied, is_told() ? 1u : 0u);
+    for (unsigned i = 1; i < 5; i++) {
+        CHECK_OK(lend(p.r, p.lender, 5 * LARGE));
+        check_stream(&p, p.lender->queued - 5 * LARGE, 5 * LARGE);
+    }
+    TEST_UNTIL(p.r, p.lender->returned == 5);
+    CHECK_EQ(test_stats(p.r).zerocopy_sends == 1, is_told());
+    CHECK_GE(test_stats(p.r).zerocopy_sends, is_told() ? 1u : 5u);
+    pair_end(&p);
+}
+
+/* The kernel's: sockets other than of IP cannot (-EOPNOTSUPP); ours: then the loan is copied, and so is what
+ * follows. */
+TEST_EACH(zerocopy_is_for_sockets_that_can) {
+    struct kr_listen_opts opts = zero_opts(30000 * MS);
+    struct pair p = {.r = test_reactor(NULL), .lender = &lenders[0]};
+    struct kr_addr addr = {.size = sizeof(sa_family_t), .u.sa.sa_family = AF_UNIX};
+    kr_listener listener;
+    CHECK_OK(kr_listen(p.r, &listener, &addr, &opts, &ops, NULL));
+    CHECK_OK(kr_listener_addr(p.r, listener, &addr));
+    p.fd = CHECK_SYS(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    CHECK_SYS(connect(p.fd, &addr.u.sa, addr.size));
+    TEST_UNTIL(p.r, lender_count == 1);
+    for (unsigned i = 0; i < 3; i++) {
+        CHECK_OK(lend(p.r, p.lender, 5 * LARGE));
+        check_stream(&p, i * 5 * LARGE, 5 * LARGE);
+        TEST_UNTIL(p.r, p.lender->returned == i + 1);
+    }
+    CHECK_EQ(test_stats(p.r).zerocopy_sends, 1u);
+    CHECK_EQ(test_stats(p.r).zerocopy_copied, 0u);
+    pair_end(&p);
+}
+
+/* A ring that was made with CAP_IPC_LOCK may lock memory without limit (io_uring/io_uring.c: ctx->user). */
+static void give_up_locking(void) {
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct caps[2];
+    CHECK_SYS(syscall(SYS_capget, &head, caps));
+    caps[0].effective &= ~(1u << CAP_IPC_LOCK);
+    CHECK_SYS(syscall(SYS_capset, &head, caps));
+}
+
+static struct pair pair_without_locked_memory(void) {
+    give_up_locking();
+    struct pair p = pair_make(30000 * MS);
+    struct rlimit limit;
+    CHECK_SYS(getrlimit(RLIMIT_MEMLOCK, &limit));
+    limit.rlim_cur = 0;
+    CHECK_SYS(setrlimit(RLIMIT_MEMLOCK, &limit));
+    return p;
+}
+
+/* The kernel's: who may lock no memory is answered -ENOMEM; ours: then the loan is copied, and the next queue
+ * tries again. */
+TEST_EACH(zerocopy_goes_by_copy_without_locked_memory) {
+    struct pair p = pair_without_locked_memory();
+    for (unsigned i = 0; i < 3; i++) {
+        CHECK_OK(lend(p.r, p.lender, 5 * LARGE));
+        CHECK_OK(lend(p.r, p.lender, LARGE));
+        check_stream(&p, i * 6 * LARGE, 6 * LARGE);
+        TEST_UNTIL(p.r, p.lender->returned == 2 * (i + 1));
+        CHECK_EQ(test_stats(p.r).zerocopy_sends, i + 1);
+        CHECK(conn_of(&p)->more->zerocopy.refused);
+    }
+    CHECK_EQ(test_stats(p.r).zerocopy_copied, 0u);
+    CHECK(!conn_of(&p)->more->zerocopy.off);
+    pair_end(&p);
+}
+
+/* Ours: a dump tells how many notifications are awaited. */
+TEST_EACH(zerocopy_is_dumped) {
+    struct pair p = pair_make(30000 * MS);
+    CHECK_OK(lend(p.r, p.lender, MIB / 2));
+    await_flight(&p);
+    int ends[2];
+    CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends));
+    CHECK_OK(kr_dump(p.r, ends[0]));
+    CHECK_SYS(shutdown(ends[0], SHUT_WR));
+    static char text[65536];
+    size_t size = 0;
+    ssize_t n;
+    while ((n = read(ends[1], text + size, sizeof text - 1 - size)) > 0)
+        size += (size_t)n;
+    char want[32];
+    snprintf(want, sizeof want, " flights %u", conn_of(&p)->more->zerocopy.flights.count);
+    if (!strstr(text, want))
+        FAIL("the dump does not say \"%s\": %s", want, text);
+    test_close(ends[0]);
+    test_close(ends[1]);
+    check_stream(&p, 0, MIB / 2);
+    pair_end(&p);
+}
+
+/* Ours: only loans of zerocopy_min bytes and more go so, and none where it is 0. */
+TEST_EACH(zerocopy_is_for_large_loans) {
+    struct pair p = pair_make(30000 * MS);
+    CHECK_OK(lend(p.r, p.lender, LARGE - 1));
+    CHECK_OK(copy(p.r, p.lender, 2 * LARGE));
+    check_stream(&p, 0, p.lender->queued);
+    CHECK_EQ(test_stats(p.r).zerocopy_sends, 0u);
+    pair_end(&p);
+}
+
+/* Ours: no more than so many notifications of a connection are awaited; what follows is copied. */
+TEST_EACH(zerocopy_has_a_bound) {
+    struct kr_listen_opts opts = zero_opts(30000 * MS);
+    opts.conn.zerocopy_min = 10;
+    struct pair p = pair_of(&kr__linux, &opts);
+    unsigned loans = KR__FLIGHTS_MAX + 20;
+    CHECK_OK(copy(p.r, p.lender, MIB / 4)); /* more than is received now */
+    for (unsigned i = 0; i < loans; i++) {
+        CHECK_OK(lend(p.r, p.lender, 10));
+        TEST_UNTIL(p.r, kr_conn_queued(p.r, p.lender->conn) == 0);
+    }
+    CHECK_EQ(conn_of(&p)->more->zerocopy.flights.count, KR__FLIGHTS_MAX);
+    check_stream(&p, 0, p.lender->queued);
+    TEST_UNTIL(p.r, p.lender->returned == loans);
+    pair_end(&p);
+}
+
+static unsigned kinds[4], corks;
+
+static void see(const struct io_uring_sqe *sqe) {
+    static const uint8_t codes[] = {IORING_OP_SEND, IORING_OP_SENDMSG, IORING_OP_SEND_ZC,
+                                    IORING_OP_SENDMSG_ZC};
+    for (unsigned i = 0; i < 4; i++) {
+        if (sqe->opcode != codes[i])
+            continue;
+        kinds[i]++;
+        corks += (sqe->msg_flags & MSG_MORE) != 0;
+        CHECK_EQ(sqe->ioprio, i >= 2 && is_told() ? KR__SEND_ZC_REPORT_USAGE : 0);
+    }
+}
+
+static int seeing_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
+                        unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
+    for (unsigned i = 0; i < submit; i++)
+        see(&ring->sq.sqes[(*ring->sq.khead + i) & *ring->sq.kring_mask]);
+    return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+}
+
+/* Ours: a queue of both kinds goes in turns, a send for each run of one kind, corked but for the last. */
+TEST_EACH(zerocopy_goes_in_runs) {
+    struct kr__kernel kernel = kr__linux;
+    kernel.enter = seeing_enter;
+    struct pair p = pair_on(&kernel, 30000 * MS);
+    memset(kinds, 0, sizeof kinds);
+    corks = 0;
+    CHECK_OK(copy(p.r, p.lender, 100));
+    CHECK_OK(lend(p.r, p.lender, 300000)); /* not all of it is received: no notification comes meanwhile */
+    CHECK_OK(lend(p.r, p.lender, LARGE - 1));
+    CHECK_OK(copy(p.r, p.lender, 200));
+    CHECK_OK(lend(p.r, p.lender, LARGE));
+    CHECK_OK(lend(p.r, p.lender, LARGE + 1));
+    TEST_UNTIL(p.r, !kr_conn_queued(p.r, p.lender->conn));
+    unsigned want[] = {1, 1, 1, 1};
+    CHECK_MEM_EQ(kinds, want, sizeof want);
+    CHECK_EQ(corks, 3u);
+    check_stream(&p, 0, p.lender->queued);
+    pair_end(&p);
+}
+
+/* ---- ends ---- */
+
+/* The peer sees RST, whatever it reads before. */
+static void check_reset(struct pair *p) {
+    CHECK_EQ(test_recv_end(p->r, p->fd, NULL), ECONNRESET);
+}
+
+/* Ours: a peer that acknowledges nothing holds a closed connection and the loans for flush_ns, and no longer. */
+TEST_EACH(zerocopy_close_now_waits_no_longer_than_flush) {
+    struct pair p = pair_make(50 * MS);
+    CHECK_OK(lend(p.r, p.lender, MIB / 2));
+    await_flight(&p);
+    int64_t began = tap_now_ns();
+    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_NOW));
+    check_over(&p, 0, KR_WHY_LOCAL);
+    CHECK_GE(p.lender->closed_at - began, 50 * MS);
+    check_reset(&p);
+    pair_end(&p);
+}
+
+/* Ours: for KR_CLOSE_FLUSH that means bytes were lost, and it says so. */
+TEST_EACH(zerocopy_close_flush_times_out) {
+    struct pair p = pair_make(50 * MS);
+    CHECK_OK(lend(p.r, p.lender, MIB / 2));
+    await_flight(&p);
+    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_FLUSH));
+    check_over(&p, -ETIMEDOUT, KR_WHY_TIMEOUT);
+    check_reset(&p);
+    pair_end(&p);
+}
+
+/* Ours: with a send parked as well, and loans behind it. */
+TEST_EACH(zerocopy_close_flush_times_out_with_a_send_in_flight) {
+    struct pair p = pair_make(50 * MS);
+    for (unsigned i = 0; i < 6; i++)
+        CHECK_OK(lend(p.r, p.lender, 4 * MIB));
+    test_step(p.r, "the first send");
+    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_FLUSH));
+    check_over(&p, -ETIMEDOUT, KR_WHY_TIMEOUT);
+    pair_end(&p);
+}
+
+/* Ours: the send that is parked is cancelled by KR_CLOSE_NOW: found by its number. */
+TEST_EACH(zerocopy_close_now_cancels_the_send) {
+    struct pair p = pair_make(50 * MS);
+    CHECK_OK(lend(p.r, p.lender, MIB));
+    await_flight(&p);
+    for (unsigned i = 0; i < 6; i++)
+        CHECK_OK(lend(p.r, p.lender, 4 * MIB));
+    for (int i = 0; i < 5; i++)
+        test_step(p.r, "a send that parks");
+    CHECK(conn_of(&p)->owner.armed & KR__SENDS);
+    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_NOW));
+    check_over(&p, 0, KR_WHY_LOCAL);
+    pair_end(&p);
+}
+
+/* Ours: KR_CLOSE_RESET waits for nobody. */
+TEST_EACH(zerocopy_close_reset_is_at_once) {
+    struct pair p = pair_make(3600000 * MS);
+    CHECK_OK(lend(p.r, p.lender, MIB / 2));
+    await_flight(&p);
+    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_RESET));
+    check_over(&p, 0, KR_WHY_LOCAL);
+    check_reset(&p);
+    pair_end(&p);
+}
+
+/* Ours: nor does it when a softer close is waiting already. */
+TEST_EACH(zerocopy_close_is_made_harder) {
+    struct pair p = pair_make(3600000 * MS);
+    CHECK_OK(lend(p.r, p.lender, MIB / 2));
+    await_flight(&p);
+    for (int how = KR_CLOSE_FLUSH; how <= KR_CLOSE_NOW; how++) {
+        CHECK_OK(kr_conn_close(p.r, p.lender->conn, (enum kr_close)how));
+        for (int i = 0; i < 4; i++)
+            test_step(p.r, "nothing");
+        CHECK_EQ(p.lender->closes, 0u);
+    }
+    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_RESET));
+    check_over(&p, 0, KR_WHY_LOCAL);
+    check_reset(&p);
+    pair_end(&p);
+}
+
+/* Ours: a peer that reads, however late, gets all and then FIN. */
+TEST_EACH(zerocopy_close_flush_delivers) {
+    for (int how = KR_CLOSE_FLUSH; how <= KR_CLOSE_NOW; how++) {
+        lender_count = 0;
+        struct pair p = pair_make(30000 * MS);
+        CHECK_OK(lend(p.r, p.lender, MIB / 2));
+        await_flight(&p);
+        CHECK_OK(kr_conn_close(p.r, p.lender->conn, (enum kr_close)how));
+        for (int i = 0; i < 20; i++)
+            test_step(p.r, "a peer that takes its time");
+        CHECK_EQ(p.lender->closes, 0u);
+        check_stream(&p, 0, MIB / 2);
+        CHECK_EQ(test_recv_end(p.r, p.fd, NULL), 0);
+        check_over(&p, 0, KR_WHY_LOCAL);
+        pair_end(&p);
+    }
+}
+
+/* Ours: KR_CLOSE_LINGER is as patient with a peer that reads late, */
+TEST_EACH(zerocopy_linger_delivers) {
+    struct pair p = pair_make(30000 * MS);
+    CHECK_OK(lend(p.r, p.lender, MIB / 2));
+    await_flight(&p);
+    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_LINGER));
+    check_stream(&p, 0, MIB / 2);
+    CHECK_EQ(test_recv_end(p.r, p.fd, NULL), 0);
+    CHECK_EQ(p.lender->closes, 0u);
+    test_close(p.fd);
+    check_over(&p, 0, KR_WHY_LOCAL);
+    p.fd = CHECK_SYS(dup(0));
+    pair_end(&p);
+}
+
+/* ... also with one that has ended before it read, */
+TEST_EACH(zerocopy_linger_after_the_peers_end) {
+    struct pair p = pair_make(30000 * MS);
+    CHECK_OK(lend(p.r, p.lender, MIB / 2));
+    await_flight(&p);
+    CHECK_SYS(shutdown(p.fd, SHUT_WR));
+    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_LINGER));
+    for (int i = 0; i < 10; i++)
+        test_step(p.r, "a peer that takes its time");
+    CHECK_EQ(p.lender->closes, 0u);
+    check_stream(&p, 0, MIB / 2);
+    CHECK_EQ(test_recv_end(p.r, p.fd, NULL), 0);
+    check_over(&p, 0, KR_WHY_LOCAL);
+    pair_end(&p);
+}
+
+/* ... and not for longer than flush_ns. */
+TEST_EACH(zerocopy_linger_times_out) {
+    struct pair p = pair_make(50 * MS);
+    CHECK_OK(lend(p.r, p.lender, MIB / 2));
+    await_flight(&p);
+    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_LINGER));
+    check_over(&p, -ETIMEDOUT, KR_WHY_TIMEOUT);
+    check_reset(&p);
+    pair_end(&p);
+}
+
+/* Ours: a half-close comes behind the loans, and does not give them back. */
+TEST_EACH(zerocopy_then_a_half_close) {
+    struct pair p = pair_make(30000 * MS);
+    CHECK_OK(lend(p.r, p.lender, MIB / 2));
+    CHECK_OK(kr_conn_shutdown(p.r, p.lender->conn));
+    await_flight(&p);
+    check_stream(&p, 0, MIB / 2);
+    CHECK_EQ(test_recv_end(p.r, p.fd, NULL), 0);
+    TEST_UNTIL(p.r, p.lender->returned == 1);
+    CHECK_EQ(p.lender->closes, 0u);
+    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_NOW));
+    pair_end(&p);
+}
+
+static unsigned drains, cut_off;
+
+static void drained(struct kr_reactor *r, void *user, unsigned count) {
+    (void)r;
+    (void)user;
+    drains++;
+    cut_off = count;
+}
+
+/* Ours: kr_drain waits for no peer longer than its grace, not for those that were closed before it either. */
+TEST_EACH(zerocopy_ends_with_the_drain) {
+    struct kr_listen_opts opts = zero_opts(3600000 * MS);
+    struct kr_reactor *r = test_reactor(NULL);
+    uint16_t port = test_listen(r, NULL, &opts, &ops, NULL);
+    int fds[4];
+    for (unsigned i = 0; i < COUNT(fds); i++) {
+        fds[i] = test_connect_sized(port, 0, 65536);
+        TEST_UNTIL(r, lender_count == i + 1);
+        CHECK_OK(lend(r, &lenders[i], MIB / 2));
+        struct pair p = {.r = r, .fd = fds[i], .lender = &lenders[i]};
+        await_flight(&p);
+    }
+    CHECK_OK(kr_conn_close(r, lenders[0].conn, KR_CLOSE_NOW));
+    CHECK_OK(kr_conn_close(r, lenders[1].conn, KR_CLOSE_FLUSH));
+    CHECK_OK(kr_conn_close(r, lenders[2].conn, KR_CLOSE_LINGER));
+    test_step(r, "the closes begin");
+    CHECK_OK(kr_drain(r, 50 * MS, drained, NULL));
+    TEST_UNTIL(r, drains == 1);
+    CHECK_EQ(cut_off, 4u);
+    for (unsigned i = 0; i < COUNT(fds); i++) {
+        CHECK_EQ(lenders[i].returned, 1u);
+        CHECK_EQ(lenders[i].closes, 1u);
+        CHECK_EQ(lenders[i].error, i ? -ETIMEDOUT : 0);
+        CHECK_EQ(test_recv_end(r, fds[i], NULL), ECONNRESET);
+        test_close(fds[i]);
+    }
+    test_rest(r, (struct test_levels){0});
+    CHECK_EQ(r->flights, 0u);
+    test_reactor_free(r);
+}
+
+/* Ours: a peer that is gone gives all loans back. */
+TEST_EACH(zerocopy_comes_back_when_the_peer_resets) {
+    struct pair p = pair_make(3600000 * MS);
+    CHECK_OK(lend(p.r, p.lender, MIB / 2));
+    await_flight(&p);
+    test_close_reset(p.fd);
+    check_over(&p, -ECONNRESET, KR_WHY_ERROR);
+    p.fd = CHECK_SYS(dup(0));
+    pair_end(&p);
+}
+
+/* Ours: kr_reactor_free waits a second for a peer, and then for nobody. */
+TEST_EACH(zerocopy_ends_with_the_reactor) {
+    struct pair p = pair_make(3600000 * MS);
+    CHECK_OK(lend(p.r, p.lender, MIB / 2));
+    await_flight(&p);
+    int64_t began = tap_now_ns();
+    test_reactor_free(p.r);
+    CHECK_GE(tap_now_ns() - began, 1000 * MS);
+    CHECK_EQ(p.lender->closes, 1u);
+    CHECK_EQ(p.lender->why, KR_WHY_REACTOR);
+    CHECK_EQ(p.lender->returned, 1u);
+    test_close(p.fd);
+}
+
+static bool losing;
+
+static int losing_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
+                        unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
+    return losing ? -EBADR : kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+}
+
+/* Ours: from a kernel that has lost completions, notifications among them, the loans come back once. */
+TEST_EACH(zerocopy_comes_back_when_completions_are_lost) {
+    struct kr__kernel kernel = kr__linux;
+    kernel.enter = losing_enter;
+    struct pair p = pair_on(&kernel, 3600000 * MS);
+    CHECK_OK(lend(p.r, p.lender, MIB / 2));
+    await_flight(&p);
+    CHECK_OK(lend(p.r, p.lender, 8 * MIB));
+    CHECK_OK(lend(p.r, p.lender, 10));
+    losing = true;
+    CHECK_ERR(kr_step(p.r, 0), EBADR);
+    test_reactor_free(p.r);
+    CHECK_EQ(p.lender->closes, 1u);
+    CHECK_EQ(p.lender->returned, 3u);
+    test_close(p.fd);
+}
+
+/* Ours: a forked child gives nothing back, and has no leak. */
+TEST_EACH(zerocopy_does_not_come_back_in_a_forked_child) {
+    struct pair p = pair_make(30000 * MS);
+    CHECK_OK(lend(p.r, p.lender, MIB / 2));
+    await_flight(&p);
+    CHECK_OK(lend(p.r, p.lender, 8 * MIB));
+    test_step(p.r, "a send that parks");
+    pid_t child = CHECK_SYS(fork());
+    if (child == 0) {
+        unsigned returned = p.lender->returned;
+        test_reactor_free(p.r);
+        CHECK_EQ(p.lender->returned, returned);
+        _exit(0);
+    }
+    int status;
+    CHECK_SYS(waitpid(child, &status, 0));
+    CHECK_EQ(status, 0);
+    check_stream(&p, 0, MIB / 2 + 8 * MIB);
+    TEST_UNTIL(p.r, p.lender->returned == 2);
+    pair_end(&p);
+}
+
+static struct kr_released given;
+
+static void on_released(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
+    (void)r;
+    (void)conn;
+    (void)user;
+    given = *what;
+}
+
+static struct pair pair_for_release(int64_t flush_ns) {
+    struct kr_listen_opts opts = zero_opts(flush_ns);
+    opts.conn.keep_fd = true; /* also where no descriptor can be made */
+    given = (struct kr_released){.error = 1, .fd = -1};
+    return pair_of(&kr__linux, &opts);
+}
+
+/* Ours: a connection is given back when the kernel refers to none of its loans any more. */
+TEST_EACH(zerocopy_lands_before_a_release) {
+    struct pair p = pair_for_release(30000 * MS);
+    CHECK_OK(lend(p.r, p.lender, MIB / 2));
+    await_flight(&p);
+    CHECK_OK(kr_conn_release(p.r, p.lender->conn, on_released, NULL));
+    for (int i = 0; i < 3; i++)
+        test_step(p.r, "a release that is to wait");
+    CHECK_EQ(given.error, 1);
+    check_stream(&p, 0, MIB / 2);
+    TEST_UNTIL(p.r, given.error != 1);
+    CHECK_EQ(given.error, 0);
+    CHECK_EQ(given.unsent_size, 0u);
+    CHECK_EQ(p.lender->returned, 1u);
+    test_close(given.fd);
+    check_over(&p, 0, KR_WHY_RELEASED);
+    pair_end(&p);
+}
+
+/* Ours: it is not given back if that takes longer than flush_ns, and then it goes on. */
+TEST_EACH(zerocopy_holds_up_a_release_no_longer_than_a_close) {
+    struct pair p = pair_for_release(50 * MS);
+    CHECK_OK(lend(p.r, p.lender, MIB / 2));
+    await_flight(&p);
+    CHECK_OK(kr_conn_release(p.r, p.lender->conn, on_released, NULL));
+    TEST_UNTIL(p.r, given.error != 1);
+    CHECK_EQ(given.error, -ETIMEDOUT);
+    CHECK_EQ(given.fd, -1);
+    CHECK_OK(copy(p.r, p.lender, 1000));
+    check_stream(&p, 0, MIB / 2 + 1000);
+    TEST_UNTIL(p.r, p.lender->returned == 1);
+    CHECK_EQ(p.lender->closes, 0u);
+    pair_end(&p);
+}
+
+TAP_MAIN(zerocopy, 112)
