@@ -31,6 +31,8 @@ struct seen {
     size_t sent;
     bool leave_in_data; /* release from within on_data */
     bool kept;          /* with keep_fd */
+    bool looks;         /* what the client reads when on_close runs is noted */
+    long read_at_close;
     int error;
     enum kr_why why;
     struct kr_released what;
@@ -100,6 +102,9 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     (void)r;
     (void)conn;
     struct seen *s = user;
+    char byte;
+    if (s->looks)
+        s->read_at_close = test_recv_some(s->fd, &byte, 1);
     s->closes++;
     s->error = error;
     s->why = why;
@@ -841,6 +846,65 @@ TEST_EACH(release_without_a_descriptor_goes_on) {
     }
 }
 
+struct chance {
+    struct seen *s;
+    unsigned opens, datas;
+    kr_conn conn;
+};
+
+static void chance_open(struct kr_reactor *r, kr_conn conn, void *user) {
+    (void)r;
+    struct chance *x = user;
+    x->opens++;
+    x->conn = conn;
+}
+
+static size_t chance_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+    (void)conn;
+    (void)data;
+    struct chance *x = user;
+    x->datas++;
+    CHECK_OK(kr_conn_release(r, x->s->conn, released, x->s));
+    return size;
+}
+
+/* Ours: a queue that came down while it was leaving is told of when it goes on. In one task-run mode the other's
+ * bytes are told before the end of the send that is in flight. */
+TEST_EACH(release_that_fails_tells_of_the_queue) {
+    static const struct kr_conn_ops chance_ops = {.on_open = chance_open, .on_data = chance_data};
+    if (!makes())
+        tap_skip("needs kernel 6.8");
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    opts.backlog = 256;
+    opts.conn.send_high = 10;
+    opts.conn.send_low = 5;
+    struct seen s;
+    begin_with(&s, false, &opts);
+    struct chance x = {.s = &s};
+    int fd = test_connect(test_listen(s.r, NULL, NULL, &chance_ops, &x));
+    TEST_UNTIL(s.r, x.opens == 1);
+    test_rest(s.r, (struct test_levels){.conns = 2, .listeners = 2});
+    struct rlimit limit;
+    descriptors_run_out(&limit);
+    test_send(NULL, fd, "x", 1);
+    we_send(&s, 100);
+    TEST_UNTIL(s.r, s.tells == 1 && s.drains == 1 && !kr_conn_queued(s.r, s.conn));
+    CHECK_EQ(s.what.error, -EMFILE);
+    CHECK_SYS(setrlimit(RLIMIT_NOFILE, &limit));
+    client_sends(&s, 100, 0);
+    TEST_UNTIL(s.r, s.got == 100);
+    CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_NOW));
+    CHECK_OK(kr_conn_close(s.r, x.conn, KR_CLOSE_NOW));
+    TEST_UNTIL(s.r, s.closes == 1);
+    test_close(fd);
+    test_close(s.fd);
+    free(s.unread);
+    free(s.unsent);
+    test_rest(s.r, (struct test_levels){.listeners = 2});
+    test_reactor_free(s.r);
+}
+
 /* Ours: an end of the peer that came meanwhile is told when it goes on, and so is a drain that began. */
 TEST_EACH(release_that_fails_tells_what_it_held_back) {
     if (!makes())
@@ -1106,10 +1170,15 @@ TEST_EACH(kept_descriptor_is_the_connection) {
         CHECK_SYS(getsockname(s.fd, &own.u.sa, &own.size));
         CHECK_EQ(kr_addr_port(&peer), kr_addr_port(&own));
         CHECK_EQ(kr_addr_port(&local), s.port);
+        s.looks = how >= KR_CLOSE_FLUSH;
         CHECK_OK(kr_conn_close(s.r, s.conn, how));
-        CHECK_EQ(test_recv_end(s.r, s.fd, NULL), how == KR_CLOSE_RESET ? ECONNRESET : 0);
-        if (how == KR_CLOSE_LINGER)
+        if (how == KR_CLOSE_LINGER) {
+            CHECK_EQ(test_recv_end(s.r, s.fd, NULL), 0);
             CHECK_SYS(shutdown(s.fd, SHUT_WR));
+        }
+        TEST_UNTIL(s.r, s.closes == 1);
+        if (s.looks)
+            CHECK_EQ(s.read_at_close, how == KR_CLOSE_RESET ? -ECONNRESET : TEST_EOF);
         s.tells = 1;
         end(&s);
         CHECK_EQ(tap_fd_count(), before);
@@ -1136,4 +1205,4 @@ TEST_EACH(kept_descriptors_are_bounded) {
     test_reactor_free(s.r);
 }
 
-TAP_MAIN(release, 88)
+TAP_MAIN(release, 90)

@@ -365,7 +365,8 @@ void kr__sendq_list(const struct kr__sendq *q, struct iovec *pieces, struct kr_r
     size_t at = 0;
     for (struct kr__send *send = q->head; send; send = send->next) {
         *pieces++ = (struct iovec){(void *)(uintptr_t)send->data, send->size};
-        if (send->kind == KR__SEND_FDS)
+        bool gives = send->kind == KR__SEND_FDS;
+        if (gives)
             *gifts++ = gift_of(send, at);
         at += send->size;
     }
