@@ -727,7 +727,7 @@ static void on_released(struct kr_reactor *r, kr_conn conn, void *user, const st
 
 static struct pair pair_for_release(int64_t flush_ns) {
     struct kr_listen_opts opts = zero_opts(flush_ns);
-    opts.conn.keep_fd = true; /* also where no descriptor can be made */
+    opts.conn.keep_fd = !(tap_variant()->caps_mask & KR__CAP_FD_INSTALL);
     given = (struct kr_released){.error = 1, .fd = -1};
     return pair_of(&kr__linux, &opts);
 }
