@@ -98,6 +98,7 @@ static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr
     put_flag(d, c->dammed, "dammed");
     put_flag(d, c->parked, "parked");
     put_flag(d, c->trying, "trying");
+    put_flag(d, c->greedy, "greedy");
     put_flag(d, c->forwarding, "forwarding");
     put_flag(d, c->paired, "paired");
     put_flag(d, c->eof, "eof");

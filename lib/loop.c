@@ -78,9 +78,9 @@ static struct kr__wants wants_of(struct kr_reactor *r, struct kr__owner *o) {
     }
 }
 
-/* Nobody begins to receive before those who wait for a buffer. */
+/* Nobody begins to receive before those who wait for a buffer, unless there are enough. */
 static void line_up(struct kr_reactor *r, struct kr__conn *c) {
-    if ((kr__conn_wants(c).start & KR__SET(recv)) && !c->trying)
+    if ((kr__conn_wants(c).start & KR__SET(recv)) && !c->trying && !kr__line_pass(r))
         kr__line_join(r, c);
 }
 

@@ -12,6 +12,7 @@
 
 #include "core/config.h"
 #include "core/forward.h"
+#include "core/share.h"
 #include "core/zerocopy.h"
 #include "kernel/probe.h"
 #include "loop.h"
@@ -120,6 +121,7 @@ static struct kr_reactor *build_self(const struct kr_config *config, const struc
     kr__list_init(&r->forwards_over);
     kr__list_init(&r->releases);
     kr__line_init(&r->line);
+    kr__share_init(r);
     kr__owner_init(&r->self, KR__KIND_SELF, KR__SLOT_SELF);
     return r;
 }

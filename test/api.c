@@ -295,6 +295,7 @@ TEST(config_is_as_documented) {
     CHECK_EQ(c.post_max, 1024u);
     CHECK_EQ(c.turn_cqes, 1024u);
     CHECK_EQ(c.turn_posts, 256u);
+    CHECK_EQ(c.turn_bytes, 65536u);
     CHECK(!c.alloc);
 }
 

@@ -713,7 +713,7 @@ TEST_EACH(recv_out_of_turn_gives_way) {
 }
 
 /* Ours: one whose multishot is not cancelled yet does not try, whatever buffers there are; others do, and
- * one that comes new waits like all. */
+ * one that comes new goes past the line by a receive of one shot, as there is a buffer for both. */
 TEST_EACH(recv_under_cancel_waits_in_the_line) {
     struct pair p = pair_begin("another is being cancelled", 8);
     p.w->deaf = true;
@@ -725,7 +725,7 @@ TEST_EACH(recv_under_cancel_waits_in_the_line) {
     CHECK_EQ(test_stats(p.w->r).starved_parks, 2u);
     test_close(p.w->fd);
     connect_client(p.w);
-    CHECK_EQ(test_stats(p.w->r).starved_parks, 3u);
+    CHECK_EQ(test_stats(p.w->r).starved_parks, 2u);
     CHECK_EQ(p.w->one_shots, 2u);
     CHECK(of_pair(&p, p.first)->parked);
     complete(p.w, KR__VERB_recv, slot_of(p.first), -ECANCELED, 0);
@@ -1918,7 +1918,7 @@ TEST_EACH(stale_generation_with_a_buffer) {
     }
 }
 
-static const uint8_t unknown_verbs[] = {KR__VERB_COUNT, KR__VERB_COUNT + 1, 16, 31, 127, 128, 255};
+static const uint8_t unknown_verbs[] = {KR__VERB_COUNT, KR__VERB_COUNT + 1, 31, 127, 128, 255};
 
 /* Ours: verbs that there are not, through the real queue too. */
 TEST_EACH(unknown_verbs) {

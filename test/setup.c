@@ -635,6 +635,7 @@ TEST_EACH(each_bound_of_the_config_is_refused_by_name) {
     REFUSED(post_max, UINT32_MAX);
     REFUSED(turn_cqes, (unsigned)INT32_MAX + 1);
     REFUSED(turn_posts, UINT32_MAX);
+    REFUSED(turn_bytes, (unsigned)INT32_MAX + 1);
 
     struct kr_config config;
     kr_config_init(&config);
@@ -671,7 +672,7 @@ TEST_EACH(least_config_works) {
     config.buf_count = 1;
     config.buf_size = 1;
     config.post_max = 1;
-    config.turn_cqes = config.turn_posts = 1;
+    config.turn_cqes = config.turn_posts = config.turn_bytes = 1;
     check_works(&config);
 }
 
@@ -684,7 +685,7 @@ TEST_EACH(greatest_rings_work) {
     config.file_max = 1000;
     config.buf_count = 32768;
     config.post_max = 65536;
-    config.turn_cqes = config.turn_posts = INT32_MAX;
+    config.turn_cqes = config.turn_posts = config.turn_bytes = INT32_MAX;
     check_works(&config);
 }
 

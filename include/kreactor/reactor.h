@@ -82,6 +82,12 @@ struct kr_config {
     unsigned turn_cqes;
     unsigned turn_posts;
 
+    /* A connection's share of a turn: bytes that it receives, 1 to 2^31 - 1. One that gets more, or gets them
+     * by more than 32 receives (or a quarter of turn_cqes), beside others that do not, receives one buffer
+     * (buf_size) a turn from then on, until 8 receives in a row have not filled one, or some 256 turns have
+     * served no such others. Those that are alone, or all alike, have no limit. Default 65536. */
+    unsigned turn_bytes;
+
     const struct kr_alloc *alloc; /* borrowed until kr_reactor_free; NULL = malloc and free */
 };
 

@@ -62,6 +62,7 @@
     X(tried_for_nothing, sim)                                                                      \
     X(still_under_cancel, sim)                                                                     \
     X(tries_unread, sim)                                                                           \
+    X(passed_the_line, sim)                                                                        \
     /* core/listener.c */                                                                          \
     X(arrival_left, door)                                                                          \
     /* core/listener_room.c */                                                                     \
@@ -76,6 +77,9 @@
     /* core/reactor.h */                                                                           \
     X(own_share_reached, sim)                                                                      \
     X(share_of_all_reached, sim)                                                                   \
+    /* core/share.c */                                                                             \
+    X(share_exceeded, sim)                                                                         \
+    X(share_kept_again, sim)                                                                       \
     /* core/timers.c */                                                                            \
     X(beats_missed, timer)                                                                         \
     /* core/lease.c */                                                                             \

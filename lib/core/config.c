@@ -38,6 +38,7 @@ void kr_config_init(struct kr_config *config) {
         .post_max = 1024,
         .turn_cqes = 1024,
         .turn_posts = 256,
+        .turn_bytes = 65536,
     };
 }
 
@@ -79,6 +80,7 @@ static void resolve(struct kr_config *c, const struct kr__kernel *k) {
     or_default(&c->post_max, defaults.post_max);
     or_default(&c->turn_cqes, defaults.turn_cqes);
     or_default(&c->turn_posts, defaults.turn_posts);
+    or_default(&c->turn_bytes, defaults.turn_bytes);
     c->alloc = c->alloc ? c->alloc : &libc_allocator;
 }
 
@@ -100,8 +102,8 @@ static const char *fault_of(const struct kr_config *c) {
         return "buf_size is above 1 MiB";
     if (c->post_max > 65536)
         return "post_max is above 65536";
-    if (c->turn_cqes > INT32_MAX || c->turn_posts > INT32_MAX)
-        return "turn_cqes or turn_posts is above 2^31 - 1";
+    if (c->turn_cqes > INT32_MAX || c->turn_posts > INT32_MAX || c->turn_bytes > INT32_MAX)
+        return "turn_cqes, turn_posts or turn_bytes is above 2^31 - 1";
     if (c->alloc && (!c->alloc->alloc || !c->alloc->free))
         return "alloc lacks a function";
     return NULL;

@@ -34,7 +34,7 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
     case KR__CONN_OPENING:
         break;
     case KR__CONN_OPEN:
-        if (kr__conn_reads(c) && !c->parked)
+        if (kr__conn_reads(c) && !c->parked && !kr__conn_curbed(c))
             desired |= KR__SET(recv);
         if (c->queued)
             desired |= verbs_of_queue(c);
@@ -46,7 +46,7 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
             desired |= KR__SET(export);
         break;
     case KR__CONN_LINGERING:
-        if (kr__conn_reads(c) && !c->parked)
+        if (kr__conn_reads(c) && !c->parked && !kr__conn_curbed(c))
             desired |= KR__SET(recv);
         desired |= c->queued ? verbs_of_queue(c) : c->fin || c->eof ? 0 : KR__SET(shutdown);
         break;

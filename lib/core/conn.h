@@ -71,8 +71,15 @@ struct kr__conn {
     bool files : 1;      /* there are files in its queue */
     bool leaving : 1;    /* kr_conn_release was called, and its callback is owed */
     bool missed : 1;     /* a drain has passed it by, as it was leaving */
+    bool greedy : 1;     /* had more than its share of a turn, and receives by one shot (core/share.c) */
+    bool streams : 1;    /* its receive in flight, if there is one, is a multishot */
+    bool modest : 1;     /* counted in kr_reactor.modest, */
+    bool was_modest : 1; /* and in modest_before */
+    uint8_t calm : 3;    /* how calm it has been since it was found greedy */
+    uint8_t turn_receives; /* receives that it had in `turn`, 255 at most */
     int16_t error;      /* for on_close; the kernel's reach to -4095 */
     uint16_t held;      /* receive buffers that its queue and its leases hold */
+    uint16_t turn;      /* the last one, its low bits, that brought bytes */
 
     const struct kr_conn_ops *ops;
     void *user;
@@ -93,7 +100,8 @@ struct kr__conn {
     uint64_t listener;  /* handle of the listener that made it; 0: none */
     uint64_t successor; /* a listener's: its accept was told before this life's CLOSE */
     void *inline_memory; /* a block, kept with the slot for its next life */
-    uint32_t inline_room, inline_size;
+    uint32_t inline_room;
+    uint32_t turn_bytes; /* received in `turn` (core/share.c) */
     struct kr__conn_more *more; /* a block; NULL while there is nothing to say */
 };
 /* With its place in the timers' heap, which doubles as it grows, at most 256. */
@@ -259,6 +267,11 @@ static inline bool kr__conn_stays(const struct kr__conn *c) {
 /* True while what is received is for its user, be it shown or kept. */
 static inline bool kr__conn_keeps(const struct kr__conn *c) {
     return c->state == KR__CONN_OPEN || c->state == KR__CONN_RELEASING;
+}
+
+/* True while its receive is a multishot and shall not be. */
+static inline bool kr__conn_curbed(const struct kr__conn *c) {
+    return c->greedy && c->streams && (c->owner.armed & KR__SET(recv));
 }
 
 /* True while bytes may be added to its queue. */

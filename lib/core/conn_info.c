@@ -61,7 +61,7 @@ int kr_conn_set_user(struct kr_reactor *r, kr_conn conn, void *user) {
 
 void *kr_conn_inline(const struct kr_reactor *r, kr_conn conn) {
     struct kr__conn *c;
-    if (kr__conn_door(r, conn, &c) < 0 || !c->inline_size)
+    if (kr__conn_door(r, conn, &c) < 0 || !kr__conn_opts(c)->inline_size)
         return NULL;
     return c->inline_memory;
 }

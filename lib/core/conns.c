@@ -153,7 +153,6 @@ static int conn_inline_ready(struct kr_reactor *r, struct kr__conn *c, size_t si
         c->inline_memory = memory;
         c->inline_room = (uint32_t)room;
     }
-    c->inline_size = (uint32_t)size;
     if (size) {
         kr__poison(c->inline_memory, c->inline_room);
         kr__unpoison(c->inline_memory, size);

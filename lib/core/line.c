@@ -25,6 +25,18 @@ static bool is_armed(const struct kr__conn *c) {
     return c->owner.armed & KR__SET(recv);
 }
 
+/* No buffer would be left for one more. */
+static bool is_short(const struct kr_reactor *r) {
+    return r->line.parked + r->line.trying + r->line.passing >= r->bufs.published;
+}
+
+bool kr__line_pass(struct kr_reactor *r) {
+    bool may = !is_short(r);
+    kr__mark_if(passed_the_line, may);
+    r->line.passing += may;
+    return may;
+}
+
 /* One that is first to be shown bytes comes in after that. */
 void kr__line_join(struct kr_reactor *r, struct kr__conn *c) {
     if (!kr__conn_reads(c) || kr__link_on(&c->wait))
@@ -63,7 +75,7 @@ void kr__line_refused(struct kr_reactor *r, struct kr__conn *c) {
 
 void kr__line_served(struct kr_reactor *r, struct kr__conn *c) {
     kr__line_leave(r, c);
-    if (!kr__line_empty(&r->line))
+    if (!kr__line_empty(&r->line) && (is_armed(c) || is_short(r)))
         kr__line_join(r, c);
 }
 
@@ -127,6 +139,7 @@ static void let_try(struct kr_reactor *r) {
 
 void kr__line_move(struct kr_reactor *r) {
     struct kr__line *line = &r->line;
+    line->passing = 0;
     if (line->marked && kr__ring_passed(&r->ring, line->mark)) {
         line->marked = false;
         dismiss(r);

@@ -4,7 +4,11 @@
  * -ENOBUFS on all take turns. The first of the line, as many as there are buffers, may try, by a receive
  * of one shot each. One that has received goes to the end if it reads on; so does one whose receive was
  * armed before there was a line, and that receive is cancelled; one that would begin to receive comes in
- * at the end. So nobody is served twice before one that waits, but for what had been armed before. */
+ * at the end. So nobody is served twice before one that waits, but for what had been armed before.
+ *
+ * When there is a buffer for each of the line and more, one that would come in at its end may pass instead,
+ * by a receive of one shot, as many as there are more. Else a line of those who always have something to
+ * receive would never end. */
 #ifndef KR_CORE_LINE_H
 #define KR_CORE_LINE_H
 
@@ -17,6 +21,7 @@ struct kr__line {
     struct kr__list list; /* of kr__conn.wait */
     unsigned parked;      /* of them, those that may not receive yet */
     unsigned trying;      /* of them, those that may; what comes of it is not known yet */
+    unsigned passing;     /* others that may receive, since the line last moved */
     bool marked;
     unsigned mark; /* when marked: a place in the CQ, behind all that was to come of those who try */
 };
@@ -29,6 +34,9 @@ static inline bool kr__line_empty(const struct kr__line *line) {
 
 /* It wants to receive while there is a line: in at the end, unless it is in already. */
 void kr__line_join(struct kr_reactor *r, struct kr__conn *c);
+
+/* True when one that would begin to receive need not come in; it is counted. */
+bool kr__line_pass(struct kr_reactor *r);
 
 /* Out, wherever it stands; nothing if it is not in. */
 void kr__line_leave(struct kr_reactor *r, struct kr__conn *c);

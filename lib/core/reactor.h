@@ -42,6 +42,9 @@ struct kr_reactor {
     unsigned flights; /* zero-copy notifications owed */
 
     int64_t now;
+    unsigned share_receives; /* in a turn; more of them are more than a share */
+    uint64_t share_turn, share_turn_before; /* the last turn that brought bytes, and the one before; in each of */
+    unsigned modest, modest_before;         /* them, connections that are known to keep to their share (share.c) */
     struct kr__list dirty, again, showing, forwards_over, releases;
     struct kr__line line;
     struct kr__lent lent;

@@ -1,5 +1,5 @@
-/* Recv: one receive a connection, into the shared buffers: multishot, but on Unix sockets, and while some wait
- * for a buffer.
+/* Recv: one receive a connection, into the shared buffers: multishot, but on Unix sockets, while some wait
+ * for a buffer, and of one that has more than its share of the turns.
  *
  * Happy path: a completion brings a buffer; its bytes are lent to on_data; the buffer goes back unless a
  * send holds it. What on_data leaves is copied to the connection's kept bytes and shown again with what
@@ -19,6 +19,7 @@
 
 #include "core/fds.h"
 #include "core/forward.h"
+#include "core/share.h"
 #include "op/op.h"
 
 /* In the line one turn is one receive. */
@@ -26,7 +27,8 @@ uint16_t kr__prep_recv(struct kr_reactor *r, struct kr__owner *o, struct io_urin
     struct kr__conn *c = kr__owner_conn(o);
     if (kr__unlikely(kr__conn_opts(c)->read_ns))
         kr__conn_count(r, c, KR_DEADLINE_READ);
-    if (kr__likely(kr__line_empty(&r->line) && !c->local))
+    c->streams = kr__line_empty(&r->line) && !c->local && !c->greedy;
+    if (kr__likely(c->streams))
         io_uring_prep_recv_multishot(sqe, 0, NULL, 0, 0);
     else if (c->takes_fds)
         io_uring_prep_recvmsg(sqe, 0, kr__fds_ask(c), MSG_CMSG_CLOEXEC);
@@ -201,8 +203,9 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
         kr__fds_came(r, c, how->res);
     if (kr__likely(size)) {
         kr__assert(filled);
-        kr__mark_if(recv_ended_with_data, !c->local && !(how->flags & IORING_CQE_F_MORE));
+        kr__mark_if(recv_ended_with_data, c->streams && !(how->flags & IORING_CQE_F_MORE));
         kr__count(&r->stats.bytes_in, size);
+        kr__share_charge(r, c, size);
         deliver(r, c, kr__buf_at(&r->bufs, buf), size, buf);
         if (kr__unlikely(!kr__line_empty(&r->line)))
             kr__line_served(r, c);

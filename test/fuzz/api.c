@@ -542,6 +542,7 @@ static void act_reactor(struct world *w) {
     config.post_max = any_number(w);
     config.turn_cqes = any_number(w);
     config.turn_posts = any_number(w);
+    config.turn_bytes = any_number(w);
     config.connect_max = any_number(w);
     config.taskrun = (enum kr_taskrun)below(w, 3);
     config.alloc = &w->alloc;

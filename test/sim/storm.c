@@ -92,6 +92,7 @@ static void plan_reactor(struct storm *s) {
     c->post_max = pick(s, 16);
     c->turn_cqes = pick(s, 128);
     c->turn_posts = pick(s, 16);
+    c->turn_bytes = pick(s, 16384);
     c->alloc = &s->alloc;
 }
 
