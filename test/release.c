@@ -44,6 +44,7 @@ static void released(struct kr_reactor *r, kr_conn conn, void *user, const struc
     CHECK_EQ(conn.bits, s->conn.bits);
     CHECK_EQ(s->closes, 0u);
     CHECK_EQ(what->fd >= 0, what->error == 0);
+    CHECK_EQ(what->open, kr_conn_send(r, conn, NULL, 0) == 0);
     s->tells++;
     s->what = *what;
     if (what->error == 0)

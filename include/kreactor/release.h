@@ -22,7 +22,8 @@ struct kr_released_fds {
 
 /* What there was when it was released. All of it is lent until the callback returns, but for `fd` and `fds`. */
 struct kr_released {
-    int error; /* 0; else the connection was not released, and what follows is -1, empty and false */
+    int error; /* 0; else the connection was not released, and what follows `open` is -1, empty and false */
+    bool open; /* it was not, and goes on here as before; else on_close follows */
     int fd;    /* is the callee's now, to be closed with close(2); a blocking one, as a rule */
 
     /* Received, and not consumed by on_data: comes before what the descriptor will read. */
@@ -54,7 +55,7 @@ struct kr_released {
  * 0 and KR_WHY_RELEASED; the peer notices nothing. Descriptors among `unsent_fds` are closed by then.
  * -ECANCELED: this program closed the connection meanwhile. An error of on_close: that has come before.
  * on_close follows in both cases.
- * Any other: there is no descriptor to be had (-EMFILE, -ENFILE), or no memory for the list of pieces
+ * With `open`, any other: there is no descriptor to be had (-EMFILE, -ENFILE), or no memory for the list of pieces
  * (-ENOMEM), or the peer has not acknowledged within flush_ns what was sent by zero-copy (-ETIMEDOUT).
  * Nothing was lost: the connection is open as before, and goes on after this callback,
  * also with what came meanwhile. */
@@ -70,8 +71,8 @@ typedef void kr_released_fn(struct kr_reactor *r, kr_conn conn, void *user, cons
  * it was adopted otherwise; `unread` aside it is as if the connection had never been here.
  *
  * Errors, with nothing begun: -EOPNOTSUPP on a kernel before 6.8 without keep_fd; -ENOTCONN when it does not
- * stand yet; -EBUSY when it is forwarding, or has a file in its queue; -EALREADY when it is being released; -EPIPE once it is being
- * closed; -EINVAL without `done`; -ENOMEM. */
+ * stand yet; -EBUSY when it is forwarding, or has a file in its queue; -EALREADY when it is being released;
+ * -EPIPE once it is being closed; -EINVAL without `done`; -ENOMEM. */
 KR_API int kr_conn_release(struct kr_reactor *r, kr_conn conn, kr_released_fn *done, void *user);
 
 #ifdef __cplusplus

@@ -53,7 +53,7 @@ static void hand_over(struct kr_reactor *r, struct kr__conn *c, struct kr_releas
 void kr__release_fails(struct kr_reactor *r, struct kr__conn *c, int error) {
     c->leaving = false;
     c->more->refusal = 0;
-    const struct kr_released what = {.error = error, .fd = -1};
+    const struct kr_released what = {.error = error, .fd = -1, .open = c->state == KR__CONN_OPEN};
     c->more->released(r, kr__conn_handle(c), c->more->released_user, &what);
 }
 

@@ -317,7 +317,8 @@ static void released(struct kr_reactor *r, kr_conn conn, void *user, const struc
     MUST((what->fd >= 0) == (what->error == 0));
     s->in_callback = true;
     x->releasing = false;
-    if (what->error == -EMFILE || what->error == -ENOMEM) {
+    MUST(!what->open || what->error == -EMFILE || what->error == -ENOMEM || what->error == -ETIMEDOUT);
+    if (what->open) {
         stays(s, x);
     } else if (what->error) {
         mark(s, MARK_release_cancelled);
