@@ -16,6 +16,7 @@
 #include <kreactor/post.h>
 #include <kreactor/reactor.h>
 #include <kreactor/release.h>
+#include <kreactor/sockopt.h>
 #include <kreactor/stats.h>
 #include <kreactor/timer.h>
 #include <kreactor/types.h>

@@ -107,6 +107,7 @@ static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr
     put_flag(d, c->reset, "reset");
     put_flag(d, c->successor, "successor");
     put_flag(d, c->leaving, "leaving");
+    put_flag(d, c->tuning, "tuning");
     put_flag(d, c->more && c->more->fd >= 0, "fd");
     put_flag(d, stuck, "STUCK");
     put(d, "\n");

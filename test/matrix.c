@@ -1455,6 +1455,44 @@ TEST_EACH(recv_errors_while_leaving) {
     }
 }
 
+/* ---- sockopt ---- */
+
+static void tuned(struct kr_reactor *r, kr_conn conn, void *user, int error) {
+    (void)r;
+    (void)conn;
+    int *told = user;
+    *told = error;
+}
+
+/* man setsockopt, man io_uring_prep_cmd_sock. */
+static const int sockopt_errors[] = {EBADF, ECANCELED, EFAULT, EINVAL, ENOMEM, ENOPROTOOPT, ENOTSOCK, EOPNOTSUPP, EPERM};
+
+/* Ours: what the kernel says of an option is told, whatever becomes of the connection meanwhile; which goes on, or
+ * waits for the answer before it is closed. */
+TEST_EACH(sockopt_errors) {
+    for (size_t i = 0; i < 2 * COUNT(sockopt_errors); i++) {
+        int error = -sockopt_errors[i / 2], told = 1;
+        struct leaving unused;
+        struct world *w = leaving_begin("sockopt", KR__SET(sockopt), error, &unused);
+        CHECK_OK(kr_conn_sockopt(w->r, w->conn, KR_SOCKOPT_KEEP_IDLE_S, 9, tuned, &told));
+        await_stolen(w, KR__VERB_sockopt, slot_of(w->conn));
+        if (i % 2)
+            CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
+        test_step(w->r, "a turn with the option in flight");
+        CHECK_EQ(told, 1);
+        CHECK_EQ(w->closes, 0u);
+        complete(w, KR__VERB_sockopt, slot_of(w->conn), error, 0);
+        CHECK_EQ(told, error);
+        if (i % 2 == 0)
+            check_echoes(w);
+        if (i % 2 == 0)
+            end_conn(w);
+        else
+            check_ended(w, 0, KR_WHY_LOCAL);
+        world_end(w);
+    }
+}
+
 /* ---- reset and close ---- */
 
 /* man connect; and what a socket says that its peer has reset already. */
@@ -1918,7 +1956,7 @@ TEST_EACH(stale_generation_with_a_buffer) {
     }
 }
 
-static const uint8_t unknown_verbs[] = {KR__VERB_COUNT, KR__VERB_COUNT + 1, 31, 127, 128, 255};
+static const uint8_t unknown_verbs[] = {KR__VERB_COUNT, KR__VERB_COUNT + 1, 31, 32, 127, 128, 255};
 
 /* Ours: verbs that there are not, through the real queue too. */
 TEST_EACH(unknown_verbs) {

@@ -1,6 +1,8 @@
 /* Socket options: those of kr_conn_opts are on the sockets that are made, and on those that are accepted. */
 #include "harness/net.h"
+#include "core/reactor.h"
 #include "kernel/kernel.h"
+#include "kernel/probe.h"
 
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -189,4 +191,260 @@ TEST_EACH(sock_options_have_ranges) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(sock, 5 * 4)
+/* ---- of living connections ---- */
+
+struct living {
+    struct kr_reactor *r;
+    kr_conn conn;
+    unsigned opens, closes, tells, releases;
+    int errors[80];
+    int fd; /* of the client */
+    bool kept;
+};
+
+static void living_open(struct kr_reactor *r, kr_conn conn, void *user) {
+    (void)r;
+    struct living *l = user;
+    l->opens++;
+    l->conn = conn;
+}
+
+static void living_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+    (void)r;
+    (void)conn;
+    (void)error;
+    (void)why;
+    ((struct living *)user)->closes++;
+}
+
+static const struct kr_conn_ops living_ops = {
+    .on_open = living_open, .on_data = on_data, .on_close = living_close};
+
+static void living_begin(struct living *l, bool kept) {
+    *l = (struct living){.r = begin(), .kept = kept};
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    opts.backlog = 64;
+    opts.conn.keep_fd = kept;
+    l->fd = test_connect(test_listen(l->r, NULL, &opts, &living_ops, l));
+    TEST_UNTIL(l->r, l->opens == 1);
+}
+
+static void living_end(struct living *l) {
+    CHECK_OK(kr_conn_close(l->r, l->conn, KR_CLOSE_NOW));
+    TEST_UNTIL(l->r, l->closes == 1);
+    test_close(l->fd);
+    test_rest(l->r, (struct test_levels){.listeners = 1});
+    test_reactor_free(l->r);
+}
+
+static bool by_request(void) {
+    struct kr_reactor *r = test_reactor(NULL);
+    bool able = r->ring.caps & KR__CAP_FD_INSTALL;
+    test_reactor_free(r);
+    return able;
+}
+
+static void each_way(void (*run)(bool kept)) {
+    run(true);
+    if (by_request())
+        run(false);
+}
+
+static void told(struct kr_reactor *r, kr_conn conn, void *user, int error) {
+    (void)r;
+    struct living *l = user;
+    CHECK_EQ(conn.bits, l->conn.bits);
+    CHECK_EQ(l->closes, 0u);
+    l->errors[l->tells++] = error;
+}
+
+static void look_and_close(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
+    (void)r;
+    (void)conn;
+    struct living *l = user;
+    CHECK_EQ(what->error, 0);
+    look(what->fd);
+    test_close(what->fd);
+    l->releases++;
+}
+
+/* What its socket says: by its descriptor, or by one that it leaves by, which ends it. */
+static void living_look(struct living *l) {
+    if (l->kept) {
+        look(kr_conn_fd(l->r, l->conn));
+        living_end(l);
+        return;
+    }
+    CHECK_OK(kr_conn_release(l->r, l->conn, look_and_close, l));
+    TEST_UNTIL(l->r, l->closes == 1);
+    test_close(l->fd);
+    test_rest(l->r, (struct test_levels){.listeners = 1});
+    test_reactor_free(l->r);
+}
+
+static void set(struct living *l, enum kr_sockopt which, unsigned value) {
+    CHECK_OK(kr_conn_sockopt(l->r, l->conn, which, value, told, l));
+}
+
+static void set_all(bool kept) {
+    struct living l;
+    living_begin(&l, kept);
+    set(&l, KR_SOCKOPT_NO_DELAY, 0);
+    set(&l, KR_SOCKOPT_KEEP_IDLE_S, 33);
+    set(&l, KR_SOCKOPT_KEEP_EVERY_S, 7);
+    set(&l, KR_SOCKOPT_KEEP_PROBES, 5);
+    set(&l, KR_SOCKOPT_USER_TIMEOUT_MS, 12345);
+    set(&l, KR_SOCKOPT_SEND_BUF, 20000);
+    set(&l, KR_SOCKOPT_RECV_BUF, 30000);
+    CHECK_EQ(l.tells, 0u);
+    TEST_UNTIL(l.r, l.tells == 7);
+    for (unsigned i = 0; i < 7; i++)
+        CHECK_EQ(l.errors[i], 0);
+    test_rest(l.r, (struct test_levels){.conns = 1, .listeners = 1, .blocks = 1});
+    living_look(&l);
+    check_all();
+}
+
+/* Ours: each option that can be changed is, and its user is told. */
+TEST_EACH(sock_options_of_a_living_connection) {
+    each_way(set_all);
+}
+
+static void set_again(bool kept) {
+    struct living l;
+    living_begin(&l, kept);
+    CHECK_OK(kr_conn_sockopt(l.r, l.conn, KR_SOCKOPT_KEEP_IDLE_S, 33, NULL, NULL));
+    CHECK_OK(kr_conn_sockopt(l.r, l.conn, KR_SOCKOPT_NO_DELAY, 0, NULL, NULL));
+    set(&l, KR_SOCKOPT_KEEP_IDLE_S, 0);
+    set(&l, KR_SOCKOPT_NO_DELAY, 1);
+    TEST_UNTIL(l.r, l.tells == 2);
+    test_rest(l.r, (struct test_levels){.conns = 1, .listeners = 1, .blocks = 1});
+    living_look(&l);
+    CHECK_EQ(seen.values[0], 1);
+    CHECK_EQ(seen.values[1], 0);
+}
+
+/* Ours: the last word counts; keep-alive can be ended; and nobody need be told. */
+TEST_EACH(sock_options_are_set_in_order) {
+    each_way(set_again);
+}
+
+/* Ours: out of range, or not to be had here, and nothing has happened. */
+TEST_EACH(sock_options_of_a_living_connection_have_ranges) {
+    static const struct {
+        enum kr_sockopt which;
+        unsigned value;
+    } wrong[] = {
+        {KR_SOCKOPT_NO_DELAY, 2},        {KR_SOCKOPT_KEEP_IDLE_S, 32768},     {KR_SOCKOPT_KEEP_EVERY_S, 0},
+        {KR_SOCKOPT_KEEP_EVERY_S, 32768}, {KR_SOCKOPT_KEEP_PROBES, 0},        {KR_SOCKOPT_KEEP_PROBES, 128},
+        {KR_SOCKOPT_USER_TIMEOUT_MS, 1u << 31}, {KR_SOCKOPT_SEND_BUF, 0},     {KR_SOCKOPT_SEND_BUF, 1u << 31},
+        {KR_SOCKOPT_RECV_BUF, 0},        {KR_SOCKOPT_RECV_BUF, 1u << 31},     {(enum kr_sockopt)8, 1},
+    };
+    struct living l;
+    living_begin(&l, true);
+    for (unsigned i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        CHECK_ERR(kr_conn_sockopt(l.r, l.conn, wrong[i].which, wrong[i].value, told, &l), EINVAL);
+    CHECK_ERR(kr_conn_sockopt(l.r, (kr_conn){0}, KR_SOCKOPT_NO_DELAY, 1, told, &l), ESTALE);
+    CHECK_OK(kr_conn_close(l.r, l.conn, KR_CLOSE_LINGER));
+    CHECK_ERR(kr_conn_sockopt(l.r, l.conn, KR_SOCKOPT_NO_DELAY, 1, told, &l), EPIPE);
+    living_end(&l);
+    CHECK_EQ(l.tells, 0u);
+    living_begin(&l, false);
+    if (!by_request())
+        CHECK_ERR(kr_conn_sockopt(l.r, l.conn, KR_SOCKOPT_NO_DELAY, 1, told, &l), EOPNOTSUPP);
+    living_end(&l);
+    CHECK_EQ(l.tells, 0u);
+}
+
+static void of_unix(bool kept) {
+    struct living l = {.r = test_reactor(NULL), .kept = kept};
+    int ends[2];
+    CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends));
+    struct kr_conn_opts opts;
+    kr_conn_opts_init(&opts);
+    opts.keep_fd = kept;
+    CHECK_OK(kr_conn_adopt(l.r, &l.conn, ends[0], &opts, &living_ops, &l));
+    CHECK_ERR(kr_conn_sockopt(l.r, l.conn, KR_SOCKOPT_NO_DELAY, 1, told, &l), EOPNOTSUPP);
+    CHECK_ERR(kr_conn_sockopt(l.r, l.conn, KR_SOCKOPT_KEEP_IDLE_S, 1, told, &l), EOPNOTSUPP);
+    set(&l, KR_SOCKOPT_SEND_BUF, 20000); /* before it is open */
+    TEST_UNTIL(l.r, l.tells == 1);
+    CHECK_EQ(l.errors[0], 0);
+    CHECK_EQ(l.opens, 1u);
+    if (kept)
+        CHECK_EQ(get(kr_conn_fd(l.r, l.conn), SOL_SOCKET, SO_SNDBUF), 40000);
+    CHECK_OK(kr_conn_close(l.r, l.conn, KR_CLOSE_NOW));
+    test_rest(l.r, (struct test_levels){0});
+    test_close(ends[1]);
+    test_reactor_free(l.r);
+}
+
+/* Ours: a Unix socket has what is not of TCP; and before a connection is open it can be asked for as well. */
+TEST_EACH(sock_options_of_a_unix_socket) {
+    each_way(of_unix);
+}
+
+/* Ours: what the kernel refuses is told, at once or later, and the connection goes on. */
+TEST_EACH(sock_option_of_a_living_connection_that_is_refused) {
+    for (unsigned kept = 0; kept < 2; kept++) {
+        if (!kept && !by_request())
+            continue;
+        struct living l;
+        living_begin(&l, kept);
+        bool root = geteuid() == 0;
+        if (root)
+            CHECK_SYS(seteuid(65534));
+        int rc = kr_conn_sockopt(l.r, l.conn, KR_SOCKOPT_MARK, 7, told, &l);
+        CHECK_EQ(rc, kept ? -EPERM : 0);
+        TEST_UNTIL(l.r, kept || l.tells == 1);
+        CHECK(kept || l.errors[0] == -EPERM);
+        if (root)
+            CHECK_SYS(seteuid(0));
+        set(&l, KR_SOCKOPT_NO_DELAY, 0);
+        TEST_UNTIL(l.r, l.tells == 1 + !kept);
+        CHECK_EQ(l.errors[l.tells - 1], 0);
+        living_end(&l);
+    }
+}
+
+static void bounded(bool kept) {
+    struct living l;
+    living_begin(&l, kept);
+    for (unsigned i = 0; i < 64; i++)
+        set(&l, KR_SOCKOPT_NO_DELAY, i % 2);
+    CHECK_ERR(kr_conn_sockopt(l.r, l.conn, KR_SOCKOPT_NO_DELAY, 1, told, &l), EAGAIN);
+    CHECK_GE(kr_step(l.r, 0), 0);
+    unsigned before = l.tells;
+    CHECK_OK(kr_conn_close(l.r, l.conn, KR_CLOSE_NOW));
+    TEST_UNTIL(l.r, l.closes == 1);
+    CHECK_EQ(l.tells, 64u);
+    for (unsigned i = 0; i < 64; i++)
+        CHECK_EQ(l.errors[i], i < before ? 0 : -ECANCELED);
+    test_close(l.fd);
+    test_rest(l.r, (struct test_levels){.listeners = 1});
+    test_reactor_free(l.r);
+}
+
+/* Ours: so many wait and no more; those that still do when the connection ends are told so before on_close. */
+TEST_EACH(sock_options_that_wait_are_bounded) {
+    each_way(bounded);
+}
+
+static void freed(bool kept) {
+    struct living l;
+    living_begin(&l, kept);
+    set(&l, KR_SOCKOPT_NO_DELAY, 0);
+    set(&l, KR_SOCKOPT_NO_DELAY, 1);
+    test_reactor_free(l.r);
+    CHECK_EQ(l.tells, 2u);
+    CHECK_EQ(l.closes, 1u);
+    CHECK_EQ(l.errors[1], -ECANCELED);
+    test_close(l.fd);
+}
+
+/* Ours: freeing the reactor tells of those that wait. */
+TEST_EACH(sock_options_and_free) {
+    each_way(freed);
+}
+
+TAP_MAIN(sock, 12 * 4)

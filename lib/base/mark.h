@@ -105,6 +105,9 @@
     X(exported_too_late, matrix)                                                                   \
     X(release_keeps, sim)                                                                          \
     X(release_overdue, zerocopy)                                                                   \
+    /* core/sockopt.c */                                                                           \
+    X(sockopt_refused, sock)                                                                       \
+    X(sockopt_cancelled, sock)                                                                     \
     /* op/accept.c */                                                                              \
     X(arrival_dropped, sim)                                                                        \
     X(accepted_beyond_the_range, matrix)                                                           \

@@ -36,6 +36,8 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
     case KR__CONN_OPEN:
         if (kr__conn_reads(c) && !c->parked && !kr__conn_curbed(c))
             desired |= KR__SET(recv);
+        if (kr__unlikely(c->tuning))
+            desired |= KR__SET(sockopt);
         if (c->queued)
             desired |= verbs_of_queue(c);
         else if (c->half && !c->fin)
@@ -227,6 +229,8 @@ bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {
         return false;
     case KR__CONN_OPEN:
         if ((c->queued || c->blocked) && !kr__conn_queue_moves(c))
+            return false;
+        if (c->tuning && !(armed & KR__SET(sockopt)))
             return false;
         if (!c->queued && c->half && !c->fin && !(armed & KR__SET(shutdown)))
             return false;

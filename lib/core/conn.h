@@ -12,6 +12,7 @@
 
 struct kr__listener;
 struct kr__forward;
+struct kr__sockopt;
 struct kr__fds;
 
 enum kr__conn_state {
@@ -70,6 +71,7 @@ struct kr__conn {
     bool dammed : 1;     /* not read for the pair's sake: the other's queue is full, or the pair is over */
     bool files : 1;      /* there are files in its queue */
     bool leaving : 1;    /* kr_conn_release was called, and its callback is owed */
+    bool tuning : 1;     /* socket options wait to be set (core/sockopt.c) */
     bool missed : 1;     /* a drain has passed it by, as it was leaving */
     bool greedy : 1;     /* had more than its share of a turn, and receives by one shot (core/share.c) */
     bool streams : 1;    /* its receive in flight, if there is one, is a multishot */
@@ -116,6 +118,12 @@ struct kr__zerocopy {
     bool refused;    /* no more memory may be locked for now */
 };
 
+/* Options to be set, in order; blocks. */
+struct kr__sockopts {
+    struct kr__sockopt *head, *tail;
+    unsigned count;
+};
+
 /* What few connections have. */
 struct kr__conn_more {
     struct kr__zerocopy zerocopy;
@@ -125,6 +133,8 @@ struct kr__conn_more {
     struct kr__files *files;     /* while there are files in its queue */
 
     int fd; /* its socket: kept, or made to leave by, or needed until it stands; else -1 */
+
+    struct kr__sockopts options;
 
     /* Of kr_conn_release. */
     kr_released_fn *released;

@@ -11,6 +11,7 @@
 #include "core/forward.h"
 #include "core/reactor.h"
 #include "core/release.h"
+#include "core/sockopt.h"
 #include "pool/files.h"
 
 #include <string.h>
@@ -83,6 +84,7 @@ static void conn_release(struct kr_reactor *r, struct kr__conn *c) {
         kr__forward_drop(r, c);
     if (c->takes_fds)
         kr__fds_drop(r, c);
+    kr__sockopts_drop(r, c);
     kr__sendq_drop(&r->sends, &c->queue);
     if (c->zerocopy)
         kr__sendq_drop(&r->sends, &c->more->zerocopy.flights.pinned);
@@ -288,6 +290,8 @@ static void conn_succeed(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 static void conn_tell_close(struct kr_reactor *r, struct kr__conn *c, int error, enum kr_why why) {
+    if (kr__unlikely(c->tuning))
+        kr__sockopts_cancel(r, c);
     if (kr__unlikely(c->leaving))
         kr__release_fails(r, c, error ? error : -ECANCELED);
     kr__count(&r->stats.closes, 1);

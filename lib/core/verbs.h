@@ -21,6 +21,7 @@
     X(accept_poll, SLOT, true, false)                                                              \
     X(install, NONE, true, true)                                                                   \
     X(connect, SLOT, true, false)                                                                  \
+    X(sockopt, SLOT, true, false)                                                                  \
     X(recv, SLOT, true, false)                                                                     \
     X(send, SLOT, true, false)                                                                     \
     X(read, RAW_FD, true, false)                                                                   \

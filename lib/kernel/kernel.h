@@ -47,6 +47,11 @@ struct kr__socket_plan {
     const struct kr_conn_opts *conn;
 };
 
+/* One option of a socket, a number. */
+struct kr__sock_step {
+    int level, name, value;
+};
+
 struct kr__kernel {
     /* The ring. `open` fills `ring` and `params`; `bind` makes the calling thread its one submitter and
      * registers the ring's descriptor with it; `close` ends it, or in a forked child just gives the
@@ -78,6 +83,7 @@ struct kr__kernel {
     /* 0 if it is a stream socket. */
     int (*sock_stream)(const struct kr__kernel *k, int fd);
     int (*sock_addrs)(const struct kr__kernel *k, int fd, struct kr_addr *peer, struct kr_addr *local);
+    int (*sock_set)(const struct kr__kernel *k, int fd, const struct kr__sock_step *step);
     int (*dup)(const struct kr__kernel *k, int fd); /* another descriptor of the same, close-on-exec */
     /* Of a file that can be read at offsets; UINT64_MAX: not known. -EBADF, -EISDIR, -ESPIPE, -EINVAL. */
     int (*file_size)(const struct kr__kernel *k, int fd, uint64_t *ret);

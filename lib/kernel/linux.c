@@ -266,6 +266,11 @@ static int linux_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *
     return 0;
 }
 
+static int linux_sock_set(const struct kr__kernel *k, int fd, const struct kr__sock_step *step) {
+    (void)k;
+    return kr__sock_set_one(fd, step->level, step->name, step->value);
+}
+
 static int linux_dup(const struct kr__kernel *k, int fd) {
     (void)k;
     int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
@@ -378,6 +383,7 @@ const struct kr__kernel kr__linux = {
     .connect = linux_connect,
     .sock_addrs = linux_sock_addrs,
     .sock_stream = linux_sock_stream,
+    .sock_set = linux_sock_set,
     .dup = linux_dup,
     .file_size = linux_file_size,
     .close = linux_close,

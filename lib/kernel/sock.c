@@ -1,6 +1,6 @@
-/* Socket options, set once: before connect, or on the listening socket, from which accept copies them
+/* Socket options, set as a rule once: before connect, or on the listening socket, from which accept copies them
  * (sk_clone_lock, net/core/sock.c; tcp_create_openreq_child, net/ipv4/tcp_minisocks.c), so that no
- * accepted connection pays for them, and no direct descriptor has to be asked.
+ * accepted connection pays for them, and no direct descriptor has to be asked. What may be set later is in `living`.
  * Failure: the first option that is refused. */
 #include "kernel/sock.h"
 
@@ -47,4 +47,31 @@ int kr__sock_set(int fd, int family, const struct kr_conn_opts *o) {
     if (rc == 0 && family != AF_UNIX)
         rc = set_all(fd, tcp, sizeof tcp / sizeof *tcp);
     return rc;
+}
+
+/* By enum kr_sockopt. */
+static const struct {
+    int level, name;
+    unsigned least, most;
+} living[] = {
+    [KR_SOCKOPT_NO_DELAY] = {IPPROTO_TCP, TCP_NODELAY, 0, 1},
+    [KR_SOCKOPT_KEEP_IDLE_S] = {IPPROTO_TCP, TCP_KEEPIDLE, 0, 32767},
+    [KR_SOCKOPT_KEEP_EVERY_S] = {IPPROTO_TCP, TCP_KEEPINTVL, 1, 32767},
+    [KR_SOCKOPT_KEEP_PROBES] = {IPPROTO_TCP, TCP_KEEPCNT, 1, 127},
+    [KR_SOCKOPT_USER_TIMEOUT_MS] = {IPPROTO_TCP, TCP_USER_TIMEOUT, 0, INT32_MAX},
+    [KR_SOCKOPT_SEND_BUF] = {SOL_SOCKET, SO_SNDBUF, 1, INT32_MAX},
+    [KR_SOCKOPT_RECV_BUF] = {SOL_SOCKET, SO_RCVBUF, 1, INT32_MAX},
+    [KR_SOCKOPT_MARK] = {SOL_SOCKET, SO_MARK, 0, UINT32_MAX},
+};
+
+int kr__sock_steps(struct kr__sock_steps *ret, enum kr_sockopt which, unsigned value) {
+    if ((unsigned)which > KR_SOCKOPT_MARK || value < living[which].least || value > living[which].most)
+        return -EINVAL;
+    *ret = (struct kr__sock_steps){.tcp = living[which].level == IPPROTO_TCP};
+    bool keep = which == KR_SOCKOPT_KEEP_IDLE_S;
+    if (!keep || value)
+        ret->step[ret->count++] = (struct kr__sock_step){living[which].level, living[which].name, (int)value};
+    if (keep)
+        ret->step[ret->count++] = (struct kr__sock_step){SOL_SOCKET, SO_KEEPALIVE, value != 0};
+    return 0;
 }

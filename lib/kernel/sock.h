@@ -2,11 +2,24 @@
 #ifndef KR_KERNEL_SOCK_H
 #define KR_KERNEL_SOCK_H
 
+#include "kernel/kernel.h"
+
 #include <kreactor/conn.h>
+#include <kreactor/sockopt.h>
 
 /* Sets what `opts` asks for on a socket of this family, which may be one that listens: all of these are
  * inherited by what it accepts; NULL: nothing. 0, or the -errno of the first that is refused. */
 int kr__sock_set(int fd, int family, const struct kr_conn_opts *opts);
+
+/* What setting one of a living connection is. */
+struct kr__sock_steps {
+    bool tcp; /* only TCP knows it */
+    unsigned count;
+    struct kr__sock_step step[2];
+};
+
+/* -EINVAL: there is no such option, or its value is out of range. */
+int kr__sock_steps(struct kr__sock_steps *ret, enum kr_sockopt which, unsigned value);
 
 /* One option, an int. */
 int kr__sock_set_one(int fd, int level, int name, int value);

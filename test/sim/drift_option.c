@@ -163,13 +163,11 @@ TEST(old_kernels_refuse_what_came_later) {
 }
 
 static bool knows(struct raw *x, unsigned opcode) {
-    struct {
-        struct io_uring_probe head;
-        struct io_uring_probe_op ops[64];
-    } probe = {0};
-    CHECK_OK(kr__ring_register(&x->ring, IORING_REGISTER_PROBE, &probe, 64));
-    CHECK_EQ(probe.head.ops_len, 64);
-    return probe.ops[opcode].flags & IO_URING_OP_SUPPORTED;
+    _Alignas(struct io_uring_probe) char room[sizeof(struct io_uring_probe) + 64 * sizeof(struct io_uring_probe_op)] = {0};
+    struct io_uring_probe *probe = (struct io_uring_probe *)(void *)room;
+    CHECK_OK(kr__ring_register(&x->ring, IORING_REGISTER_PROBE, probe, 64));
+    CHECK_EQ(probe->ops_len, 64);
+    return probe->ops[opcode].flags & IO_URING_OP_SUPPORTED;
 }
 
 static void probed_new(struct raw *x) {

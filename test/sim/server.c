@@ -352,6 +352,27 @@ static void release(struct storm *s, struct session *self) {
     x->closing = x->releasing = true;
 }
 
+/* ---- socket options: told of once, before the end ---- */
+
+static void tuned(struct kr_reactor *r, kr_conn conn, void *user, int error) {
+    (void)r;
+    struct session *x = user;
+    MUST(!x->storm->in_callback && x->open && x->tunings > 0 && x->conn.bits == conn.bits);
+    MUST(error == 0 || error == -ECANCELED);
+    x->tunings--;
+    mark(x->storm, MARK_tuned);
+}
+
+static void tune(struct storm *s, struct session *x) {
+    if (!x || !x->open)
+        return;
+    int rc = kr_conn_sockopt(s->r, x->conn, (enum kr_sockopt)below(s, KR_SOCKOPT_MARK), 1, tuned, x);
+    bool able = s->opts.conn.keep_fd || s->sim->version >= KR__SIM_LINUX(6, 8);
+    MUST(rc == 0 || rc == -EPIPE || rc == -EAGAIN || (rc == -ENOMEM && s->refuse) ||
+         (rc == -EOPNOTSUPP && (!able || s->scenario->fds)));
+    x->tunings += rc == 0;
+}
+
 void server_act(struct storm *s, struct session *self, enum mark closing) {
     const struct scenario *how = s->scenario;
     if (likely(s, how->close))
@@ -360,6 +381,8 @@ void server_act(struct storm *s, struct session *self, enum mark closing) {
         close_everyone(s);
     if (likely(s, how->release))
         release(s, self);
+    if (likely(s, how->release))
+        tune(s, self ? self : anyone(s));
     if (likely(s, how->pause))
         pause_someone(s);
     if (likely(s, how->timers))
@@ -848,7 +871,7 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     struct session *x = user;
     struct storm *s = x->storm;
     enter(s, x, conn, "on_close");
-    MUST(!x->twin && !x->releasing); /* told before */
+    MUST(!x->twin && !x->releasing && !x->tunings); /* told before */
     kr_sim_note(s->sim, kr_whyname(why), (uint64_t)(int64_t)error, 0);
     MUST((error == 0) == (why == KR_WHY_LOCAL || why == KR_WHY_PEER || why == KR_WHY_REACTOR ||
                         why == KR_WHY_RELEASED));

@@ -242,13 +242,15 @@ static void mark_stats(struct storm *s) {
     s->marks[MARK_kept] += now.bytes_kept;
 }
 
-/* A listener that memory or churn has taken is put up again: clients are still to come. */
+/* A listener that memory or churn has taken is put up again: clients are still to come. Without memory it is tried
+ * again at once, since nobody might be there to end the next wait. */
 static void relisten(struct storm *s) {
     for (unsigned i = 0; i < LISTENERS_MAX; i++) {
         if (s->listening[i])
             return;
     }
-    server_listen(s, 0);
+    for (unsigned tries = 0; tries < 16 && !s->listening[0]; tries++)
+        server_listen(s, 0);
 }
 
 /* How long a turn may wait: mostly as long as it takes, but for when the last client goes meanwhile. */

@@ -116,6 +116,7 @@ const struct scenario *scenario_named(const char *name);
     X(release_refused)                                                                             \
     X(release_cancelled)                                                                           \
     X(adopted_again)                                                                               \
+    X(tuned)                                                                                       \
     X(lost_completions)                                                                            \
     X(refused_at_start)
 
@@ -137,6 +138,7 @@ struct session {
     bool half; /* it sends no more */
     bool told; /* of the drain */
     bool releasing;
+    unsigned tunings; /* options that were not told of */
     bool hoards; /* consumes nothing, until it is ended for that */
     int closed_with; /* on_close's error */
     int64_t not_before[KR_DEADLINE_FLUSH + 1]; /* by deadline: is not told earlier */

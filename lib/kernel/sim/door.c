@@ -244,6 +244,13 @@ static int door_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *p
     return 0;
 }
 
+static int door_sock_set(const struct kr__kernel *k, int fd, const struct kr__sock_step *step) {
+    struct kr__sim_file *file = kr__sim_fd_file(entered(k), fd);
+    if (!file)
+        return -EBADF;
+    return file->kind == KR__SIM_STREAM ? kr__sim_option_set(file, step) : -ENOTSOCK;
+}
+
 static int door_dup(const struct kr__kernel *k, int fd) {
     struct kr_sim *sim = entered(k);
     struct kr__sim_file *file = kr__sim_fd_file(sim, fd);
@@ -322,6 +329,7 @@ void kr__sim_door_init(struct kr_sim *sim) {
         .connect = door_connect,
         .sock_addrs = door_sock_addrs,
         .sock_stream = door_sock_stream,
+        .sock_set = door_sock_set,
         .dup = door_dup,
         .file_size = door_file_size,
         .close = door_close,

@@ -130,6 +130,11 @@ static int option_get(struct kr__sim_file *file, const struct demand *d) {
     return rc < 0 ? rc : number(d, file->options[i]);
 }
 
+int kr__sim_option_set(struct kr__sim_file *file, const struct kr__sock_step *step) {
+    int value = step->value;
+    return option_set(file, &(struct demand){step->level, step->name, sizeof value, &value});
+}
+
 /* What has come and was not read; and what has gone and not come, of which there is nothing on one host. */
 static int how_much(const struct kr__sim_file *file, unsigned cmd) {
     if (file->kind != KR__SIM_STREAM)

@@ -64,6 +64,9 @@ int64_t kr__sim_local_send(struct kr__sim_file *file, const char *data, size_t s
 int kr__sim_local_shutdown(struct kr__sim_file *file, int how);
 void kr__sim_local_close(struct kr__sim_file *file);
 
+/* An option of the socket is set (option.c). */
+int kr__sim_option_set(struct kr__sim_file *file, const struct kr__sock_step *step);
+
 /* The last reference is gone. Only kr__sim_file_unref calls it. */
 void kr__sim_stream_close(struct kr__sim_file *file);
 

@@ -1,0 +1,31 @@
+/* Socket options that are to be set on living connections. */
+#ifndef KR_CORE_SOCKOPT_H
+#define KR_CORE_SOCKOPT_H
+
+#include "core/conn.h"
+#include "kernel/sock.h"
+
+#include <kreactor/sockopt.h>
+
+/* One call's, a block: its steps are requests, one after the other. */
+struct kr__sockopt {
+    struct kr__sockopt *next;
+    struct kr__sock_steps steps;
+    unsigned at; /* the step that is next, or in flight; all are done: what is left is to tell of it */
+    kr_sockopt_fn *done; /* NULL: nobody is told */
+    void *user;
+};
+
+/* The first that waits; there is one while c->tuning. */
+static inline struct kr__sockopt *kr__sockopt_first(const struct kr__conn *c) {
+    return c->more->options.head;
+}
+
+/* The step of the first one has ended so. May run a callback. */
+void kr__sockopt_answered(struct kr_reactor *r, struct kr__conn *c, int error);
+
+/* Those that wait will never be done, and their users are told; or are not, if there is nobody to be told. */
+void kr__sockopts_cancel(struct kr_reactor *r, struct kr__conn *c);
+void kr__sockopts_drop(struct kr_reactor *r, struct kr__conn *c);
+
+#endif
