@@ -376,6 +376,31 @@ TEST_EACH(zerocopy_is_dumped) {
     pair_end(&p);
 }
 
+static void file_done(struct kr_reactor *r, void *arg, uint64_t sent, int error) {
+    (void)r;
+    CHECK_EQ(sent, 0u);
+    CHECK_OK(error);
+    ++*(unsigned *)arg;
+}
+
+/* Ours: a file that turns out to be empty leaves its place among the loans, and they fly on over it. */
+TEST_EACH(zerocopy_goes_on_over_an_empty_file) {
+    struct pair p = pair_make(30000 * MS);
+    FILE *file = tmpfile();
+    CHECK(file != NULL);
+    unsigned done = 0;
+    CHECK_OK(lend(p.r, p.lender, 12 * MIB));
+    CHECK_OK(kr_conn_send_file(p.r, p.lender->conn, fileno(file), 0, KR_FILE_END, file_done, &done));
+    CHECK_OK(lend(p.r, p.lender, LARGE));
+    CHECK_OK(lend(p.r, p.lender, LARGE));
+    for (int i = 0; i < 5; i++)
+        test_step(p.r, "the file's end, and a send that parks");
+    check_stream(&p, 0, p.lender->queued);
+    TEST_UNTIL(p.r, p.lender->returned == 3 && done == 1);
+    CHECK_OK(fclose(file));
+    pair_end(&p);
+}
+
 /* Ours: only loans of zerocopy_min bytes and more go so, and none where it is 0. */
 TEST_EACH(zerocopy_is_for_large_loans) {
     struct pair p = pair_make(30000 * MS);
@@ -767,4 +792,4 @@ TEST_EACH(zerocopy_holds_up_a_release_no_longer_than_a_close) {
     pair_end(&p);
 }
 
-TAP_MAIN(zerocopy, 112)
+TAP_MAIN(zerocopy, 116)

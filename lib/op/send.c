@@ -16,9 +16,6 @@
 #include "op/send.h"
 
 #include "core/forward.h"
-#include "op/send.h"
-
-#include "core/forward.h"
 #include "core/zerocopy.h"
 #include "op/op.h"
 #include "pool/files.h"

@@ -13,7 +13,7 @@
  * Relies on: kernel >= 6.1 for SENDMSG_ZC; REPORT_USAGE >= 6.2 (man io_uring_prep_send_zc). A request of
  * which nothing was sent reports its pages as copied (io_uring/notif.c: zc_report and not zc_used), hence
  * `failed`. tcp_disconnect frees what was sent and not acknowledged, and the notifications come (observed on
- * 6.18). Locked pages are charged to the user (io_uring/notif.h). */
+ * 6.18). Locked pages are charged to the user of a ring that was made without CAP_IPC_LOCK (io_uring/notif.h). */
 #include "core/zerocopy.h"
 #include "kernel/probe.h"
 #include "op/send.h"
