@@ -1957,6 +1957,7 @@ TEST_EACH(stale_generation_with_a_buffer) {
 }
 
 static const uint8_t unknown_verbs[] = {KR__VERB_COUNT, KR__VERB_COUNT + 1, 31, 32, 127, 128, 255};
+_Static_assert(KR__VERB_COUNT < 31, "the others are verbs that there are not");
 
 /* Ours: verbs that there are not, through the real queue too. */
 TEST_EACH(unknown_verbs) {

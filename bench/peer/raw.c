@@ -15,19 +15,33 @@
  * due.
  *
  * --bufs and --bufsize say how many receive buffers of what size there are. Published buffers are
- * used in turn, so their sum should fit the cache. */
+ * used in turn, so their sum should fit the cache.
+ *
+ * Two younger features of the kernel are off unless asked for; bench/buffers.py says what they give:
+ *
+ * --bundle (kernel >= 6.10): a recv may fill several buffers, which stand in a row in the ring and
+ * are told by one completion; what is queued goes out in one SENDMSG. So a small buffer is no longer
+ * a small message. Kernels 6.13.11 to 6.14.8 mix the order of bytes up (liburing #1409, #1411).
+ *
+ * --inc (kernel >= 6.12): a recv uses up only as much of a buffer as it fills, and the next one goes
+ * on there: BUF_MORE says that it will. So small messages lie side by side. A buffer goes back when
+ * the kernel has done with it and all pieces of it are sent. */
 #include "peer.h"
 
 #include <liburing.h>
 #include <sys/mman.h>
 
-enum { GROUP = 0, SQ_ENTRIES = 512, CQ_ENTRIES = 16384, NONE = 0xffff };
+enum { GROUP = 0, SQ_ENTRIES = 512, CQ_ENTRIES = 16384, NONE = 0xffff, VECTOR = 32 };
+
+/* Newer than liburing 2.3, include/uapi/linux/io_uring.h. */
+enum { RECV_BUNDLE = 1 << 4, PBUF_RING_INC = 2, CQE_BUF_MORE = 1 << 4 };
+
 enum op { OP_ACCEPT, OP_RECV, OP_SEND, OP_CLOSE };
 
 /* A connection; its index is its slot in the file table. */
 struct conn {
     uint32_t offset; /* sent of the first piece */
-    uint16_t first;  /* received and not yet sent wholly: buffers, linked by piece.next */
+    uint16_t first;  /* received and not yet sent wholly: pieces, linked by their `next` */
     uint16_t last;
     bool armed;   /* the multishot recv owes a completion */
     bool sending; /* a send owes a completion */
@@ -36,10 +50,25 @@ struct conn {
     uint32_t parked_next;
 };
 
-/* What a buffer holds, by buffer id. */
+/* What one recv has put into a buffer. Its index is the buffer's, as a buffer has one; with --inc, where it has
+ * many, any that is free. */
 struct piece {
+    uint32_t at; /* in the memory */
     uint32_t size;
+    uint16_t buf;
     uint16_t next;
+};
+
+/* A buffer that is used up bit by bit. */
+struct inc {
+    uint32_t used;
+    uint16_t pieces; /* not sent */
+    bool finished;   /* the kernel has done with it */
+};
+
+struct vector {
+    struct msghdr msg;
+    struct iovec iov[VECTOR];
 };
 
 struct server {
@@ -52,11 +81,19 @@ struct server {
     unsigned returned; /* of these, to be published at the turn's end */
     struct piece *pieces;
     struct conn *conns;
+    uint16_t *buf_at; /* --bundle: by place in the ring, the buffer there, */
+    uint16_t *place;  /* and the reverse */
+    uint16_t tail;    /* the place that is filled next */
+    struct vector *vectors; /* --bundle: by slot */
+    struct inc *incs;       /* --inc: by buffer */
+    uint16_t free_piece;    /* --inc: linked by `next` */
     unsigned conn_count;
     uint32_t parked_first; /* connections without a recv for want of buffers */
     uint32_t parked_last;
     int listener;
     bool defer;
+    bool bundle;
+    bool inc;
 };
 
 static const uint32_t nobody = UINT32_MAX;
@@ -83,25 +120,69 @@ static void recv_arm(struct server *s, uint32_t slot) {
     io_uring_prep_recv_multishot(sqe, (int)slot, NULL, 0, 0);
     sqe->flags |= IOSQE_FIXED_FILE | IOSQE_BUFFER_SELECT;
     sqe->buf_group = GROUP;
+    if (s->bundle)
+        sqe->ioprio |= RECV_BUNDLE;
     s->conns[slot].armed = true;
+}
+
+/* All that is queued, or VECTOR pieces of it. */
+static void sendmsg_prep(struct server *s, uint32_t slot, struct io_uring_sqe *sqe) {
+    struct conn *c = &s->conns[slot];
+    struct vector *v = &s->vectors[slot];
+    unsigned count = 0;
+    for (uint16_t id = c->first; id != NONE && count < VECTOR; id = s->pieces[id].next)
+        v->iov[count++] = (struct iovec){s->memory + s->pieces[id].at, s->pieces[id].size};
+    v->iov[0].iov_base = (char *)v->iov[0].iov_base + c->offset;
+    v->iov[0].iov_len -= c->offset;
+    v->msg = (struct msghdr){.msg_iov = v->iov, .msg_iovlen = count};
+    io_uring_prep_sendmsg(sqe, (int)slot, &v->msg, MSG_WAITALL);
 }
 
 static void send_arm(struct server *s, uint32_t slot) {
     struct conn *c = &s->conns[slot];
-    const char *data = s->memory + (size_t)c->first * s->buf_size + c->offset;
+    const struct piece *p = &s->pieces[c->first];
     struct io_uring_sqe *sqe = sqe_get(s, OP_SEND, slot);
-    io_uring_prep_send(sqe, (int)slot, data, s->pieces[c->first].size - c->offset, MSG_WAITALL);
+    if (s->bundle && p->next != NONE)
+        sendmsg_prep(s, slot, sqe);
+    else
+        io_uring_prep_send(sqe, (int)slot, s->memory + p->at + c->offset, p->size - c->offset,
+                           MSG_WAITALL);
     sqe->flags |= IOSQE_FIXED_FILE;
     c->sending = true;
 }
 
 static void buf_return(struct server *s, uint16_t id) {
-    io_uring_buf_ring_add(s->bufs, s->memory + (size_t)id * s->buf_size, s->buf_size, id,
-                          io_uring_buf_ring_mask(s->buf_count), (int)s->returned++);
+    int mask = io_uring_buf_ring_mask(s->buf_count);
+    if (s->bundle) {
+        s->buf_at[s->tail & mask] = id;
+        s->place[id] = s->tail++;
+    }
+    io_uring_buf_ring_add(s->bufs, s->memory + (size_t)id * s->buf_size, s->buf_size, id, mask,
+                          (int)s->returned++);
 }
 
-static void queue_push(struct server *s, struct conn *c, uint16_t id, uint32_t size) {
-    s->pieces[id] = (struct piece){.size = size, .next = NONE};
+static void inc_settle(struct server *s, uint16_t buf) {
+    struct inc *b = &s->incs[buf];
+    if (!b->finished || b->pieces)
+        return;
+    *b = (struct inc){0};
+    buf_return(s, buf);
+}
+
+static void piece_put(struct server *s, uint16_t id) {
+    uint16_t buf = s->pieces[id].buf;
+    if (!s->inc) {
+        buf_return(s, buf);
+        return;
+    }
+    s->pieces[id].next = s->free_piece;
+    s->free_piece = id;
+    s->incs[buf].pieces--;
+    inc_settle(s, buf);
+}
+
+static void queue_push(struct server *s, struct conn *c, uint16_t id, struct piece piece) {
+    s->pieces[id] = piece;
     if (c->first == NONE)
         c->first = id;
     else
@@ -113,7 +194,19 @@ static void queue_pop(struct server *s, struct conn *c) {
     uint16_t id = c->first;
     c->first = s->pieces[id].next;
     c->offset = 0;
-    buf_return(s, id);
+    piece_put(s, id);
+}
+
+static void queue_consume(struct server *s, struct conn *c, uint32_t size) {
+    while (size) {
+        uint32_t left = s->pieces[c->first].size - c->offset;
+        if (size < left) {
+            c->offset += size;
+            return;
+        }
+        size -= left;
+        queue_pop(s, c);
+    }
 }
 
 static void park(struct server *s, uint32_t slot) {
@@ -164,15 +257,66 @@ static void accept_done(struct server *s, const struct io_uring_cqe *cqe) {
     recv_arm(s, (uint32_t)cqe->res);
 }
 
+/* A whole buffer, of which the first `size` bytes came. */
+static void buf_came(struct server *s, struct conn *c, uint16_t buf, uint32_t size) {
+    struct piece piece = {
+        .at = buf * s->buf_size, .size = size, .buf = buf, .next = NONE};
+    s->held++;
+    if (size)
+        queue_push(s, c, buf, piece);
+    else
+        buf_return(s, buf);
+}
+
+/* The buffers from this one on, by their places in the ring. */
+static void bundle_came(struct server *s, struct conn *c, uint16_t buf, uint32_t size) {
+    uint16_t place = s->place[buf];
+    do {
+        uint32_t part = size < s->buf_size ? size : s->buf_size;
+        buf_came(s, c, s->buf_at[place++ & io_uring_buf_ring_mask(s->buf_count)], part);
+        size -= part;
+    } while (size);
+}
+
+/* What comes right behind the last piece of the queue makes that longer, but for one that may be in flight. */
+static bool inc_lengthened(struct server *s, struct conn *c, uint32_t at, uint32_t size) {
+    struct piece *last = &s->pieces[c->last];
+    if (c->first == NONE || (c->sending && c->first == c->last) || last->at + last->size != at)
+        return false;
+    last->size += size;
+    return true;
+}
+
+static void inc_came(struct server *s, struct conn *c, uint16_t buf, uint32_t size, bool more) {
+    struct inc *b = &s->incs[buf];
+    uint32_t at = buf * s->buf_size + b->used;
+    if (size && !(b->used && inc_lengthened(s, c, at, size))) {
+        uint16_t id = s->free_piece;
+        if (id == NONE)
+            peer_die("pieces", ENOMEM);
+        s->free_piece = s->pieces[id].next;
+        b->pieces++;
+        queue_push(s, c, id, (struct piece){.at = at, .size = size, .buf = buf, .next = NONE});
+    }
+    b->used += size;
+    if (more)
+        return;
+    s->held++;
+    b->finished = true;
+    inc_settle(s, buf);
+}
+
 static void recv_done(struct server *s, uint32_t slot, const struct io_uring_cqe *cqe) {
     struct conn *c = &s->conns[slot];
     if (cqe->flags & IORING_CQE_F_BUFFER) {
-        uint16_t id = (uint16_t)(cqe->flags >> IORING_CQE_BUFFER_SHIFT);
-        s->held++;
-        if (cqe->res > 0)
-            queue_push(s, c, id, (uint32_t)cqe->res);
+        uint16_t buf = (uint16_t)(cqe->flags >> IORING_CQE_BUFFER_SHIFT);
+        uint32_t size = cqe->res > 0 ? (uint32_t)cqe->res : 0;
+        if (s->inc)
+            inc_came(s, c, buf, size, cqe->flags & CQE_BUF_MORE);
+        else if (s->bundle)
+            bundle_came(s, c, buf, size);
         else
-            buf_return(s, id);
+            buf_came(s, c, buf, size);
     }
     if (!(cqe->flags & IORING_CQE_F_MORE)) {
         c->armed = false;
@@ -191,8 +335,8 @@ static void send_done(struct server *s, uint32_t slot, const struct io_uring_cqe
     c->sending = false;
     if (cqe->res < 0)
         c->broken = true;
-    else if ((c->offset += (uint32_t)cqe->res) == s->pieces[c->first].size)
-        queue_pop(s, c);
+    else
+        queue_consume(s, c, (uint32_t)cqe->res);
     conn_settle(s, slot);
 }
 
@@ -264,13 +408,31 @@ static void *map(size_t size) {
     return memory;
 }
 
+static void inc_init(struct server *s) {
+    s->incs = map(s->buf_count * sizeof(*s->incs));
+    for (unsigned i = 0; i < NONE; i++)
+        s->pieces[i].next = (uint16_t)(i + 1); /* up to NONE */
+}
+
+static void bundle_init(struct server *s) {
+    s->buf_at = map(s->buf_count * sizeof(*s->buf_at));
+    s->place = map(s->buf_count * sizeof(*s->place));
+    s->vectors = map(s->conn_count * sizeof(*s->vectors));
+}
+
 static void bufs_init(struct server *s) {
     s->bufs = map(s->buf_count * sizeof(struct io_uring_buf));
     s->memory = map((size_t)s->buf_count * s->buf_size);
-    s->pieces = map(s->buf_count * sizeof(*s->pieces));
+    s->pieces = map((s->inc ? NONE : s->buf_count) * sizeof(*s->pieces));
     s->conns = map(s->conn_count * sizeof(*s->conns));
-    struct io_uring_buf_reg reg = {
-        .ring_addr = (uint64_t)(uintptr_t)s->bufs, .ring_entries = s->buf_count, .bgid = GROUP};
+    if (s->bundle)
+        bundle_init(s);
+    if (s->inc)
+        inc_init(s);
+    struct io_uring_buf_reg reg = {.ring_addr = (uint64_t)(uintptr_t)s->bufs,
+                                   .ring_entries = s->buf_count,
+                                   .bgid = GROUP,
+                                   .pad = s->inc ? PBUF_RING_INC : 0};
     int rc = io_uring_register_buf_ring(&s->ring, &reg, 0);
     if (rc < 0)
         peer_die("io_uring_register_buf_ring", -rc);
@@ -290,7 +452,11 @@ int main(int argc, char **argv) {
         .parked_first = nobody,
         .listener = peer_listen(0),
         .defer = peer_switch(argc, argv, "--defer"),
+        .bundle = peer_switch(argc, argv, "--bundle"),
+        .inc = peer_switch(argc, argv, "--inc"),
     };
+    if (s.bundle && s.inc)
+        peer_die("--bundle and --inc", EINVAL);
     ring_init(&s);
     bufs_init(&s);
     accept_arm(&s);
