@@ -472,7 +472,7 @@ static void as_old_as_this(struct kr_sim *sim) {
 static void run_sim(const struct raw_script *script, struct texts *into, uint64_t seed, bool faults) {
     static const enum kr_sim_fault mild[] = {
         KR_SIM_TASK_WORK, KR_SIM_OVERTAKE, KR_SIM_SHORT_SEND, KR_SIM_CANCEL_LATE, KR_SIM_LATE_FLUSH,
-        KR_SIM_SPURIOUS_WAKE, KR_SIM_LATE_WORKER, KR_SIM_ZC_LATE,
+        KR_SIM_SPURIOUS_WAKE, KR_SIM_LATE_WORKER, KR_SIM_ZC_LATE, KR_SIM_READ_WAITS,
     };
     struct kr_sim *sim;
     CHECK_OK(kr_sim_new(&sim, seed));
