@@ -50,6 +50,7 @@ enum call {
     CONNECT,
     SOCK_ADDRS,
     DUP,
+    FILE_SIZE,
     CLOSE,
     WAKE_OPEN,
     WAKE_SEND,
@@ -198,6 +199,11 @@ static int door_dup(const struct kr__kernel *k, int fd) {
     return rc;
 }
 
+static int door_file_size(const struct kr__kernel *k, int fd, uint64_t *ret) {
+    int rc = strike(k, FILE_SIZE);
+    return rc < 0 ? rc : kr__linux.file_size(&kr__linux, fd, ret);
+}
+
 static int door_close(const struct kr__kernel *k, int fd) {
     int rc = strike(k, CLOSE);
     CHECK_OK(kr__linux.close(&kr__linux, fd));
@@ -265,6 +271,7 @@ static struct door *door_open(void) {
     k->connect = door_connect;
     k->sock_addrs = door_sock_addrs;
     k->dup = door_dup;
+    k->file_size = door_file_size;
     k->close = door_close;
     k->wake_open = door_wake_open;
     k->wake_send = door_wake_send;
@@ -1151,6 +1158,35 @@ TEST_EACH(send_when_duplicating_fails) {
         CHECK_EQ(kr_conn_queued(r, conn), 1u);
         TEST_UNTIL(r, seen.opens == 1 && kr_conn_queued(r, conn) == 0);
         free_all(d, r);
+        test_close(ends[1]);
+    }
+}
+
+/* man fstat, man fcntl. */
+static const int file_size_errors[] = {EBADF, EIO, ENOMEM, EOVERFLOW, EPERM, ESTALE};
+
+/* Ours: a file that cannot be looked at is not queued, and the connection goes on. */
+TEST_EACH(send_file_when_looking_fails) {
+    for (size_t i = 0; i < COUNT(file_size_errors); i++) {
+        row_begin("fstat", file_size_errors[i], 0, 1);
+        struct door *d = door_open();
+        struct kr_reactor *r;
+        CHECK_OK(make(d, &r, NULL));
+        struct seen seen = {0};
+        int ends[2], file = CHECK_SYS(open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
+        CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends));
+        kr_conn conn;
+        CHECK_OK(kr_conn_adopt(r, &conn, ends[0], NULL, &seen_ops, &seen));
+        int held = d->held;
+        door_fail(d, FILE_SIZE, file_size_errors[i], 0, 1);
+        CHECK_ERR(kr_conn_send_file(r, conn, file, 0, 1, NULL, NULL), file_size_errors[i]);
+        CHECK_EQ(d->held, held);
+        CHECK_EQ(d->struck, 1u);
+        CHECK_EQ(kr_conn_queued(r, conn), 0u);
+        CHECK_OK(kr_conn_send_file(r, conn, file, 0, 1, NULL, NULL));
+        TEST_UNTIL(r, seen.opens == 1 && kr_conn_queued(r, conn) == 0);
+        free_all(d, r);
+        test_close(file);
         test_close(ends[1]);
     }
 }

@@ -8,7 +8,6 @@
 
 #include "core/reactor.h"
 #include "pool/files.h"
-#include "ring/tag.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -467,21 +466,33 @@ TEST_EACH(file_to_its_end_may_shrink) {
     pair_end(&p);
 }
 
-/* The result that the next reads are made to have; 0: their own. */
+/* What the next reads are made to bring: an error, by a NOP in their place (IORING_NOP_INJECT_RESULT,
+ * kernel >= 6.10), or that many bytes. */
 static int fault;
-static unsigned faults;
+static unsigned faults, by_workers;
+
+static void falsify(struct io_uring_sqe *sqe) {
+    by_workers += sqe->opcode == IORING_OP_READ && sqe->flags & IOSQE_ASYNC;
+    if (!faults || sqe->opcode != IORING_OP_READ)
+        return;
+    faults--;
+    if (fault > 0) {
+        sqe->len = (uint32_t)fault;
+        return;
+    }
+    uint64_t user_data = sqe->user_data;
+    memset(sqe, 0, sizeof *sqe);
+    sqe->opcode = IORING_OP_NOP;
+    sqe->rw_flags = KR__NOP_INJECT_RESULT;
+    sqe->len = (uint32_t)fault;
+    sqe->user_data = user_data;
+}
 
 static int failing_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
                          unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
-    int rc = kr__linux.enter(k, ring, submit, wait_for, flags, arg);
-    for (unsigned at = *ring->cq.khead; faults && at != __atomic_load_n(ring->cq.ktail, __ATOMIC_ACQUIRE); at++) {
-        struct io_uring_cqe *cqe = &ring->cq.cqes[at & *ring->cq.kring_mask];
-        if (kr__tag_unpack(cqe->user_data).op != KR__VERB_read)
-            continue;
-        cqe->res = fault;
-        faults--;
-    }
-    return rc;
+    for (unsigned i = 0; i < submit; i++)
+        falsify(&ring->sq.sqes[(*ring->sq.khead + i) & *ring->sq.kring_mask]);
+    return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
 }
 
 static struct pair pair_failing(int error, unsigned count) {
@@ -489,7 +500,7 @@ static struct pair pair_failing(int error, unsigned count) {
     kernel = kr__linux;
     kernel.enter = failing_enter;
     fault = error;
-    faults = 0;
+    faults = by_workers = 0;
     struct pair p = pair_on(&kernel, NULL, 0);
     faults = count;
     return p;
@@ -552,6 +563,7 @@ TEST_EACH(file_read_again) {
             check_told(&jobs[0], 0);
         }
         CHECK_EQ(faults, 0u);
+        CHECK_EQ(by_workers, cases[i].error == -EAGAIN);
         test_close(fd);
         pair_end(&p);
     }

@@ -722,6 +722,42 @@ SCENARIO(half_and_half, 3) {
     CHECK(w->seen == 3 || !whole(w));
 }
 
+static int file_fd;
+
+static void file_done(struct kr_reactor *r, void *arg, uint64_t bytes, int error) {
+    struct world *w = arg;
+    (void)r;
+    CHECK(error ? !whole(w) : bytes == 100000);
+    w->seen++;
+}
+
+static void open_file(struct kr_reactor *r, kr_conn conn, void *user) {
+    struct world *w = user;
+    world_open(r, conn, w);
+    sent(r, conn, w, kr_conn_send(r, conn, "head", 4));
+    for (int i = 0; i < 2; i++)
+        sent(r, conn, w, kr_conn_send_file(r, conn, file_fd, 0, i ? KR_FILE_END : 100000, file_done, w));
+    CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_FLUSH));
+}
+
+static const struct kr_conn_ops file_ops = {
+    .on_open = open_file, .on_data = data_echo, .on_close = world_close};
+
+/* Ours: a file is refused or sent whole, and its user told as often as it was not. */
+SCENARIO(files_of_two_chunks, 3) {
+    if (!listens(w, NULL, &file_ops))
+        return;
+    file_fd = CHECK_SYS(memfd_create("torture", MFD_CLOEXEC));
+    CHECK_SYS(ftruncate(file_fd, 100000));
+    int fd = test_connect(w->port);
+    size_t got;
+    int end = test_recv_end(w->r, fd, &got);
+    CHECK((end == 0 && got == 200004 && w->seen == 2) || !whole(w));
+    test_close(fd);
+    TEST_UNTIL(w->r, test_stats(w->r).conns == 0);
+    test_close(file_fd);
+}
+
 static void open_close(struct kr_reactor *r, kr_conn conn, void *user) {
     world_open(r, conn, user);
     sent(r, conn, user, kr_conn_send(r, conn, "bye", 3));
