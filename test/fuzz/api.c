@@ -280,6 +280,35 @@ static void act_send_ref(struct world *w) {
     w->loans += rc == 0 && tell;
 }
 
+struct shipment {
+    struct world *w;
+    int fd;
+};
+
+static void file_end(struct kr_reactor *r, void *arg, uint64_t sent, int error) {
+    struct shipment *shipment = arg;
+    struct world *w = shipment->w;
+    MUST(error <= 0 && sent <= sizeof constants);
+    (void)kr_sim_fd_close(w->sim, shipment->fd);
+    free(shipment);
+    loan_end(r, w);
+}
+
+static void act_send_file(struct world *w) {
+    struct shipment *shipment = malloc(sizeof *shipment);
+    MUST(shipment);
+    *shipment = (struct shipment){w, kr_sim_file(w->sim, constants, below(w, sizeof constants + 1))};
+    int fd = rarely(w) ? (int)below(w, 16) - 1 : shipment->fd;
+    uint64_t offset = rarely(w) ? any_number(w) : below(w, 64);
+    uint64_t size = rarely(w) ? any_number(w) : rarely(w) ? KR_FILE_END : below(w, sizeof constants);
+    int rc = kr_conn_send_file(any_reactor(w), any_conn(w), fd, offset, size, file_end, shipment);
+    w->loans += rc == 0;
+    if (rc < 0) {
+        (void)kr_sim_fd_close(w->sim, shipment->fd);
+        free(shipment);
+    }
+}
+
 static void act_send_fds(struct world *w) {
     int fds[4];
     for (unsigned i = 0; i < 4; i++)
@@ -692,7 +721,7 @@ static void (*const acts[])(struct world *w) = {
     act_addresses, act_user, act_inline, act_deadline, act_listener, act_timer_start, act_timer, act_post,
     act_stop, act_stats, act_dump, act_addr, act_names, act_reactor, act_refuse, act_peer_end,
     act_window, act_fault, act_at, act_replay, act_run, act_until, act_advance, act_send_ref, act_half, act_drain,
-    act_send_fds,
+    act_send_fds, act_send_file,
 };
 
 static void act(struct world *w) {
