@@ -88,6 +88,8 @@ static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr
     if (kr__heap_filed(&c->deadline.node) && c->promised)
         put(d, " due_ms %lld",
             (long long)((kr__heap_at(&r->timers.heap, &c->deadline.node) - r->now) / 1000000));
+    put_flag(d, c->deaf, "pipe-out");
+    put_flag(d, c->mute, "pipe-in");
     put_flag(d, c->takes_fds, "takes-fds");
     if (c->files)
         put(d, " files %u", c->more->files->count);

@@ -214,14 +214,13 @@ static void refuse(struct kr_reactor *r, int fd, int error) {
 /* Ours: what cannot be a connection is refused, and stays its owner's. */
 TEST_EACH(adopt_refuses_what_is_no_stream) {
     struct kr_reactor *r = test_reactor(NULL);
-    int pipes[2], pairs[2];
+    int null = CHECK_SYS(open("/dev/null", O_RDWR | O_CLOEXEC)), pairs[2];
     int alone = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     int datagrams[2];
     CHECK_SYS(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, datagrams));
-    CHECK_SYS(pipe2(pipes, O_CLOEXEC));
     CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pairs));
     refuse(r, -1, EBADF);
-    refuse(r, pipes[0], ENOTSOCK);
+    refuse(r, null, ENOTSUP);
     refuse(r, alone, ENOTCONN);
     refuse(r, datagrams[0], ESOCKTNOSUPPORT);
     struct kr_conn_opts bad;
@@ -237,11 +236,11 @@ TEST_EACH(adopt_refuses_what_is_no_stream) {
     test_reactor_refuse_memory(r, -1);
     CHECK_EQ(write(pairs[0], "x", 1), 1);
     for (unsigned i = 0; i < 2; i++) {
-        test_close(pipes[i]);
         test_close(pairs[i]);
         test_close(datagrams[i]);
     }
     test_close(alone);
+    test_close(null);
     test_reactor_free(r);
 }
 

@@ -18,6 +18,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,6 +52,8 @@ enum call {
     SOCK_ADDRS,
     DUP,
     FILE_SIZE,
+    PIPE_END,
+    PIPE_QUIET,
     CLOSE,
     WAKE_OPEN,
     WAKE_SEND,
@@ -192,6 +195,16 @@ static int door_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *p
     return rc < 0 ? rc : kr__linux.sock_addrs(&kr__linux, fd, peer, local);
 }
 
+static int door_pipe_end(const struct kr__kernel *k, int fd) {
+    int rc = strike(k, PIPE_END);
+    return rc < 0 ? rc : kr__linux.pipe_end(&kr__linux, fd);
+}
+
+static int door_pipe_quiet(const struct kr__kernel *k, bool newest) {
+    int rc = strike(k, PIPE_QUIET);
+    return rc < 0 ? rc : kr__linux.pipe_quiet(&kr__linux, newest);
+}
+
 static int door_dup(const struct kr__kernel *k, int fd) {
     int rc = strike(k, DUP);
     rc = rc < 0 ? rc : kr__linux.dup(&kr__linux, fd);
@@ -270,6 +283,8 @@ static struct door *door_open(void) {
     k->socket = door_socket;
     k->connect = door_connect;
     k->sock_addrs = door_sock_addrs;
+    k->pipe_end = door_pipe_end;
+    k->pipe_quiet = door_pipe_quiet;
     k->dup = door_dup;
     k->file_size = door_file_size;
     k->close = door_close;
@@ -1188,6 +1203,40 @@ TEST_EACH(send_file_when_looking_fails) {
         free_all(d, r);
         test_close(file);
         test_close(ends[1]);
+    }
+}
+
+/* man fstat, fcntl, pipe, and what we make of them. */
+static const struct {
+    enum call call;
+    int error;
+} pipe_answers[] = {{PIPE_END, EBADF},   {PIPE_END, EFAULT},   {PIPE_END, ENOMEM},   {PIPE_END, ENOTSUP},
+                    {PIPE_QUIET, EMFILE}, {PIPE_QUIET, ENFILE}, {PIPE_QUIET, ENOSYS}};
+
+/* Ours: a pipe that cannot be looked at, or not written to in peace, stays its owner's. */
+TEST_EACH(adopt_when_a_pipe_fails) {
+    CHECK(signal(SIGPIPE, SIG_IGN) != SIG_ERR);
+    for (size_t i = 0; i < COUNT(pipe_answers); i++) {
+        row_begin("of a pipe", pipe_answers[i].error, 0, 1);
+        struct door *d = door_open();
+        d->dials = true;
+        struct kr_reactor *r;
+        CHECK_OK(make(d, &r, NULL));
+        struct seen seen = {0};
+        int ends[2], held = d->held;
+        CHECK_SYS(pipe2(ends, O_CLOEXEC));
+        kr_conn conn = {7};
+        door_fail(d, pipe_answers[i].call, pipe_answers[i].error, 0, 1);
+        CHECK_ERR(kr_conn_adopt(r, &conn, ends[1], NULL, &seen_ops, &seen), pipe_answers[i].error);
+        CHECK_EQ(d->held, held);
+        CHECK_EQ(d->struck, 1u);
+        CHECK_EQ(conn.bits, 7u);
+        d->held++; /* the descriptor, which is the reactor's then */
+        CHECK_OK(kr_conn_adopt(r, &conn, ends[1], NULL, &seen_ops, &seen));
+        CHECK_OK(kr_conn_send(r, conn, "a", 1));
+        TEST_UNTIL(r, seen.opens == 1 && kr_conn_queued(r, conn) == 0);
+        free_all(d, r);
+        test_close(ends[0]);
     }
 }
 

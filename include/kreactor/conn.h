@@ -215,7 +215,8 @@ KR_API int kr_conn_resume(struct kr_reactor *r, kr_conn conn);
  * peer has reset already), the connection ends with its error.
  *
  * The kernel does this in a worker thread of its own (io_uring/net.c), which costs more than a close: to
- * end a connection as a whole, close it. -EPIPE once the connection is being closed. */
+ * end a connection as a whole, close it. The writing end of a pipe is closed by this (kr_conn_adopt). -EPIPE once
+ * the connection is being closed. */
 KR_API int kr_conn_shutdown(struct kr_reactor *r, kr_conn conn);
 
 /* Ends the connection in the given manner. on_close runs in a later turn, when the kernel has let go;

@@ -53,7 +53,10 @@ struct kr__conn {
     bool announced : 1; /* its user knows it, so on_close is owed */
     bool calling : 1;   /* of kr_connect, and does not stand yet (core/dial.c) */
     bool knocks : 1;    /* of these: tries by itself, at its deadline, and makes no request */
-    bool local : 1;     /* a Unix socket: receives by requests of one shot only (op/recv.c) */
+    bool local : 1;     /* a Unix socket */
+    bool deaf : 1;      /* the writing end of a pipe: as if the peer had ended */
+    bool mute : 1;      /* the reading end of one: as if this side had */
+    bool singly : 1;    /* receives by requests of one shot only (op/recv.c) */
     bool takes_fds : 1; /* descriptors that come with its bytes are its user's (core/fds.h) */
     bool paused : 1;    /* by the user */
     bool blocked : 1;   /* queued rose above send_high and has not come down to send_low */
@@ -144,6 +147,8 @@ struct kr__conn_more {
     /* While it is calling. */
     bool local;           /* this side's address is to be asked */
     bool adopted;         /* it stands already, and is only to be told of */
+
+    int write_flags; /* of a deaf one's writes: RWF_* */
     unsigned backoff_ms;  /* between two knocks */
     int64_t until;        /* the deadline; KR__NEVER: none */
 };
@@ -210,13 +215,15 @@ void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l
 void kr__conn_fd_drop(struct kr_reactor *r, struct kr__conn *c);
 
 /* A connection of this program's own making, OPENING and told to its user, in a slot of the library's that
- * refers to the socket `fd`, which is borrowed for the call. `addrs` (peer, local) is copied. *ret is the
+ * refers to the file of `fd`, which is borrowed for the call. `addrs` (peer, local) is copied. *ret is the
  * connection; -ENOSPC, -ENOMEM, or the kernel's refusal of the slot, with nothing begun. */
 struct kr__conn_plan {
     const struct kr_conn_opts *opts;
     const struct kr_conn_ops *ops;
     void *user;
-    const struct kr_addr *addrs;
+    const struct kr_addr *addrs; /* of a socket */
+    enum kr__pipe { KR__PIPE_NONE, KR__PIPE_READS, KR__PIPE_WRITES } pipe;
+    int write_flags; /* of one that writes */
 };
 int kr__conn_make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd, struct kr__conn **ret);
 

@@ -79,7 +79,7 @@ int kr_conn_swap(struct kr_reactor *r, kr_conn conn, const struct kr_conn_ops *o
         return -EPIPE;
     c->ops = ops;
     c->user = user;
-    c->eof_told = false;
+    c->eof_told = c->deaf;
     kr__conn_show_later(r, c);
     return 0;
 }

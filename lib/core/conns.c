@@ -185,7 +185,7 @@ static void conn_inherit(struct kr__conn *c, const struct kr__listener *l) {
     c->ops = l->ops;
     c->user = l->user;
     c->profile = kr__profile_ref(l->profile);
-    c->local = l->bound.u.sa.sa_family == AF_UNIX;
+    c->singly = c->local = l->bound.u.sa.sa_family == AF_UNIX;
     c->listener = kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation);
 }
 
@@ -259,12 +259,25 @@ void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l
     c->successor = kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation);
 }
 
+/* A pipe has one direction: in the other one it is as at its end. */
+static int conn_pipe(struct kr_reactor *r, struct kr__conn *c, const struct kr__conn_plan *plan) {
+    if (!kr__conn_more(r, c))
+        return -ENOMEM;
+    c->singly = true;
+    c->deaf = c->eof = c->eof_told = plan->pipe == KR__PIPE_WRITES;
+    c->mute = c->half = c->fin = plan->pipe == KR__PIPE_READS;
+    c->more->write_flags = plan->write_flags;
+    return 0;
+}
+
 static int conn_furnish(struct kr_reactor *r, struct kr__conn *c, const struct kr__conn_plan *plan, int fd) {
     c->ops = plan->ops;
     c->user = plan->user;
-    c->local = plan->addrs->u.sa.sa_family == AF_UNIX;
+    c->singly = c->local = plan->addrs && plan->addrs->u.sa.sa_family == AF_UNIX;
     c->profile = kr__profile_share(&r->profiles, plan->opts);
     int rc = c->profile ? conn_equip(r, c, plan->addrs) : -ENOMEM;
+    if (rc == 0 && plan->pipe)
+        rc = conn_pipe(r, c, plan);
     return rc < 0 ? rc : kr__slots_put(&r->slots, c->owner.slot, fd);
 }
 

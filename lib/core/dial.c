@@ -15,6 +15,7 @@
 #include "core/dial.h"
 
 #include "core/reactor.h"
+#include "kernel/probe.h"
 
 #define KNOCK_FIRST_MS 1u
 #define KNOCK_LAST_MS 40u
@@ -63,16 +64,34 @@ int kr__dial(struct kr_reactor *r, const struct kr_addr *addr, const struct kr_c
     return 0;
 }
 
+static int plan_socket(struct kr_reactor *r, int fd, struct kr__conn_plan *plan, struct kr_addr *addrs) {
+    int rc = r->kernel->sock_addrs(r->kernel, fd, &addrs[0], &addrs[1]);
+    plan->addrs = addrs;
+    return rc < 0 ? rc : r->kernel->sock_stream(r->kernel, fd);
+}
+
+static int plan_pipe(struct kr_reactor *r, int fd, struct kr__conn_plan *plan) {
+    int rc = r->kernel->pipe_end(r->kernel, fd);
+    if (rc < 0)
+        return rc;
+    plan->addrs = NULL;
+    plan->pipe = rc ? KR__PIPE_WRITES : KR__PIPE_READS;
+    if (rc)
+        rc = r->kernel->pipe_quiet(r->kernel, r->ring.caps & KR__CAP_QUIET_PIPES);
+    plan->write_flags = rc;
+    return rc < 0 ? rc : 0;
+}
+
 /* As one that knocks, at a door that is open. */
 int kr__dial_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *opts,
                    const struct kr_conn_ops *ops, void *user, struct kr__conn **ret) {
     struct kr_addr addrs[2];
-    int rc = r->kernel->sock_addrs(r->kernel, fd, &addrs[0], &addrs[1]);
-    if (rc == 0)
-        rc = r->slots.made.free_count ? r->kernel->sock_stream(r->kernel, fd) : -ENOSPC;
+    struct kr__conn_plan plan = {.opts = opts, .ops = ops, .user = user};
+    int rc = plan_socket(r, fd, &plan, addrs);
+    if (rc == -ENOTSOCK)
+        rc = plan_pipe(r, fd, &plan);
     if (rc < 0)
         return rc;
-    struct kr__conn_plan plan = {.opts = opts, .ops = ops, .user = user, .addrs = addrs};
     rc = kr__conn_make(r, &plan, fd, ret);
     if (rc < 0)
         return rc;

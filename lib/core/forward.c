@@ -64,9 +64,10 @@ static void way_end(struct kr_reactor *r, struct kr__forward *f, unsigned i) {
     kr__conn_dirty(r, f->ends[i]);
 }
 
-/* The close that follows tells the peer as well as a shutdown would, and at less cost. */
+/* The close that follows tells the peer as well as a shutdown would, and at less cost. Nothing else would tell
+ * the reader of a pipe. */
 static bool close_follows(const struct kr__forward *f, unsigned i) {
-    return !f->keep_open && (!f->ways[!i].used || f->ways[!i].ended);
+    return f->ends[!i]->deaf || (!f->keep_open && (!f->ways[!i].used || f->ways[!i].ended));
 }
 
 void kr__forward_eof(struct kr_reactor *r, struct kr__conn *c) {

@@ -82,6 +82,11 @@ struct kr__kernel {
     int (*connect)(const struct kr__kernel *k, int fd, const struct kr_addr *addr);
     /* 0 if it is a stream socket. */
     int (*sock_stream)(const struct kr__kernel *k, int fd);
+    /* Which end of a pipe it is: 0 the reading one, 1 the writing one; -ENOTSUP: none. */
+    int (*pipe_end)(const struct kr__kernel *k, int fd);
+    /* The flags of a write (rw_flags) to a pipe whose reader may be gone, which ends no process; -ENOSYS: there are
+     * none. `newest`: the kernel may know some. */
+    int (*pipe_quiet)(const struct kr__kernel *k, bool newest);
     int (*sock_addrs)(const struct kr__kernel *k, int fd, struct kr_addr *peer, struct kr_addr *local);
     int (*sock_set)(const struct kr__kernel *k, int fd, const struct kr__sock_step *step);
     int (*dup)(const struct kr__kernel *k, int fd); /* another descriptor of the same, close-on-exec */

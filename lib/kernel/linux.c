@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -21,6 +22,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -255,6 +257,46 @@ static int linux_sock_stream(const struct kr__kernel *k, int fd) {
     return 0;
 }
 
+static int linux_pipe_end(const struct kr__kernel *k, int fd) {
+    (void)k;
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0)
+        return -errno;
+    if (!S_ISFIFO(st.st_mode) || flags & O_PATH || (flags & O_ACCMODE) == O_RDWR)
+        return -ENOTSUP;
+    return (flags & O_ACCMODE) == O_WRONLY;
+}
+
+/* 1: writes as this kernel can do without SIGPIPE; 0: it cannot. */
+static int writes_quietly(void) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        return -errno;
+    struct iovec byte = {"", 1};
+    ssize_t n = pwritev2(ends[1], &byte, 1, -1, KR__RWF_NOSIGNAL);
+    close(ends[0]);
+    close(ends[1]);
+    return n == 1;
+}
+
+static bool sigpipe_ignored(void) {
+    struct sigaction action;
+    return sigaction(SIGPIPE, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
+static int linux_pipe_quiet(const struct kr__kernel *k, bool newest) {
+    (void)k;
+    int rc = newest ? writes_quietly() : 0;
+    if (rc < 0)
+        return rc;
+    if (rc)
+        return KR__RWF_NOSIGNAL;
+    return sigpipe_ignored() ? 0 : -ENOSYS;
+}
+
 static int linux_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *peer,
                             struct kr_addr *local) {
     (void)k;
@@ -384,6 +426,8 @@ const struct kr__kernel kr__linux = {
     .sock_addrs = linux_sock_addrs,
     .sock_stream = linux_sock_stream,
     .sock_set = linux_sock_set,
+    .pipe_end = linux_pipe_end,
+    .pipe_quiet = linux_pipe_quiet,
     .dup = linux_dup,
     .file_size = linux_file_size,
     .close = linux_close,

@@ -16,7 +16,7 @@
 #include <string.h>
 
 unsigned kr__probe_caps(const struct io_uring_params *params) {
-    unsigned caps = 0;
+    unsigned caps = KR__CAP_QUIET_PIPES; /* no parameter tells of it */
     if (params->flags & KR__SETUP_NO_SQARRAY)
         caps |= KR__CAP_NO_SQARRAY;
     if (params->features & KR__FEAT_MIN_TIMEOUT)

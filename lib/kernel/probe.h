@@ -12,6 +12,7 @@
 #define KR__CAP_NO_IOWAIT (1u << 2)  /* kernel >= 6.15 */
 #define KR__CAP_FD_INSTALL (1u << 3) /* kernel >= 6.8; sockets in slots then take options too, since 6.7 */
 #define KR__CAP_ZC_REPORT (1u << 4)  /* kernel >= 6.2; nothing tells of it before 6.3 */
+#define KR__CAP_QUIET_PIPES (1u << 5) /* kernel >= 6.18; asked for when a pipe is adopted */
 #define KR__CAPS_ALL (~0u)
 #define KR__CAPS_6_1 0u
 

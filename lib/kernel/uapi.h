@@ -22,6 +22,9 @@
 #define KR__SEND_ZC_REPORT_USAGE (1u << 3) /* sqe->ioprio */
 #define KR__NOTIF_ZC_COPIED (1u << 31)     /* cqe->res: a negative number */
 
+/* A write to a pipe without readers is -EPIPE, and raises no SIGPIPE (kernel >= 6.18, linux/fs.h). */
+#define KR__RWF_NOSIGNAL 0x100
+
 /* A control message with the descriptor of the sender's process (kernel >= 6.5, linux/socket.h). */
 #define KR__SCM_PIDFD 4
 

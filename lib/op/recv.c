@@ -1,5 +1,5 @@
-/* Recv: one receive a connection, into the shared buffers: multishot, but on Unix sockets, while some wait
- * for a buffer, and of one that has more than its share of the turns.
+/* Recv: one receive a connection, into the shared buffers: multishot, but on Unix sockets and pipes, while some
+ * wait for a buffer, and of one that has more than its share of the turns.
  *
  * Happy path: a completion brings a buffer; its bytes are lent to on_data; the buffer goes back unless a
  * send holds it. What on_data leaves is copied to the connection's kept bytes and shown again with what
@@ -12,6 +12,9 @@
  * all (liburing #1549; on 6.18 once or twice in 40,000 connections, of TCP never, with one shot never). So
  * there each receive is made anew, which looks at the socket first. If descriptors may come with the bytes it is
  * a RECVMSG, with a place for them (core/fds.c).
+ *
+ * Pipes: a READ at a time. It waits as a receive does, whether the pipe is a blocking one or not, and its end
+ * takes a buffer too (observed on 6.18).
  *
  * Relies on: man io_uring_prep_recv_multishot; `len` is 0 before kernel 6.17; a completion with F_BUFFER
  * hands the buffer over whatever its result. */
@@ -27,11 +30,13 @@ uint16_t kr__prep_recv(struct kr_reactor *r, struct kr__owner *o, struct io_urin
     struct kr__conn *c = kr__owner_conn(o);
     if (kr__unlikely(kr__conn_opts(c)->read_ns))
         kr__conn_count(r, c, KR_DEADLINE_READ);
-    c->streams = kr__line_empty(&r->line) && !c->local && !c->greedy;
+    c->streams = kr__line_empty(&r->line) && !c->singly && !c->greedy;
     if (kr__likely(c->streams))
         io_uring_prep_recv_multishot(sqe, 0, NULL, 0, 0);
     else if (c->takes_fds)
         io_uring_prep_recvmsg(sqe, 0, kr__fds_ask(c), MSG_CMSG_CLOEXEC);
+    else if (c->mute)
+        io_uring_prep_read(sqe, 0, NULL, 0, (uint64_t)-1);
     else
         io_uring_prep_recv(sqe, 0, NULL, 0, 0);
     sqe->flags = IOSQE_BUFFER_SELECT;

@@ -72,10 +72,26 @@ unsigned kr__send_fill(struct kr_reactor *r, struct kr__conn *c, struct io_uring
     return count;
 }
 
+/* The same to a pipe. */
+static void prep_write(struct kr_reactor *r, struct kr__conn *c, struct io_uring_sqe *sqe) {
+    unsigned count = kr__sendq_run(&c->queue, SIZE_MAX, KR__VECTOR_PIECES);
+    if (count > 1)
+        count = vector_ready(r, c, count);
+    struct iovec piece;
+    kr__sendq_pieces(&c->queue, &piece, 1);
+    if (c->vector)
+        io_uring_prep_writev(sqe, 0, c->vector->pieces, count, (uint64_t)-1);
+    else
+        io_uring_prep_write(sqe, 0, piece.iov_base, (unsigned)piece.iov_len, (uint64_t)-1);
+    sqe->rw_flags = c->more->write_flags;
+}
+
 uint16_t kr__prep_send(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
     struct kr__conn *c = kr__owner_conn(o);
     kr__assert(c->queued && !c->vector);
-    if (kr__unlikely(kr__sendq_gives(&c->queue)))
+    if (kr__unlikely(c->deaf))
+        prep_write(r, c, sqe);
+    else if (kr__unlikely(kr__sendq_gives(&c->queue)))
         io_uring_prep_sendmsg(sqe, 0, kr__sendq_message(&c->queue), MSG_NOSIGNAL);
     else if (c->queue.head->next)
         kr__send_fill(r, c, sqe, kr__sendq_run(&c->queue, kr__zerocopy_min(c), KR__VECTOR_PIECES));

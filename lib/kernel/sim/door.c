@@ -251,6 +251,17 @@ static int door_sock_set(const struct kr__kernel *k, int fd, const struct kr__so
     return file->kind == KR__SIM_STREAM ? kr__sim_option_set(file, step) : -ENOTSOCK;
 }
 
+/* There are no pipes in this world. */
+static int door_pipe_end(const struct kr__kernel *k, int fd) {
+    return kr__sim_fd_file(entered(k), fd) ? -ENOTSUP : -EBADF;
+}
+
+static int door_pipe_quiet(const struct kr__kernel *k, bool newest) {
+    (void)k;
+    (void)newest;
+    return -ENOSYS;
+}
+
 static int door_dup(const struct kr__kernel *k, int fd) {
     struct kr_sim *sim = entered(k);
     struct kr__sim_file *file = kr__sim_fd_file(sim, fd);
@@ -330,6 +341,8 @@ void kr__sim_door_init(struct kr_sim *sim) {
         .sock_addrs = door_sock_addrs,
         .sock_stream = door_sock_stream,
         .sock_set = door_sock_set,
+        .pipe_end = door_pipe_end,
+        .pipe_quiet = door_pipe_quiet,
         .dup = door_dup,
         .file_size = door_file_size,
         .close = door_close,
