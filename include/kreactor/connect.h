@@ -62,8 +62,8 @@ KR_API int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *
 
 /* Takes over a connected stream socket, or an end of a pipe, that was made elsewhere: by another library, by
  * socketpair(2) or pipe(2), handed over by a parent or through a Unix socket. `fd` is consumed on success (the
- * table refers to the file, the descriptor is closed, or kept with keep_fd) and untouched on failure. `opts` (NULL = defaults) is borrowed for the call; its
- * socket options are not set. `ops` and `user` as for kr_connect.
+ * table refers to the file, the descriptor is closed, or kept with keep_fd) and untouched on failure. `opts` (NULL =
+ * defaults) is borrowed for the call; its socket options are not set. `ops` and `user` as for kr_connect.
  *
  * *ret, which may be NULL, is its handle, good and to be sent to at once; on_open runs in a turn that follows.
  * Its addresses are known (kr_conn_peer, kr_conn_local). Whether it is a non-blocking one does not matter and
@@ -73,8 +73,9 @@ KR_API int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *
  * one that was shut down; on_eof runs when the last writer has gone. The writing end never receives, as one whose
  * peer has ended, but on_eof does not run; kr_conn_shutdown on it is KR_CLOSE_FLUSH, since a pipe cannot tell its
  * reader otherwise. That the readers have gone shows in the next write, which ends the connection with -EPIPE.
- * There are no addresses (-ENODATA). On Linux before 6.4 an end that was not opened with O_NONBLOCK has
- * a kernel thread wait for it; that flag is shared with all who hold the same end, so it is yours to set.
+ * There are no addresses (-ENODATA). A named pipe that nobody has opened for writing is at its end already. On
+ * older kernels, before 6.4 at least, an end that was not opened with O_NONBLOCK may have a kernel thread wait
+ * for it; that flag is shared with all who hold the same end, so it is yours to set.
  *
  * A write to a pipe without readers raises SIGPIPE. Linux 6.18 can do without; on an older one the writing end is
  * taken only while this process ignores the signal, and must go on to.
