@@ -578,6 +578,29 @@ TEST_EACH(fds_keep_their_place_in_the_queue) {
     end_of(r, &one, peer);
 }
 
+/* Ours: nor do they overtake a file that is sent, or stay behind when it turns out shorter. */
+TEST_EACH(fds_keep_their_place_behind_a_file) {
+    for (unsigned i = 0; i < 4; i++) {
+        struct kr_reactor *r = test_reactor(NULL);
+        int peer = begin(r, &one, 0), files[3], content = file_new();
+        size_t size = i % 2 ? 7 : 0;
+        files_new(files, 3);
+        CHECK_EQ(write(content, "content", size), (long)size);
+        CHECK_OK(kr_conn_send_fds(r, one.conn, "aa", 2, &files[0], 1));
+        CHECK_OK(kr_conn_send_file(r, one.conn, content, 0, i / 2 ? KR_FILE_END : size, NULL, NULL));
+        CHECK_OK(kr_conn_send_fds(r, one.conn, "b", 1, &files[1], 1));
+        CHECK_OK(kr_conn_send_file(r, one.conn, content, 0, KR_FILE_END, NULL, NULL));
+        CHECK_OK(kr_conn_send(r, one.conn, "c", 1));
+        CHECK_OK(kr_conn_send_fds(r, one.conn, "d", 1, &files[2], 1));
+        TEST_UNTIL(r, kr_conn_queued(r, one.conn) == 0);
+        read_singly(peer, 5 + 2 * size, (const size_t[]){0, 2 + size, 4 + 2 * size}, files, 3);
+        close_all(files, 3);
+        TEST_UNTIL(r, test_stats(r).sends_out == 0);
+        test_close(content);
+        end_of(r, &one, peer);
+    }
+}
+
 /* What is to come at the other side of a stream of random sends. */
 struct plan {
     size_t at[GIFTS];
@@ -1035,4 +1058,4 @@ TEST_EACH(fds_of_a_lost_completion_are_closed) {
         CHECK_EQ(fcntl(fd, F_GETFD), -1);
 }
 
-TAP_MAIN(fds, 29 * 4)
+TAP_MAIN(fds, 30 * 4)

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -271,6 +272,28 @@ TEST_EACH(pipe_writes_in_order) {
         test_close(fd);
         finish(r);
     }
+}
+
+/* Ours: a file goes in its place. */
+TEST_EACH(pipe_takes_a_file) {
+    struct kr_reactor *r = test_reactor(NULL);
+    static char bytes[1 << 20], back[(1 << 20) + 2];
+    struct seen s = {0};
+    int fd = begin(r, &s, OUT, 0, NULL), file = CHECK_SYS(memfd_create("kr-pipe", MFD_CLOEXEC));
+    test_pattern(bytes, sizeof bytes, 3, 0);
+    CHECK_EQ(write(file, bytes, sizeof bytes), (long)sizeof bytes);
+    CHECK_OK(kr_conn_send(r, s.conn, "a", 1));
+    CHECK_OK(kr_conn_send_file(r, s.conn, file, 0, KR_FILE_END, NULL, NULL));
+    CHECK_OK(kr_conn_send(r, s.conn, "z", 1));
+    CHECK_OK(kr_conn_close(r, s.conn, KR_CLOSE_FLUSH));
+    read_all(r, fd, back, sizeof back);
+    CHECK(back[0] == 'a' && back[sizeof back - 1] == 'z');
+    test_pattern_check(back + 1, sizeof bytes, 3, 0);
+    TEST_UNTIL(r, s.closes == 1);
+    CHECK_EQ(s.error, 0);
+    test_close(fd);
+    test_close(file);
+    finish(r);
 }
 
 /* Ours: marks and on_drain as on a socket. */
@@ -592,4 +615,4 @@ TEST_EACH(pipe_is_told_from_other_files) {
     finish(r);
 }
 
-TAP_MAIN(pipe, 15 * 4)
+TAP_MAIN(pipe, 16 * 4)
