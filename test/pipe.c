@@ -394,6 +394,66 @@ TEST_EACH(pipe_has_one_direction) {
     finish(r);
 }
 
+struct left {
+    unsigned count;
+    int fd, error;
+    size_t unread, unsent;
+    bool eof, shut;
+};
+
+static void released(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
+    struct left *l = user;
+    (void)r;
+    (void)conn;
+    *l = (struct left){l->count + 1, what->fd, what->error, what->unread_size, what->unsent_size, what->eof, what->shut};
+}
+
+/* Ours: both ends leave again as descriptors, with what was unread and unsent; kept ones have no addresses. */
+TEST_EACH(pipe_is_released) {
+    static char bytes[1 << 20];
+    for (unsigned keep = 0; keep < 2; keep++) {
+        struct kr_reactor *r = test_reactor(NULL);
+        struct kr_conn_opts opts;
+        kr_conn_opts_init(&opts);
+        opts.keep_fd = keep;
+        struct seen in = {.hesitates = true}, out = {0};
+        struct left left[2] = {{0}, {0}};
+        struct kr_addr addr;
+        int ends[2][2], before = tap_fd_count();
+        for (unsigned i = 0; i < 2; i++) {
+            CHECK_SYS(pipe2(ends[i], O_CLOEXEC | O_NONBLOCK));
+            adopt_fd(r, i ? &out : &in, ends[i][i], &opts);
+        }
+        CHECK_EQ(tap_fd_count(), before + (keep ? 4 : 2));
+        CHECK_EQ(write(ends[IN][OUT], bytes, 1500), 1500);
+        CHECK_OK(kr_conn_send(r, out.conn, bytes, sizeof bytes));
+        TEST_UNTIL(r, in.shown == 1500 && kr_conn_queued(r, out.conn) < sizeof bytes);
+        CHECK_ERR(kr_conn_peer(r, in.conn, &addr), ENODATA);
+        CHECK_ERR(kr_conn_local(r, out.conn, &addr), ENODATA);
+        int rc = kr_conn_release(r, in.conn, released, &left[IN]);
+        CHECK(rc == 0 || (rc == -EOPNOTSUPP && !keep));
+        if (rc == 0) {
+            CHECK_OK(kr_conn_release(r, out.conn, released, &left[OUT]));
+            TEST_UNTIL(r, in.closes == 1 && out.closes == 1);
+            CHECK(left[IN].count == 1 && left[IN].error == 0 && left[IN].unread == 500 && left[IN].shut);
+            CHECK(left[OUT].count == 1 && left[OUT].error == 0 && left[OUT].unsent && left[OUT].eof);
+            CHECK_EQ(write(ends[IN][OUT], "x", 1), 1);
+            CHECK_EQ(read(left[IN].fd, bytes, 10), 1);
+            ssize_t got = 0, n;
+            while ((n = read(ends[OUT][IN], bytes, sizeof bytes)) > 0)
+                got += n;
+            CHECK_EQ((size_t)got + left[OUT].unsent, sizeof bytes);
+            CHECK_EQ(write(left[OUT].fd, "y", 1), 1);
+            CHECK_EQ(read(ends[OUT][IN], bytes, 10), 1);
+            test_close(left[IN].fd);
+            test_close(left[OUT].fd);
+        }
+        test_reactor_free(r);
+        test_close(ends[IN][OUT]);
+        test_close(ends[OUT][IN]);
+    }
+}
+
 /* Ours: each end closes in each manner, open or not yet; a lingering reader waits for the writers, a flushing
  * writer not longer than its deadline for the reader. */
 TEST_EACH(pipe_closes_in_each_manner) {
@@ -615,4 +675,4 @@ TEST_EACH(pipe_is_told_from_other_files) {
     finish(r);
 }
 
-TAP_MAIN(pipe, 16 * 4)
+TAP_MAIN(pipe, 17 * 4)

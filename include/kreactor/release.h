@@ -42,8 +42,8 @@ struct kr_released {
     const struct kr_released_fds *unsent_fds; /* in order */
     unsigned unsent_fds_count;
 
-    bool eof;      /* the peer's end was received already; the descriptor reads it again */
-    bool shut;     /* this side has been ended: nothing more can be written */
+    bool eof;      /* the peer's end was received already; the descriptor reads it again; or it writes to a pipe */
+    bool shut;     /* this side has been ended: nothing more can be written; or it reads from a pipe */
     bool shutting; /* kr_conn_shutdown was called, and has yet to follow the unsent bytes: shutdown(2) */
 };
 

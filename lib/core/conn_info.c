@@ -9,8 +9,8 @@ static int fd_kept(const struct kr__conn *c) {
 
 static int addr_ask(const struct kr_reactor *r, const struct kr__conn *c, int which, struct kr_addr *ret) {
     int fd = fd_kept(c);
-    if (fd < 0)
-        return fd;
+    if (fd < 0 || c->deaf || c->mute) /* a pipe has none */
+        return -ENODATA;
     struct kr_addr addrs[2];
     int rc = r->kernel->sock_addrs(r->kernel, fd, &addrs[0], &addrs[1]);
     if (rc == 0)
