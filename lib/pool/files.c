@@ -50,7 +50,7 @@ static bool chunk_fit(struct kr__chunk *chunk, struct kr__blocks *blocks, uint64
     if (chunk->block)
         kr__block_put(blocks, chunk->block, chunk->send.room);
     *chunk = (struct kr__chunk){
-        .send = {.room = (uint32_t)room, .kind = KR__SEND_CHUNK},
+        .send = {.data = "", .room = (uint32_t)room, .kind = KR__SEND_CHUNK},
         .block = block,
     };
     return true;
@@ -77,7 +77,7 @@ int kr__files_add(struct kr__files *files, struct kr__sends *sends, struct kr__s
     if (!file)
         return -ENOMEM;
     *file = (struct kr__send_file){
-        .send = {.room = (uint32_t)room, .kind = KR__SEND_FILE},
+        .send = {.data = "", .room = (uint32_t)room, .kind = KR__SEND_FILE},
         .done = plan->done,
         .arg = plan->arg,
         .files = files,
