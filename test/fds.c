@@ -187,6 +187,7 @@ static void adopt(struct kr_reactor *r, struct end *e, int fd, unsigned recv_fds
     opts.recv_fds = recv_fds;
     opts.flush_ns = INT64_C(50000000);
     opts.send_cap = 64 << 20;
+    opts.zerocopy_min = 4; /* which a Unix socket refuses: the bytes and what goes with them stay in order */
     memset(e, 0, sizeof *e);
     CHECK_OK(kr_conn_adopt(r, &e->conn, fd, &opts, how, e));
     TEST_UNTIL(r, e->opens == 1);
