@@ -139,10 +139,11 @@ static void deliver(struct kr_reactor *r, struct kr__conn *c, const char *data, 
                     uint16_t buf) {
     kr__mark_if(received_while_closing, c->state != KR__CONN_OPEN);
     kr__mark_if(release_keeps, c->state == KR__CONN_RELEASING);
-    if (kr__unlikely(c->state == KR__CONN_RELEASING))
-        keep(r, c, data, size);
-    if (c->state != KR__CONN_OPEN)
+    if (c->state != KR__CONN_OPEN) {
+        if (kr__unlikely(c->state == KR__CONN_RELEASING))
+            keep(r, c, data, size);
         return;
+    }
     kr__time_reach(&c->idle_from, r->now);
     kr__time_reach(&c->read_from, r->now);
     bool flows = !kr__conn_stopped(c) || (c->forwarding && !c->paused); /* a dam lets through what came */
