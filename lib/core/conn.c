@@ -249,7 +249,7 @@ bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {
         return (c->queued ? kr__conn_queue_moves(c) : kr__conn_flies(c)) &&
                kr__heap_filed(&c->deadline.node);
     case KR__CONN_RELEASING:
-        return c->owner.inflight > 0 && (!kr__conn_flies(c) || kr__heap_filed(&c->deadline.node));
+        return kr__release_moves(c);
     case KR__CONN_JOINING:
     case KR__CONN_CLOSING:
         return c->owner.inflight > 0;

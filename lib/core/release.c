@@ -118,6 +118,14 @@ void kr__release_overdue(struct kr_reactor *r, struct kr__conn *c) {
     kr__release_step(r, c);
 }
 
+/* One that has waited long enough for its flights waits on only for what is being cancelled. */
+bool kr__release_moves(const struct kr__conn *c) {
+    if (!kr__conn_flies(c))
+        return c->owner.inflight > 0;
+    bool joins = c->owner.inflight > c->more->zerocopy.flights.count;
+    return kr__heap_filed(&c->deadline.node) || (c->more->refusal && joins);
+}
+
 static int may_release(const struct kr_reactor *r, const struct kr__conn *c) {
     if (c->state == KR__CONN_RELEASING)
         return -EALREADY;

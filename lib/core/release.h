@@ -22,6 +22,9 @@ void kr__release_answered(struct kr_reactor *r, struct kr__conn *c, int res);
 /* It ends before it could be released. */
 void kr__release_fails(struct kr_reactor *r, struct kr__conn *c, int error);
 
+/* For the audit: will something bring it further? */
+bool kr__release_moves(const struct kr__conn *c);
+
 /* Hands over those that are ready. A phase of the turn. */
 void kr__releases_settle(struct kr_reactor *r);
 
