@@ -371,6 +371,7 @@ TEST_EACH(pipe_has_one_direction) {
     CHECK_ERR(kr_conn_reserve(r, in.conn, 1, &room), EPIPE);
     CHECK_ERR(kr_conn_send_fds(r, out.conn, "x", 1, &from, 1), EOPNOTSUPP);
     CHECK_ERR(kr_conn_forward(r, out.conn, in.conn, NULL, NULL, NULL), EPIPE);
+    CHECK_ERR(kr_conn_sockopt(r, in.conn, KR_SOCKOPT_RECV_BUF, 4096, NULL, NULL), EOPNOTSUPP);
     CHECK_OK(kr_conn_shutdown(r, in.conn));
     CHECK_OK(kr_conn_pause(r, out.conn));
     CHECK_OK(kr_conn_resume(r, out.conn));

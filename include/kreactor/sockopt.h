@@ -30,8 +30,8 @@ typedef void kr_sockopt_fn(struct kr_reactor *r, kr_conn conn, void *user, int e
  * may be NULL: what the ranges above allow the kernel does not refuse, but for MARK, and what a
  * security module or a BPF program may say.
  *
- * Errors, with nothing done: -EINVAL, a value out of its range; -EOPNOTSUPP, an option of TCP on a Unix socket, or a
- * kernel before 6.8 without keep_fd; -EAGAIN when 64 of this connection wait; -EPIPE once it is being closed or
+ * Errors, with nothing done: -EINVAL, a value out of its range; -EOPNOTSUPP, any on a pipe, one of TCP on a Unix
+ * socket, or a kernel before 6.8 without keep_fd; -EAGAIN when 64 of this connection wait; -EPIPE once it is being closed or
  * released; -ENOMEM; with keep_fd the kernel's own. */
 KR_API int kr_conn_sockopt(struct kr_reactor *r, kr_conn conn, enum kr_sockopt which, unsigned value,
                            kr_sockopt_fn *done, void *user);

@@ -74,7 +74,8 @@ static int set_now(struct kr_reactor *r, int fd, const struct kr__sock_steps *st
 static int admit(struct kr_reactor *r, struct kr__conn *c, const struct kr__sock_steps *steps) {
     if (!kr__conn_lives(c))
         return -EPIPE;
-    if (c->local && steps->tcp)
+    bool pipe = c->deaf || c->mute;
+    if (pipe || (c->local && steps->tcp))
         return -EOPNOTSUPP;
     if (!kr__conn_opts(c)->keep_fd && !(r->ring.caps & KR__CAP_FD_INSTALL))
         return -EOPNOTSUPP;
