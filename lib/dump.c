@@ -120,8 +120,8 @@ static void put_listener(struct dump *d, const struct kr__listener *l) {
     kr_addr_text(&l->bound, addr, sizeof addr);
     put(d, "listener %u %s %s", l->owner.slot, l->state == KR__LISTENER_OPEN ? "open" : "closing", addr);
     put_owner(d, &l->owner);
-    put(d, " conns %u promised %u ones %u batch %u%s%s%s%s\n", l->conns, l->promised, l->ones, l->batch,
-        l->ready ? " ready" : "", l->paused ? " paused" : "", l->backing_off ? " backing-off" : "",
+    put(d, " conns %u promised %u ones %u batch %u%s%s%s%s%s\n", l->conns, l->promised, l->ones, l->batch,
+        l->ready ? " ready" : "", l->draining ? " draining" : "", l->paused ? " paused" : "", l->backing_off ? " backing-off" : "",
         l->short_of_room ? " short-of-room" : "");
 }
 

@@ -413,6 +413,7 @@ TEST(no_reactor_is_refused) {
     CHECK_ERR(kr_listener_addr(NULL, listener, &addr), EINVAL);
     CHECK_ERR(kr_listener_pause(NULL, listener), EINVAL);
     CHECK_ERR(kr_listener_resume(NULL, listener), EINVAL);
+    CHECK_ERR(kr_listener_drain(NULL, listener, 0), EINVAL);
     CHECK_ERR(kr_listener_close(NULL, listener), EINVAL);
     CHECK_ERR(kr_timer_restart(NULL, timer, 0, 0), EINVAL);
     CHECK_ERR(kr_timer_stop(NULL, timer), EINVAL);
@@ -619,6 +620,7 @@ static void check_stale_listener(struct kr_reactor *r, kr_listener l) {
     CHECK_ERR(kr_listener_addr(r, l, &(struct kr_addr){0}), ESTALE);
     CHECK_ERR(kr_listener_pause(r, l), ESTALE);
     CHECK_ERR(kr_listener_resume(r, l), ESTALE);
+    CHECK_ERR(kr_listener_drain(r, l, 0), ESTALE);
     CHECK_ERR(kr_listener_close(r, l), ESTALE);
 }
 

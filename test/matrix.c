@@ -1716,9 +1716,10 @@ static const int client_errors[] = {
 };
 
 /* man accept: the next one fares no better for a while. */
-static const int own_errors[] = {
-    EBADF, EFAULT, EINVAL, EIO, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOTSOCK, ENXIO, EOPNOTSUPP, EPERM,
-};
+static const int own_errors[] = {EFAULT, EIO, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENXIO, EOPNOTSUPP, EPERM};
+
+/* man accept: nobody will ever be accepted from that socket. */
+static const int final_errors[] = {EBADF, EINVAL, ENOTSOCK};
 
 /* What kind of request of a listener is in flight, and how it comes to be. */
 static const struct accept_kind {
@@ -1792,12 +1793,43 @@ static void accept_cell(const struct accept_kind *kind, enum listener_state stat
     accept_goes_on(w, state);
 }
 
+static unsigned listener_ends;
+static int listener_error;
+
+static void on_listener_end(struct kr_reactor *r, kr_listener listener, void *user, int error) {
+    (void)user;
+    CHECK_ERR(kr_listener_close(r, listener), ESTALE);
+    listener_ends++;
+    listener_error = error;
+}
+
+/* The listener ends, once, and tells why; one that is being closed tells nothing. */
+static void final_cell(const struct accept_kind *kind, enum listener_state state, int error, uint32_t flags) {
+    struct world *w = accept_begin(kind, state, error, flags);
+    struct kr__listener *l = listener_of(w);
+    l->opts.on_end = on_listener_end;
+    listener_ends = 0;
+    complete(w, kind->verb, listener_slot(w), error, flags);
+    CHECK_EQ(l->state, KR__LISTENER_CLOSING);
+    CHECK(!l->backing_off);
+    CHECK_EQ(test_stats(w->r).accept_errors, 1u);
+    if (flags & MORE)
+        complete(w, kind->verb, listener_slot(w), -ECANCELED, 0);
+    w->steal = 0;
+    TEST_UNTIL(w->r, test_stats(w->r).listeners == 0);
+    CHECK_EQ(listener_ends, state != CLOSED);
+    CHECK(state == CLOSED || listener_error == error);
+    accept_goes_on(w, CLOSED);
+}
+
 static void accept_cells(const struct accept_kind *kind) {
     for (int state = ACCEPTING; state < LISTENER_STATES; state++) {
         for (size_t i = 0; i < COUNT(client_errors); i++)
             accept_cell(kind, (enum listener_state)state, -client_errors[i], 0, false);
         for (size_t i = 0; i < COUNT(own_errors); i++)
             accept_cell(kind, (enum listener_state)state, -own_errors[i], 0, true);
+        for (size_t i = 0; i < COUNT(final_errors); i++)
+            final_cell(kind, (enum listener_state)state, -final_errors[i], 0);
         accept_cell(kind, (enum listener_state)state, -ECANCELED, 0, false);
     }
 }
@@ -1826,6 +1858,8 @@ TEST_EACH(accept_errors_with_more) {
         accept_cell(&accept_kinds[0], ACCEPTING, -client_errors[i], MORE, false);
     for (size_t i = 0; i < COUNT(own_errors); i++)
         accept_cell(&accept_kinds[0], ACCEPTING, -own_errors[i], MORE, true);
+    for (size_t i = 0; i < COUNT(final_errors); i++)
+        final_cell(&accept_kinds[0], ACCEPTING, -final_errors[i], MORE);
 }
 
 /* Ours: some kernels choose a slot beyond the range when that is full: it is as any full table, and the
@@ -1847,6 +1881,21 @@ TEST_EACH(accept_beyond_the_range) {
         test_close(ends[1]);
         accept_goes_on(w, ACCEPTING);
     }
+}
+
+/* Ours: a listener that is drained ends when no accept of it is in flight that may have a client still. */
+TEST_EACH(accept_one_before_the_end_of_a_drain) {
+    struct world *w = accept_begin(&accept_kinds[2], ACCEPTING, -ECANCELED, 0);
+    struct kr__listener *l = listener_of(w);
+    w->deaf = true;
+    CHECK_OK(kr_listener_drain(w->r, w->listener, INT64_MAX));
+    l->drained = true;
+    for (int i = 0; i < 5; i++)
+        test_step(w->r, "the listener to wait");
+    CHECK_EQ(l->state, KR__LISTENER_OPEN);
+    w->deaf = false;
+    complete(w, KR__VERB_accept_one, listener_slot(w), -ECANCELED, 0);
+    accept_goes_on(w, CLOSED);
 }
 
 static const uint32_t accept_flags[] = {MORE, 0};

@@ -158,6 +158,7 @@ static int run_stopped(struct kr_reactor *r) {
     X(kr_step, kr_step(t->r, 0))                                                                   \
     X(kr_run, run_stopped(t->r))                                                                   \
     X(kr_timer_stop, kr_timer_stop(t->r, t->timer))                                                \
+    X(kr_listener_drain, kr_listener_drain(t->r, t->listener, HOUR))                               \
     X(kr_listener_close, kr_listener_close(t->r, t->listener))                                     \
     X(kr_conn_shutdown, kr_conn_shutdown(t->r, t->conn))                                           \
     X(kr_conn_close, kr_conn_close(t->r, t->conn, KR_CLOSE_NOW))                                   \

@@ -21,13 +21,14 @@ extern "C" {
  * and connections may be made, also in here. Legal: everything. */
 typedef void kr_drained_fn(struct kr_reactor *r, void *user, unsigned cut_off);
 
-/* Closes all listeners at once, as kr_listener_close does (a client in a backlog is reset), and from the
- * next turn on goes through all connections, those that kr_connect is still making included: one with
- * an on_shutdown has that called, once, and goes on until it closes; any other is closed with
- * KR_CLOSE_LINGER. One that is closed already goes on closing. `grace_ns` (>= 0) from now, when all have
- * been told, those that are left end with -ETIMEDOUT and KR_WHY_TIMEOUT (one that had been closed with
- * KR_CLOSE_NOW, and awaits only what `zerocopy_min` is about, keeps its own reason). Then, or as soon as
- * none is left, `fn` (NULL is allowed) is called.
+/* Closes all listeners at once, as kr_listener_close does (a client in a backlog is reset), but for those that
+ * are being drained (kr_listener_drain): these go on to their own end, which is the end of `grace_ns` at the
+ * latest, and whom they accept is told after that end, like the others. From the next turn on goes through all
+ * connections, those that kr_connect is still making included: one with an on_shutdown has that called, once,
+ * and goes on until it closes; any other is closed with KR_CLOSE_LINGER. One that is closed already goes on
+ * closing. `grace_ns` (>= 0) from now, when all have been told, those that are left end with -ETIMEDOUT and
+ * KR_WHY_TIMEOUT (one that had been closed with KR_CLOSE_NOW, and awaits only what `zerocopy_min` is about,
+ * keeps its own reason). Then, or as soon as none is left, `fn` (NULL is allowed) is called.
  *
  * kr_run goes on until kr_stop; timers and posts run as ever. Meanwhile kr_listen, kr_connect and their like
  * answer -ESHUTDOWN. kr_reactor_free ends a drain without calling `fn`.

@@ -12,6 +12,15 @@
 extern "C" {
 #endif
 
+/* Called once from a turn when a listener has ended by itself, from when its handle is stale:
+ *   0            a kr_listener_drain is over, and all who waited at the call have been accepted
+ *   -ETIMEDOUT   its time, or that of a kr_drain, was over first
+ *   others       the kernel will never accept from its socket again, as when an administrator has killed it
+ *                (`ss -K`) or another process has shut it down: -EINVAL, -EBADF, -ENOTSOCK
+ * `user` is that of kr_listen. The address is free, so that kr_listen may take it again in here. Legal:
+ * everything. */
+typedef void kr_listener_end_fn(struct kr_reactor *r, kr_listener listener, void *user, int error);
+
 /* How a listener listens, and what its connections start with. Fill it with kr_listen_opts_init. */
 struct kr_listen_opts {
     size_t size; /* sizeof(struct kr_listen_opts), set by kr_listen_opts_init */
@@ -42,6 +51,10 @@ struct kr_listen_opts {
     bool unix_remove;
 
     unsigned conn_max; /* connections of this listener at a time; 0 = as many as the reactor's. Default 0 */
+
+    /* NULL: nobody is told, and the listener ends all the same. Not called after kr_listener_close, for those
+     * that kr_drain closes, and once kr_reactor_free has begun. Default NULL. */
+    kr_listener_end_fn *on_end;
 
     struct kr_conn_opts conn; /* what its connections start with */
 };
@@ -85,6 +98,17 @@ KR_API int kr_listener_resume(struct kr_reactor *r, kr_listener listener);
  * kernel had accepted meanwhile are closed). Its open connections live on. Clients in the backlog are
  * reset by the kernel. The port is free after the next turn. */
 KR_API int kr_listener_close(struct kr_reactor *r, kr_listener listener);
+
+/* Serves the clients that wait in the backlog, whom kr_listener_close would have reset, and ends the listener:
+ * when none waits any more, or when backlog + 1 have been accepted, as many as can have waited at the call.
+ * Clients that come meanwhile queue up behind them (the kernel knows no way to refuse these alone): they are
+ * served, or reset, by when they came. Clients wait for room as ever; `within_ns` (>= 0) from now the listener
+ * ends in any case. Then on_end is called. A paused listener is resumed. The handle is good until the end, for
+ * kr_listener_close as well, which ends it at once and calls no on_end.
+ *
+ * For an orderly end of all: kr_listener_drain for each listener, then kr_drain, which waits for them.
+ * Errors, with nothing done: -EALREADY while it is being drained. */
+KR_API int kr_listener_drain(struct kr_reactor *r, kr_listener listener, int64_t within_ns);
 
 #ifdef __cplusplus
 }

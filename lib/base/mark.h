@@ -74,6 +74,9 @@
     X(accept_of_a_lost_client, sim)                                                                \
     X(accept_backoff, sim)                                                                         \
     X(accept_backoff_again, sim)                                                                   \
+    X(accept_failed_for_good, matrix)                                                              \
+    /* core/listener_end.c */                                                                      \
+    X(listener_drain_overdue, sim)                                                                 \
     /* core/reactor.h */                                                                           \
     X(own_share_reached, sim)                                                                      \
     X(share_of_all_reached, sim)                                                                   \
@@ -100,6 +103,7 @@
     /* core/drain.c */                                                                             \
     X(drain_walks_on, drain)                                                                       \
     X(drain_cuts_off, sim)                                                                         \
+    X(drain_walks_again, sim)                                                                      \
     /* core/release.c */                                                                           \
     X(release_refused, sim)                                                                        \
     X(exported_too_late, matrix)                                                                   \

@@ -81,7 +81,8 @@ struct kr__conn {
     bool modest : 1;     /* counted in kr_reactor.modest, */
     bool was_modest : 1; /* and in modest_before */
     uint8_t calm : 3;    /* how calm it has been since it was found greedy */
-    uint8_t turn_receives; /* receives that it had in `turn`, 255 at most */
+    bool told : 1;       /* of the drain */
+    uint8_t turn_receives : 7; /* receives that it had in `turn`, 127 at most */
     int16_t error;      /* for on_close; the kernel's reach to -4095 */
     uint16_t held;      /* receive buffers that its queue and its leases hold */
     uint16_t turn;      /* the last one, its low bits, that brought bytes */

@@ -1,6 +1,7 @@
 /* Draining.
  *
- * Happy path: the listeners are closed in the call; the turns that follow go through the table, some
+ * Happy path: the listeners are closed in the call, but for those that are being drained, and then who comes
+ * by them is told when they have ended; the turns that follow go through the table, some
  * connections a turn, and tell each or close it; at the end of the turn in which the last one is gone
  * the drain is over, and told of.
  * Failure modes: connections that stay (cut off when the time is over); the reactor is freed meanwhile (its
@@ -11,6 +12,7 @@
 #include "core/zerocopy.h"
 
 static void tell(struct kr_reactor *r, struct kr__conn *c) {
+    c->told = true;
     if (c->ops->on_shutdown)
         c->ops->on_shutdown(r, kr__conn_handle(c), c->user);
     else
@@ -24,9 +26,9 @@ static unsigned walk(struct kr_reactor *r) {
     for (unsigned left = r->config.turn_cqes; left > 0 && !d->walked; left--) {
         d->at = kr__conns_next(&r->conns, d->at);
         d->walked = !d->at;
-        if (!d->walked && d->at->state == KR__CONN_RELEASING)
+        if (!d->walked && d->at->state == KR__CONN_RELEASING && !d->at->told)
             d->at->missed = true;
-        if (d->walked || !kr__conn_lives(d->at))
+        if (d->walked || !kr__conn_lives(d->at) || d->at->told)
             continue;
         tell(r, d->at);
         told++;
@@ -50,9 +52,23 @@ static void finish(struct kr_reactor *r) {
         over.fn(r, over.user, over.cut_off);
 }
 
+/* Who came from a backlog meanwhile is told when that is empty. */
+static void walk_again(struct kr__drain *d) {
+    kr__mark(drain_walks_again);
+    d->walked = d->expects = false;
+    d->at = NULL;
+}
+
 unsigned kr__drain_step(struct kr_reactor *r) {
+    struct kr__drain *d = &r->drain;
     unsigned told = walk(r);
-    if (r->drain.walked && r->conns.open == 0) {
+    if (!d->walked)
+        return told;
+    if (r->listeners.draining) {
+        d->expects = true;
+    } else if (d->expects) {
+        walk_again(d);
+    } else if (r->conns.open == 0) {
         finish(r);
         told++;
     }
@@ -67,6 +83,13 @@ static void cut_off(struct kr_reactor *r, struct kr__conn *c) {
 
 /* Everyone is told first, if there was time for a word or not. */
 void kr__drain_due(struct kr_reactor *r) {
+    for (unsigned i = 0; i < r->listeners.max; i++) {
+        struct kr__listener *l = &r->listeners.table[i];
+        if (l->state == KR__LISTENER_OPEN)
+            kr__listener_ends(r, l, -ETIMEDOUT);
+    }
+    if (r->drain.expects)
+        walk_again(&r->drain);
     while (!r->drain.walked)
         walk(r);
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
@@ -77,7 +100,7 @@ void kr__drain_due(struct kr_reactor *r) {
 
 static void end_listeners(struct kr_reactor *r) {
     for (unsigned i = 0; i < r->listeners.max; i++) {
-        if (r->listeners.table[i].state == KR__LISTENER_OPEN)
+        if (r->listeners.table[i].state == KR__LISTENER_OPEN && !r->listeners.table[i].draining)
             kr__listener_end(r, &r->listeners.table[i]);
     }
 }

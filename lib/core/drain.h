@@ -11,6 +11,7 @@ struct kr__conn;
 struct kr__drain {
     bool under_way;
     bool walked;         /* every connection has been told, or closed */
+    bool expects;        /* some may come yet, from listeners that are being drained */
     struct kr__conn *at; /* the last one that was; NULL: none yet */
     unsigned cut_off;
     struct kr__deadline deadline;

@@ -73,6 +73,7 @@ void kr__listener_unname(struct kr_reactor *r, struct kr__listener *l) {
 
 void kr__listener_end(struct kr_reactor *r, struct kr__listener *l) {
     l->state = KR__LISTENER_CLOSING;
+    r->listeners.draining -= l->draining;
     kr__listener_unname(r, l);
     l->to_start = 0;
     kr__listener_yield_room(r, l);
@@ -84,8 +85,14 @@ void kr__listener_end(struct kr_reactor *r, struct kr__listener *l) {
     kr__owner_dirty(r, &l->owner);
 }
 
+static kr_listener listener_handle(const struct kr__listener *l) {
+    return (kr_listener){kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation)};
+}
+
+/* Its port is free, and its place may be taken while it is told. */
 void kr__listener_gone(struct kr_reactor *r, struct kr__listener *l) {
     kr__assert(l->state == KR__LISTENER_CLOSING && l->owner.inflight == 0 && l->ones == 0);
+    const struct kr__listener was = *l;
     kr__link_off(&l->owner.dirty);
     kr__listener_leave_room(r, l);
     listener_strip(r, l);
@@ -93,6 +100,8 @@ void kr__listener_gone(struct kr_reactor *r, struct kr__listener *l) {
     kr__owner_age(&l->owner);
     kr__slots_recycle(&r->slots, l->owner.slot);
     kr__uncount(&r->stats.listeners, 1);
+    if (was.ends_itself && was.opts.on_end && !r->freeing)
+        was.opts.on_end(r, listener_handle(&was), was.user, was.end_error);
 }
 
 void kr_listen_opts_init(struct kr_listen_opts *opts) {
@@ -190,9 +199,10 @@ static kr_listener listener_begin(struct kr_reactor *r, uint32_t slot, const str
     *l = *fresh;
     l->owner = owner;
     l->state = KR__LISTENER_OPEN;
+    l->drain_at = KR__NEVER;
     kr__count(&r->stats.listeners, 1);
     kr__listener_claim_room(r, l);
-    return (kr_listener){kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation)};
+    return listener_handle(l);
 }
 
 static int listen_from(struct kr_reactor *r, kr_listener *ret, const struct origin *from,
@@ -241,7 +251,7 @@ int kr_listen_fd(struct kr_reactor *r, kr_listener *ret, int fd, const struct kr
     return listen_from(r, ret, &(struct origin){.fd = fd}, opts, ops, user);
 }
 
-static int listener_door(const struct kr_reactor *r, kr_listener listener, struct kr__listener **ret) {
+int kr__listener_door(const struct kr_reactor *r, kr_listener listener, struct kr__listener **ret) {
     int rc = kr__guard(r);
     if (rc < 0)
         return rc;
@@ -251,7 +261,7 @@ static int listener_door(const struct kr_reactor *r, kr_listener listener, struc
 
 int kr_listener_addr(const struct kr_reactor *r, kr_listener listener, struct kr_addr *ret) {
     struct kr__listener *l;
-    int rc = listener_door(r, listener, &l);
+    int rc = kr__listener_door(r, listener, &l);
     if (rc < 0)
         return rc;
     if (!ret)
@@ -262,7 +272,7 @@ int kr_listener_addr(const struct kr_reactor *r, kr_listener listener, struct kr
 
 static int listener_set_paused(struct kr_reactor *r, kr_listener listener, bool paused) {
     struct kr__listener *l;
-    int rc = listener_door(r, listener, &l);
+    int rc = kr__listener_door(r, listener, &l);
     if (rc < 0)
         return rc;
     l->paused = paused;
@@ -280,7 +290,7 @@ int kr_listener_resume(struct kr_reactor *r, kr_listener listener) {
 
 int kr_listener_close(struct kr_reactor *r, kr_listener listener) {
     struct kr__listener *l;
-    int rc = listener_door(r, listener, &l);
+    int rc = kr__listener_door(r, listener, &l);
     if (rc < 0)
         return rc;
     kr__listener_end(r, l);

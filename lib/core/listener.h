@@ -46,7 +46,18 @@ struct kr__listener {
     unsigned batch_size, taken; /* of the running batch: accepts made, clients got */
     uint64_t batch_turn;
 
+    /* Being drained (listener_end.c). */
+    bool draining;
+    bool looking; /* the poll in flight was made since */
+    bool drained; /* nobody waits who did at the call: to be ended when nothing is under way */
+    unsigned drain_left;
+    int64_t drain_at; /* its end in any case; KR__NEVER: none */
+
+    bool ends_itself; /* so that on_end is owed, with end_error */
+    int end_error;
+
     unsigned backoff_ms;
+    int64_t retry_at; /* while backing off */
     struct kr__deadline deadline;
     struct kr__arrival *arrivals; /* KR__ACCEPT_ONES of them, if clients come by descriptor */
 
@@ -62,6 +73,7 @@ struct kr__listener {
 struct kr__listeners {
     struct kr__listener *table; /* mapped */
     unsigned max, first_slot;
+    unsigned draining; /* of them */
     struct kr__list want_room;
     uint64_t multishot_room; /* free slots with which all of them may arm multishot accepts */
 };
@@ -69,8 +81,9 @@ struct kr__listeners {
 int kr__listeners_init(struct kr__listeners *ls, struct kr_reactor *r, unsigned max, unsigned first_slot);
 void kr__listeners_free(struct kr__listeners *ls, struct kr_reactor *r);
 
-/* The listener of a handle, while it is open; NULL otherwise. */
+/* The listener of a handle, while it is open; NULL otherwise. And at a public door: 0, or the error to return. */
 struct kr__listener *kr__listener_find(const struct kr_reactor *r, uint64_t bits);
+int kr__listener_door(const struct kr_reactor *r, kr_listener listener, struct kr__listener **ret);
 
 /* What it wants, from its state alone; sets slots aside for what it will be granted. */
 struct kr__wants kr__listener_wants(struct kr_reactor *r, struct kr__listener *l);
@@ -78,9 +91,19 @@ struct kr__wants kr__listener_wants(struct kr_reactor *r, struct kr__listener *l
 /* A one-shot accept of it has ended, with a client or without. */
 void kr__listener_tried(struct kr__listener *l, bool took);
 
-/* An accept failed with `error`: again at once, or after a while. */
+/* A client was not had, because of `error`: again at once, or after a while. Of an accept or poll that failed:
+ * or never. */
 void kr__listener_failed(struct kr_reactor *r, struct kr__listener *l, int error);
+void kr__listener_accept_failed(struct kr_reactor *r, struct kr__listener *l, int error);
+void kr__listener_back_off(struct kr_reactor *r, struct kr__listener *l, int64_t for_ns);
 void kr__listener_due(struct kr_reactor *r, struct kr__deadline *d);
+
+/* The end that comes by itself: with `error`, or 0 when it is drained. What came of the poll; whether it is
+ * drained; one more client is had. */
+void kr__listener_ends(struct kr_reactor *r, struct kr__listener *l, int error);
+void kr__listener_looked(struct kr__listener *l, int res);
+bool kr__listener_is_drained(const struct kr__listener *l);
+void kr__listener_drain_one(struct kr__listener *l);
 
 /* Closes the descriptor of an arrival, if it has not been taken; whoever it was for has its slot, or does not want one. */
 void kr__arrival_drop(struct kr_reactor *r, struct kr__listener *l, unsigned index);

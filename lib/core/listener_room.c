@@ -9,7 +9,7 @@
  *
  * Failure modes: -EMFILE, -ENFILE, -ENOMEM, -ENOBUFS and unknown errors are waited out by a timer of 10,
  * 20, then 40 ms; -ECONNABORTED, -EINTR, -EAGAIN and a client's own network errors (man accept) are not:
- * the next client may be well. */
+ * the next client may be well. What will not get better ends the listener (listener_end.c). */
 #include "core/listener.h"
 
 #include "core/reactor.h"
@@ -102,15 +102,21 @@ static uint32_t want_ones(struct kr_reactor *r, struct kr__listener *l, unsigned
     if (l->ready && !l->accepting && !l->to_start && room)
         begin_batch(r, l, room);
     listener_promise(r, l, l->ones + l->to_start);
-    uint32_t desired = l->ready ? 0 : KR__SET(accept_poll);
+    bool looked = l->draining && (l->owner.armed & KR__SET(accept_poll)); /* that will do */
+    uint32_t desired = l->ready || looked ? 0 : KR__SET(accept_poll);
     if (l->to_start || l->batch_turn == r->stats.turns)
         desired |= l->arrivals ? KR__SET(accept_fd) : KR__SET(accept_one);
     return desired;
 }
 
 static uint32_t want_accepts(struct kr_reactor *r, struct kr__listener *l) {
+    if (l->drained) {
+        l->to_start = 0;
+        listener_note_room(r, l, false, false);
+        return 0;
+    }
     unsigned room = listener_room(r, l);
-    bool multishot = multishot_fits(r, l);
+    bool multishot = !l->draining && multishot_fits(r, l);
     listener_note_room(r, l, !multishot, l->ready && room <= l->ones);
     kr__mark_if(ones_yield, multishot && l->accepting);
     if (multishot && l->accepting) /* these are cancelled first */
@@ -137,6 +143,8 @@ static uint32_t want_many(const struct kr__listener *l, uint32_t desired) {
 }
 
 struct kr__wants kr__listener_wants(struct kr_reactor *r, struct kr__listener *l) {
+    if (l->state == KR__LISTENER_OPEN && kr__listener_is_drained(l))
+        kr__listener_ends(r, l, 0);
     uint32_t desired = l->owner.armed & KR__SET(install);
     if (l->state == KR__LISTENER_CLOSING) {
         if (l->owner.inflight == 0 || l->owner.armed == KR__SET(close))
@@ -187,21 +195,30 @@ void kr__listener_failed(struct kr_reactor *r, struct kr__listener *l, int error
         return;
     kr__mark(accept_backoff);
     kr__mark_if(accept_backoff_again, l->backoff_ms == BACKOFF_LAST_MS);
-    l->backing_off = true;
     l->backoff_ms = l->backoff_ms ? l->backoff_ms * 2 : BACKOFF_FIRST_MS;
     if (l->backoff_ms > BACKOFF_LAST_MS)
         l->backoff_ms = BACKOFF_LAST_MS;
-    kr__deadline_file(&r->timers, &l->deadline, kr__time_add(r->now, l->backoff_ms * INT64_C(1000000)));
+    kr__listener_back_off(r, l, l->backoff_ms * INT64_C(1000000));
 }
 
-void kr__listener_due(struct kr_reactor *r, struct kr__deadline *d) {
-    struct kr__listener *l = kr__container_of(d, struct kr__listener, deadline);
-    l->backing_off = false;
-    kr__owner_dirty(r, &l->owner);
+/* What a socket answers that was shut down, or is none: as one that was killed (man accept, ss -K). */
+static bool is_for_good(int error) {
+    return error == -EINVAL || error == -EBADF || error == -ENOTSOCK;
+}
+
+void kr__listener_accept_failed(struct kr_reactor *r, struct kr__listener *l, int error) {
+    if (!is_for_good(error) || l->state != KR__LISTENER_OPEN) {
+        kr__listener_failed(r, l, error);
+        return;
+    }
+    kr__mark(accept_failed_for_good);
+    kr__count(&r->stats.accept_errors, 1);
+    kr__listener_ends(r, l, error);
 }
 
 void kr__listener_opened(struct kr__listener *l) {
     l->conns++;
+    kr__listener_drain_one(l);
     l->backoff_ms = 0;
 }
 

@@ -7,6 +7,7 @@
 /* Receives that a share is at most, however little they bring: so many the kernel makes of one multishot
  * before it lets others have their turn (MULTISHOT_MAX_RETRY, io_uring/net.c, kernel >= 6.8). */
 #define KR__SHARE_RECEIVES 32u
+#define KR__SHARE_RECEIVES_MOST 127u /* kr__conn.turn_receives has 7 bits */
 
 /* True when it has had more than a share in its turn. */
 static inline bool kr__share_over(const struct kr_reactor *r, const struct kr__conn *c) {
@@ -26,7 +27,7 @@ static inline void kr__share_charge(struct kr_reactor *r, struct kr__conn *c, si
     if (c->turn != (uint16_t)r->stats.turns)
         kr__share_begin(r, c);
     c->turn_bytes += (uint32_t)size;
-    if (c->turn_receives < UINT8_MAX)
+    if (c->turn_receives < KR__SHARE_RECEIVES_MOST)
         c->turn_receives++;
     if (kr__unlikely(c->greedy || kr__share_over(r, c)))
         kr__share_weigh(r, c, size);

@@ -36,7 +36,7 @@ static int32_t in_range(struct kr_reactor *r, int32_t res) {
 static void accepted(struct kr_reactor *r, struct kr__listener *l, int32_t res) {
     res = in_range(r, res);
     if (res < 0)
-        kr__listener_failed(r, l, res);
+        kr__listener_accept_failed(r, l, res);
     else
         kr__conn_arrive(r, (uint32_t)res, l, NULL, -1);
 }
@@ -47,7 +47,8 @@ void kr__done_accept(struct kr_reactor *r, struct kr__owner *o, const struct kr_
 
 uint16_t kr__prep_accept_poll(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
     (void)r;
-    (void)o;
+    struct kr__listener *l = kr__owner_listener(o);
+    l->looking = l->draining;
     io_uring_prep_poll_add(sqe, 0, POLLIN);
     return 0;
 }
@@ -55,8 +56,9 @@ uint16_t kr__prep_accept_poll(struct kr_reactor *r, struct kr__owner *o, struct 
 /* An error of the listening socket shows as readiness, too; the accept will name it. */
 void kr__done_accept_poll(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     struct kr__listener *l = kr__owner_listener(o);
+    kr__listener_looked(l, how->res);
     if (how->res < 0)
-        kr__listener_failed(r, l, how->res);
+        kr__listener_accept_failed(r, l, how->res);
     else
         l->ready = true;
 }
@@ -128,5 +130,5 @@ void kr__done_accept_fd(struct kr_reactor *r, struct kr__owner *o, const struct 
         return;
     }
     l->ones--;
-    kr__listener_failed(r, l, how->res);
+    kr__listener_accept_failed(r, l, how->res);
 }

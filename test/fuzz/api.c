@@ -475,13 +475,16 @@ static void act_listen(struct world *w) {
 
 static void act_listener(struct world *w) {
     kr_listener listener = any_listener(w);
-    switch (below(w, 4)) {
+    switch (below(w, 5)) {
     case 0:
         (void)kr_listener_pause(any_reactor(w), listener);
         break;
     case 1:
     case 2:
         (void)kr_listener_resume(any_reactor(w), listener);
+        break;
+    case 3:
+        (void)kr_listener_drain(any_reactor(w), listener, any_time(w));
         break;
     default:
         (void)kr_listener_close(any_reactor(w), listener);

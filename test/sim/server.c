@@ -214,7 +214,17 @@ void server_post(struct kr_sim *sim, void *arg) {
 
 /* ---- listeners ---- */
 
+/* Its handle is stale, and another may listen in its place. */
+static void listener_ended(struct kr_reactor *r, kr_listener listener, void *user, int error) {
+    struct storm *s = user;
+    kr_sim_note(s->sim, "listener ended", listener.bits, (uint64_t)(int64_t)error);
+    MUST(!s->in_callback && !s->ending && (error == 0 || error == -ETIMEDOUT));
+    MUST(kr_listener_close(r, listener) == -ESTALE);
+    mark(s, error ? MARK_backlog_left : MARK_backlog_served);
+}
+
 void server_listen(struct storm *s, unsigned i) {
+    s->opts.on_end = listener_ended;
     struct kr_addr addr = storm_address(s);
     int rc = kr_listen(s->r, &s->listeners[i], &addr, &s->opts, &ops, s);
     MUST(rc == 0 || rc == -ENOMEM || rc == -ENOSPC || (rc == -ESHUTDOWN && (s->ending || s->draining)));
@@ -258,6 +268,10 @@ static void churn(struct storm *s) {
     unsigned i = (unsigned)below(s, LISTENERS_MAX);
     if (!s->listening[i]) {
         server_listen(s, i);
+    } else if (likely(s, 300)) {
+        MUST(kr_listener_drain(s->r, s->listeners[i], (int64_t)some(s, (uint64_t)(50 * MS)) - 1) == 0);
+        MUST(kr_listener_drain(s->r, s->listeners[i], 0) == -EALREADY);
+        s->listening[i] = false;
     } else if (likely(s, 512)) {
         mark(s, MARK_listener_closed);
         MUST(kr_listener_close(s->r, s->listeners[i]) == 0);

@@ -93,6 +93,8 @@ const struct scenario *scenario_named(const char *name);
     X(peer_reset)                                                                                  \
     X(listener_closed)                                                                             \
     X(listener_paused)                                                                             \
+    X(backlog_served)                                                                              \
+    X(backlog_left)                                                                                \
     X(no_memory)                                                                                   \
     X(post_refused)                                                                                \
     X(post_ran)                                                                                    \
