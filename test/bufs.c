@@ -218,6 +218,10 @@ TEST(bufs_starving_ends_when_one_comes_back) {
 TEST(bufs_of_one_turn_double_the_target_once) {
     struct pool p;
     pool_init(&p, 1024, 4096);
+    for (int i = 0; i < 200; i++) { /* so that more would be published for receives of this size */
+        kr__buf_unref(&p.bufs, pool_fill(&p, 64));
+        kr__bufs_publish(&p.bufs);
+    }
     unsigned target = p.bufs.target;
     for (int i = 0; i < 100; i++)
         kr__bufs_starved(&p.bufs);
@@ -225,6 +229,18 @@ TEST(bufs_of_one_turn_double_the_target_once) {
     CHECK_EQ(p.bufs.target, 2 * target);
     kr__bufs_publish(&p.bufs);
     CHECK_EQ(p.bufs.target, 2 * target);
+    pool_free(&p);
+}
+
+/* Ours: before anything is known the first turn may bring no more than any later one, whole buffers. */
+TEST(bufs_begin_as_if_all_were_filled) {
+    struct pool p;
+    pool_init(&p, 1024, 65536);
+    CHECK_LE(pool_published(&p), KR__BUFS_WARM / 65536);
+    CHECK_GE(pool_published(&p), KR__BUFS_TARGET_MIN);
+    pool_free(&p);
+    pool_init(&p, 1024, 16);
+    CHECK_EQ(pool_published(&p), 1024u);
     pool_free(&p);
 }
 
@@ -290,4 +306,4 @@ TEST(bufs_refused_leave_nothing) {
     CHECK_EQ(maps_out, 0);
 }
 
-TAP_MAIN(bufs, 7)
+TAP_MAIN(bufs, 8)

@@ -26,6 +26,14 @@ static size_t stride_of(size_t size) {
     return size < 4096 ? lines : lines + 4096 + 64;
 }
 
+/* How many published buffers keep KR__BUFS_WARM bytes in flight, as receives usually are. */
+static unsigned warm_target(const struct kr__bufs *bufs) {
+    size_t warm = KR__BUFS_WARM / (bufs->usual + 1);
+    if (warm < KR__BUFS_TARGET_MIN)
+        warm = KR__BUFS_TARGET_MIN;
+    return warm < bufs->count ? (unsigned)warm : bufs->count;
+}
+
 static int bufs_map(struct kr__bufs *bufs) {
     const struct kr__kernel *k = bufs->kernel;
     bufs->ring = k->map(k, ring_bytes(bufs->count), KR__MAP_KEEP);
@@ -57,7 +65,8 @@ int kr__bufs_init(struct kr__bufs *bufs, struct kr__ring *ring, struct kr__mem *
     }
     for (unsigned id = count; id-- > 0;)
         bufs->free[bufs->free_count++] = (uint16_t)id;
-    bufs->target = count < 64 ? count : 64;
+    bufs->usual = size; /* until it is known better: the first turn is not to be the longest */
+    bufs->target = warm_target(bufs);
     kr__bufs_publish(bufs);
     return 0;
 }
@@ -73,14 +82,6 @@ void kr__bufs_free(struct kr__bufs *bufs, bool child) {
     if (bufs->ring && !child)
         k->unmap(k, bufs->ring, ring_bytes(bufs->count));
     *bufs = (struct kr__bufs){.kernel = k, .mem = bufs->mem};
-}
-
-/* How many published buffers keep KR__BUFS_WARM bytes in flight, as receives usually are. */
-static unsigned warm_target(const struct kr__bufs *bufs) {
-    size_t warm = KR__BUFS_WARM / (bufs->usual + 1);
-    if (warm < KR__BUFS_TARGET_MIN)
-        warm = KR__BUFS_TARGET_MIN;
-    return warm < bufs->count ? (unsigned)warm : bufs->count;
 }
 
 void kr__buf_take(struct kr__bufs *bufs, uint16_t id, size_t filled) {
