@@ -875,6 +875,35 @@ TEST_EACH(failing_accepts_back_off_enomem) {
     fails_in_each_way(ENOMEM);
 }
 
+/* Ours: however long the want has lasted, when it is over the next try is not 50 ms away. */
+static void resumes_soon(struct kr_listen_opts opts, int error) {
+    struct kr_reactor *r = injecting_reactor();
+    struct server s = {0};
+    injected.result = -error;
+    injected.left = UINT32_MAX;
+    injected.made = 0;
+    uint16_t port = test_listen(r, NULL, &opts, &server_ops, &s);
+    struct client clients[3];
+    connect_all(clients, 3, port);
+    TEST_UNTIL(r, injected.made >= 8);
+    injected.left = 0;
+    CHECK_LE(kr__heap_next(&r->timers.heap) - r->now, 40 * MS);
+    serve_all(r, clients, 3, true);
+    CHECK_EQ(injected.made, test_stats(r).accept_errors);
+    rest_without_conns(r, 1);
+    CHECK_OK(kr_reactor_free(r));
+}
+
+TEST_EACH(failing_accepts_resume_within_50_ms) {
+    static const int errors[] = {EMFILE, ENFILE, ENOMEM, ENOBUFS};
+    struct kr_listen_opts opts = default_opts(), few = default_opts();
+    few.conn_max = 5;
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
+        resumes_soon(opts, errors[i]);
+        resumes_soon(few, errors[i]);
+    }
+}
+
 /* Ours: a client that has gone in the backlog fails its own accept only. A hundred of them in a row
  * delay those behind them by a hundred accepts, not by a hundred waits. */
 TEST_EACH(aborted_clients_delay_nobody) {
@@ -1022,4 +1051,4 @@ TEST_EACH(accepts_at_a_full_descriptor_table) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(accept, 92)
+TAP_MAIN(accept, 96)
