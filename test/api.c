@@ -265,6 +265,8 @@ TEST(listen_opts_are_as_documented) {
     kr_listen_opts_init(&o);
     CHECK_EQ(o.size, sizeof o);
     CHECK_EQ(o.backlog, 1024u);
+    CHECK_EQ(o.turn_accepts, 0u);
+    CHECK(!o.on_end);
     CHECK(o.reuse_addr && !o.reuse_port && !o.v6_only && o.conn.no_delay && !o.addresses);
     CHECK_EQ(o.conn_max, 0u);
     CHECK_EQ(o.conn.keep_idle_s | o.conn.keep_every_s | o.conn.keep_probes, 0u);
@@ -492,6 +494,7 @@ TEST_EACH(listen_refuses_bad_arguments) {
     OPTS_REFUSED(size, 8);
     OPTS_REFUSED(backlog, 0);
     OPTS_REFUSED(backlog, 65536);
+    OPTS_REFUSED(turn_accepts, 17);
     OPTS_REFUSED(conn.send_low, (256u << 10) + 1);
     OPTS_REFUSED(conn.send_high, (16u << 20) + 1);
     OPTS_REFUSED(conn.send_cap, (256u << 10) - 1);

@@ -242,6 +242,7 @@ struct pinger {
 static struct {
     struct pinger pingers[PINGERS];
     uint64_t worst_turns, worst_cqes; /* from a question to its answer */
+    uint64_t most_accepts;            /* in a turn */
 } pings;
 
 static uint64_t larger(uint64_t a, uint64_t b) {
@@ -276,15 +277,17 @@ static unsigned fewest_answers(void) {
 
 /* Pings go on until so many connections are open, and all who asked by then have an answer. */
 static void ping_until(struct kr_reactor *r, unsigned conns) {
-    pings.worst_turns = pings.worst_cqes = 0;
+    pings.worst_turns = pings.worst_cqes = pings.most_accepts = 0;
     struct kr_stats stats = test_stats(r);
     for (unsigned enough = UINT32_MAX; fewest_answers() < enough;) {
         if (enough == UINT32_MAX && stats.conns == conns)
             enough = fewest_answers() + 2;
         for (unsigned i = 0; i < PINGERS; i++)
             ping_moves(&pings.pingers[i], &stats);
+        uint64_t accepts = stats.accepts;
         test_step(r, "a burst to be over, and answers to pings");
         stats = test_stats(r);
+        pings.most_accepts = larger(pings.most_accepts, stats.accepts - accepts);
     }
 }
 
@@ -300,7 +303,7 @@ static void check_pings(const char *what, uint64_t turns_most, uint64_t cqes_mos
 /* Ours: two thousand clients that come at once keep nobody waiting for longer than they themselves
  * take to be accepted, and that is a few turns; the same when they reset at once, each of which
  * takes three completions at most. */
-static void burst_beside(unsigned conn_max) {
+static void burst_beside(unsigned conn_max, unsigned turn_accepts) {
     test_need_descriptors(conn_max + BURST + 200);
     struct kr_config config;
     kr_config_init(&config);
@@ -308,6 +311,7 @@ static void burst_beside(unsigned conn_max) {
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
     opts.backlog = 2 * BURST;
+    opts.turn_accepts = turn_accepts;
     struct kr_reactor *r = test_reactor(&config);
     uint16_t port = test_listen(r, NULL, &opts, &echo_ops, NULL);
     for (unsigned i = 0; i < PINGERS; i++)
@@ -322,7 +326,11 @@ static void burst_beside(unsigned conn_max) {
         for (unsigned i = 0; i < BURST; i++)
             fds[i] = test_connect_begin(port);
         ping_until(r, PINGERS + BURST);
-        check_pings("accepts", 16, BURST + 1024 + 4 * PINGERS);
+        CHECK(!turn_accepts || pings.most_accepts <= turn_accepts);
+        if (turn_accepts)
+            check_pings("accepts, some a turn", 8, 8 * turn_accepts + 4 * PINGERS);
+        else
+            check_pings("accepts", 16, BURST + 1024 + 4 * PINGERS);
         for (unsigned i = 0; i < BURST; i++)
             test_close_reset(fds[i]);
         ping_until(r, PINGERS);
@@ -335,11 +343,17 @@ static void burst_beside(unsigned conn_max) {
 }
 
 TEST_EACH(fair_burst_of_clients_into_a_roomy_table, .deadline_s = 60) {
-    burst_beside(12000);
+    burst_beside(12000, 0);
 }
 
 TEST_EACH(fair_burst_of_clients_into_a_tight_table, .deadline_s = 60) {
-    burst_beside(PINGERS + BURST + 10);
+    burst_beside(PINGERS + BURST + 10, 0);
+}
+
+/* Ours: as many a turn as were asked for, and the others hardly notice. */
+TEST_EACH(fair_burst_of_clients_some_a_turn, .deadline_s = 60) {
+    burst_beside(12000, 4);
+    burst_beside(12000, 16);
 }
 
 /* Ours: neither bytes nor completions are one connection's. Receives bring 16 bytes, a turn handles 32
@@ -380,4 +394,4 @@ TEST_EACH(fair_crumbs_of_one_beside_pings, .deadline_s = 60) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(fair, 20)
+TAP_MAIN(fair, 24)

@@ -52,6 +52,11 @@ struct kr_listen_opts {
 
     unsigned conn_max; /* connections of this listener at a time; 0 = as many as the reactor's. Default 0 */
 
+    /* Clients accepted in a turn, at most, 1 to 16; 0: as many as wait, which is cheapest: others are served when
+     * all of them, that is up to `backlog`, have been accepted (2 us each or so), and each turn_cqes of them
+     * have been told of. Default 0. */
+    unsigned turn_accepts;
+
     /* NULL: nobody is told, and the listener ends all the same. Not called after kr_listener_close, for those
      * that kr_drain closes, and once kr_reactor_free has begun. Default NULL. */
     kr_listener_end_fn *on_end;

@@ -115,7 +115,7 @@ void kr_listen_opts_init(struct kr_listen_opts *opts) {
 
 static bool opts_good(const struct kr_listen_opts *o) {
     return o->size == sizeof *o && o->backlog >= 1 && o->backlog <= 65535 &&
-           o->unix_mode <= 0777 && kr__conn_opts_good(&o->conn);
+           o->unix_mode <= 0777 && o->turn_accepts <= KR__ACCEPT_ONES && kr__conn_opts_good(&o->conn);
 }
 
 static int listener_slot(struct kr_reactor *r, int fd) {

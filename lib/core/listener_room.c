@@ -4,7 +4,8 @@
  * accept takes the whole backlog at once. So slots are set aside before an accept is armed. As long as
  * two backlogs of every listener fit into what is free, one multishot accept a listener is armed. When
  * it gets tighter the listener polls instead, which takes no slot, and makes one-shot accepts when a
- * client waits: as many as found one the last time, doubled while all do, never more than are free.
+ * client waits: as many as found one the last time, doubled while all do, never more than are free. With
+ * turn_accepts it always does that, because a batch is what a turn accepts.
  * Those that find none are cancelled in the next turn, so that no idle listener keeps slots from another.
  *
  * Failure modes: -EMFILE, -ENFILE, -ENOMEM, -ENOBUFS and unknown errors are waited out by a timer of 10,
@@ -89,7 +90,8 @@ void kr__listener_tried(struct kr__listener *l, bool took) {
     l->taken += took;
     if (l->accepting || l->to_start)
         return;
-    unsigned doubled = 2 * l->batch_size < KR__ACCEPT_ONES ? 2 * l->batch_size : KR__ACCEPT_ONES;
+    unsigned most = l->opts.turn_accepts ? l->opts.turn_accepts : KR__ACCEPT_ONES;
+    unsigned doubled = 2 * l->batch_size < most ? 2 * l->batch_size : most;
     kr__mark_if(batch_fell, l->taken < l->batch_size);
     kr__mark_if(batch_full, l->taken == KR__ACCEPT_ONES);
     l->batch = l->taken == l->batch_size ? doubled : l->taken;
@@ -116,7 +118,7 @@ static uint32_t want_accepts(struct kr_reactor *r, struct kr__listener *l) {
         return 0;
     }
     unsigned room = listener_room(r, l);
-    bool multishot = !l->draining && multishot_fits(r, l);
+    bool multishot = !l->draining && !l->opts.turn_accepts && multishot_fits(r, l);
     listener_note_room(r, l, !multishot, l->ready && room <= l->ones);
     kr__mark_if(ones_yield, multishot && l->accepting);
     if (multishot && l->accepting) /* these are cancelled first */

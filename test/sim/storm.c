@@ -100,6 +100,7 @@ static void plan_listener(struct storm *s) {
     struct kr_listen_opts *o = &s->opts;
     kr_listen_opts_init(o);
     o->backlog = pick(s, 32);
+    o->turn_accepts = likely(s, 200) ? pick(s, 16) : 0;
     o->reuse_port = true;
     o->addresses = likely(s, 300);
     o->conn_max = likely(s, 200) ? pick(s, 16) : 0;
