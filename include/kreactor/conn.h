@@ -110,9 +110,10 @@ struct kr_conn_opts {
      * second, kr_drain as long as its grace. Where it is in vain the library stops trying: on sockets that
      * cannot, on a connection that the kernel copies for all the same (on kernels >= 6.3, which tell), while
      * no memory may be locked (RLIMIT_MEMLOCK). A process that replaces itself (exec) meanwhile waits for the
-     * same in the kernel, and cannot be killed: free the reactor first. It pays on a network card, with large
-     * loans; every receiver on the same machine (loopback, containers) makes the kernel copy, late and dearer.
-     * Measure before you set it. Default 0. */
+     * same in the kernel, and cannot be killed: free the reactor first. What there is to gain is gained on
+     * network cards, by loans of 10 KB and more (Documentation/networking/msg_zerocopy.rst in Linux); for a
+     * receiver on the same machine (loopback, containers) the kernel copies, late and at 1.3 to 1.7 times the
+     * cost, until the library has stopped (bench/zerocopy.py). Measure before you set it. Default 0. */
     size_t zerocopy_min;
 
     size_t recv_cap; /* unconsumed bytes a connection may keep, 1 to 2^31 - 1. Default 1 MiB */
