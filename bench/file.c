@@ -53,12 +53,12 @@ static int64_t clock_of(clockid_t id) {
     return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
-static void pin(int cpu) {
+static void pin(unsigned cpu) {
     cpu_set_t set;
     CPU_ZERO(&set);
     CPU_SET(cpu, &set);
     if (sched_setaffinity(0, sizeof set, &set) < 0)
-        fprintf(stderr, "cannot pin to cpu %d: %s\n", cpu, strerror(errno));
+        fprintf(stderr, "cannot pin to cpu %u: %s\n", cpu, strerror(errno));
 }
 
 /* ---- the ways ---- */
