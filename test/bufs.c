@@ -232,6 +232,20 @@ TEST(bufs_of_one_turn_double_the_target_once) {
     pool_free(&p);
 }
 
+/* Ours: and gives them up when receives turn out large. */
+TEST(bufs_of_large_receives_are_fewer) {
+    struct pool p;
+    pool_init(&p, 1024, 4096);
+    for (int i = 0; i < 400; i++) {
+        kr__buf_unref(&p.bufs, pool_fill(&p, i < 200 ? 64 : 4096));
+        kr__bufs_starved(&p.bufs);
+        kr__bufs_publish(&p.bufs);
+        CHECK(i != 199 || p.bufs.target == 1024);
+    }
+    CHECK_LE(p.bufs.target, KR__BUFS_WARM / 4000);
+    pool_free(&p);
+}
+
 /* Ours: before anything is known the first turn may bring no more than any later one, whole buffers. */
 TEST(bufs_begin_as_if_all_were_filled) {
     struct pool p;
@@ -306,4 +320,4 @@ TEST(bufs_refused_leave_nothing) {
     CHECK_EQ(maps_out, 0);
 }
 
-TAP_MAIN(bufs, 8)
+TAP_MAIN(bufs, 9)

@@ -52,7 +52,7 @@ void kr__listener_looked(struct kr__listener *l, int res) {
 }
 
 bool kr__listener_is_drained(const struct kr__listener *l) {
-    return l->draining && l->drained && !l->ones && !l->to_start && !(l->owner.armed & KR__SET(accept));
+    return l->draining && l->drained && !l->ones && !(l->owner.armed & KR__SET(accept));
 }
 
 void kr__listener_drain_one(struct kr__listener *l) {
