@@ -163,7 +163,7 @@ static void closed_behind(struct raw *x) {
     raw_note(x, "far reads", far_read(&x->fars[0]));
 }
 
-/* Before its worker has begun, or when it is done. */
+/* Before its worker has begun, while it runs, or when it is done. */
 static void cancelled(struct raw *x) {
     raw_join(x, 1, &x->fars[0]);
     raw_ask(x, "shutdown", IORING_OP_SHUTDOWN, 1)->len = SHUT_WR;

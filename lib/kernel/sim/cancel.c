@@ -10,6 +10,8 @@ static int cancel_one(struct kr__sim_request *target) {
     struct kr_sim *sim = target->ring->sim;
     if (kr__sim_chance(sim, KR_SIM_CANCEL_BUSY))
         return -EALREADY;
+    if (target->work && kr__sim_chance(sim, KR_SIM_CANCEL_LATE)) /* its worker has begun (IO_WQ_CANCEL_RUNNING) */
+        return -EALREADY;
     kr__sim_worker_drop(target);
     if (target->file && kr__sim_is_ready(target->file, target->waits_for) && kr__sim_chance(sim, KR_SIM_CANCEL_LATE)) {
         kr__link_off(&target->queued);
