@@ -327,8 +327,8 @@ static void refused_pages(int error) {
     CHECK(!kr__linux.map(&kr__linux, 4096, KR__MAP_KEEP));
 }
 
-/* Ours: memory that is mapped but cannot be set up, and a ring whose queues cannot be mapped, are given
- * back; the refusal is told. */
+/* Ours: memory that is mapped but cannot be set up, and a ring whose queues cannot be mapped, are
+ * given back; the refusal is told. */
 TEST_EACH(filter_on_mapping) {
     filtered(SYS_mmap, ENOMEM, refused_ring);
     filtered(SYS_madvise, EINVAL, refused_memory);
@@ -346,8 +346,8 @@ static void refused_listen(int error) {
     CHECK_ERR(kr__linux.listen(&kr__linux, &plan, &bound), error);
 }
 
-/* Ours: whichever system call of a listener's making is refused, its error is the answer, and the socket
- * is closed. */
+/* Ours: whichever system call of a listener's making is refused, its error is the answer, and the
+ * socket is closed. */
 TEST(filter_on_listening) {
     static const int calls[] = {SYS_socket, SYS_setsockopt, SYS_bind, SYS_listen, SYS_getsockname};
     for (unsigned i = 0; i < sizeof calls / sizeof *calls; i++)
@@ -388,12 +388,12 @@ TEST(filter_on_what_explains) {
     filtered(SYS_openat, ENOENT, refused_sysctl);
 }
 
-/* Ours: what a kernel does not announce is not used. */
+/* Ours: what a kernel does not announce is not used, but for what none announces, which is tried. */
 TEST(caps_are_what_the_kernel_announces) {
     struct io_uring_params params = {0};
-    CHECK_EQ(kr__probe_caps(&params), 0u);
+    CHECK_EQ(kr__probe_caps(&params), KR__CAP_QUIET_PIPES);
     params.features = KR__FEAT_NO_IOWAIT;
-    CHECK_EQ(kr__probe_caps(&params), KR__CAP_NO_IOWAIT);
+    CHECK_EQ(kr__probe_caps(&params), KR__CAP_QUIET_PIPES | KR__CAP_NO_IOWAIT);
 }
 
 /* ---- the sysctl ---- */
