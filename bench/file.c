@@ -3,11 +3,14 @@
  *   file [--size MIB] [--rounds N] [--chunk KIB] [MODE ...]
  *
  * Question: what CPU time does a MiB of a cached file cost that goes out over TCP?
- * Load:     one file of the working directory's file system (64 MiB, in the page cache) over loopback to a client that copies it out of its socket; sender and
- *           client have a core each. Rounds in turn, each way once a round; medians, and the spread of the
- *           middle half.
- * Yardstick: the sender's CPU time (CLOCK_PROCESS_CPUTIME_ID, which has the kernel's workers of this process
- *           in it), and the time that it took. The work that loopback does for the receiver is in it as well.
+ * Load: one file of the working directory's file system (64 MiB, in the page cache) over loopback
+ * to a client that copies it out of its socket; sender and
+ *           client have a core each. Rounds in turn, each way once a round; medians, and the spread
+ *           of the middle half.
+ * Yardstick: the sender's CPU time (CLOCK_PROCESS_CPUTIME_ID, which has the kernel's workers of
+ * this process
+ *           in it), and the time that it took. The work that loopback does for the receiver is in
+ *           it as well.
  *
  * kreactor   kr_conn_send_file
  * read       READ and SEND by hand, two chunks, as kreactor does it
@@ -96,7 +99,8 @@ static void reads_and_sends(int sock, int fd, bool fixed) {
         }
         if (from->size && !sending) {
             struct io_uring_sqe *sqe = io_uring_get_sqe(&ring);
-            io_uring_prep_send(sqe, sock, from->data + from->sent, from->size - from->sent, MSG_NOSIGNAL);
+            io_uring_prep_send(sqe, sock, from->data + from->sent, from->size - from->sent,
+                               MSG_NOSIGNAL);
             io_uring_sqe_set_data64(sqe, SEND_DONE);
             sending = true;
         }
@@ -185,7 +189,8 @@ static void file_done(struct kr_reactor *r, void *arg, uint64_t sent, int error)
 }
 
 /* The client has all. */
-static size_t answered(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t answered(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                       size_t size) {
     (void)r;
     (void)conn;
     (void)data;
@@ -289,8 +294,8 @@ static int listen_on(int *port) {
     addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     socklen_t size = sizeof addr;
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (listener < 0 || bind(listener, (struct sockaddr *)&addr, size) < 0 || listen(listener, 8) < 0 ||
-        getsockname(listener, (struct sockaddr *)&addr, &size) < 0)
+    if (listener < 0 || bind(listener, (struct sockaddr *)&addr, size) < 0 ||
+        listen(listener, 8) < 0 || getsockname(listener, (struct sockaddr *)&addr, &size) < 0)
         die("listen");
     *port = ntohs(addr.sin_port);
     return listener;
@@ -300,7 +305,8 @@ static void set_up(void) {
     pin(0);
     memory = mmap(NULL, 2 * CHUNK_MAX, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct iovec all = {memory, 2 * chunk_size};
-    struct io_uring_params params = {.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN};
+    struct io_uring_params params = {.flags =
+                                         IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN};
     if (memory == MAP_FAILED || io_uring_queue_init_params(64, &ring, &params) < 0 ||
         io_uring_register_buffers(&ring, &all, 1) < 0 || kr_reactor_new(&reactor, NULL, NULL) < 0)
         die("the rings");
@@ -344,14 +350,16 @@ int main(int argc, char **argv) {
     close(listener);
     kr_reactor_free(reactor);
     waitpid(client, NULL, 0);
-    printf("%zu MiB, chunks of %zu KiB (kreactor: 64), %u rounds\n", file_size / MIB, chunk_size / 1024, rounds);
+    printf("%zu MiB, chunks of %zu KiB (kreactor: 64), %u rounds\n", file_size / MIB,
+           chunk_size / 1024, rounds);
     printf("%-10s %24s %18s\n", "", "CPU us a MiB (quartiles)", "MiB/s (quartiles)");
     for (unsigned i = 0; i < WAYS; i++) {
         struct way *w = &ways[i];
         if (is_wanted(w->name, argv + at, argc - at))
-            printf("%-10s %8.1f (%6.1f-%6.1f) %9.0f (%.0f-%.0f)\n", w->name, quantile(w->cpu, rounds, 0.5) / 1e3,
-                   quantile(w->cpu, rounds, 0.25) / 1e3, quantile(w->cpu, rounds, 0.75) / 1e3,
-                   quantile(w->wall, rounds, 0.5), quantile(w->wall, rounds, 0.25), quantile(w->wall, rounds, 0.75));
+            printf("%-10s %8.1f (%6.1f-%6.1f) %9.0f (%.0f-%.0f)\n", w->name,
+                   quantile(w->cpu, rounds, 0.5) / 1e3, quantile(w->cpu, rounds, 0.25) / 1e3,
+                   quantile(w->cpu, rounds, 0.75) / 1e3, quantile(w->wall, rounds, 0.5),
+                   quantile(w->wall, rounds, 0.25), quantile(w->wall, rounds, 0.75));
     }
     return 0;
 }

@@ -1,12 +1,13 @@
-/* The server of bench/zerocopy.py: to each connection it lends 1 MiB and at least two loans ahead, all of one size,
- * without end, and what it receives it drops.
+/* The server of bench/zerocopy.py: to each connection it lends 1 MiB and at least two loans ahead,
+ * all of one size, without end, and what it receives it drops.
  *
  *     lender [--host ADDRESS] [--size BYTES] [--zerocopy BYTES] [--insist]
  *
- * --zerocopy is kr_conn_opts.zerocopy_min. With --insist the library is not told that the kernel copies all
- * the same, as on a kernel older than 6.3, and so goes on. The loans are taken in turn from 64 MiB, so that
- * what is sent is no more in the cache than a file would be. Prints `listening PORT`, ends on SIGTERM, and
- * then says how many sends went by zero-copy and how many of these the kernel copied. */
+ * --zerocopy is kr_conn_opts.zerocopy_min. With --insist the library is not told that the kernel
+ * copies all the same, as on a kernel older than 6.3, and so goes on. The loans are taken in turn
+ * from 64 MiB, so that what is sent is no more in the cache than a file would be. Prints `listening
+ * PORT`, ends on SIGTERM, and then says how many sends went by zero-copy and how many of these the
+ * kernel copied. */
 #include <kreactor.h>
 
 #include "core/reactor.h"
@@ -47,7 +48,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
         lend(r, conn);
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)r;
     (void)conn;
     (void)user;

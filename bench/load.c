@@ -6,8 +6,9 @@
  * It opens N connections, keeps `depth` messages in flight on each, and prints one JSON object:
  * what came back in the window, and what CPU time the server spent on it (see record.c). In churn
  * mode N connections at a time are opened, echo one message each, and are closed. In idle mode the
- * server's memory a connection is measured (load_idle.c). In watch mode another client, PID, makes the
- * load, and the server is asked what it has done (load_watch.c); the rest of this head is not about that.
+ * server's memory a connection is measured (load_idle.c). In watch mode another client, PID, makes
+ * the load, and the server is asked what it has done (load_watch.c); the rest of this head is not
+ * about that.
  *
  * Every stream carries a pattern that depends on the position, from an offset of its own, so lost,
  * doubled, reordered and exchanged bytes show. The warm-up compares every byte, the window the

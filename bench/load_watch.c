@@ -1,10 +1,10 @@
-/* The load generator's watch mode: it makes no load, it measures a server of the Redis protocol to which
- * another client talks.
+/* The load generator's watch mode: it makes no load, it measures a server of the Redis protocol to
+ * which another client talks.
  *
- * What came in the window is what the server itself says: the difference of `total_commands_processed` in
- * its INFO, less the asking. It is asked each 20 ms, on a connection of its own, and right before the
- * window opens and shuts, so that the commands and the CPU time are of the same time, but for the time of
- * an answer. */
+ * What came in the window is what the server itself says: the difference of
+ * `total_commands_processed` in its INFO, less the asking. It is asked each 20 ms, on a connection
+ * of its own, and right before the window opens and shuts, so that the commands and the CPU time
+ * are of the same time, but for the time of an answer. */
 #include "load.h"
 
 #include <errno.h>

@@ -1,10 +1,10 @@
-/* A chat for netcat: `chat PORT`. Port 0 lets the kernel choose. Each line goes to all members, to the
- * one who wrote it too.
+/* A chat for netcat: `chat PORT`. Port 0 lets the kernel choose. Each line goes to all members, to
+ * the one who wrote it too.
  *
  * Nobody waits for anybody. What a member has not read yet is queued, for it alone. With more than
- * SEND_HIGH bytes queued it is not listened to until it has caught up, which the library sees to; so
- * the echo of their own lines keeps those who write at the pace at which they read. One for whom more
- * than SEND_CAP would have to be queued is dropped, and the others are told. */
+ * SEND_HIGH bytes queued it is not listened to until it has caught up, which the library sees to;
+ * so the echo of their own lines keeps those who write at the pace at which they read. One for whom
+ * more than SEND_CAP would have to be queued is dropped, and the others are told. */
 #include <kreactor.h>
 
 #include <errno.h>
@@ -73,8 +73,10 @@ static void say_line(struct kr_reactor *r, struct chat *chat, unsigned number, c
     say(r, chat, parts, 2);
 }
 
-/* Lines that are left over when the queue is full are shown again when it is down to its low mark. */
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+/* Lines that are left over when the queue is full are shown again when it is down to its low
+ * mark. */
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     struct member *m = kr_conn_inline(r, conn);
     const char *line = data, *end = line + size, *newline;
     while (kr_conn_queued(r, conn) <= SEND_HIGH &&
@@ -103,9 +105,11 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
         announce(r, chat, m->number, m->fault ? m->fault : left);
 }
 
-static const struct kr_conn_ops ops = {.on_open = on_open, .on_data = on_data, .on_close = on_close};
+static const struct kr_conn_ops ops = {
+    .on_open = on_open, .on_data = on_data, .on_close = on_close};
 
-static int chat_listen(struct kr_reactor *r, struct chat *chat, uint16_t port, struct kr_addr *bound) {
+static int chat_listen(struct kr_reactor *r, struct chat *chat, uint16_t port,
+                       struct kr_addr *bound) {
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
     opts.conn.send_low = SEND_HIGH / 2;

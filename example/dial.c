@@ -1,12 +1,14 @@
-/* Says a line and prints the answer: `dial ADDRESS TEXT`, where ADDRESS is "127.0.0.1:80", "[::1]:80",
- * "unix:/run/socket" or "unix:@name". It ends its side behind the line, and ends when the peer has. */
+/* Says a line and prints the answer: `dial ADDRESS TEXT`, where ADDRESS is "127.0.0.1:80",
+ * "[::1]:80", "unix:/run/socket" or "unix:@name". It ends its side behind the line, and ends when
+ * the peer has. */
 #include <kreactor.h>
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)r;
     (void)conn;
     (void)user;

@@ -13,7 +13,8 @@ static void on_signal(int signal) {
 }
 
 /* What cannot be sent now is not consumed, and is shown again when the peer has read. */
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)user;
     return kr_conn_send(r, conn, data, size) == 0 ? size : 0;
 }

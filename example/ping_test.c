@@ -1,8 +1,8 @@
 /* A test of one's own callbacks on the simulated kernel: no socket, no thread, no second is spent.
  *
- * The daemon under test answers each line "ping" with "pong", hangs up on anything else, and drops who
- * says nothing for ten seconds. It is compiled as it stands; only the reactor is made in a world. Link
- * with kreactor_sim. */
+ * The daemon under test answers each line "ping" with "pong", hangs up on anything else, and drops
+ * who says nothing for ten seconds. It is compiled as it stands; only the reactor is made in a
+ * world. Link with kreactor_sim. */
 #include <kreactor.h>
 #include <kreactor/sim.h>
 
@@ -17,7 +17,8 @@
 
 /* ---- the daemon ---- */
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)user;
     size_t used = 0;
     const char *end;

@@ -1,9 +1,10 @@
-/* A proxy for TCP and Unix sockets: `proxy PORT HOST:PORT`, with `unix:PATH` or `unix:@NAME` on either side.
- * Port 0 lets the kernel choose.
+/* A proxy for TCP and Unix sockets: `proxy PORT HOST:PORT`, with `unix:PATH` or `unix:@NAME` on
+ * either side. Port 0 lets the kernel choose.
  *
- * Each client gets a connection to the server of its own, and from then on the library forwards: bytes in
- * the buffers in which they came, back-pressure, the end of either direction by itself, and resets. What
- * is left to do here is to say who belongs to whom, and what to do about those who do not answer. */
+ * Each client gets a connection to the server of its own, and from then on the library forwards:
+ * bytes in the buffers in which they came, back-pressure, the end of either direction by itself,
+ * and resets. What is left to do here is to say who belongs to whom, and what to do about those who
+ * do not answer. */
 #include <kreactor.h>
 
 #include <signal.h>
@@ -27,7 +28,8 @@ static void on_signal(int signal) {
 }
 
 /* Never called: what either side receives is forwarded. */
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)r;
     (void)conn;
     (void)user;
@@ -36,7 +38,8 @@ static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void
 }
 
 /* The client follows its server, with a reset if that could not be reached. */
-static void on_server_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void on_server_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                            enum kr_why why) {
     struct proxy *proxy = user;
     (void)r;
     (void)conn;

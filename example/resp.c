@@ -15,7 +15,8 @@ static void on_signal(int signal) {
     kr_stop(reactor);
 }
 
-/* Connections are no descriptors, but their table must fit this limit. Without leave there are fewer. */
+/* Connections are no descriptors, but their table must fit this limit. Without leave there are
+ * fewer. */
 static void raise_limit(void) {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0)

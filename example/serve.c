@@ -15,7 +15,8 @@ static void on_signal(int signal) {
     kr_stop(reactor);
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)r;
     (void)conn;
     (void)user;
@@ -23,7 +24,8 @@ static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void
     return size;
 }
 
-/* One descriptor does for all: it is read at offsets. The close waits for the file, and for the peer's end. */
+/* One descriptor does for all: it is read at offsets. The close waits for the file, and for the
+ * peer's end. */
 static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     const int *fd = user;
     int rc = kr_conn_send_file(r, conn, *fd, 0, KR_FILE_END, NULL, NULL);

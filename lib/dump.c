@@ -1,6 +1,6 @@
 /* A reactor in text. Happy path: lines gather in a small buffer, which is written when it is full.
- * Failure: the first error of write ends it. Nothing is changed, so it may be called at any moment that
- * the reactor's thread has. */
+ * Failure: the first error of write ends it. Nothing is changed, so it may be called at any moment
+ * that the reactor's thread has. */
 #include "op/op.h"
 #include "pool/files.h"
 
@@ -118,10 +118,12 @@ static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr
 static void put_listener(struct dump *d, const struct kr__listener *l) {
     char addr[KR_ADDR_TEXT_SIZE] = "?";
     kr_addr_text(&l->bound, addr, sizeof addr);
-    put(d, "listener %u %s %s", l->owner.slot, l->state == KR__LISTENER_OPEN ? "open" : "closing", addr);
+    put(d, "listener %u %s %s", l->owner.slot, l->state == KR__LISTENER_OPEN ? "open" : "closing",
+        addr);
     put_owner(d, &l->owner);
-    put(d, " conns %u promised %u ones %u batch %u%s%s%s%s%s\n", l->conns, l->promised, l->ones, l->batch,
-        l->ready ? " ready" : "", l->draining ? " draining" : "", l->paused ? " paused" : "", l->backing_off ? " backing-off" : "",
+    put(d, " conns %u promised %u ones %u batch %u%s%s%s%s%s\n", l->conns, l->promised, l->ones,
+        l->batch, l->ready ? " ready" : "", l->draining ? " draining" : "",
+        l->paused ? " paused" : "", l->backing_off ? " backing-off" : "",
         l->short_of_room ? " short-of-room" : "");
 }
 
@@ -134,19 +136,22 @@ static unsigned list_count(const struct kr__list *list) {
 
 static void put_ring(struct dump *d, const struct kr_reactor *r) {
     const struct io_uring *u = &r->ring.uring;
-    put(d, "ring sq head %u tail %u made %u of %u; cq head %u tail %u of %u; flags %#x overflow %u\n",
+    put(d,
+        "ring sq head %u tail %u made %u of %u; cq head %u tail %u of %u; flags %#x overflow %u\n",
         *u->sq.khead, *u->sq.ktail, r->ring.sq_tail, r->ring.sq_entries, *u->cq.khead, *u->cq.ktail,
         r->ring.cq_entries, *u->sq.kflags, *u->cq.koverflow);
 }
 
 static void put_rooms(struct dump *d, const struct kr_reactor *r) {
-    put(d, "slots conns %u of %u promised %u; made %u of %u; files free %u of %u\n", r->conns.accepted,
-        r->conns.accept_max, r->conns.promised, r->slots.made.count - r->slots.made.free_count,
-        r->slots.made.count, r->slots.files.free_count, r->slots.files.count);
-    put(d, "bufs published %u target %u free %u of %u size %zu held %llu usual %zu\n", r->bufs.published,
-        r->bufs.target, r->bufs.free_count, r->bufs.count, r->bufs.size,
+    put(d, "slots conns %u of %u promised %u; made %u of %u; files free %u of %u\n",
+        r->conns.accepted, r->conns.accept_max, r->conns.promised,
+        r->slots.made.count - r->slots.made.free_count, r->slots.made.count,
+        r->slots.files.free_count, r->slots.files.count);
+    put(d, "bufs published %u target %u free %u of %u size %zu held %llu usual %zu\n",
+        r->bufs.published, r->bufs.target, r->bufs.free_count, r->bufs.count, r->bufs.size,
         (unsigned long long)r->bufs.held, r->bufs.usual);
-    put(d, "lists dirty %u again %u parked %u trying %u showing %u; timers filed %u, next in_ns %lld\n",
+    put(d,
+        "lists dirty %u again %u parked %u trying %u showing %u; timers filed %u, next in_ns %lld\n",
         list_count(&r->dirty), list_count(&r->again), r->line.parked, r->line.trying,
         list_count(&r->showing), r->timers.heap.count,
         r->timers.heap.count ? (long long)(kr__heap_next(&r->timers.heap) - r->now) : -1);
@@ -157,9 +162,9 @@ int kr_dump(const struct kr_reactor *r, int fd) {
     if (rc < 0)
         return rc;
     struct dump d = {.kernel = r->kernel, .fd = fd};
-    put(&d, "kreactor %d.%d.%d turns %llu%s%s%s\n", KR_VERSION_MAJOR, KR_VERSION_MINOR, KR_VERSION_PATCH,
-        (unsigned long long)r->stats.turns, r->in_turn ? " in-turn" : "", r->freeing ? " freeing" : "",
-        r->drain.under_way ? " draining" : "");
+    put(&d, "kreactor %d.%d.%d turns %llu%s%s%s\n", KR_VERSION_MAJOR, KR_VERSION_MINOR,
+        KR_VERSION_PATCH, (unsigned long long)r->stats.turns, r->in_turn ? " in-turn" : "",
+        r->freeing ? " freeing" : "", r->drain.under_way ? " draining" : "");
     put_ring(&d, r);
     put_rooms(&d, r);
     put(&d, "self");

@@ -10,10 +10,11 @@
  *     inbox    posted calls
  *     drain    connections that are told of it, and its end, while one is under way
  *
- * Only this file touches an owner's counter: it rises where an SQE is tagged and falls at a completion
- * without F_MORE. One rule for one-shot, multishot and zero-copy alike.
- * Failure modes: the SQ is full (the owner stays dirty, the turn does not wait); the CQ overflows (the
- * kernel keeps the rest, and says so in the SQ's flags); completions lost for want of memory (-EBADR). */
+ * Only this file touches an owner's counter: it rises where an SQE is tagged and falls at a
+ * completion without F_MORE. One rule for one-shot, multishot and zero-copy alike.
+ * Failure modes: the SQ is full (the owner stays dirty, the turn does not wait); the CQ overflows
+ * (the kernel keeps the rest, and says so in the SQ's flags); completions lost for want of memory
+ * (-EBADR). */
 #include "loop.h"
 
 #include "core/forward.h"
@@ -153,8 +154,8 @@ static void audit(const struct kr_reactor *r) {
     for (unsigned i = 0; i < r->listeners.max; i++) {
         const struct kr__listener *l = &r->listeners.table[i];
         kr__assert(l->state != KR__LISTENER_CLOSING || l->owner.inflight);
-        kr__assert(l->state != KR__LISTENER_OPEN || l->paused || l->backing_off || l->short_of_room ||
-                   l->owner.inflight);
+        kr__assert(l->state != KR__LISTENER_OPEN || l->paused || l->backing_off ||
+                   l->short_of_room || l->owner.inflight);
     }
     kr__assert(r->conns.accepted + r->conns.promised <= r->conns.accept_max);
 }
@@ -191,8 +192,8 @@ static bool is_passing(int rc) {
     return rc == -EINTR || rc == -EAGAIN || rc == -EBUSY;
 }
 
-/* The kernel could not take requests for now: wait for completions to make room, but not for ever. Its
- * other errors are told once only, by whichever call meets them. */
+/* The kernel could not take requests for now: wait for completions to make room, but not for ever.
+ * Its other errors are told once only, by whichever call meets them. */
 static int refused(struct kr_reactor *r, int rc) {
     kr__mark_if(wait_interrupted, rc == -EINTR);
     kr__mark_if(submit_refused, rc == -EAGAIN || rc == -EBUSY);

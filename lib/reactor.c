@@ -1,13 +1,13 @@
 /* A reactor's life: built, bound to its thread, run, taken down.
  *
- * Happy path: settle the config, map and register the rooms on a disabled ring; the first run enables
- * the ring, which makes its thread the one submitter; free ends every owner, runs turns until the kernel
- * owes nothing, and unmaps.
- * Failure modes: any step of building is refused (each is explained, all before it are undone); free
- * while peers do not acknowledge what was sent by zero-copy (after a second they are reset); free in
- * a forked child (copies are given back, the parent's ring is not touched); free of a reactor that
- * never ran (there is nothing in flight); free after the kernel has lost completions (what does not come
- * within 100 ms is given up). */
+ * Happy path: settle the config, map and register the rooms on a disabled ring; the first run
+ * enables the ring, which makes its thread the one submitter; free ends every owner, runs turns
+ * until the kernel owes nothing, and unmaps.
+ * Failure modes: any step of building is refused (each is explained, all before it are undone);
+ * free while peers do not acknowledge what was sent by zero-copy (after a second they are reset);
+ * free in a forked child (copies are given back, the parent's ring is not touched); free of a
+ * reactor that never ran (there is nothing in flight); free after the kernel has lost completions
+ * (what does not come within 100 ms is given up). */
 #include "reactor.h"
 
 #include "core/config.h"
@@ -39,7 +39,8 @@ static int build_ring(struct kr_reactor *r, unsigned caps_mask) {
     return kr__ring_open(&r->ring, r->kernel, &plan);
 }
 
-/* One system call may be filtered though others are not. A disabled ring answers -EBADFD to a submit. */
+/* One system call may be filtered though others are not. A disabled ring answers -EBADFD to a
+ * submit. */
 static int try_enter(struct kr_reactor *r) {
     int rc = r->kernel->enter(r->kernel, &r->ring.uring, 0, 0, 0, NULL);
     return rc == -EBADFD ? 0 : rc;
@@ -126,7 +127,8 @@ static struct kr_reactor *build_self(const struct kr_config *config, const struc
     return r;
 }
 
-/* 0 when it was not the kernel that had no memory, or not memory that is locked: only the ring's own is. */
+/* 0 when it was not the kernel that had no memory, or not memory that is locked: only the ring's
+ * own is. */
 static size_t locked_bytes(const struct kr_reactor *r, const char *tried) {
     if (r->mem.refused || strncmp(tried, "io_uring", strlen("io_uring")) != 0)
         return 0;
@@ -173,7 +175,8 @@ int kr__reactor_new(struct kr_reactor **ret, const struct kr_config *config, str
     return 0;
 }
 
-int kr_reactor_new(struct kr_reactor **ret, const struct kr_config *config, struct kr_failure *why) {
+int kr_reactor_new(struct kr_reactor **ret, const struct kr_config *config,
+                   struct kr_failure *why) {
     if (!ret)
         return kr__probe_refuse_config(why, "ret is NULL");
     return kr__reactor_new(ret, config, why, &kr__linux, KR__CAPS_ALL);
@@ -265,8 +268,8 @@ static void run_posts(struct kr_reactor *r) {
     r->in_turn = false;
 }
 
-/* The kernel has lost completions, so that the last ones of some owners may never come. Their users are
- * told all the same. */
+/* The kernel has lost completions, so that the last ones of some owners may never come. Their users
+ * are told all the same. */
 static void abandon(struct kr_reactor *r) {
     r->in_turn = true;
     kr__forwards_settle(r);
@@ -276,7 +279,8 @@ static void abandon(struct kr_reactor *r) {
     run_posts(r);
 }
 
-/* What was sent by zero-copy comes back when peers acknowledge it, for which they have a while: until
+/* What was sent by zero-copy comes back when peers acknowledge it, for which they have a while:
+ * until
  * `patience`, NEVER when that is over. */
 static int64_t flight_wait(const struct kr_reactor *r, int64_t patience) {
     if (!r->flights || patience == KR__NEVER)
@@ -317,8 +321,8 @@ static void wind_down(struct kr_reactor *r) {
     }
 }
 
-/* A ring that nobody ran has nothing in flight. Its connections have made no request yet; its listeners'
- * ports are to be free at once. */
+/* A ring that nobody ran has nothing in flight. Its connections have made no request yet; its
+ * listeners' ports are to be free at once. */
 static void clear_files(struct kr_reactor *r) {
     kr__mark(freed_unrun);
     run_posts(r);

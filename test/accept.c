@@ -231,7 +231,8 @@ TEST_EACH(v6_only) {
     opts.v6_only = true;
     CHECK_OK(listen_on(r, &six, "::", 0, &opts, &s));
     CHECK_OK(kr_listener_addr(r, six, &addr));
-    CHECK_OK(listen_on(r, &four, "0.0.0.0", kr_addr_port(&addr), &opts, &s)); /* means nothing there */
+    /* means nothing there */
+    CHECK_OK(listen_on(r, &four, "0.0.0.0", kr_addr_port(&addr), &opts, &s));
     one_is_served(r, kr_addr_port(&addr));
     rest_without_conns(r, 3);
     test_reactor_free(r);
@@ -387,8 +388,8 @@ TEST_EACH(multishot_gives_way_near_the_limit) {
     test_reactor_free(r);
 }
 
-/* Ours: a listener's own limit that is far away does not cost it the multishot accept, nor does a limit
- * that is near let it have one. */
+/* Ours: a listener's own limit that is far away does not cost it the multishot accept, nor does a
+ * limit that is near let it have one. */
 TEST_EACH(own_limit_far_away_leaves_the_multishot) {
     test_need_descriptors(1100);
     struct kr_config config;

@@ -21,7 +21,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     s->opens++;
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     struct seen *s = user;
     CHECK_EQ(s->opens, 1u);
     CHECK_LE(s->got + size, sizeof s->bytes);
@@ -80,8 +81,8 @@ static void talk(struct kr_reactor *r, struct seen *s, int fd) {
     CHECK_EQ(read(fd, back, 1), 0);
 }
 
-/* Ours: an adopted socket is open in the next turn, speaks, and ends; its descriptor is ours to close. It
- * matters not whether it was a blocking one. */
+/* Ours: an adopted socket is open in the next turn, speaks, and ends; its descriptor is ours to
+ * close. It matters not whether it was a blocking one. */
 TEST_EACH(adopt_makes_a_connection) {
     struct kr_reactor *r = test_reactor(NULL);
     for (unsigned i = 0; i < 4; i++) {
@@ -117,8 +118,8 @@ TEST_EACH(adopt_takes_sends_at_once) {
     test_reactor_free(r);
 }
 
-/* Ours: a socket that was a non-blocking one is waited for like any other: with a peer that does not read
- * nothing spins, and all bytes come when it does. */
+/* Ours: a socket that was a non-blocking one is waited for like any other: with a peer that does
+ * not read nothing spins, and all bytes come when it does. */
 TEST_EACH(adopt_waits_for_a_full_socket) {
     struct kr_reactor *r = test_reactor(NULL);
     struct seen s = {0};
@@ -167,7 +168,8 @@ TEST_EACH(adopt_knows_the_addresses) {
 
 /* Ours: it may be closed before it was open: on_close comes, on_open does not. */
 TEST_EACH(adopt_then_close_at_once) {
-    static const enum kr_close hows[] = {KR_CLOSE_LINGER, KR_CLOSE_FLUSH, KR_CLOSE_NOW, KR_CLOSE_RESET};
+    static const enum kr_close hows[] = {KR_CLOSE_LINGER, KR_CLOSE_FLUSH, KR_CLOSE_NOW,
+                                         KR_CLOSE_RESET};
     struct kr_reactor *r = test_reactor(NULL);
     for (unsigned i = 0; i < 4; i++) {
         struct seen s = {0};

@@ -136,7 +136,8 @@ TEST(addr_text_needs_its_room) {
     CHECK_EQ(text[sizeof "127.0.0.1:80"], '#');
 }
 
-/* Ours: a Unix address is a path with its closing 0, or an abstract name without one (man 7 unix). */
+/* Ours: a Unix address is a path with its closing 0, or an abstract name without one (man 7
+ * unix). */
 TEST(addr_of_unix_sockets) {
     struct kr_addr addr;
     CHECK_OK(kr_addr_unix(&addr, "/run/x"));
@@ -211,7 +212,8 @@ TEST(addr_parse_refuses_what_it_does_not_write) {
     CHECK_ERR(kr_addr_parse(NULL, "127.0.0.1:80"), EINVAL);
 }
 
-/* Ours: names that the kernel may give: none at all, one with zeros, one that fills all there is. */
+/* Ours: names that the kernel may give: none at all, one with zeros, one that fills all there
+ * is. */
 TEST(addr_text_of_any_unix_name) {
     char text[KR_ADDR_TEXT_SIZE];
     struct kr_addr addr = {.size = sizeof addr.u.sa.sa_family, .u.sa.sa_family = AF_UNIX};
@@ -703,8 +705,8 @@ static void write_inline(struct kr_reactor *r, kr_conn conn, struct seen *seen) 
     memcpy(kr_conn_inline(r, conn), "inline", 6);
 }
 
-/* Ours: until on_close has returned the handle, the user pointer and the inline memory are good; what
- * would send, read on or wait is -EPIPE, and closing again changes nothing. */
+/* Ours: until on_close has returned the handle, the user pointer and the inline memory are good;
+ * what would send, read on or wait is -EPIPE, and closing again changes nothing. */
 TEST_EACH(handle_is_good_in_on_close) {
     struct pair p = {.seen = {.in_open = write_inline, .in_close = still_good}};
     struct kr_listen_opts opts;

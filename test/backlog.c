@@ -1,5 +1,5 @@
-/* Listeners that end by themselves: drained, their time over, or killed. Each tells of it once, those who
- * waited have been served if there was time, and the address is free. */
+/* Listeners that end by themselves: drained, their time over, or killed. Each tells of it once,
+ * those who waited have been served if there was time, and the address is free. */
 #include "harness/net.h"
 
 #include <errno.h>
@@ -34,7 +34,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     place.opens++;
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)user;
     CHECK_OK(kr_conn_send(r, conn, data, size));
     return size;
@@ -153,14 +154,16 @@ TEST_EACH(backlog_is_served_with_addresses) {
     all_are_served();
 }
 
-/* Ours: also when there is room for a few at a time only, the one who leaves making it for the next. */
+/* Ours: also when there is room for a few at a time only, the one who leaves making it for the
+ * next. */
 TEST_EACH(backlog_is_served_in_a_small_room) {
     begin(NULL);
     place.opts.conn_max = 3;
     all_are_served();
 }
 
-/* Ours: those whom an armed multishot has just got, and those who come when it is cancelled, as well. */
+/* Ours: those whom an armed multishot has just got, and those who come when it is cancelled, as
+ * well. */
 TEST_EACH(backlog_is_served_while_accepting) {
     begin(NULL);
     listen_now();
@@ -210,8 +213,8 @@ TEST_EACH(backlog_of_a_unix_socket) {
     end();
 }
 
-/* Ours: clients who never stop coming do not hold it up: as many as can have waited at the call are served,
- * and those who still wait then are let go. */
+/* Ours: clients who never stop coming do not hold it up: as many as can have waited at the call are
+ * served, and those who still wait then are let go. */
 TEST_EACH(backlog_of_a_stream_of_clients) {
     begin(NULL);
     place.opts.backlog = 16;
@@ -308,7 +311,8 @@ TEST_EACH(backlog_beyond_a_drains_time) {
     end();
 }
 
-/* Ours: what is wrong is refused and changes nothing; a close ends it, and nobody is told of that. */
+/* Ours: what is wrong is refused and changes nothing; a close ends it, and nobody is told of
+ * that. */
 TEST_EACH(backlog_refusals) {
     begin(NULL);
     place.opts.conn_max = 1;
@@ -343,8 +347,8 @@ TEST_EACH(backlog_of_a_reactor_that_is_freed) {
         test_close(place.fds[i]);
 }
 
-/* The kernel's promise: accept answers EINVAL when the socket does not listen any more. Ours: the listener ends,
- * tries no more, tells why, and its connections live on. */
+/* The kernel's promise: accept answers EINVAL when the socket does not listen any more. Ours: the
+ * listener ends, tries no more, tells why, and its connections live on. */
 static void end_for_good(void) {
     int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     struct kr_addr addr;

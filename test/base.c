@@ -155,7 +155,8 @@ TEST(list_splice_appends) {
     CHECK(kr__list_empty(&to) && kr__list_empty(&from));
 }
 
-/* Ours: a mark is counted where its condition holds, and whoever counts it, a child that dies too. */
+/* Ours: a mark is counted where its condition holds, and whoever counts it, a child that dies
+ * too. */
 TEST(marks_are_counted_over_all_processes) {
     const uint64_t *count = &kr__marks[KR__MARK_block_not_kept];
     uint64_t before = *count;

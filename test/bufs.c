@@ -246,7 +246,8 @@ TEST(bufs_of_large_receives_are_fewer) {
     pool_free(&p);
 }
 
-/* Ours: before anything is known the first turn may bring no more than any later one, whole buffers. */
+/* Ours: before anything is known the first turn may bring no more than any later one, whole
+ * buffers. */
 TEST(bufs_begin_as_if_all_were_filled) {
     struct pool p;
     pool_init(&p, 1024, 65536);
@@ -258,8 +259,8 @@ TEST(bufs_begin_as_if_all_were_filled) {
     pool_free(&p);
 }
 
-/* Ours: however large the receives are, four buffers are published: with fewer, one busy connection would
- * starve the others. */
+/* Ours: however large the receives are, four buffers are published: with fewer, one busy connection
+ * would starve the others. */
 TEST(bufs_of_a_mebibyte_are_four_at_least) {
     struct pool p;
     pool_init(&p, 8, 1 << 20);

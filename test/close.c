@@ -1,5 +1,6 @@
-/* Ends of connections by this side: in all manners, from every callback, of others, twice, and with the
- * reactor. What the peer does is in peer.c, what a slot's lives must not know of each other in slot.c. */
+/* Ends of connections by this side: in all manners, from every callback, of others, twice, and with
+ * the reactor. What the peer does is in peer.c, what a slot's lives must not know of each other in
+ * slot.c. */
 #include "harness/life.h"
 
 #include <errno.h>
@@ -279,7 +280,8 @@ TEST_EACH(close_races_with_data) {
 static const struct kr_conn_ops keeping_ops = {
     .on_open = house_open, .on_data = house_keep_all, .on_close = house_close};
 
-/* Ours: a connection closed while it is paused, and while bytes are kept unconsumed, ends as any. */
+/* Ours: a connection closed while it is paused, and while bytes are kept unconsumed, ends as
+ * any. */
 TEST_EACH(close_while_paused_and_with_bytes_kept) {
     struct kr_reactor *r = test_reactor(NULL);
     house_init();

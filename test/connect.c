@@ -1,12 +1,13 @@
 /* Connecting: every way in which kr_connect may come out, over IPv4, IPv6 and Unix sockets.
  *
- * Each connection of these cases has a record of its life, and the record's rules are checked at every
- * callback: none inside the call, on_open once and first, nothing but on_close after a close or for one
- * that never stood, on_close once and last.
+ * Each connection of these cases has a record of its life, and the record's rules are checked at
+ * every callback: none inside the call, on_open once and first, nothing but on_close after a close
+ * or for one that never stood, on_close once and last.
  *
- * A far end that answers nobody is a listener whose backlog is full: the kernel then drops the SYN (of a
- * Unix socket: says -EAGAIN), on loopback as anywhere. A port that refuses is one that is bound and not
- * listened on, so that the kernel cannot choose it for the other end of the very same connection. */
+ * A far end that answers nobody is a listener whose backlog is full: the kernel then drops the SYN
+ * (of a Unix socket: says -EAGAIN), on loopback as anywhere. A port that refuses is one that is
+ * bound and not listened on, so that the kernel cannot choose it for the other end of the very same
+ * connection. */
 #include "harness/net.h"
 
 #include "reactor.h"
@@ -47,7 +48,8 @@ static void life_open(struct kr_reactor *r, kr_conn conn, void *user) {
     life->opened_at = kr_now(r);
 }
 
-static size_t life_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t life_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
     (void)r;
     struct life *life = user;
     check_alive(life, conn);
@@ -203,7 +205,8 @@ static void far_fill(struct far *f) {
     bool local = f->addr.u.sa.sa_family == AF_UNIX;
     for (;;) {
         CHECK_LT(f->filler_count, 8u);
-        int fd = CHECK_SYS(socket(f->addr.u.sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+        int fd = CHECK_SYS(
+            socket(f->addr.u.sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
         f->fillers[f->filler_count++] = fd;
         int rc = connect(fd, &f->addr.u.sa, f->addr.size);
         if (local && rc < 0) {
@@ -319,7 +322,8 @@ static void echo_open(struct kr_reactor *r, kr_conn conn, void *user) {
     ((struct echo_server *)user)->opens++;
 }
 
-static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
     (void)user;
     return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
 }
@@ -365,7 +369,8 @@ TEST_EACH(connect_to_itself) {
     test_reactor_free(r);
 }
 
-/* Ours: what one connection sets for itself is not the other's, though they began with the same limits. */
+/* Ours: what one connection sets for itself is not the other's, though they began with the same
+ * limits. */
 TEST_EACH(connect_twice_with_the_same_limits) {
     struct far f = far_begin(IPV4, 8);
     struct kr_reactor *r = test_reactor(NULL);
@@ -373,7 +378,8 @@ TEST_EACH(connect_twice_with_the_same_limits) {
     kr_connect_opts_init(&opts);
     struct life a, b;
     dial_as(r, &a, &f.addr, &opts);
-    CHECK_OK(kr_conn_deadline(r, a.conn, KR_DEADLINE_IDLE, 20 * MS)); /* ends it, as there is no on_timeout */
+    /* ends it, as there is no on_timeout */
+    CHECK_OK(kr_conn_deadline(r, a.conn, KR_DEADLINE_IDLE, 20 * MS));
     dial_as(r, &b, &f.addr, &opts);
     int fd_a = far_accept(r, &f), fd_b = far_accept(r, &f);
     check_over(r, &a, -ETIMEDOUT, KR_WHY_TIMEOUT);
@@ -387,8 +393,8 @@ TEST_EACH(connect_twice_with_the_same_limits) {
     far_end(&f);
 }
 
-/* Ours: inline memory, user pointer and idle deadline are there as options say; the deadline begins when
- * the connection stands. */
+/* Ours: inline memory, user pointer and idle deadline are there as options say; the deadline begins
+ * when the connection stands. */
 TEST_EACH(connect_options_are_those_of_connections) {
     struct far f = far_silent(PATH); /* TCP would call again only after a second */
     struct kr_reactor *r = test_reactor(NULL);
@@ -452,14 +458,16 @@ TEST_EACH(connect_refused_unix) {
     check_refused(ABSTRACT);
 }
 
-/* The kernel's: TCP does not go to a group (tcp_v4_connect, net/ipv4/tcp_ipv4.c), with or without a route. */
+/* The kernel's: TCP does not go to a group (tcp_v4_connect, net/ipv4/tcp_ipv4.c), with or without a
+ * route. */
 TEST_EACH(connect_unreachable) {
     struct kr_addr addr;
     CHECK_OK(kr_addr_ip(&addr, "224.0.0.1", 9));
     check_fails(&addr, -ENETUNREACH);
 }
 
-/* The kernel's: a path with nothing there, a name that nobody has, a socket of another kind, and no name. */
+/* The kernel's: a path with nothing there, a name that nobody has, a socket of another kind, and no
+ * name. */
 TEST_EACH(connect_unix_errors) {
     struct kr_addr addr;
     CHECK_OK(kr_addr_unix(&addr, "/tmp/kr-connect/there/is/no/such/socket"));
@@ -550,7 +558,8 @@ TEST_EACH(connect_deadline_races_with_the_answer) {
     far_end(&f);
 }
 
-/* Ours: a Unix listener with a full backlog is a matter of time; no thread of the kernel's waits for it. */
+/* Ours: a Unix listener with a full backlog is a matter of time; no thread of the kernel's waits
+ * for it. */
 TEST_EACH(connect_unix_waits_for_room_in_the_backlog) {
     struct far f = far_silent(PATH);
     struct kr_reactor *r = test_reactor(NULL);
@@ -573,8 +582,8 @@ TEST_EACH(connect_unix_waits_for_room_in_the_backlog) {
     far_end(&f);
 }
 
-/* The kernel's, and ours: a peer that takes the connection and resets it at once: it opens, then it ends,
- * or the reset is seen first. */
+/* The kernel's, and ours: a peer that takes the connection and resets it at once: it opens, then it
+ * ends, or the reset is seen first. */
 TEST_EACH(connect_to_a_peer_that_resets) {
     struct far f = far_begin(IPV4, 8);
     struct kr_reactor *r = test_reactor(NULL);
@@ -621,7 +630,8 @@ TEST_EACH(connect_from_a_source_address) {
     far_end(&f);
 }
 
-/* Ours: a source port of one's own, twice in a row; while it is in use for this destination it is told. */
+/* Ours: a source port of one's own, twice in a row; while it is in use for this destination it is
+ * told. */
 TEST_EACH(connect_from_a_source_port) {
     struct far f = far_begin(IPV4, 8), other = far_begin(IPV4, -1);
     struct kr_addr source = other.addr; /* a port that was free a moment ago */
@@ -640,7 +650,8 @@ TEST_EACH(connect_from_a_source_port) {
         TEST_UNTIL(r, life.opens == 1);
         dial_as(r, &second, &f.addr, &opts);
         check_over(r, &second, -EADDRNOTAVAIL, KR_WHY_CONNECT);
-        CHECK_OK(kr_conn_close(r, life.conn, KR_CLOSE_RESET)); /* no TIME_WAIT, whose port is in use */
+        /* no TIME_WAIT, whose port is in use */
+        CHECK_OK(kr_conn_close(r, life.conn, KR_CLOSE_RESET));
         life.closing = true;
         check_over(r, &life, 0, KR_WHY_LOCAL);
         test_close(fd);
@@ -699,7 +710,8 @@ TEST_EACH(connect_from_a_bad_source) {
 
 /* ---- closed before it stands ---- */
 
-static const enum kr_close manners[] = {KR_CLOSE_LINGER, KR_CLOSE_FLUSH, KR_CLOSE_NOW, KR_CLOSE_RESET};
+static const enum kr_close manners[] = {KR_CLOSE_LINGER, KR_CLOSE_FLUSH, KR_CLOSE_NOW,
+                                        KR_CLOSE_RESET};
 #define MANNERS 4u
 
 static void check_given_up(struct kr_reactor *r, struct far *f, enum kr_close how, unsigned turns) {
@@ -732,8 +744,8 @@ TEST_EACH(connect_closed_before_it_stands) {
     over(r);
 }
 
-/* Ours: a close while the answer is under way. Before the answer has been seen it is the cause of the end;
- * after a refusal was, that is. */
+/* Ours: a close while the answer is under way. Before the answer has been seen it is the cause of
+ * the end; after a refusal was, that is. */
 TEST_EACH(connect_closed_as_it_is_answered) {
     for (unsigned i = 0; i < 400; i++) {
         enum family family = i % 2 ? PATH : IPV4;
@@ -793,8 +805,8 @@ TEST_EACH(connect_close_linger_delivers) {
     check_flushed(PATH, KR_CLOSE_LINGER);
 }
 
-/* Ours: and if it never stands, that is told; if it takes too long, the flush deadline or that of the
- * connecting ends it, whichever is first. */
+/* Ours: and if it never stands, that is told; if it takes too long, the flush deadline or that of
+ * the connecting ends it, whichever is first. */
 TEST_EACH(connect_close_flush_in_vain) {
     for (enum family family = IPV4; family < FAMILIES; family += PATH) {
         struct kr_reactor *r = test_reactor(NULL);
@@ -825,8 +837,8 @@ TEST_EACH(connect_close_flush_in_vain) {
     }
 }
 
-/* Ours: the far end of a connection that is flushed before it stands has the whole flush deadline, counted
- * from when it stands. */
+/* Ours: the far end of a connection that is flushed before it stands has the whole flush deadline,
+ * counted from when it stands. */
 TEST_EACH(connect_close_flush_to_one_that_does_not_read) {
     struct far f = far_begin(IPV4, 8);
     struct kr_reactor *r = test_reactor(NULL);
@@ -848,8 +860,8 @@ TEST_EACH(connect_close_flush_to_one_that_does_not_read) {
 
 /* ---- before it stands ---- */
 
-/* Ours: what is queued before it stands arrives whole and in order, by whichever call. Unix sockets wait
- * meanwhile, TCP is given no turn. */
+/* Ours: what is queued before it stands arrives whole and in order, by whichever call. Unix sockets
+ * wait meanwhile, TCP is given no turn. */
 static void check_queue(enum family family) {
     struct far f = family == PATH ? far_silent(family) : far_begin(family, 8);
     struct kr_reactor *r = test_reactor(NULL);
@@ -934,7 +946,8 @@ TEST_EACH(connect_paused_before_it_stands) {
     }
 }
 
-/* Ours: a side that was ended before the connection stood ends behind what was queued, and reads on. */
+/* Ours: a side that was ended before the connection stood ends behind what was queued, and reads
+ * on. */
 TEST_EACH(connect_shut_down_before_it_stands) {
     for (enum family family = IPV4; family < FAMILIES; family += PATH) {
         struct far f = far_begin(family, 8);
@@ -1034,7 +1047,8 @@ TEST_EACH(connect_and_free_in_flight) {
     }
 }
 
-static void connect_when_freed(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void connect_when_freed(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                               enum kr_why why) {
     (void)conn;
     (void)error;
     CHECK_EQ(why, KR_WHY_REACTOR);
@@ -1086,14 +1100,16 @@ static void chain_open(struct kr_reactor *r, kr_conn conn, void *user) {
     CHECK_OK(kr_conn_send(r, conn, "x", 1));
 }
 
-static size_t chain_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t chain_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                         size_t size) {
     (void)data;
     chain_next(r, user);
     CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_NOW));
     return size;
 }
 
-static void chain_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void chain_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                        enum kr_why why) {
     (void)conn;
     (void)error;
     (void)why;
@@ -1117,8 +1133,8 @@ static void chain_post(struct kr_reactor *r, void *user) {
     chain_next(r, user);
 }
 
-/* Ours: it may be called in every callback; connections that succeed one another in on_close, as those of
- * a program that tries again, do not starve what else there is. */
+/* Ours: it may be called in every callback; connections that succeed one another in on_close, as
+ * those of a program that tries again, do not starve what else there is. */
 TEST_EACH(connect_from_callbacks) {
     struct kr_reactor *r = test_reactor(NULL);
     struct echo_server server = {0};
@@ -1143,8 +1159,8 @@ TEST_EACH(connect_from_callbacks) {
 
 /* ---- how many ---- */
 
-/* Ours: connect_max bounds them, whatever state they are in; each that has closed makes room for one. Those
- * that are accepted have slots of their own, and take none of theirs. */
+/* Ours: connect_max bounds them, whatever state they are in; each that has closed makes room for
+ * one. Those that are accepted have slots of their own, and take none of theirs. */
 TEST_EACH(connect_max_bounds_them) {
     struct kr_config config;
     kr_config_init(&config);
@@ -1178,7 +1194,8 @@ TEST_EACH(connect_max_bounds_them) {
     test_reactor_free(r);
 }
 
-static void dial_in_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void dial_in_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                          enum kr_why why) {
     (void)conn;
     (void)error;
     (void)why;
@@ -1205,8 +1222,8 @@ TEST_EACH(connect_max_counts_one_that_is_closing) {
     far_end(&f);
 }
 
-/* Ours: thousands of lives in few slots leave nothing, and once warm hardly ask for memory: less than once
- * in a hundred lives, for a queue that is longer than those before. */
+/* Ours: thousands of lives in few slots leave nothing, and once warm hardly ask for memory: less
+ * than once in a hundred lives, for a queue that is longer than those before. */
 TEST_EACH(connect_storm, .deadline_s = 60) {
     enum { SLOTS = 32 };
     unsigned rounds = tap_full() ? 1000 : 150;
@@ -1255,7 +1272,8 @@ TEST_EACH(connect_storm, .deadline_s = 60) {
 
 /* ---- refusals of the call ---- */
 
-/* The kernel's, and ours: at RLIMIT_NOFILE no socket can be made, which the call tells; later it can. */
+/* The kernel's, and ours: at RLIMIT_NOFILE no socket can be made, which the call tells; later it
+ * can. */
 TEST_EACH(connect_without_a_descriptor) {
     struct far f = far_begin(IPV4, 8);
     struct kr_reactor *r = test_reactor(NULL);
@@ -1281,8 +1299,8 @@ TEST_EACH(connect_without_a_descriptor) {
     far_end(&f);
 }
 
-static void refuse(struct kr_reactor *r, const struct kr_addr *addr, const struct kr_connect_opts *opts,
-                   const struct kr_conn_ops *ops) {
+static void refuse(struct kr_reactor *r, const struct kr_addr *addr,
+                   const struct kr_connect_opts *opts, const struct kr_conn_ops *ops) {
     kr_conn conn = {7};
     CHECK_ERR(kr_connect(r, &conn, addr, opts, ops, NULL), EINVAL);
     CHECK_EQ(conn.bits, 7u);

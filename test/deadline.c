@@ -1,9 +1,9 @@
-/* Deadlines of connections: each kept to the nanosecond, moved by what should move it and by nothing
- * else, changed at any moment, and costing a busy connection next to nothing.
+/* Deadlines of connections: each kept to the nanosecond, moved by what should move it and by
+ * nothing else, changed at any moment, and costing a busy connection next to nothing.
  *
  * Most cases run on the real ring with a clock that stands still until the case moves it: at one
- * nanosecond before a deadline nothing must happen however many turns pass, and at the deadline it must
- * happen in the very next turn. The last cases have the real clock. */
+ * nanosecond before a deadline nothing must happen however many turns pass, and at the deadline it
+ * must happen in the very next turn. The last cases have the real clock. */
 #include "harness/net.h"
 
 #include "core/reactor.h"
@@ -60,7 +60,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     s->opened_at = kr_now(r);
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)r;
     (void)conn;
     (void)data;
@@ -230,7 +231,8 @@ static void stall(struct seen *s) {
 
 /* ---- each to the nanosecond ---- */
 
-/* Ours: the idle deadline counts from the last byte in either direction, and again after on_timeout. */
+/* Ours: the idle deadline counts from the last byte in either direction, and again after
+ * on_timeout. */
 TEST_EACH(deadline_idle) {
     struct kr_listen_opts opts = no_deadlines();
     opts.conn.idle_ns = 100;
@@ -266,8 +268,8 @@ TEST_EACH(deadline_read) {
     end(&s);
 }
 
-/* Ours: time in which the connection is paused does not count, whether a turn passed in between or not;
- * from the resume it has all its time again. */
+/* Ours: time in which the connection is paused does not count, whether a turn passed in between or
+ * not; from the resume it has all its time again. */
 TEST_EACH(deadline_read_while_paused) {
     struct kr_listen_opts opts = no_deadlines();
     opts.conn.read_ns = 100;
@@ -289,8 +291,8 @@ TEST_EACH(deadline_read_while_paused) {
     end(&s);
 }
 
-/* Ours: nor does time in which it reads nothing because its own queue is full, nor what comes after the
- * peer's end. */
+/* Ours: nor does time in which it reads nothing because its own queue is full, nor what comes after
+ * the peer's end. */
 TEST_EACH(deadline_read_while_stopped) {
     struct kr_listen_opts opts = no_deadlines();
     opts.conn.read_ns = 100;
@@ -309,8 +311,8 @@ TEST_EACH(deadline_read_while_stopped) {
     end(&s);
 }
 
-/* Ours: a reader that takes nothing while bytes are queued to it is reset at the write deadline, the send
- * in flight cancelled and its memory given back; what it sends itself does not help it. */
+/* Ours: a reader that takes nothing while bytes are queued to it is reset at the write deadline,
+ * the send in flight cancelled and its memory given back; what it sends itself does not help it. */
 TEST_EACH(deadline_write) {
     struct kr_listen_opts opts = no_deadlines();
     opts.conn.write_ns = 100;
@@ -331,8 +333,8 @@ TEST_EACH(deadline_write) {
     end(&s);
 }
 
-/* Ours: it counts from the last byte taken, and not at all while nothing is queued; a new queue has all
- * its time. */
+/* Ours: it counts from the last byte taken, and not at all while nothing is queued; a new queue has
+ * all its time. */
 TEST_EACH(deadline_write_is_moved_by_each_byte) {
     struct kr_listen_opts opts = no_deadlines();
     opts.conn.send_high = opts.conn.send_cap; /* so that it is heard meanwhile */
@@ -375,7 +377,8 @@ TEST_EACH(deadline_write_begins_between_turns) {
     end(&s);
 }
 
-/* Ours: the life deadline counts from the opening, whatever the traffic, and again after it was told. */
+/* Ours: the life deadline counts from the opening, whatever the traffic, and again after it was
+ * told. */
 TEST_EACH(deadline_life) {
     struct kr_listen_opts opts = no_deadlines();
     opts.conn.life_ns = 100;
@@ -414,9 +417,9 @@ TEST_EACH(deadline_life_while_closing) {
     }
 }
 
-/* Ours: the flush deadline counts from the close, then from the last byte taken; for one that lingers,
- * from the end of our side, whatever the peer still sends. A queue left over is a reset, else there is
- * none. */
+/* Ours: the flush deadline counts from the close, then from the last byte taken; for one that
+ * lingers, from the end of our side, whatever the peer still sends. A queue left over is a reset,
+ * else there is none. */
 TEST_EACH(deadline_flush) {
     for (int queued = 0; queued < 2; queued++) {
         struct kr_listen_opts opts = no_deadlines();
@@ -447,8 +450,8 @@ TEST_EACH(deadline_flush) {
 
 /* ---- several ---- */
 
-/* Ours: each of several deadlines is told at its own times, as if the others were not there: for 400
- * ticks of silence, and then for 400 ticks with a byte now and then. */
+/* Ours: each of several deadlines is told at its own times, as if the others were not there: for
+ * 400 ticks of silence, and then for 400 ticks with a byte now and then. */
 TEST_EACH(deadline_each_by_itself) {
     struct kr_listen_opts opts = no_deadlines();
     opts.conn.read_ns = 30;
@@ -519,8 +522,8 @@ static void set(struct seen *s, enum kr_deadline which, int64_t ns) {
     CHECK_OK(kr_conn_deadline(s->r, s->conn, which, ns));
 }
 
-/* Ours: set to less, to more, to none, from now; before the old one, and when it is overdue; no other is
- * moved. */
+/* Ours: set to less, to more, to none, from now; before the old one, and when it is overdue; no
+ * other is moved. */
 TEST_EACH(deadline_changed) {
     static const enum kr_deadline kinds[] = {KR_DEADLINE_IDLE, KR_DEADLINE_READ, KR_DEADLINE_LIFE};
     for (int i = 0; i < 3; i++) {
@@ -548,7 +551,8 @@ TEST_EACH(deadline_changed) {
     }
 }
 
-/* Ours: the write deadline of a queue that waits already, and the flush deadline of a close to come. */
+/* Ours: the write deadline of a queue that waits already, and the flush deadline of a close to
+ * come. */
 TEST_EACH(deadline_changed_while_sending) {
     struct kr_listen_opts opts = no_deadlines();
     struct seen s = {0};
@@ -683,8 +687,8 @@ TEST_EACH(deadline_changed_for_one) {
 
 /* ---- pairs, and connections of our own making ---- */
 
-/* Ours: forwarded bytes are bytes: they move the read deadline of where they come from, the write deadline
- * of where they go, and the idle deadline of both. */
+/* Ours: forwarded bytes are bytes: they move the read deadline of where they come from, the write
+ * deadline of where they go, and the idle deadline of both. */
 TEST_EACH(deadline_of_forwarded_connections) {
     struct kr_listen_opts opts = no_deadlines();
     opts.conn.idle_ns = 100;
@@ -726,8 +730,8 @@ TEST_EACH(deadline_of_forwarded_connections) {
     test_reactor_free(a.r);
 }
 
-/* Ours: the deadlines of a connection of our own making count from when it stands; until then they may be
- * set, and are none. */
+/* Ours: the deadlines of a connection of our own making count from when it stands; until then they
+ * may be set, and are none. */
 TEST_EACH(deadline_of_a_connection_that_is_being_made) {
     struct kr_listen_opts opts = no_deadlines();
     struct seen far = {0}, s = {0};
@@ -772,8 +776,9 @@ static uint32_t filings(const struct seen *s) {
     return s->r->timers.heap.order;
 }
 
-/* Ours: traffic files nothing: with every deadline set, a thousand messages each way cost as many operations
- * of the heap as deadlines come up in their time, a few each, and none when none comes up. */
+/* Ours: traffic files nothing: with every deadline set, a thousand messages each way cost as many
+ * operations of the heap as deadlines come up in their time, a few each, and none when none comes
+ * up. */
 TEST_EACH(deadline_traffic_is_free) {
     struct kr_listen_opts opts = no_deadlines();
     opts.conn.idle_ns = opts.conn.read_ns = opts.conn.write_ns = 100;
@@ -844,7 +849,8 @@ TEST_EACH(deadline_is_never_early) {
 TEST_EACH(deadline_ends_a_wait) {
     struct kr_listen_opts opts = no_deadlines();
     for (int which = 0; which < 3; which++) {
-        static const enum kr_deadline kinds[] = {KR_DEADLINE_IDLE, KR_DEADLINE_READ, KR_DEADLINE_LIFE};
+        static const enum kr_deadline kinds[] = {KR_DEADLINE_IDLE, KR_DEADLINE_READ,
+                                                 KR_DEADLINE_LIFE};
         struct seen s = {0};
         begin_on(&s, &kr__linux, &ops, &opts);
         set(&s, kinds[which], SOON);

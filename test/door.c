@@ -169,7 +169,8 @@ static int door_listen_fd(const struct kr__kernel *k, int fd, const struct kr__l
     return rc < 0 ? rc : kr__linux.listen_fd(&kr__linux, fd, plan, bound);
 }
 
-static int door_path_id(const struct kr__kernel *k, const struct kr_addr *addr, struct kr__path_id *ret) {
+static int door_path_id(const struct kr__kernel *k, const struct kr_addr *addr,
+                        struct kr__path_id *ret) {
     int rc = strike(k, PATH_ID);
     return rc < 0 ? rc : kr__linux.path_id(&kr__linux, addr, ret);
 }
@@ -186,8 +187,8 @@ static int door_connect(const struct kr__kernel *k, int fd, const struct kr_addr
     return rc < 0 ? rc : kr__linux.connect(&kr__linux, fd, addr);
 }
 
-/* An accepted descriptor comes through the ring, and is first seen here; one of this program's own was
- * seen before. */
+/* An accepted descriptor comes through the ring, and is first seen here; one of this program's own
+ * was seen before. */
 static int door_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *peer,
                            struct kr_addr *local) {
     door_of(k)->held += !door_of(k)->dials;
@@ -659,8 +660,8 @@ static const struct {
 };
 
 /* Ours: the default table is as long as the limit of descriptors lets it be, less the library's own
- * files; a quarter of it is for connections that the program makes, but never such that a number of the
- * others which was asked for does not fit. */
+ * files; a quarter of it is for connections that the program makes, but never such that a number of
+ * the others which was asked for does not fit. */
 TEST_EACH(new_sizes_its_table_by_the_limit) {
     test_need_descriptors(16384 + 1024 + 4); /* the real one must allow it, too */
     for (size_t i = 0; i < COUNT(limit_rows); i++) {
@@ -932,7 +933,8 @@ TEST_EACH(listen_when_the_table_fails) {
 static int unix_listener(struct kr_addr *addr) {
     int fd = CHECK_SYS(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     struct sockaddr_un any = {.sun_family = AF_UNIX};
-    CHECK_SYS(bind(fd, (struct sockaddr *)&any, sizeof any.sun_family)); /* a name of the kernel's choice */
+    /* a name of the kernel's choice */
+    CHECK_SYS(bind(fd, (struct sockaddr *)&any, sizeof any.sun_family));
     CHECK_SYS(listen(fd, 8));
     addr->size = sizeof addr->u;
     CHECK_SYS(getsockname(fd, &addr->u.sa, &addr->size));
@@ -972,7 +974,8 @@ TEST_EACH(listen_when_taking_over_fails) {
 /* man lstat. */
 static const int path_errors[] = {EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EOVERFLOW};
 
-/* Ours: a listener whose file cannot be known again listens, but does not remove what it does not know. */
+/* Ours: a listener whose file cannot be known again listens, but does not remove what it does not
+ * know. */
 TEST_EACH(listen_when_the_path_fails) {
     for (size_t i = 0; i < COUNT(path_errors); i++) {
         row_begin("lstat", path_errors[i], 0, 1);
@@ -1048,8 +1051,8 @@ static void check_connect_refused(enum call call, const char *name, int error) {
     CHECK_EQ(seen.closes, seen.opens);
 }
 
-/* Ours: an error of the socket's making is the caller's to see, and leaves neither descriptor nor slot
- * behind. */
+/* Ours: an error of the socket's making is the caller's to see, and leaves neither descriptor nor
+ * slot behind. */
 TEST_EACH(connect_when_the_socket_fails) {
     for (size_t i = 0; i < COUNT(socket_errors); i++)
         check_connect_refused(SOCKET, "socket", socket_errors[i]);
@@ -1148,8 +1151,8 @@ TEST_EACH(connect_when_the_addresses_fail) {
 /* man fcntl, F_DUPFD_CLOEXEC. */
 static const int dup_errors[] = {EBADF, EINVAL, EMFILE, ENFILE, ENOMEM, EPERM};
 
-/* Ours: descriptors that cannot be duplicated are the caller's to know of; those that were before are
- * closed, and the connection goes on. */
+/* Ours: descriptors that cannot be duplicated are the caller's to know of; those that were before
+ * are closed, and the connection goes on. */
 TEST_EACH(send_when_duplicating_fails) {
     for (size_t i = 0; i < COUNT(dup_errors) * 3; i++) {
         int error = dup_errors[i % COUNT(dup_errors)];
@@ -1167,7 +1170,8 @@ TEST_EACH(send_when_duplicating_fails) {
         CHECK_ERR(kr_conn_send_fds(r, conn, "bc", 2, &(int){-1}, 1), EBADF); /* the block is kept */
         int held = d->held;
         door_fail(d, DUP, error, which, 1);
-        CHECK_ERR(kr_conn_send_fds(r, conn, "bc", 2, (const int[]){ends[1], ends[1], ends[1]}, 3), error);
+        CHECK_ERR(kr_conn_send_fds(r, conn, "bc", 2, (const int[]){ends[1], ends[1], ends[1]}, 3),
+                  error);
         CHECK_EQ(d->held, held);
         CHECK_EQ(d->struck, 1u);
         CHECK_EQ(kr_conn_queued(r, conn), 1u);
@@ -1210,8 +1214,9 @@ TEST_EACH(send_file_when_looking_fails) {
 static const struct {
     enum call call;
     int error;
-} pipe_answers[] = {{PIPE_END, EBADF},   {PIPE_END, EFAULT},   {PIPE_END, ENOMEM},   {PIPE_END, ENOTSUP},
-                    {PIPE_QUIET, EMFILE}, {PIPE_QUIET, ENFILE}, {PIPE_QUIET, ENOSYS}};
+} pipe_answers[] = {{PIPE_END, EBADF},   {PIPE_END, EFAULT},   {PIPE_END, ENOMEM},
+                    {PIPE_END, ENOTSUP}, {PIPE_QUIET, EMFILE}, {PIPE_QUIET, ENFILE},
+                    {PIPE_QUIET, ENOSYS}};
 
 /* Ours: a pipe that cannot be looked at, or not written to in peace, stays its owner's. */
 TEST_EACH(adopt_when_a_pipe_fails) {
@@ -1487,8 +1492,8 @@ enum {
            COUNT(passing_errors) * COUNT(passing_times) * 2 + COUNT(told_errors) * 2 + 1 +
            COUNT(passing_errors) + COUNT(told_errors) + COUNT(listen_errors) +
            COUNT(file_errors) * 2 + COUNT(addrs_errors) * 2 + COUNT(close_errors) * 3 +
-           COUNT(socket_errors) + COUNT(path_errors) + COUNT(listen_errors) + COUNT(file_errors) + COUNT(file_errors) + COUNT(knock_errors) + COUNT(knock_passing) +
-           COUNT(wake_errors),
+           COUNT(socket_errors) + COUNT(path_errors) + COUNT(listen_errors) + COUNT(file_errors) +
+           COUNT(file_errors) + COUNT(knock_errors) + COUNT(knock_passing) + COUNT(wake_errors),
 };
 _Static_assert(ROWS >= 200, "the table has lost rows");
 

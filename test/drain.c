@@ -1,5 +1,5 @@
-/* Draining: nobody new is served, everyone there is told or closed with nothing lost, who stays is cut off
- * when the time is over, and the end is told once. */
+/* Draining: nobody new is served, everyone there is told or closed with nothing lost, who stays is
+ * cut off when the time is over, and the end is told once. */
 #include "harness/net.h"
 
 #include "core/reactor.h"
@@ -43,7 +43,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     CHECK_OK(kr_conn_set_user(r, conn, g));
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     struct guest *g = user;
     g->bytes += size;
     CHECK_OK(kr_conn_send(r, conn, data, size));
@@ -86,7 +87,8 @@ static void drained(struct kr_reactor *r, void *user, unsigned cut_off) {
         house.at_the_end();
 }
 
-static void begin_with(const struct kr_conn_ops *ops, unsigned guests, const struct kr_config *config) {
+static void begin_with(const struct kr_conn_ops *ops, unsigned guests,
+                       const struct kr_config *config) {
     house = (struct house){.r = test_reactor(config)};
     house.port = test_listen(house.r, &house.listener, NULL, ops, &house);
     for (unsigned i = 0; i < guests; i++) {
@@ -123,8 +125,8 @@ static void end(unsigned guests, unsigned cut_off) {
 
 /* ---- those that are not told ---- */
 
-/* Ours: without on_shutdown a connection is closed so that nothing is lost: what is queued arrives, then
- * the end; what the client still sends meets no reset. */
+/* Ours: without on_shutdown a connection is closed so that nothing is lost: what is queued arrives,
+ * then the end; what the client still sends meets no reset. */
 TEST_EACH(drain_loses_nothing) {
     static char bytes[1 << 20];
     begin(&untold_ops, 3);
@@ -268,8 +270,8 @@ static int64_t still_clock(const struct kr__kernel *k) {
     return still_now;
 }
 
-/* Ours: those that are left when the time is over are cut off, not a nanosecond before, whatever they are
- * at; who has bytes queued is reset. Their number is told. */
+/* Ours: those that are left when the time is over are cut off, not a nanosecond before, whatever
+ * they are at; who has bytes queued is reset. Their number is told. */
 TEST_EACH(drain_cuts_off_who_stays) {
     static char bytes[8 << 20];
     struct kr__kernel kernel = kr__linux;
@@ -332,8 +334,8 @@ static void make_again(void) {
     house.port = kr_addr_port(&addr);
 }
 
-/* Ours: meanwhile nothing new can be made, and clients are refused; when it is over everything can, at
- * once, and be drained again. */
+/* Ours: meanwhile nothing new can be made, and clients are refused; when it is over everything can,
+ * at once, and be drained again. */
 TEST_EACH(drain_lets_nobody_in) {
     begin(&told_ops, 1);
     house.at_the_end = make_again;
@@ -366,8 +368,8 @@ TEST_EACH(drain_lets_nobody_in) {
     test_reactor_free(house.r);
 }
 
-/* Ours: clients that wait to be accepted, or were just accepted by the kernel, are not opened any more; they
- * see an end. */
+/* Ours: clients that wait to be accepted, or were just accepted by the kernel, are not opened any
+ * more; they see an end. */
 TEST_EACH(drain_with_clients_on_their_way) {
     begin(&told_ops, 1);
     for (unsigned i = 1; i < 10; i++)
@@ -384,8 +386,8 @@ TEST_EACH(drain_with_clients_on_their_way) {
     end(1, 0);
 }
 
-/* Ours: a connection that is still being made is told, too, and may go on; one that has nothing to be told
- * by is given up. */
+/* Ours: a connection that is still being made is told, too, and may go on; one that has nothing to
+ * be told by is given up. */
 TEST_EACH(drain_while_connecting) {
     for (int told = 0; told < 2; told++) {
         begin(&told_ops, 0);
@@ -417,10 +419,12 @@ TEST_EACH(drain_while_connecting) {
     }
 }
 
-/* Ours: a pair that is forwarded goes on to its own end, if its ends have an on_shutdown that lets it. */
+/* Ours: a pair that is forwarded goes on to its own end, if its ends have an on_shutdown that lets
+ * it. */
 TEST_EACH(drain_leaves_pairs_alone) {
     begin(&told_ops, 2);
-    CHECK_OK(kr_conn_forward(house.r, house.guests[0].conn, house.guests[1].conn, NULL, NULL, NULL));
+    CHECK_OK(
+        kr_conn_forward(house.r, house.guests[0].conn, house.guests[1].conn, NULL, NULL, NULL));
     drain(HOUR);
     TEST_UNTIL(house.r, house.guests[0].shutdowns && house.guests[1].shutdowns);
     char bytes[5];
@@ -446,8 +450,8 @@ static void drain_it(struct kr_reactor *r, void *arg) {
     CHECK_OK(kr_drain(r, 10 * MS, drained, &house));
 }
 
-/* Ours: kr_run goes on until it is stopped, which the end of the drain may do; the drain may begin in a
- * callback, and its time ends the run's wait. */
+/* Ours: kr_run goes on until it is stopped, which the end of the drain may do; the drain may begin
+ * in a callback, and its time ends the run's wait. */
 TEST_EACH(drain_ends_the_run_when_told_so) {
     begin(&told_ops, 3);
     house.at_the_end = stop_it;
@@ -486,7 +490,8 @@ TEST_EACH(drain_ends_with_the_reactor) {
 }
 
 /* Ours: bad arguments, and a reactor that is being freed. */
-static void on_close_drain(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void on_close_drain(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                           enum kr_why why) {
     on_close(r, conn, user, error, why);
     CHECK_ERR(kr_drain(r, 0, drained, &house), ESHUTDOWN);
 }

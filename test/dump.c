@@ -53,7 +53,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     seen->dumped = true;
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)r;
     (void)conn;
     (void)user;
@@ -77,7 +78,8 @@ static int connect_to(const struct kr_addr *addr) {
     return fd;
 }
 
-/* Ours: each connection's state, what is armed, bytes kept and queued, and pauses are told as they are. */
+/* Ours: each connection's state, what is armed, bytes kept and queued, and pauses are told as they
+ * are. */
 TEST_EACH(dump_tells_what_is) {
     struct kr_reactor *r = test_reactor(NULL);
     struct seen seen = {0};
@@ -148,7 +150,8 @@ static void crowd_open(struct kr_reactor *r, kr_conn conn, void *user) {
     crowd->conns[crowd->opens++] = conn;
 }
 
-static size_t crowd_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t crowd_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                         size_t size) {
     (void)r;
     (void)conn;
     (void)user;
@@ -166,7 +169,8 @@ static void crowd_eof(struct kr_reactor *r, kr_conn conn, void *user) {
         CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_FLUSH));
 }
 
-static void crowd_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void crowd_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                        enum kr_why why) {
     struct crowd *crowd = user;
     (void)conn;
     (void)error;
@@ -181,8 +185,8 @@ static void crowd_close(struct kr_reactor *r, kr_conn conn, void *user, int erro
 static const struct kr_conn_ops crowd_ops = {
     .on_open = crowd_open, .on_data = crowd_data, .on_eof = crowd_eof, .on_close = crowd_close};
 
-/* Ours: what holds a connection up is told in its line: a peer that reads nothing, an end that the peer has
- * sent, a close that is under way, in whichever manner. */
+/* Ours: what holds a connection up is told in its line: a peer that reads nothing, an end that the
+ * peer has sent, a close that is under way, in whichever manner. */
 TEST_EACH(dump_tells_what_holds_a_connection_up) {
     struct kr_reactor *r = test_reactor(NULL);
     struct crowd crowd = {.keep_at_eof = true, .at_eof = " eof"};
@@ -222,8 +226,8 @@ TEST_EACH(dump_tells_what_holds_a_connection_up) {
     CHECK_EQ(crowd.closes, 4u);
 }
 
-/* Ours: who waits for a receive buffer is told as parked. Of three peers the first has the one buffer
- * there is, the second finds none, and the end of the third is where one can look. */
+/* Ours: who waits for a receive buffer is told as parked. Of three peers the first has the one
+ * buffer there is, the second finds none, and the end of the third is where one can look. */
 TEST_EACH(dump_tells_who_waits_for_a_buffer) {
     struct kr_config config;
     kr_config_init(&config);
@@ -247,8 +251,8 @@ TEST_EACH(dump_tells_who_waits_for_a_buffer) {
     test_reactor_free(r);
 }
 
-/* Ours: what keeps a listener from accepting is told in its line: no free slot for a client who waits, a
- * pause, its own end, and an error that is waited out (real: no descriptor is left). */
+/* Ours: what keeps a listener from accepting is told in its line: no free slot for a client who
+ * waits, a pause, its own end, and an error that is waited out (real: no descriptor is left). */
 TEST_EACH(dump_tells_what_holds_a_listener_up) {
     struct kr_config config;
     kr_config_init(&config);
@@ -317,8 +321,8 @@ TEST_EACH(dump_of_many_is_whole) {
         check_line("conn 0", " STUCK");                                                            \
     } while (0)
 
-/* Ours: a connection that nothing will ever move on is told as stuck, in each state that it may be in. The
- * audit of each wait asks the same question. */
+/* Ours: a connection that nothing will ever move on is told as stuck, in each state that it may be
+ * in. The audit of each wait asks the same question. */
 TEST_EACH(dump_tells_who_is_stuck) {
     struct kr_reactor *r = test_reactor(NULL);
     struct crowd crowd = {.opens = 0};
@@ -369,8 +373,8 @@ static void slow_reader(int fd, int result) {
     tap_exit_child(0);
 }
 
-/* Ours: signals that interrupt the writing cost no byte of the text. The reader is slow and the pipe is
- * full, so that each write waits, and an alarm ends most waits. */
+/* Ours: signals that interrupt the writing cost no byte of the text. The reader is slow and the
+ * pipe is full, so that each write waits, and an alarm ends most waits. */
 TEST(dump_goes_on_after_a_signal) {
     struct kr_reactor *r = test_reactor(NULL);
     dump(r);

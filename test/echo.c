@@ -1,5 +1,5 @@
-/* Bytes through the real ring: each arrives once and in order, whatever the sizes and ways of sending,
- * and whatever the kernel is in a mood for. */
+/* Bytes through the real ring: each arrives once and in order, whatever the sizes and ways of
+ * sending, and whatever the kernel is in a mood for. */
 #include "harness/echo.h"
 
 #include "kernel/kernel.h"
@@ -201,8 +201,8 @@ TEST_EACH(echo_writes_keep_order_across_callbacks) {
 /* A piece that is large enough to be held where it was received. */
 #define HELD 1024u
 
-/* Echoes in pieces no two of which share a record: one that is held, a byte that is copied, and so on.
- * Counts the pieces of the call that made most of them. */
+/* Echoes in pieces no two of which share a record: one that is held, a byte that is copied, and so
+ * on. Counts the pieces of the call that made most of them. */
 static size_t shredded_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                             size_t size) {
     const char *bytes = data;
@@ -219,8 +219,8 @@ static size_t shredded_data(struct kr_reactor *r, kr_conn conn, void *user, cons
 
 static const struct kr_conn_ops shredded_ops = {.on_data = shredded_data};
 
-/* Ours: many pieces that lie apart go out in order. The client's bytes are there before the first turn, so
- * that the first receive brings many. */
+/* Ours: many pieces that lie apart go out in order. The client's bytes are there before the first
+ * turn, so that the first receive brings many. */
 TEST_EACH(echo_of_pieces_that_lie_apart) {
     struct kr_config config = test_buffers(1024, 1 << 17);
     struct kr_reactor *r = test_reactor(&config);

@@ -356,9 +356,9 @@ TEST_EACH(fair_burst_of_clients_some_a_turn, .deadline_s = 60) {
     burst_beside(12000, 16);
 }
 
-/* Ours: neither bytes nor completions are one connection's. Receives bring 16 bytes, a turn handles 32
- * completions, and what one sends is a thousand times both: the others have their answers in a few
- * turns all the same, as soon as it has been found out. */
+/* Ours: neither bytes nor completions are one connection's. Receives bring 16 bytes, a turn handles
+ * 32 completions, and what one sends is a thousand times both: the others have their answers in a
+ * few turns all the same, as soon as it has been found out. */
 TEST_EACH(fair_crumbs_of_one_beside_pings, .deadline_s = 60) {
     struct kr_config config;
     kr_config_init(&config);

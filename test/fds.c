@@ -1,7 +1,8 @@
-/* Descriptors that go with the bytes of a Unix stream, both ways: with the right byte, once, and none
- * left behind however a connection ends.
+/* Descriptors that go with the bytes of a Unix stream, both ways: with the right byte, once, and
+ * none left behind however a connection ends.
  *
- * Files are told apart by their inodes. Each case counts this process's descriptors before and after. */
+ * Files are told apart by their inodes. Each case counts this process's descriptors before and
+ * after. */
 #include "harness/net.h"
 
 #include "kernel/kernel.h"
@@ -57,8 +58,9 @@ static long peer_give(int fd, const void *data, size_t size, const int *fds, uns
         msg.msg_control = control;
         msg.msg_controllen = CMSG_SPACE(count * sizeof(int));
         struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-        *cmsg = (struct cmsghdr){
-            .cmsg_len = CMSG_LEN(count * sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+        *cmsg = (struct cmsghdr){.cmsg_len = CMSG_LEN(count * sizeof(int)),
+                                 .cmsg_level = SOL_SOCKET,
+                                 .cmsg_type = SCM_RIGHTS};
         memcpy(CMSG_DATA(cmsg), fds, count * sizeof(int));
     }
     long n = sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -74,8 +76,10 @@ static void peer_send(int fd, const char *text, const int *fds, unsigned count) 
 static long peer_take(int fd, void *data, size_t size, int *fds, unsigned *count) {
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(KR_FDS_MAX * sizeof(int))];
     struct iovec piece = {data, size};
-    struct msghdr msg = {
-        .msg_iov = &piece, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    struct msghdr msg = {.msg_iov = &piece,
+                         .msg_iovlen = 1,
+                         .msg_control = control,
+                         .msg_controllen = sizeof control};
     *count = 0;
     long n = recvmsg(fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (n < 0)
@@ -124,7 +128,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     e->opens++;
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     struct end *e = user;
     (void)r;
     (void)conn;
@@ -175,8 +180,11 @@ static void on_fds(struct kr_reactor *r, kr_conn conn, void *user, const int *fd
         CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_NOW));
 }
 
-static const struct kr_conn_ops ops = {
-    .on_open = on_open, .on_data = on_data, .on_eof = on_eof, .on_close = on_close, .on_fds = on_fds};
+static const struct kr_conn_ops ops = {.on_open = on_open,
+                                       .on_data = on_data,
+                                       .on_eof = on_eof,
+                                       .on_close = on_close,
+                                       .on_fds = on_fds};
 static const struct kr_conn_ops deaf_ops = {
     .on_open = on_open, .on_data = on_data, .on_eof = on_eof, .on_close = on_close};
 
@@ -187,7 +195,8 @@ static void adopt(struct kr_reactor *r, struct end *e, int fd, unsigned recv_fds
     opts.recv_fds = recv_fds;
     opts.flush_ns = INT64_C(50000000);
     opts.send_cap = 64 << 20;
-    opts.zerocopy_min = 4; /* which a Unix socket refuses: the bytes and what goes with them stay in order */
+    /* which a Unix socket refuses: the bytes and what goes with them stay in order */
+    opts.zerocopy_min = 4;
     memset(e, 0, sizeof *e);
     CHECK_OK(kr_conn_adopt(r, &e->conn, fd, &opts, how, e));
     TEST_UNTIL(r, e->opens == 1);
@@ -231,7 +240,8 @@ static struct end one, two;
 
 /* ---- receiving ---- */
 
-/* Ours: descriptors come before the bytes that they were sent with, close-on-exec, and lead to the same files. */
+/* Ours: descriptors come before the bytes that they were sent with, close-on-exec, and lead to the
+ * same files. */
 TEST_EACH(fds_come_before_their_bytes) {
     struct kr_reactor *r = test_reactor(NULL);
     static const unsigned counts[] = {1, 2, 3, 16, KR_FDS_MAX};
@@ -249,7 +259,8 @@ TEST_EACH(fds_come_before_their_bytes) {
     end_of(r, &one, peer);
 }
 
-/* Ours: bytes without descriptors are told of as ever, and descriptors of two messages are not mixed up. */
+/* Ours: bytes without descriptors are told of as ever, and descriptors of two messages are not
+ * mixed up. */
 TEST_EACH(fds_of_two_messages_come_apart) {
     struct kr_reactor *r = test_reactor(NULL);
     int peer = begin(r, &one, 8), files[3];
@@ -270,7 +281,8 @@ TEST_EACH(fds_of_two_messages_come_apart) {
     end_of(r, &one, peer);
 }
 
-/* The kernel's, told by us: more than were asked for are closed, and who gets the others hears of it. */
+/* The kernel's, told by us: more than were asked for are closed, and who gets the others hears of
+ * it. */
 TEST_EACH(fds_beyond_what_was_asked_for_are_closed) {
     struct kr_reactor *r = test_reactor(NULL);
     int peer = begin(r, &one, 2), files[5], before = tap_fd_count();
@@ -353,7 +365,8 @@ TEST_EACH(fds_for_which_there_is_no_room) {
 
 /* ---- while reading is stopped ---- */
 
-/* Sent while a receive is in flight, and paused before that is looked at: the receive may have them already. */
+/* Sent while a receive is in flight, and paused before that is looked at: the receive may have them
+ * already. */
 static void send_then_pause(struct kr_reactor *r, int peer, int file) {
     settle(r);
     peer_send(peer, "hello", &file, 1);
@@ -380,9 +393,11 @@ TEST_EACH(fds_wait_while_paused) {
     end_of(r, &one, peer);
 }
 
-/* Ours: those that wait are closed with the connection, in whatever manner, at on_close at the latest. */
+/* Ours: those that wait are closed with the connection, in whatever manner, at on_close at the
+ * latest. */
 TEST_EACH(fds_that_wait_end_with_the_connection) {
-    static const enum kr_close hows[] = {KR_CLOSE_LINGER, KR_CLOSE_FLUSH, KR_CLOSE_NOW, KR_CLOSE_RESET};
+    static const enum kr_close hows[] = {KR_CLOSE_LINGER, KR_CLOSE_FLUSH, KR_CLOSE_NOW,
+                                         KR_CLOSE_RESET};
     for (unsigned i = 0; i < COUNT(hows); i++) {
         struct kr_reactor *r = test_reactor(NULL);
         int peer = begin(r, &one, 8), file = file_new(), before = tap_fd_count();
@@ -502,8 +517,8 @@ TEST_EACH(fds_are_not_forwarded) {
 
 /* ---- sending ---- */
 
-/* Ours: the caller may close his own at once; the peer has the files with the first byte, and no duplicate
- * stays. */
+/* Ours: the caller may close his own at once; the peer has the files with the first byte, and no
+ * duplicate stays. */
 TEST_EACH(fds_go_with_the_first_byte) {
     struct kr_reactor *r = test_reactor(NULL);
     static const unsigned counts[] = {1, 2, 3, 16, KR_FDS_MAX};
@@ -554,8 +569,8 @@ static void count_release(struct kr_reactor *r, void *arg) {
     ++*(unsigned *)arg;
 }
 
-/* Ours: they keep their place in the queue, whatever is queued before and behind: copied, lent, formatted in
- * place. */
+/* Ours: they keep their place in the queue, whatever is queued before and behind: copied, lent,
+ * formatted in place. */
 TEST_EACH(fds_keep_their_place_in_the_queue) {
     struct kr_reactor *r = test_reactor(NULL);
     int peer = begin(r, &one, 0), files[4];
@@ -588,7 +603,8 @@ TEST_EACH(fds_keep_their_place_behind_a_file) {
         files_new(files, 3);
         CHECK_EQ(write(content, "content", size), (long)size);
         CHECK_OK(kr_conn_send_fds(r, one.conn, "aa", 2, &files[0], 1));
-        CHECK_OK(kr_conn_send_file(r, one.conn, content, 0, i / 2 ? KR_FILE_END : size, NULL, NULL));
+        CHECK_OK(
+            kr_conn_send_file(r, one.conn, content, 0, i / 2 ? KR_FILE_END : size, NULL, NULL));
         CHECK_OK(kr_conn_send_fds(r, one.conn, "b", 1, &files[1], 1));
         CHECK_OK(kr_conn_send_file(r, one.conn, content, 0, KR_FILE_END, NULL, NULL));
         CHECK_OK(kr_conn_send(r, one.conn, "c", 1));
@@ -707,7 +723,8 @@ TEST_EACH(fds_of_a_long_message_go_with_its_first_part) {
     end_of(r, &one, peer);
 }
 
-/* Ours: from one connection of a reactor to another, in both directions, with bytes in scarce buffers. */
+/* Ours: from one connection of a reactor to another, in both directions, with bytes in scarce
+ * buffers. */
 TEST_EACH(fds_between_two_connections) {
     struct kr_config config;
     kr_config_init(&config);
@@ -755,10 +772,11 @@ static void stall(struct kr_reactor *r, struct end *e, const int *files, unsigne
         CHECK_OK(kr_conn_send_fds(r, e->conn, "hello", 5, files, count));
 }
 
-/* Ours: duplicates that never go are closed once, at on_close at the latest, however it ends; FLUSH and LINGER
- * by their deadline. */
+/* Ours: duplicates that never go are closed once, at on_close at the latest, however it ends; FLUSH
+ * and LINGER by their deadline. */
 TEST_EACH(fds_in_the_queue_end_with_the_connection) {
-    static const enum kr_close hows[] = {KR_CLOSE_LINGER, KR_CLOSE_FLUSH, KR_CLOSE_NOW, KR_CLOSE_RESET};
+    static const enum kr_close hows[] = {KR_CLOSE_LINGER, KR_CLOSE_FLUSH, KR_CLOSE_NOW,
+                                         KR_CLOSE_RESET};
     for (unsigned i = 0; i < 6; i++) {
         struct kr_reactor *r = test_reactor(NULL);
         int peer = begin(r, &one, 0), files[2], before = tap_fd_count();
@@ -820,8 +838,8 @@ struct refuser {
     int result;
 };
 
-static int refuser_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit, unsigned wait_for,
-                         unsigned flags, const struct kr__getevents_arg *arg) {
+static int refuser_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
+                         unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
     struct refuser *f = (struct refuser *)(uintptr_t)k;
     unsigned head = *ring->sq.khead;
     for (unsigned i = 0; i < submit && f->result; i++) {
@@ -835,10 +853,11 @@ static int refuser_enter(const struct kr__kernel *k, struct io_uring *ring, unsi
     return kr__linux.enter(&kr__linux, ring, submit, wait_for, flags, arg);
 }
 
-/* Ours: an error of the send ends the connection, also that of too many under way; one that passes has it sent
- * again, with its descriptors. */
+/* Ours: an error of the send ends the connection, also that of too many under way; one that passes
+ * has it sent again, with its descriptors. */
 TEST_EACH(fds_when_the_send_fails) {
-    static const int results[] = {-ETOOMANYREFS, -EBADF, -ENOMEM, -EPIPE, -EAGAIN, -EINTR, -ECANCELED};
+    static const int results[] = {-ETOOMANYREFS, -EBADF, -ENOMEM,   -EPIPE,
+                                  -EAGAIN,       -EINTR, -ECANCELED};
     for (unsigned i = 0; i < COUNT(results); i++) {
         struct refuser refuser = {.kernel = kr__linux, .result = results[i]};
         refuser.kernel.enter = refuser_enter;
@@ -1025,8 +1044,8 @@ struct loser {
     int peer, file; /* once set, it sends that twice, and what comes of it is lost */
 };
 
-static int loser_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit, unsigned wait_for,
-                       unsigned flags, const struct kr__getevents_arg *arg) {
+static int loser_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
+                       unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
     struct loser *l = (struct loser *)(uintptr_t)k;
     if (l->peer)
         peer_send(l->peer, "hello", (const int[]){l->file, l->file}, 2);
@@ -1039,7 +1058,8 @@ static int loser_enter(const struct kr__kernel *k, struct io_uring *ring, unsign
     return -EBADR;
 }
 
-/* Ours: those of a completion that the kernel has lost are found by the place they were put in, and closed. */
+/* Ours: those of a completion that the kernel has lost are found by the place they were put in, and
+ * closed. */
 TEST_EACH(fds_of_a_lost_completion_are_closed) {
     struct loser loser = {.kernel = kr__linux};
     loser.kernel.enter = loser_enter;

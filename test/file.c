@@ -1,9 +1,10 @@
-/* Files in send queues: each arrives in its place in the stream, whatever its size and whoever reads it
- * how; its user is told once, in a phase of a turn, before on_close, how much of it went and why no more.
+/* Files in send queues: each arrives in its place in the stream, whatever its size and whoever
+ * reads it how; its user is told once, in a phase of a turn, before on_close, how much of it went
+ * and why no more.
  *
- * A file holds the pattern of a seed, and what stands around it in the stream is of the same pattern: the
- * byte at offset n of the stream is the byte at offset n of the file, so any that is lost, doubled or moved
- * shows. */
+ * A file holds the pattern of a seed, and what stands around it in the stream is of the same
+ * pattern: the byte at offset n of the stream is the byte at offset n of the file, so any that is
+ * lost, doubled or moved shows. */
 #include "harness/net.h"
 
 #include "core/reactor.h"
@@ -82,7 +83,8 @@ static int file_of(uint64_t size) {
 }
 
 /* Queues `size` bytes of the file, which are the next of the stream; `asked` may be KR_FILE_END. */
-static int send_file_as(struct kr_reactor *r, struct sender *s, int fd, uint64_t size, uint64_t asked) {
+static int send_file_as(struct kr_reactor *r, struct sender *s, int fd, uint64_t size,
+                        uint64_t asked) {
     CHECK_LT(job_count, JOBS_MAX);
     struct job *job = &jobs[job_count++];
     *job = (struct job){.sender = s, .size = size};
@@ -124,7 +126,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     CHECK_OK(kr_conn_set_user(r, conn, sender_new(conn)));
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)r;
     (void)conn;
     (void)data;
@@ -159,7 +162,8 @@ struct pair {
     struct sender *s;
 };
 
-static struct pair pair_on(const struct kr__kernel *kernel, const struct kr_listen_opts *opts, int recv_size) {
+static struct pair pair_on(const struct kr__kernel *kernel, const struct kr_listen_opts *opts,
+                           int recv_size) {
     seed = tap_random();
     struct pair p = {.r = test_reactor_on(kernel, NULL)};
     p.port = test_listen(p.r, NULL, opts, &ops, NULL);
@@ -239,7 +243,8 @@ TEST_EACH(file_goes_in_its_place) {
         more = false;
         for (unsigned i = 0; i < CONNS; i++) {
             p[i].s = &senders[i]; /* one backlog: they stand in the order of connecting */
-            while (p[i].s->queued < total && kr_conn_queued(r, p[i].s->conn) < 400000 && job_count < JOBS_MAX)
+            while (p[i].s->queued < total && kr_conn_queued(r, p[i].s->conn) < 400000 &&
+                   job_count < JOBS_MAX)
                 CHECK_OK(send_somehow(r, p[i].s, fd, total));
             uint64_t ready = got[i] + 1 + tap_random_below(60000);
             read_to(&p[i], &got[i], ready < p[i].s->queued ? ready : p[i].s->queued, 20000);
@@ -282,7 +287,8 @@ TEST_EACH(file_of_any_size) {
     pair_end(&p);
 }
 
-/* Ours: an open end beyond the end of the file is met at once; what the file gains under way is sent. */
+/* Ours: an open end beyond the end of the file is met at once; what the file gains under way is
+ * sent. */
 TEST_EACH(file_end_is_where_it_is_met) {
     struct pair p = pair_make(NULL, 4096);
     const uint64_t first = 16 * MIB, gain = 100000;
@@ -327,8 +333,8 @@ TEST_EACH(file_long_in_bounded_memory, .deadline_s = 60) {
     pair_end(&p);
 }
 
-/* Ours: while the kernel takes nothing, no more is read of the file than its two chunks, and no request is
- * made for it. How much it takes before, and when the last of that, is the kernel's. */
+/* Ours: while the kernel takes nothing, no more is read of the file than its two chunks, and no
+ * request is made for it. How much it takes before, and when the last of that, is the kernel's. */
 TEST_EACH(file_waits_for_its_reader) {
     struct pair p = pair_make(NULL, 4096);
     int fd = file_of(16 * MIB);
@@ -362,8 +368,8 @@ static struct kr_listen_opts opts_of(size_t low, size_t high, size_t cap) {
     return opts;
 }
 
-/* Ours: a file counts as what is left of it, 128 KiB at most; an empty queue takes one whatever the cap, and
- * of more it is the cap that tells how many. */
+/* Ours: a file counts as what is left of it, 128 KiB at most; an empty queue takes one whatever the
+ * cap, and of more it is the cap that tells how many. */
 TEST_EACH(file_counts_for_the_cap) {
     struct kr_listen_opts opts = opts_of(100, 1000, 300000);
     struct pair p = pair_make(&opts, 0);
@@ -401,7 +407,8 @@ TEST_EACH(file_is_taken_by_an_empty_queue) {
     pair_end(&p);
 }
 
-/* Ours: a peer that asks for file after file, and reads none, is read no more until they are through. */
+/* Ours: a peer that asks for file after file, and reads none, is read no more until they are
+ * through. */
 TEST_EACH(file_stops_the_reading) {
     struct kr_listen_opts opts = opts_of(1000, 200000, 1 << 20);
     struct pair p = pair_make(&opts, 4096);
@@ -423,7 +430,8 @@ TEST_EACH(file_stops_the_reading) {
 
 /* ---- what may go wrong with the file ---- */
 
-/* Ours: a file that loses what was promised ends the connection, and the peer sees it end in pieces. */
+/* Ours: a file that loses what was promised ends the connection, and the peer sees it end in
+ * pieces. */
 TEST_EACH(file_cut_short_resets) {
     struct pair p = pair_make(NULL, 4096);
     int fd = file_of(16 * MIB);
@@ -466,8 +474,8 @@ TEST_EACH(file_to_its_end_may_shrink) {
     pair_end(&p);
 }
 
-/* What the next reads are made to bring: an error, by a NOP in their place (IORING_NOP_INJECT_RESULT,
- * kernel >= 6.10), or that many bytes. */
+/* What the next reads are made to bring: an error, by a NOP in their place
+ * (IORING_NOP_INJECT_RESULT, kernel >= 6.10), or that many bytes. */
 static int fault;
 static unsigned faults, by_workers;
 
@@ -542,8 +550,8 @@ TEST_EACH(file_swapped_for_a_directory) {
     pair_end(&p);
 }
 
-/* Ours: interrupted, or refused because it would have waited, it is read again; by a worker, then, and if that
- * does not help, no more. */
+/* Ours: interrupted, or refused because it would have waited, it is read again; by a worker, then,
+ * and if that does not help, no more. */
 TEST_EACH(file_read_again) {
     static const struct {
         int error;
@@ -584,8 +592,8 @@ TEST_EACH(file_short_reads_go_on) {
 
 /* ---- how it ends ---- */
 
-/* Ours: whatever the manner, the file's user is told once, and then of the connection. FLUSH and LINGER wait for
- * the file. */
+/* Ours: whatever the manner, the file's user is told once, and then of the connection. FLUSH and
+ * LINGER wait for the file. */
 TEST_EACH(file_and_a_close_in_its_middle) {
     for (enum kr_close how = KR_CLOSE_LINGER; how <= KR_CLOSE_RESET; how++) {
         sender_count = job_count = 0;
@@ -669,7 +677,8 @@ TEST_EACH(file_to_a_peer_that_resets) {
     pair_end(&p);
 }
 
-/* Ours: the write deadline is about a file as it is about bytes: none of it taken for so long ends it. */
+/* Ours: the write deadline is about a file as it is about bytes: none of it taken for so long ends
+ * it. */
 TEST_EACH(file_and_the_write_deadline) {
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
@@ -761,7 +770,8 @@ struct collector {
     uint64_t got, closes;
 };
 
-static size_t collect(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t collect(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)r;
     (void)conn;
     struct collector *x = user;
@@ -861,7 +871,8 @@ static int ask(struct pair *p, int fd, uint64_t offset, uint64_t size) {
     return kr_conn_send_file(p->r, p->s->conn, fd, offset, size, file_done, NULL);
 }
 
-/* Ours: what cannot be read at an offset, or has not got the bytes, is refused, and nothing has changed. */
+/* Ours: what cannot be read at an offset, or has not got the bytes, is refused, and nothing has
+ * changed. */
 TEST_EACH(file_that_is_none_is_refused) {
     struct pair p = pair_make(NULL, 0);
     int pipes[2];
@@ -924,7 +935,8 @@ static int from_thread(struct pair *p, int fd) {
     return q.answer;
 }
 
-/* Ours: another thread and a forked child are refused; what the child has are copies, and nobody is told. */
+/* Ours: another thread and a forked child are refused; what the child has are copies, and nobody is
+ * told. */
 TEST_EACH(file_of_others_is_refused) {
     struct pair p = pair_make(NULL, 4096);
     int fd = file_of(16 * MIB);
@@ -946,8 +958,8 @@ TEST_EACH(file_of_others_is_refused) {
 
 /* ---- memory ---- */
 
-/* Ours: refused memory is -ENOMEM and nothing has changed, at each allocation that a call makes; what one call
- * was granted no later refusal takes away. */
+/* Ours: refused memory is -ENOMEM and nothing has changed, at each allocation that a call makes;
+ * what one call was granted no later refusal takes away. */
 TEST_EACH(file_without_memory_is_refused) {
     struct pair p = pair_make(NULL, 0);
     int fd = file_of(MIB);
@@ -994,7 +1006,8 @@ static unsigned corks, sends;
 static int seeing_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
                         unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
     for (unsigned i = 0; i < submit; i++) {
-        const struct io_uring_sqe *sqe = &ring->sq.sqes[(*ring->sq.khead + i) & *ring->sq.kring_mask];
+        const struct io_uring_sqe *sqe =
+            &ring->sq.sqes[(*ring->sq.khead + i) & *ring->sq.kring_mask];
         bool send = sqe->opcode == IORING_OP_SEND || sqe->opcode == IORING_OP_SENDMSG;
         sends += send;
         corks += send && sqe->msg_flags & MSG_MORE;
@@ -1002,8 +1015,8 @@ static int seeing_enter(const struct kr__kernel *k, struct io_uring *ring, unsig
     return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
 }
 
-/* Ours: a head does not leave in a segment of its own, nor does a chunk's end; what nothing follows is not
- * held back. */
+/* Ours: a head does not leave in a segment of its own, nor does a chunk's end; what nothing follows
+ * is not held back. */
 TEST_EACH(file_leaves_in_whole_segments) {
     static struct kr__kernel kernel;
     kernel = kr__linux;

@@ -1,5 +1,5 @@
-/* Flights against the plainest model: each loan knows how many bytes of it were taken, and which flights
- * that carried it have not ended. */
+/* Flights against the plainest model: each loan knows how many bytes of it were taken, and which
+ * flights that carried it have not ended. */
 #include "harness/tap.h"
 
 #include "pool/flights.h"
@@ -172,8 +172,8 @@ static void fly(bool in_order) {
     }
 }
 
-/* Ours: a loan comes back when all of it is taken and each flight that carried a part of it has ended, and
- * not before; short results, failed flights, copies between them. */
+/* Ours: a loan comes back when all of it is taken and each flight that carried a part of it has
+ * ended, and not before; short results, failed flights, copies between them. */
 TEST(flights_give_back_what_has_landed) {
     fly(true);
 }
@@ -198,8 +198,9 @@ TEST(flights_given_up_release_all) {
     kr__blocks_free(&t.blocks);
 }
 
-/* Ours: a loan whose flights go on and on, some always under way, comes back however many they are. Numbers
- * of flights that are half of 2^16 apart would not be comparable: there must be a break before that. */
+/* Ours: a loan whose flights go on and on, some always under way, comes back however many they are.
+ * Numbers of flights that are half of 2^16 apart would not be comparable: there must be a break
+ * before that. */
 TEST(flights_of_one_large_loan) {
     static char bytes[100000];
     struct loan loan = {0};

@@ -1,5 +1,5 @@
-/* Back-pressure: pauses reach the peer, queues stay within their marks, and nothing is lost for having had
- * to wait. */
+/* Back-pressure: pauses reach the peer, queues stay within their marks, and nothing is lost for
+ * having had to wait. */
 #include "harness/echo.h"
 
 #include <errno.h>

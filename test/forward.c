@@ -1,5 +1,5 @@
-/* Forwarding: the bytes of one connection on another, in order and whole, with back-pressure, half-close
- * and errors passed on, and one word when it is over.
+/* Forwarding: the bytes of one connection on another, in order and whole, with back-pressure,
+ * half-close and errors passed on, and one word when it is over.
  *
  * Two clients connect to one listener; when both are there, the server pairs their connections. */
 #include "harness/net.h"
@@ -33,7 +33,8 @@ static unsigned side_of(const struct pair *p, kr_conn conn) {
     return p->ends[1].bits == conn.bits;
 }
 
-static void over(struct kr_reactor *r, kr_conn a, kr_conn b, void *user, const struct kr_forwarded *what) {
+static void over(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
+                 const struct kr_forwarded *what) {
     struct pair *p = user;
     CHECK_EQ(a.bits, p->ends[0].bits);
     CHECK_EQ(b.bits, p->ends[1].bits);
@@ -60,7 +61,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
         pair_up(p);
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     struct pair *p = user;
     (void)r;
     unsigned i = side_of(p, conn);
@@ -100,11 +102,14 @@ static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
     FAIL("on_drain of a forwarding connection");
 }
 
-static const struct kr_conn_ops ops = {
-    .on_open = on_open, .on_data = on_data, .on_eof = on_eof, .on_close = on_close, .on_drain = on_drain};
+static const struct kr_conn_ops ops = {.on_open = on_open,
+                                       .on_data = on_data,
+                                       .on_eof = on_eof,
+                                       .on_close = on_close,
+                                       .on_drain = on_drain};
 
-static void begin_with(struct pair *p, const struct kr_config *config, const struct kr_listen_opts *opts,
-                       int recv_size) {
+static void begin_with(struct pair *p, const struct kr_config *config,
+                       const struct kr_listen_opts *opts, int recv_size) {
     if (!p->opts.size)
         kr_forward_opts_init(&p->opts);
     p->r = test_reactor(config);
@@ -170,8 +175,8 @@ static void flow_run(struct kr_reactor *r, struct flow *f) {
         test_step(r, "bytes to pass");
 }
 
-/* Ours: bytes pass both ways at once, whole and in order, and at both ends of stream the pair is over
- * and both connections close. */
+/* Ours: bytes pass both ways at once, whole and in order, and at both ends of stream the pair is
+ * over and both connections close. */
 TEST_EACH(forward_passes_bytes_both_ways) {
     struct pair p = {0};
     begin(&p);
@@ -193,7 +198,8 @@ TEST_EACH(forward_passes_bytes_both_ways) {
     finish(&p);
 }
 
-/* Ours: the end of one stream goes through, and the other direction lives on, for as long as it likes. */
+/* Ours: the end of one stream goes through, and the other direction lives on, for as long as it
+ * likes. */
 TEST_EACH(forward_passes_half_close) {
     struct pair p = {0};
     begin(&p);
@@ -212,7 +218,8 @@ TEST_EACH(forward_passes_half_close) {
     finish(&p);
 }
 
-/* Sends to a peer that does not read until nothing moves any more, and the proxy's queue is not empty. */
+/* Sends to a peer that does not read until nothing moves any more, and the proxy's queue is not
+ * empty. */
 static void fill(struct pair *p, struct flow *f) {
     char bytes[65536];
     kr_conn to = p->ends[f->to == p->fds[1]];
@@ -241,8 +248,8 @@ TEST_EACH(forward_sends_all_before_the_end) {
     finish(&p);
 }
 
-/* Ours: who does not read stops who sends, through the proxy: what is queued stays near the high mark,
- * nothing spins meanwhile, and all of it arrives when it is read at last. */
+/* Ours: who does not read stops who sends, through the proxy: what is queued stays near the high
+ * mark, nothing spins meanwhile, and all of it arrives when it is read at last. */
 TEST_EACH(forward_passes_back_pressure) {
     struct pair p = {0};
     struct kr_listen_opts opts;
@@ -267,8 +274,9 @@ TEST_EACH(forward_passes_back_pressure) {
     finish(&p);
 }
 
-/* Ours: two peers that each write before they read do not wait for each other through the proxy: the one
- * direction's full queue does not stop the other's. The second reads only when it has written all. */
+/* Ours: two peers that each write before they read do not wait for each other through the proxy:
+ * the one direction's full queue does not stop the other's. The second reads only when it has
+ * written all. */
 TEST_EACH(forward_does_not_tie_one_way_to_the_other) {
     struct pair p = {0};
     begin_with(&p, NULL, NULL, 4096);
@@ -322,7 +330,8 @@ TEST_EACH(forward_stops_at_its_limit) {
     test_pattern_check(p.seen[0], 1000, 11, 3000);
     CHECK_EQ(p.what.bytes_ab, 3000u);
     CHECK_EQ(p.what.error, 0);
-    test_send(p.r, p.fds[1], bytes, 100); /* and the other is its own again, as it has been all the time */
+    /* and the other is its own again, as it has been all the time */
+    test_send(p.r, p.fds[1], bytes, 100);
     TEST_UNTIL(p.r, p.seen_size[1] == 100);
     CHECK_OK(kr_conn_send(p.r, p.ends[1], bytes, 50));
     test_recv(p.r, p.fds[1], back, 50);
@@ -472,7 +481,8 @@ TEST_EACH(forward_copies_no_large_receives) {
     }
     struct kr_stats stats = test_stats(p.r);
     CHECK_EQ(stats.bytes_forwarded, 20 * sizeof bytes);
-    CHECK_LE(stats.bytes_copied, stats.bytes_forwarded / 10); /* the odd small piece of a large one */
+    /* the odd small piece of a large one */
+    CHECK_LE(stats.bytes_copied, stats.bytes_forwarded / 10);
     shut(p.fds[0]);
     shut(p.fds[1]);
     finish(&p);
@@ -497,7 +507,8 @@ TEST_EACH(forward_through_few_buffers, .deadline_s = 60) {
     }
 }
 
-/* Ours: without memory for the queue the pair breaks, and nobody takes what arrived for the whole. */
+/* Ours: without memory for the queue the pair breaks, and nobody takes what arrived for the
+ * whole. */
 TEST_EACH(forward_without_memory_breaks) {
     struct pair p = {.by_hand = true};
     begin(&p);
@@ -571,8 +582,8 @@ TEST_EACH(forward_refuses_bad_arguments) {
     finish(&p);
 }
 
-/* Ours: a destination that was shut down takes nothing: at the start that is -EPIPE, later it breaks the
- * pair. */
+/* Ours: a destination that was shut down takes nothing: at the start that is -EPIPE, later it
+ * breaks the pair. */
 TEST_EACH(forward_to_a_destination_shut_down) {
     struct pair p = {.by_hand = true};
     begin(&p);
@@ -608,7 +619,8 @@ TEST_EACH(forward_in_a_forked_child_is_given_back) {
     finish(&p);
 }
 
-/* Ours: forwarding that begins while the destination's queue is above its high mark waits for it. */
+/* Ours: forwarding that begins while the destination's queue is above its high mark waits for
+ * it. */
 TEST_EACH(forward_to_a_full_destination_waits) {
     struct pair p = {.by_hand = true};
     struct kr_listen_opts opts;

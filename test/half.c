@@ -1,10 +1,10 @@
-/* Half-close: a stream whose two directions end one after the other, in either order, while the other
- * one goes on; what happens to a shutdown that is under way when the connection ends; and the close that
- * ends this side and waits for the other.
+/* Half-close: a stream whose two directions end one after the other, in either order, while the
+ * other one goes on; what happens to a shutdown that is under way when the connection ends; and the
+ * close that ends this side and waits for the other.
  *
  * The kernel runs a shutdown in a worker thread (io_uring/net.c), so its completion comes some time
- * after the turn that asked for it: the cases in which that matters let no turn, one, or a few pass in
- * between, many times over. */
+ * after the turn that asked for it: the cases in which that matters let no turn, one, or a few pass
+ * in between, many times over. */
 #include "harness/net.h"
 
 #include "core/reactor.h"
@@ -42,7 +42,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     end_ours(s, s->end_in_open);
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)r;
     (void)conn;
     struct seen *s = user;
@@ -146,8 +147,8 @@ static void check_sends_refused(struct seen *s) {
 
 /* ---- our end first ---- */
 
-/* Ours: what was queued before comes before the end, however slowly the peer takes it; then the peer
- * goes on sending and is heard; its end is told; and the connection is the user's to close. */
+/* Ours: what was queued before comes before the end, however slowly the peer takes it; then the
+ * peer goes on sending and is heard; its end is told; and the connection is the user's to close. */
 TEST_EACH(half_our_end_comes_after_the_queue) {
     struct seen s = {0};
     begin(&s, &ops);
@@ -249,8 +250,8 @@ TEST_EACH(half_peers_end_first) {
     CHECK_EQ(s.why, KR_WHY_LOCAL);
 }
 
-/* Ours: without on_eof the connection ends with the peer's end, also when ours is under way or over,
- * and nothing that was queued is lost. */
+/* Ours: without on_eof the connection ends with the peer's end, also when ours is under way or
+ * over, and nothing that was queued is lost. */
 TEST_EACH(half_without_on_eof_ends_with_the_peer) {
     for (unsigned turns = 0; turns < 4; turns++) {
         struct seen s = {0};
@@ -273,7 +274,8 @@ TEST_EACH(half_without_on_eof_ends_with_the_peer) {
 /* Ours: it may be called from any callback. */
 TEST_EACH(half_from_every_callback) {
     for (int which = 0; which < 3; which++) {
-        struct seen s = {.end_in_open = which == 0, .end_in_data = which == 1, .end_in_eof = which == 2};
+        struct seen s = {
+            .end_in_open = which == 0, .end_in_data = which == 1, .end_in_eof = which == 2};
         begin(&s, &ops);
         client_sends(&s, 10);
         CHECK_SYS(shutdown(s.fd, SHUT_WR));
@@ -365,8 +367,8 @@ TEST_EACH(half_then_the_end_of_the_reactor) {
 
 /* ---- a close that lingers ---- */
 
-/* The client goes on sending, as one does whose long request has been refused; then it ends and reads.
- * Returns how it ended for the client, and how many bytes it got of our answer of `size`. */
+/* The client goes on sending, as one does whose long request has been refused; then it ends and
+ * reads. Returns how it ended for the client, and how many bytes it got of our answer of `size`. */
 static int refuse_request(struct seen *s, enum kr_close how, size_t size, size_t *got) {
     static char bytes[65536];
     client_sends(s, 1000);
@@ -383,8 +385,8 @@ static int refuse_request(struct seen *s, enum kr_close how, size_t size, size_t
     return n < 0 ? (int)-n : over;
 }
 
-/* Ours: who lingers gets its last bytes to a peer that is still sending, and no reset, where a FLUSH
- * costs the peer a part of them. What comes meanwhile is dropped, and keeps no buffer. */
+/* Ours: who lingers gets its last bytes to a peer that is still sending, and no reset, where a
+ * FLUSH costs the peer a part of them. What comes meanwhile is dropped, and keeps no buffer. */
 TEST_EACH(half_linger_saves_the_last_bytes) {
     size_t got;
     struct seen s = {0};
@@ -410,7 +412,8 @@ TEST_EACH(half_flush_costs_the_last_bytes) {
     CHECK_EQ(s.error, 0);
 }
 
-/* Ours: it waits for the peer's end, and no longer; a reader that sends nothing sees our end first. */
+/* Ours: it waits for the peer's end, and no longer; a reader that sends nothing sees our end
+ * first. */
 TEST_EACH(half_linger_ends_with_the_peer) {
     struct seen s = {0};
     begin(&s, &ops);
@@ -429,7 +432,8 @@ TEST_EACH(half_linger_ends_with_the_peer) {
     CHECK_EQ(s.why, KR_WHY_LOCAL);
 }
 
-/* Ours: after the peer's end there is nothing to wait for: the queue, then the close, and no shutdown. */
+/* Ours: after the peer's end there is nothing to wait for: the queue, then the close, and no
+ * shutdown. */
 TEST_EACH(half_linger_after_the_peers_end) {
     struct seen s = {0};
     begin(&s, &ops);
@@ -467,9 +471,9 @@ TEST_EACH(half_linger_after_our_end_then_harder) {
     }
 }
 
-/* Ours: a peer that sends on and on, and never ends, delays the close for flush_ns and no longer, and
- * its bytes do not count; nor may it be cut off before. One that takes nothing counts from the last
- * byte that it took. */
+/* Ours: a peer that sends on and on, and never ends, delays the close for flush_ns and no longer,
+ * and its bytes do not count; nor may it be cut off before. One that takes nothing counts from the
+ * last byte that it took. */
 TEST_EACH(half_linger_has_a_deadline) {
     static char bytes[65536];
     struct kr_listen_opts opts;
@@ -512,7 +516,8 @@ TEST_EACH(half_linger_while_paused) {
 }
 
 /* Keeps each byte, and so its connection's memory, until the end. */
-static size_t keep_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t keep_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
     (void)r;
     (void)conn;
     (void)data;
@@ -523,8 +528,8 @@ static size_t keep_data(struct kr_reactor *r, kr_conn conn, void *user, const vo
 static const struct kr_conn_ops keeping_ops = {
     .on_open = on_open, .on_data = keep_data, .on_eof = on_eof, .on_close = on_close};
 
-/* Ours: bytes that were never consumed, and the one buffer that there is, shared with another: it waits
- * its turn for it, drops what comes, and ends. */
+/* Ours: bytes that were never consumed, and the one buffer that there is, shared with another: it
+ * waits its turn for it, drops what comes, and ends. */
 TEST_EACH(half_linger_waits_for_buffers) {
     struct kr_config config;
     kr_config_init(&config);

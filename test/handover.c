@@ -1,5 +1,5 @@
-/* Listening sockets that change hands: inherited ones, ones that several share, and ones that are given up
- * with clients still waiting.
+/* Listening sockets that change hands: inherited ones, ones that several share, and ones that are
+ * given up with clients still waiting.
  *
  * What must hold: a client that the kernel has let in is served by whoever has the socket, and by
  * somebody; what is borrowed is left as it was. */
@@ -32,7 +32,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     s->open++;
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)user;
     return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
 }
@@ -47,7 +48,8 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     s->closes++;
 }
 
-static const struct kr_conn_ops ops = {.on_open = on_open, .on_data = on_data, .on_close = on_close};
+static const struct kr_conn_ops ops = {
+    .on_open = on_open, .on_data = on_data, .on_close = on_close};
 
 static struct kr_listen_opts small_opts(void) {
     struct kr_listen_opts opts;
@@ -106,8 +108,8 @@ static void over(struct kr_reactor *r, struct server *s) {
 
 /* ---- inherited sockets ---- */
 
-/* Ours: clients that waited before there was a reactor are served, the descriptor is the caller's still,
- * and the address is the socket's own. */
+/* Ours: clients that waited before there was a reactor are served, the descriptor is the caller's
+ * still, and the address is the socket's own. */
 static void check_inherits(struct kr_addr addr) {
     int fd = parents_socket(&addr, SOCK_STREAM, 8);
     int early = client_begin(&addr);
@@ -153,7 +155,8 @@ TEST_EACH(handover_inherits_an_ipv6_socket) {
     check_inherits(addr);
 }
 
-/* Ours: a descriptor that is kept can be handed to the next reactor, and who came in between has waited. */
+/* Ours: a descriptor that is kept can be handed to the next reactor, and who came in between has
+ * waited. */
 TEST_EACH(handover_to_the_next_reactor) {
     struct kr_addr addr = loopback();
     int fd = parents_socket(&addr, SOCK_STREAM, 32), between = -1;
@@ -235,8 +238,8 @@ TEST_EACH(handover_sets_backlog_and_no_delay) {
     test_close(fd);
 }
 
-/* Ours: while the caller keeps its descriptor, those who come after a close wait for the next listener. (Those
- * who come while it is under way are what draining is for.) */
+/* Ours: while the caller keeps its descriptor, those who come after a close wait for the next
+ * listener. (Those who come while it is under way are what draining is for.) */
 TEST_EACH(handover_close_keeps_the_backlog_of_a_kept_socket) {
     struct kr_addr addr = loopback();
     int fd = parents_socket(&addr, SOCK_STREAM, 32);

@@ -804,8 +804,8 @@ static void on_listener_end(struct kr_reactor *r, kr_listener listener, void *us
     CHECK_OK(kr_listen(r, &t->others_listener, &addr, &opts, &echo_ops, user));
 }
 
-/* Ours: a listener whose socket is killed ends and tells of it, once and without another try; its connections
- * live on, and another takes its port from the very callback. */
+/* Ours: a listener whose socket is killed ends and tells of it, once and without another try; its
+ * connections live on, and another takes its port from the very callback. */
 TEST_EACH(hostile_listener_killed_is_replaced) {
     need_ss_kill();
     struct kr_listen_opts opts = echo_opts();

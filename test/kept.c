@@ -188,7 +188,8 @@ struct shy {
     unsigned shown;
 };
 
-static size_t shy_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t shy_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                       size_t size) {
     struct shy *shy = user;
     CHECK_EQ(size, 3u);
     CHECK_MEM_EQ(data, "abc", 3);

@@ -1,5 +1,5 @@
-/* Leases: bytes that stay when on_data has returned, in their buffer as long as the shares allow it,
- * else in a copy; and neither way lost, doubled, or in anybody's way. */
+/* Leases: bytes that stay when on_data has returned, in their buffer as long as the shares allow
+ * it, else in a copy; and neither way lost, doubled, or in anybody's way. */
 #include "harness/net.h"
 
 #include <errno.h>
@@ -42,7 +42,8 @@ static size_t keeper_data(struct kr_reactor *r, kr_conn conn, void *user, const 
     return size;
 }
 
-static void keeper_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void keeper_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                         enum kr_why why) {
     struct keeper *k = user;
     (void)r;
     (void)conn;
@@ -81,7 +82,8 @@ static void return_all(struct kr_reactor *r, const struct keeper *k) {
 }
 
 /* Sends message after message, each shown on its own. */
-static void send_messages(struct kr_reactor *r, int fd, struct keeper *k, unsigned count, size_t size) {
+static void send_messages(struct kr_reactor *r, int fd, struct keeper *k, unsigned count,
+                          size_t size) {
     char bytes[4096];
     for (unsigned i = 0; i < count; i++) {
         unsigned want = k->count + 1;
@@ -112,8 +114,8 @@ TEST_EACH(lease_keeps_the_buffer) {
     test_reactor_free(r);
 }
 
-/* Ours: beyond the share of one connection, an eighth of the buffers, leases are copies, and the bytes
- * are as good. */
+/* Ours: beyond the share of one connection, an eighth of the buffers, leases are copies, and the
+ * bytes are as good. */
 TEST_EACH(lease_beyond_the_share_is_a_copy) {
     struct kr_reactor *r = reactor_of(32, 2048);
     struct keeper k = {.count = 0};
@@ -135,8 +137,8 @@ TEST_EACH(lease_beyond_the_share_is_a_copy) {
     test_reactor_free(r);
 }
 
-/* Ours: all connections together leave an eighth of the buffers for receiving, so that one who leases
- * nothing is served. */
+/* Ours: all connections together leave an eighth of the buffers for receiving, so that one who
+ * leases nothing is served. */
 TEST_EACH(lease_leaves_buffers_for_the_others) {
     struct kr_reactor *r = reactor_of(8, 2048);
     static struct keeper k[20];
@@ -212,7 +214,8 @@ TEST_EACH(lease_of_other_bytes_is_a_copy) {
     test_reactor_free(r);
 }
 
-static size_t part_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t part_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
     struct keeper *k = user;
     const char *bytes = data;
     CHECK_EQ(size, 3000u);
@@ -250,7 +253,8 @@ TEST_EACH(lease_of_parts_share_the_buffer) {
     test_reactor_free(r);
 }
 
-/* Ours: refused memory is -ENOMEM and nothing has changed; a kept buffer needs none beyond the slab. */
+/* Ours: refused memory is -ENOMEM and nothing has changed; a kept buffer needs none beyond the
+ * slab. */
 TEST_EACH(lease_without_memory_is_refused) {
     struct kr_reactor *r = reactor_of(8, 4096);
     struct keeper k = {.count = 0};
@@ -281,7 +285,8 @@ TEST_EACH(lease_left_over_ends_with_the_reactor) {
     test_close(fd);
 }
 
-/* Ours: what is no lease, or no longer one, or another thing's handle, has no bytes and cannot be returned. */
+/* Ours: what is no lease, or no longer one, or another thing's handle, has no bytes and cannot be
+ * returned. */
 TEST_EACH(lease_that_is_none_is_stale) {
     struct kr_reactor *r = reactor_of(8, 4096);
     struct keeper k = {.count = 0};

@@ -697,8 +697,9 @@ static void feed(struct pair *p, kr_conn conn) {
     complete(p->w, KR__VERB_recv, slot_of(conn), HELLO_SIZE, MORE | fill(p->w, HELLO, HELLO_SIZE));
 }
 
-/* Ours: a multishot that takes a buffer while another waits for one is cancelled, and its connection waits
- * behind that one; both try again by a receive of one shot each, and then nobody waits. */
+/* Ours: a multishot that takes a buffer while another waits for one is cancelled, and its
+ * connection waits behind that one; both try again by a receive of one shot each, and then nobody
+ * waits. */
 TEST_EACH(recv_out_of_turn_gives_way) {
     struct pair p = pair_begin("another waits for a buffer", 8);
     refuse(&p, p.second);
@@ -713,8 +714,9 @@ TEST_EACH(recv_out_of_turn_gives_way) {
     pair_end(&p);
 }
 
-/* Ours: one whose multishot is not cancelled yet does not try, whatever buffers there are; others do, and
- * one that comes new goes past the line by a receive of one shot, as there is a buffer for both. */
+/* Ours: one whose multishot is not cancelled yet does not try, whatever buffers there are; others
+ * do, and one that comes new goes past the line by a receive of one shot, as there is a buffer for
+ * both. */
 TEST_EACH(recv_under_cancel_waits_in_the_line) {
     struct pair p = pair_begin("another is being cancelled", 8);
     p.w->deaf = true;
@@ -928,8 +930,8 @@ static void zc_complete(struct world *w, int32_t res, uint32_t flags) {
     kr__loop_complete(w->r, w->flight, res, flags);
 }
 
-/* The result, and with F_MORE some turns in which the kernel refers to the loans, as it does to a loan that
- * it refused, too; then the notification. */
+/* The result, and with F_MORE some turns in which the kernel refers to the loans, as it does to a
+ * loan that it refused, too; then the notification. */
 static void zc_run(struct world *w, int32_t res, uint32_t flags) {
     w->steal = 0; /* what is sent again is really sent */
     zc_complete(w, res, flags);
@@ -963,8 +965,8 @@ static void zc_end(struct world *w, bool pieces) {
     world_end(w);
 }
 
-/* Ours: an error ends the connection, but not before the notification, if one follows; and the loans come back
- * in between. What only zero-copy cannot do is done by copying. */
+/* Ours: an error ends the connection, but not before the notification, if one follows; and the
+ * loans come back in between. What only zero-copy cannot do is done by copying. */
 TEST_EACH(send_zc_errors) {
     for (size_t i = 0; i < COUNT(send_errors) * SEND_STATES * 2; i++) {
         int error = send_errors[i % COUNT(send_errors)];
@@ -976,7 +978,8 @@ TEST_EACH(send_zc_errors) {
         if (zc_is_passed_over(error))
             zc_goes_on(w, state, 0);
         else
-            check_ended(w, state == ENDING ? 0 : -error, state == ENDING ? KR_WHY_LOCAL : KR_WHY_ERROR);
+            check_ended(w, state == ENDING ? 0 : -error,
+                        state == ENDING ? KR_WHY_LOCAL : KR_WHY_ERROR);
         zc_end(w, pieces);
     }
 }
@@ -998,8 +1001,8 @@ TEST_EACH(send_zc_that_passes) {
     }
 }
 
-/* Ours: however much was taken, the rest goes from there on, and each loan comes back when both its parts have
- * landed, not when they are taken. */
+/* Ours: however much was taken, the rest goes from there on, and each loan comes back when both its
+ * parts have landed, not when they are taken. */
 TEST_EACH(send_zc_that_is_short) {
     for (size_t i = 0; i < DIGITS * 4 * SEND_STATES; i++) {
         size_t taken = 1 + i % DIGITS;
@@ -1013,8 +1016,8 @@ TEST_EACH(send_zc_that_is_short) {
     }
 }
 
-/* Ours: a kernel that says it has copied all the same is not asked again on that connection; one that only
- * never used the pages, as nothing was sent, is. */
+/* Ours: a kernel that says it has copied all the same is not asked again on that connection; one
+ * that only never used the pages, as nothing was sent, is. */
 TEST_EACH(send_zc_that_was_copied) {
     for (int res = 0; res <= DIGITS; res += DIGITS) {
         struct world *w = zc_begin(SENDING, res, MORE, false);
@@ -1119,8 +1122,8 @@ static void leap_in_peace(struct world *w, int64_t ns) {
     CHECK(!conn_of(w)->reset);
 }
 
-/* Ours: a peer that has been closed has flush_ns (30 s) for its acknowledgement, and again after each; then it
- * is reset, and the last notification still awaited. */
+/* Ours: a peer that has been closed has flush_ns (30 s) for its acknowledgement, and again after
+ * each; then it is reset, and the last notification still awaited. */
 TEST_EACH(send_zc_that_lands_late) {
     for (int how = KR_CLOSE_FLUSH; how <= KR_CLOSE_NOW; how++) {
         leap = 0;
@@ -1154,8 +1157,8 @@ TEST_EACH(send_zc_that_lands_late) {
 /* ---- read ---- */
 
 /* man 2 read, and what io_uring/rw.c and io-wq.c may answer; 0: the file has become too short. */
-static const int read_errors[] = {EACCES,  EBADF, ECANCELED, EFAULT, EINVAL,     EIO,   EISDIR, ENODEV,
-                                  ENOMEM,  ENXIO, EPERM,     ESTALE, EOPNOTSUPP, 0};
+static const int read_errors[] = {EACCES, EBADF,  ECANCELED, EFAULT, EINVAL, EIO,        EISDIR,
+                                  ENODEV, ENOMEM, ENXIO,     EPERM,  ESTALE, EOPNOTSUPP, 0};
 
 static struct {
     unsigned told;
@@ -1305,7 +1308,13 @@ static const int connect_errors[] = {
     ENOTSOCK,    EPERM,        EPROTOTYPE,    ETIMEDOUT,
 };
 
-enum connect_state { CALLING, CALLING_AND_LINGERING, CALLING_AND_DRAINING, GIVEN_UP, CONNECT_STATES };
+enum connect_state {
+    CALLING,
+    CALLING_AND_LINGERING,
+    CALLING_AND_DRAINING,
+    GIVEN_UP,
+    CONNECT_STATES
+};
 static const char *const connect_states[] = {"opening", "lingering", "draining", "joining"};
 
 /* A connection of our own in that state, whose CONNECT is in flight. */
@@ -1366,8 +1375,8 @@ TEST_EACH(connect_fails_through_the_ring) {
     }
 }
 
-/* Ours: an answer that it stands. The socket does not in truth, as the request was stolen: then what was
- * queued meets the kernel's error, and this is what ends it. */
+/* Ours: an answer that it stands. The socket does not in truth, as the request was stolen: then
+ * what was queued meets the kernel's error, and this is what ends it. */
 TEST_EACH(connect_stands) {
     for (int state = CALLING; state < CONNECT_STATES; state++) {
         struct world *w = connect_begin((enum connect_state)state, 0);
@@ -1488,7 +1497,8 @@ static void left(struct kr_reactor *r, kr_conn conn, void *user, const struct kr
 }
 
 /* A paused connection that is to be released, or one with its receive in flight. */
-static struct world *leaving_begin(const char *verb, uint32_t steal, int32_t res, struct leaving *l) {
+static struct world *leaving_begin(const char *verb, uint32_t steal, int32_t res,
+                                   struct leaving *l) {
     cell_begin(verb, "releasing", res, 0);
     *l = (struct leaving){0};
     struct world *w = world_begin(BY_MULTISHOT, steal);
@@ -1506,9 +1516,11 @@ static void check_left(struct world *w, const struct leaving *l) {
 }
 
 /* man io_uring_prep_fixed_fd_install, man open, and what a security module says. */
-static const int export_errors[] = {EBADF, ECANCELED, EINVAL, EMFILE, ENFILE, ENOMEM, EOPNOTSUPP, EPERM};
+static const int export_errors[] = {EBADF,  ECANCELED, EINVAL,     EMFILE,
+                                    ENFILE, ENOMEM,    EOPNOTSUPP, EPERM};
 
-/* Ours: whatever it is that there is no descriptor for, the connection goes on, and may leave another time. */
+/* Ours: whatever it is that there is no descriptor for, the connection goes on, and may leave
+ * another time. */
 TEST_EACH(export_errors) {
     for (size_t i = 0; i < 2 * COUNT(export_errors); i++) {
         int error = -export_errors[i / 2];
@@ -1560,7 +1572,8 @@ TEST_EACH(recv_data_while_leaving) {
         struct world *w = leaving_begin("recv", KR__SET(recv), i ? HELLO_SIZE : 0, &l);
         CHECK_OK(kr_conn_release(w->r, w->conn, left, &l));
         if (i)
-            complete(w, KR__VERB_recv, slot_of(w->conn), HELLO_SIZE, (i == 2 ? MORE : 0) | fill(w, HELLO, HELLO_SIZE));
+            complete(w, KR__VERB_recv, slot_of(w->conn), HELLO_SIZE,
+                     (i == 2 ? MORE : 0) | fill(w, HELLO, HELLO_SIZE));
         else
             complete(w, KR__VERB_recv, slot_of(w->conn), 0, 0);
         check_left(w, &l);
@@ -1610,10 +1623,11 @@ static void tuned(struct kr_reactor *r, kr_conn conn, void *user, int error) {
 }
 
 /* man setsockopt, man io_uring_prep_cmd_sock. */
-static const int sockopt_errors[] = {EBADF, ECANCELED, EFAULT, EINVAL, ENOMEM, ENOPROTOOPT, ENOTSOCK, EOPNOTSUPP, EPERM};
+static const int sockopt_errors[] = {EBADF,       ECANCELED, EFAULT,     EINVAL, ENOMEM,
+                                     ENOPROTOOPT, ENOTSOCK,  EOPNOTSUPP, EPERM};
 
-/* Ours: what the kernel says of an option is told, whatever becomes of the connection meanwhile; which goes on, or
- * waits for the answer before it is closed. */
+/* Ours: what the kernel says of an option is told, whatever becomes of the connection meanwhile;
+ * which goes on, or waits for the answer before it is closed. */
 TEST_EACH(sockopt_errors) {
     for (size_t i = 0; i < 2 * COUNT(sockopt_errors); i++) {
         int error = -sockopt_errors[i / 2], told = 1;
@@ -1716,7 +1730,8 @@ static const int client_errors[] = {
 };
 
 /* man accept: the next one fares no better for a while. */
-static const int own_errors[] = {EFAULT, EIO, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENXIO, EOPNOTSUPP, EPERM};
+static const int own_errors[] = {EFAULT, EIO,   EMFILE,     ENFILE, ENOBUFS,
+                                 ENOMEM, ENXIO, EOPNOTSUPP, EPERM};
 
 /* man accept: nobody will ever be accepted from that socket. */
 static const int final_errors[] = {EBADF, EINVAL, ENOTSOCK};
@@ -1804,7 +1819,8 @@ static void on_listener_end(struct kr_reactor *r, kr_listener listener, void *us
 }
 
 /* The listener ends, once, and tells why; one that is being closed tells nothing. */
-static void final_cell(const struct accept_kind *kind, enum listener_state state, int error, uint32_t flags) {
+static void final_cell(const struct accept_kind *kind, enum listener_state state, int error,
+                       uint32_t flags) {
     struct world *w = accept_begin(kind, state, error, flags);
     struct kr__listener *l = listener_of(w);
     l->opts.on_end = on_listener_end;
@@ -1862,8 +1878,8 @@ TEST_EACH(accept_errors_with_more) {
         final_cell(&accept_kinds[0], ACCEPTING, -final_errors[i], MORE);
 }
 
-/* Ours: some kernels choose a slot beyond the range when that is full: it is as any full table, and the
- * client is let go before the slot is used for something else. */
+/* Ours: some kernels choose a slot beyond the range when that is full: it is as any full table, and
+ * the client is let go before the slot is used for something else. */
 TEST_EACH(accept_beyond_the_range) {
     for (int i = 0; i < 2; i++) {
         struct world *w = accept_begin(&accept_kinds[0], ACCEPTING, 256, MORE);
@@ -1883,7 +1899,8 @@ TEST_EACH(accept_beyond_the_range) {
     }
 }
 
-/* Ours: a listener that is drained ends when no accept of it is in flight that may have a client still. */
+/* Ours: a listener that is drained ends when no accept of it is in flight that may have a client
+ * still. */
 TEST_EACH(accept_one_before_the_end_of_a_drain) {
     struct world *w = accept_begin(&accept_kinds[2], ACCEPTING, -ECANCELED, 0);
     struct kr__listener *l = listener_of(w);
@@ -2051,7 +2068,8 @@ TEST_EACH(nop_results) {
     }
 }
 
-/* Ours: a NOP for which the submission queue has no room is refused, and the next turn makes room. */
+/* Ours: a NOP for which the submission queue has no room is refused, and the next turn makes
+ * room. */
 TEST_EACH(nop_waits_for_room) {
     cell_begin("nop", "", -EAGAIN, 0);
     struct world *w = world_begin(BY_MULTISHOT, 0);

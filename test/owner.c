@@ -454,8 +454,8 @@ TEST_EACH(forked_child_frees_its_copies) {
     things_end(&t);
 }
 
-/* Ours: a reservation that is open when the process forks is given back by the child with the rest of its
- * copy, and is the parent's to commit. */
+/* Ours: a reservation that is open when the process forks is given back by the child with the rest
+ * of its copy, and is the parent's to commit. */
 TEST_EACH(forked_child_gives_an_open_reservation_back) {
     struct things t;
     things_make(&t);

@@ -1,5 +1,5 @@
-/* Ends of connections by the peer: FIN and RST, early and late, with bytes before them and bytes under
- * way to it; and what this side may still do after the peer's half. */
+/* Ends of connections by the peer: FIN and RST, early and late, with bytes before them and bytes
+ * under way to it; and what this side may still do after the peer's half. */
 #include "harness/life.h"
 
 #include <errno.h>
@@ -55,7 +55,8 @@ TEST_EACH(fin_with_data_is_still_answered) {
 }
 
 /* Ours: after the peer's half-close this side may go on sending as long as it likes; nothing is
- * owed by the kernel meanwhile but the wake-up. The end is told once, also to who pauses and resumes. */
+ * owed by the kernel meanwhile but the wake-up. The end is told once, also to who pauses and
+ * resumes. */
 TEST_EACH(half_close_by_the_peer_leaves_this_side) {
     struct kr_reactor *r = test_reactor(NULL);
     house_init();
@@ -111,8 +112,10 @@ TEST_EACH(fin_while_paused_is_told_later) {
 /* Ours: bytes that are unconsumed at the peer's FIN are dropped after on_eof, and the connection
  * lives on. */
 TEST_EACH(fin_drops_unconsumed_bytes) {
-    static const struct kr_conn_ops eof_ops = {
-        .on_open = house_open, .on_data = house_keep_all, .on_eof = house_eof, .on_close = house_close};
+    static const struct kr_conn_ops eof_ops = {.on_open = house_open,
+                                               .on_data = house_keep_all,
+                                               .on_eof = house_eof,
+                                               .on_close = house_close};
     struct kr_reactor *r = test_reactor(NULL);
     house_init();
     int fd = house_open_one(r, test_listen(r, NULL, NULL, &eof_ops, &house));

@@ -38,7 +38,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     s->opens++;
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     struct seen *s = user;
     (void)r;
     (void)conn;
@@ -71,25 +72,31 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     s->why = why;
 }
 
-static const struct kr_conn_ops ops = {
-    .on_open = on_open, .on_data = on_data, .on_eof = on_eof, .on_drain = on_drain, .on_close = on_close};
+static const struct kr_conn_ops ops = {.on_open = on_open,
+                                       .on_data = on_data,
+                                       .on_eof = on_eof,
+                                       .on_drain = on_drain,
+                                       .on_close = on_close};
 
 /* On a kernel, or a variant, that cannot write without it. */
 static void hush(void) {
-    bool quiet = tap_variant()->caps_mask & KR__CAP_QUIET_PIPES && kr__linux.pipe_quiet(&kr__linux, true) > 0;
+    bool quiet = tap_variant()->caps_mask & KR__CAP_QUIET_PIPES &&
+                 kr__linux.pipe_quiet(&kr__linux, true) > 0;
     CHECK(signal(SIGPIPE, quiet ? SIG_DFL : SIG_IGN) != SIG_ERR);
 }
 
 enum { IN, OUT }; /* which end is adopted */
 
-static void adopt_fd(struct kr_reactor *r, struct seen *s, int fd, const struct kr_conn_opts *opts) {
+static void adopt_fd(struct kr_reactor *r, struct seen *s, int fd,
+                     const struct kr_conn_opts *opts) {
     hush();
     *s = (struct seen){.seed = s->seed, .hesitates = s->hesitates};
     CHECK_OK(kr_conn_adopt(r, &s->conn, fd, opts, &ops, s));
 }
 
 /* Adopts one end of a new pipe; returns the other, which never blocks. */
-static int begin(struct kr_reactor *r, struct seen *s, int end, int flags, const struct kr_conn_opts *opts) {
+static int begin(struct kr_reactor *r, struct seen *s, int end, int flags,
+                 const struct kr_conn_opts *opts) {
     int ends[2], before = tap_fd_count();
     CHECK_SYS(pipe2(ends, O_CLOEXEC | flags));
     CHECK_SYS(fcntl(ends[!end], F_SETFL, O_NONBLOCK));
@@ -153,8 +160,8 @@ static unsigned thread_count(void) {
     return (unsigned)st.st_nlink - 2;
 }
 
-/* The kernel's: a read that waits makes no requests and, of a pipe that does not block, no thread; since 6.4 of
- * no pipe. */
+/* The kernel's: a read that waits makes no requests and, of a pipe that does not block, no thread;
+ * since 6.4 of no pipe. */
 TEST_EACH(pipe_waits_in_silence) {
     struct kr_reactor *r = test_reactor(NULL);
     unsigned threads = thread_count();
@@ -199,7 +206,8 @@ TEST_EACH(pipe_pauses) {
     finish(r);
 }
 
-/* Ours: more pipes than buffers, all of which end at once: each end takes a buffer, and gives it back. */
+/* Ours: more pipes than buffers, all of which end at once: each end takes a buffer, and gives it
+ * back. */
 TEST_EACH(pipe_ends_take_turns) {
     struct kr_config config;
     kr_config_init(&config);
@@ -236,7 +244,8 @@ static void count_release(struct kr_reactor *r, void *arg) {
     ++*(unsigned *)arg;
 }
 
-/* Ours: what is queued comes out in order, in whatever pieces, as the reader takes it; then the end. */
+/* Ours: what is queued comes out in order, in whatever pieces, as the reader takes it; then the
+ * end. */
 TEST_EACH(pipe_writes_in_order) {
     static char bytes[LARGE], back[LARGE];
     test_pattern(bytes, sizeof bytes, 3, 0);
@@ -334,11 +343,13 @@ TEST_EACH(pipe_without_readers_ends_with_an_error) {
     }
 }
 
-/* Ours: where a write would raise SIGPIPE, an end that writes is taken only while that is ignored. */
+/* Ours: where a write would raise SIGPIPE, an end that writes is taken only while that is
+ * ignored. */
 TEST_EACH(pipe_that_would_raise_a_signal_is_refused) {
     struct kr_reactor *r = test_reactor(NULL);
     struct seen s = {0};
-    bool quiet = tap_variant()->caps_mask & KR__CAP_QUIET_PIPES && kr__linux.pipe_quiet(&kr__linux, true) > 0;
+    bool quiet = tap_variant()->caps_mask & KR__CAP_QUIET_PIPES &&
+                 kr__linux.pipe_quiet(&kr__linux, true) > 0;
     int ends[2];
     CHECK_SYS(pipe2(ends, O_CLOEXEC));
     CHECK(signal(SIGPIPE, SIG_DFL) != SIG_ERR);
@@ -402,14 +413,16 @@ struct left {
     bool eof, shut;
 };
 
-static void released(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
+static void released(struct kr_reactor *r, kr_conn conn, void *user,
+                     const struct kr_released *what) {
     struct left *l = user;
     (void)r;
     (void)conn;
     *l = (struct left){l->count + 1, what->fd, what->error, what->unread_size, what->unsent_size, what->eof, what->shut};
 }
 
-/* Ours: both ends leave again as descriptors, with what was unread and unsent; kept ones have no addresses. */
+/* Ours: both ends leave again as descriptors, with what was unread and unsent; kept ones have no
+ * addresses. */
 TEST_EACH(pipe_is_released) {
     static char bytes[1 << 20];
     for (unsigned keep = 0; keep < 2; keep++) {
@@ -436,8 +449,10 @@ TEST_EACH(pipe_is_released) {
         if (rc == 0) {
             CHECK_OK(kr_conn_release(r, out.conn, released, &left[OUT]));
             TEST_UNTIL(r, in.closes == 1 && out.closes == 1);
-            CHECK(left[IN].count == 1 && left[IN].error == 0 && left[IN].unread == 500 && left[IN].shut);
-            CHECK(left[OUT].count == 1 && left[OUT].error == 0 && left[OUT].unsent && left[OUT].eof);
+            CHECK(left[IN].count == 1 && left[IN].error == 0 && left[IN].unread == 500 &&
+                  left[IN].shut);
+            CHECK(left[OUT].count == 1 && left[OUT].error == 0 && left[OUT].unsent &&
+                  left[OUT].eof);
             CHECK_EQ(write(ends[IN][OUT], "x", 1), 1);
             CHECK_EQ(read(left[IN].fd, bytes, 10), 1);
             ssize_t got = 0, n;
@@ -455,10 +470,11 @@ TEST_EACH(pipe_is_released) {
     }
 }
 
-/* Ours: each end closes in each manner, open or not yet; a lingering reader waits for the writers, a flushing
- * writer not longer than its deadline for the reader. */
+/* Ours: each end closes in each manner, open or not yet; a lingering reader waits for the writers,
+ * a flushing writer not longer than its deadline for the reader. */
 TEST_EACH(pipe_closes_in_each_manner) {
-    static const enum kr_close hows[] = {KR_CLOSE_LINGER, KR_CLOSE_FLUSH, KR_CLOSE_NOW, KR_CLOSE_RESET};
+    static const enum kr_close hows[] = {KR_CLOSE_LINGER, KR_CLOSE_FLUSH, KR_CLOSE_NOW,
+                                         KR_CLOSE_RESET};
     static char bytes[1 << 20];
     struct kr_reactor *r = test_reactor(NULL);
     struct kr_conn_opts opts;
@@ -531,7 +547,8 @@ TEST_EACH(pipe_has_deadlines) {
 
 /* ---- forwarding ---- */
 
-static void forwarded(struct kr_reactor *r, kr_conn a, kr_conn b, void *user, const struct kr_forwarded *what) {
+static void forwarded(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
+                      const struct kr_forwarded *what) {
     (void)r;
     (void)a;
     (void)b;
@@ -539,7 +556,8 @@ static void forwarded(struct kr_reactor *r, kr_conn a, kr_conn b, void *user, co
     *(uint64_t *)user = what->bytes_ab;
 }
 
-/* Ours: from a pipe to a pipe, from a socket to a pipe and from a pipe to a socket; the end goes with the bytes. */
+/* Ours: from a pipe to a pipe, from a socket to a pipe and from a pipe to a socket; the end goes
+ * with the bytes. */
 TEST_EACH(pipe_is_forwarded) {
     static char bytes[LARGE], back[LARGE];
     test_pattern(bytes, sizeof bytes, 3, 0);
@@ -651,7 +669,8 @@ TEST_EACH(pipe_is_told_from_other_files) {
         CHECK_SYS(open(path, O_PATH | O_CLOEXEC)),
     };
     for (unsigned i = 0; i < COUNT(others); i++)
-        refuse(r, others[i], i == 4 ? EBADF : ENOTSUP); /* O_PATH: no descriptor to read or write by */
+        /* O_PATH: no descriptor to read or write by */
+        refuse(r, others[i], i == 4 ? EBADF : ENOTSUP);
     refuse(r, -1, EBADF);
     struct seen in = {0}, out = {0};
     int fds[2] = {CHECK_SYS(open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)),

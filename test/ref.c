@@ -1,8 +1,8 @@
-/* Lent bytes: each loan arrives in its place in the stream, and is given back once, in a phase of a turn,
- * before on_close, however the connection ends.
+/* Lent bytes: each loan arrives in its place in the stream, and is given back once, in a phase of a
+ * turn, before on_close, however the connection ends.
  *
- * A loan's bytes are overwritten and freed when they come back: whoever still reads them, the kernel
- * included, sends what the client's pattern is not. */
+ * A loan's bytes are overwritten and freed when they come back: whoever still reads them, the
+ * kernel included, sends what the client's pattern is not. */
 #include "harness/net.h"
 
 #include "core/reactor.h"
@@ -97,7 +97,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     CHECK_OK(kr_conn_set_user(r, conn, lender));
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)r;
     (void)conn;
     (void)user;
@@ -207,8 +208,8 @@ static void read_some(struct reader *reader, uint64_t seed) {
     reader->got += (uint64_t)n;
 }
 
-/* Ours: loans large and small, copies and bytes formatted in place keep their order over short sends of
- * all lengths, and each loan comes back once, when its bytes are on their way. */
+/* Ours: loans large and small, copies and bytes formatted in place keep their order over short
+ * sends of all lengths, and each loan comes back once, when its bytes are on their way. */
 TEST_EACH(ref_keeps_order_among_copies) {
     struct kr_listen_opts opts = large_opts();
     opts.conn.send_cap = 600000;
@@ -262,8 +263,8 @@ TEST_EACH(ref_is_not_copied) {
 
 /* ---- coming back ---- */
 
-/* Ours: to an end in each manner, of a peer that reads nothing, with megabytes lent: all are back before
- * on_close, those in flight and those that never were. */
+/* Ours: to an end in each manner, of a peer that reads nothing, with megabytes lent: all are back
+ * before on_close, those in flight and those that never were. */
 static void end_in_manner(enum kr_close how) {
     struct kr_listen_opts opts = large_opts();
     opts.conn.flush_ns = 20 * MS;
@@ -359,7 +360,8 @@ TEST_EACH(ref_comes_back_when_completions_are_lost) {
     test_close(p.fd);
 }
 
-/* Ours: a forked child has copies; it gives no loan back, and the parent's come back to the parent. */
+/* Ours: a forked child has copies; it gives no loan back, and the parent's come back to the
+ * parent. */
 TEST_EACH(ref_does_not_come_back_in_a_forked_child) {
     struct pair p = pair_make(NULL, 4096);
     for (unsigned i = 0; i < 5; i++)
@@ -460,7 +462,8 @@ static void chain_next(struct kr_reactor *r, void *arg) {
         CHECK_OK(kr_conn_close(r, lender->conn, KR_CLOSE_FLUSH));
         return;
     }
-    CHECK_OK(kr_conn_send_ref(r, lender->conn, "0123456789", lender->returned % 11, chain_next, lender));
+    CHECK_OK(
+        kr_conn_send_ref(r, lender->conn, "0123456789", lender->returned % 11, chain_next, lender));
     lender->lent++;
 }
 
@@ -534,8 +537,8 @@ static void check_corks(void) {
         CHECK_EQ((seen.flags[i] & MSG_MORE) != 0, i + 1 < seen.count);
 }
 
-/* Ours: the kernel takes 1,024 pieces at a time (man sendmsg: IOV_MAX); more go in several sends, as many
- * at a time as there may be, corked until the last. */
+/* Ours: the kernel takes 1,024 pieces at a time (man sendmsg: IOV_MAX); more go in several sends,
+ * as many at a time as there may be, corked until the last. */
 TEST_EACH(ref_pieces_beyond_one_send) {
     struct pair p = pair_seen();
     for (unsigned i = 0; i < PIECES; i++)
@@ -570,8 +573,8 @@ TEST_EACH(ref_pieces_without_memory_for_their_list) {
     }
 }
 
-/* Ours: what is queued while a send is in flight was not in sight when it was made, and nothing is corked for
- * it; nor is a single piece. */
+/* Ours: what is queued while a send is in flight was not in sight when it was made, and nothing is
+ * corked for it; nor is a single piece. */
 TEST_EACH(ref_pieces_of_later_turns_are_not_waited_for) {
     struct pair p = pair_seen();
     for (unsigned i = 0; i < 10; i++) {

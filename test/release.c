@@ -1,5 +1,6 @@
-/* Release: a connection leaves as a plain descriptor, and not a byte of either direction is lost, doubled or
- * moved by that. On kernels that make a descriptor of a slot, and with one that was kept from the start. */
+/* Release: a connection leaves as a plain descriptor, and not a byte of either direction is lost,
+ * doubled or moved by that. On kernels that make a descriptor of a slot, and with one that was kept
+ * from the start. */
 #include "harness/net.h"
 
 #include "core/reactor.h"
@@ -39,7 +40,8 @@ struct seen {
     char *unread, *unsent; /* copies */
 };
 
-static void released(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
+static void released(struct kr_reactor *r, kr_conn conn, void *user,
+                     const struct kr_released *what) {
     struct seen *s = user;
     CHECK_EQ(conn.bits, s->conn.bits);
     CHECK_EQ(s->closes, 0u);
@@ -67,7 +69,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     s->conn = conn;
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     struct seen *s = user;
     CHECK(!s->tells || s->what.error);
     test_pattern_check(data, size, IN, s->got);
@@ -254,8 +257,8 @@ static void plain(bool kept) {
     end(&s);
 }
 
-/* Ours: what comes back is the socket itself, close-on-exec and blocking, and nobody else's; the peer sees
- * neither an end nor a gap. */
+/* Ours: what comes back is the socket itself, close-on-exec and blocking, and nobody else's; the
+ * peer sees neither an end nor a gap. */
 TEST_EACH(release_gives_a_descriptor) {
     each_way(plain);
 }
@@ -277,7 +280,8 @@ static void unread(bool kept) {
     }
 }
 
-/* Ours: from within on_data what that does not consume is shown, and so is what comes until it is over. */
+/* Ours: from within on_data what that does not consume is shown, and so is what comes until it is
+ * over. */
 TEST_EACH(release_in_on_data_shows_the_rest) {
     each_way(unread);
 }
@@ -358,7 +362,8 @@ static void borrowed(bool kept) {
     end(&s);
 }
 
-/* Ours: borrowed bytes that were not sent are shown, and released once, after that and before on_close. */
+/* Ours: borrowed bytes that were not sent are shown, and released once, after that and before
+ * on_close. */
 TEST_EACH(release_shows_borrowed_bytes) {
     each_way(borrowed);
 }
@@ -462,7 +467,8 @@ TEST_EACH(release_waits_for_a_shutdown) {
 
 /* ---- and back ---- */
 
-static void back_in(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
+static void back_in(struct kr_reactor *r, kr_conn conn, void *user,
+                    const struct kr_released *what) {
     struct seen *s = user;
     CHECK_EQ(conn.bits, s->conn.bits);
     CHECK_EQ(what->error, 0);
@@ -583,8 +589,10 @@ static ino_t file_of(int fd) {
 static void give(int to, int fd) {
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof fd)];
     struct iovec piece = {(void *)(uintptr_t)"d", 1};
-    struct msghdr msg = {
-        .msg_iov = &piece, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    struct msghdr msg = {.msg_iov = &piece,
+                         .msg_iovlen = 1,
+                         .msg_control = control,
+                         .msg_controllen = sizeof control};
     struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
     *cmsg = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
     memcpy(CMSG_DATA(cmsg), &fd, sizeof fd);
@@ -599,7 +607,8 @@ struct parcel {
     ino_t files[2];
 };
 
-static void parcel_released(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
+static void parcel_released(struct kr_reactor *r, kr_conn conn, void *user,
+                            const struct kr_released *what) {
     (void)r;
     (void)conn;
     struct parcel *p = user;
@@ -616,7 +625,8 @@ static void parcel_released(struct kr_reactor *r, kr_conn conn, void *user, cons
     }
 }
 
-static size_t nothing(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t nothing(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)r;
     (void)conn;
     (void)user;
@@ -679,15 +689,16 @@ static void with_descriptors(bool kept) {
     parcels(kept, true);
 }
 
-/* Ours: descriptors that came and were not told of are handed over with the bytes, and those that wait in the queue
- * are shown where they belong; none is left behind. */
+/* Ours: descriptors that came and were not told of are handed over with the bytes, and those that
+ * wait in the queue are shown where they belong; none is left behind. */
 TEST_EACH(release_hands_descriptors_over) {
     each_way(with_descriptors);
 }
 
 /* ---- what is refused ---- */
 
-static void no_release(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
+static void no_release(struct kr_reactor *r, kr_conn conn, void *user,
+                       const struct kr_released *what) {
     (void)r;
     (void)conn;
     (void)user;
@@ -812,8 +823,8 @@ static void descriptors_run_out(struct rlimit *before) {
     CHECK_SYS(setrlimit(RLIMIT_NOFILE, &none));
 }
 
-/* Ours: without a descriptor to be had the connection is as before: what came meanwhile is shown, what is
- * queued is sent, and the user hears that the queue is down. */
+/* Ours: without a descriptor to be had the connection is as before: what came meanwhile is shown,
+ * what is queued is sent, and the user hears that the queue is down. */
 TEST_EACH(release_without_a_descriptor_goes_on) {
     if (!makes())
         tap_skip("needs kernel 6.8");
@@ -860,7 +871,8 @@ static void chance_open(struct kr_reactor *r, kr_conn conn, void *user) {
     x->conn = conn;
 }
 
-static size_t chance_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t chance_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                          size_t size) {
     (void)conn;
     (void)data;
     struct chance *x = user;
@@ -869,8 +881,8 @@ static size_t chance_data(struct kr_reactor *r, kr_conn conn, void *user, const 
     return size;
 }
 
-/* Ours: a queue that came down while it was leaving is told of when it goes on. In one task-run mode the other's
- * bytes are told before the end of the send that is in flight. */
+/* Ours: a queue that came down while it was leaving is told of when it goes on. In one task-run
+ * mode the other's bytes are told before the end of the send that is in flight. */
 TEST_EACH(release_that_fails_tells_of_the_queue) {
     static const struct kr_conn_ops chance_ops = {.on_open = chance_open, .on_data = chance_data};
     if (!makes())
@@ -906,7 +918,8 @@ TEST_EACH(release_that_fails_tells_of_the_queue) {
     test_reactor_free(s.r);
 }
 
-/* Ours: an end of the peer that came meanwhile is told when it goes on, and so is a drain that began. */
+/* Ours: an end of the peer that came meanwhile is told when it goes on, and so is a drain that
+ * began. */
 TEST_EACH(release_that_fails_tells_what_it_held_back) {
     if (!makes())
         tap_skip("needs kernel 6.8");
@@ -1003,13 +1016,14 @@ static void closed(bool kept) {
     }
 }
 
-/* Ours: a close meanwhile is a close in its manner, and the user is told that nothing was released; after the
- * release none reaches the socket any more, a reset least of all. */
+/* Ours: a close meanwhile is a close in its manner, and the user is told that nothing was released;
+ * after the release none reaches the socket any more, a reset least of all. */
 TEST_EACH(release_closed_meanwhile) {
     each_way(closed);
 }
 
-static void closes_in_it(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
+static void closes_in_it(struct kr_reactor *r, kr_conn conn, void *user,
+                         const struct kr_released *what) {
     released(r, conn, user, what);
     CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_RESET));
 }
@@ -1063,7 +1077,8 @@ static void peer_resets(bool kept) {
     }
 }
 
-/* Ours: a reset is told once, by the connection or by the descriptor, and never passes for a clean end. */
+/* Ours: a reset is told once, by the connection or by the descriptor, and never passes for a clean
+ * end. */
 TEST_EACH(release_loses_no_error) {
     each_way(peer_resets);
 }
@@ -1109,7 +1124,8 @@ static void killer_open(struct kr_reactor *r, kr_conn conn, void *user) {
     k->conn = conn;
 }
 
-static size_t killer_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t killer_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                          size_t size) {
     (void)conn;
     (void)data;
     struct killer *k = user;
@@ -1118,8 +1134,8 @@ static size_t killer_data(struct kr_reactor *r, kr_conn conn, void *user, const 
     return size;
 }
 
-/* Ours: closed while its descriptor is on the way, that is closed as well. In one task-run mode the other's
- * bytes are told before the answer. */
+/* Ours: closed while its descriptor is on the way, that is closed as well. In one task-run mode the
+ * other's bytes are told before the answer. */
 TEST_EACH(release_closed_before_the_answer) {
     static const struct kr_conn_ops killer_ops = {.on_open = killer_open, .on_data = killer_data};
     if (!makes())
@@ -1151,8 +1167,8 @@ TEST_EACH(release_closed_before_the_answer) {
 
 /* ---- descriptors that are kept ---- */
 
-/* Ours: a kept descriptor may be asked whatever a socket may be asked, the addresses through the library; it keeps
- * nobody from seeing the end, in whichever manner. */
+/* Ours: a kept descriptor may be asked whatever a socket may be asked, the addresses through the
+ * library; it keeps nobody from seeing the end, in whichever manner. */
 TEST_EACH(kept_descriptor_is_the_connection) {
     for (enum kr_close how = KR_CLOSE_LINGER; how <= KR_CLOSE_RESET; how++) {
         struct seen s;
@@ -1186,7 +1202,8 @@ TEST_EACH(kept_descriptor_is_the_connection) {
     }
 }
 
-/* Ours: when descriptors are spent clients wait in the backlog, and are served when there are some again. */
+/* Ours: when descriptors are spent clients wait in the backlog, and are served when there are some
+ * again. */
 TEST_EACH(kept_descriptors_are_bounded) {
     struct seen s;
     begin(&s, true);

@@ -1,4 +1,5 @@
-/* Reservations: room in the send queue's own memory, until which moment it is lent, and what becomes of it. */
+/* Reservations: room in the send queue's own memory, until which moment it is lent, and what
+ * becomes of it. */
 #include "harness/echo.h"
 
 #include <errno.h>
@@ -99,7 +100,8 @@ static void late_open(struct kr_reactor *r, kr_conn conn, void *user) {
     ((struct late *)user)->conn = conn;
 }
 
-static size_t late_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t late_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
     struct late *late = user;
     void *room;
     (void)data;
@@ -129,9 +131,10 @@ static void send_until_full(struct kr_reactor *r, kr_conn conn) {
     CHECK_GT(kr_conn_queued(r, conn), 0u);
 }
 
-/* Ours: a reservation that is open when a send of its connection ends, ends with it: its room may stand
- * behind bytes that are given back then. In one turn a byte of the peer comes, for which a room is
- * reserved, and then the end of the send, because the peer has read; the post comes after both. */
+/* Ours: a reservation that is open when a send of its connection ends, ends with it: its room may
+ * stand behind bytes that are given back then. In one turn a byte of the peer comes, for which a
+ * room is reserved, and then the end of the send, because the peer has read; the post comes after
+ * both. */
 TEST_EACH(send_that_ends_takes_the_reservation) {
     struct kr_reactor *r = test_reactor(NULL);
     struct late late = {.reserved = false};
@@ -143,7 +146,8 @@ TEST_EACH(send_that_ends_takes_the_reservation) {
     CHECK_EQ(test_send_some(fd, "1", 1), 1);
     static char bytes[16 << 20];
     CHECK_LE(out, sizeof bytes);
-    test_recv(NULL, fd, bytes, (size_t)out); /* all that the kernel has taken, so that it has room again */
+    /* all that the kernel has taken, so that it has room again */
+    test_recv(NULL, fd, bytes, (size_t)out);
     CHECK_OK(kr_post(r, late_post, &late));
     CHECK_OK(kr_step(r, 0));
     CHECK_EQ(test_stats(r).turns, turns + 1);

@@ -281,8 +281,8 @@ TEST(sends_drop_releases_all) {
     }
 }
 
-/* Ours: what was borrowed is let go from the middle of a queue, and the rest of it stays in order; nobody
- * is told before the telling, and none that fell due meanwhile. */
+/* Ours: what was borrowed is let go from the middle of a queue, and the rest of it stays in order;
+ * nobody is told before the telling, and none that fell due meanwhile. */
 TEST(sends_unborrow_leaves_the_rest) {
     for (int round = 0; round < 300; round++) {
         test_init(&t);

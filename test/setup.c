@@ -388,7 +388,8 @@ TEST(filter_on_what_explains) {
     filtered(SYS_openat, ENOENT, refused_sysctl);
 }
 
-/* Ours: what a kernel does not announce is not used, but for what none announces, which is tried. */
+/* Ours: what a kernel does not announce is not used, but for what none announces, which is
+ * tried. */
 TEST(caps_are_what_the_kernel_announces) {
     struct io_uring_params params = {0};
     CHECK_EQ(kr__probe_caps(&params), KR__CAP_QUIET_PIPES);

@@ -1,5 +1,5 @@
-/* A connection's share of a turn: who has more than that beside others receives a buffer a turn, and who is
- * calm, or alone, or one of many alike, is left in peace. */
+/* A connection's share of a turn: who has more than that beside others receives a buffer a turn,
+ * and who is calm, or alone, or one of many alike, is left in peace. */
 #include "harness/net.h"
 
 #include "core/conn.h"
@@ -20,7 +20,8 @@ static void guest_open(struct kr_reactor *r, kr_conn conn, void *user) {
     CHECK_OK(kr_conn_set_user(r, conn, *next));
 }
 
-static size_t guest_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t guest_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                         size_t size) {
     (void)r;
     (void)conn;
     (void)data;
@@ -140,7 +141,8 @@ TEST_EACH(share_has_no_limit_for_all_alike, .deadline_s = 60) {
         gorge(&inn->other);
         turn(inn);
     }
-    for (unsigned i = 0; i < 600 && (is_greedy(inn, &inn->hog) || is_greedy(inn, &inn->other)); i++) {
+    for (unsigned i = 0; i < 600 && (is_greedy(inn, &inn->hog) || is_greedy(inn, &inn->other));
+         i++) {
         gorge(&inn->hog);
         gorge(&inn->other);
         turn(inn);

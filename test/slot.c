@@ -1,5 +1,6 @@
-/* Slots and their lives: a slot's next connection neither gets nor loses anything by the one before, however
- * late the kernel is with its completions, and however early with the next accept. */
+/* Slots and their lives: a slot's next connection neither gets nor loses anything by the one
+ * before, however late the kernel is with its completions, and however early with the next
+ * accept. */
 #include "harness/life.h"
 
 #include "core/reactor.h"

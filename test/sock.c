@@ -1,4 +1,5 @@
-/* Socket options: those of kr_conn_opts are on the sockets that are made, and on those that are accepted. */
+/* Socket options: those of kr_conn_opts are on the sockets that are made, and on those that are
+ * accepted. */
 #include "harness/net.h"
 #include "core/reactor.h"
 #include "kernel/kernel.h"
@@ -44,13 +45,15 @@ static int look_socket(const struct kr__kernel *k, const struct kr__socket_plan 
     return fd;
 }
 
-static int look_addrs(const struct kr__kernel *k, int fd, struct kr_addr *peer, struct kr_addr *local) {
+static int look_addrs(const struct kr__kernel *k, int fd, struct kr_addr *peer,
+                      struct kr_addr *local) {
     look(fd);
     seen.accepted++;
     return kr__linux.sock_addrs(k, fd, peer, local);
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)r;
     (void)conn;
     (void)user;
@@ -142,8 +145,8 @@ TEST_EACH(sock_options_are_left_to_the_system) {
     test_reactor_free(r);
 }
 
-/* Ours: what the kernel refuses is an error of the call, and nothing stays. SO_MARK needs a privilege, which
- * the case gives up. */
+/* Ours: what the kernel refuses is an error of the call, and nothing stays. SO_MARK needs a
+ * privilege, which the case gives up. */
 TEST_EACH(sock_option_that_is_refused) {
     struct kr_reactor *r = begin();
     struct kr_connect_opts opts;
@@ -209,7 +212,8 @@ static void living_open(struct kr_reactor *r, kr_conn conn, void *user) {
     l->conn = conn;
 }
 
-static void living_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void living_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                         enum kr_why why) {
     (void)r;
     (void)conn;
     (void)error;
@@ -259,7 +263,8 @@ static void told(struct kr_reactor *r, kr_conn conn, void *user, int error) {
     l->errors[l->tells++] = error;
 }
 
-static void look_and_close(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
+static void look_and_close(struct kr_reactor *r, kr_conn conn, void *user,
+                           const struct kr_released *what) {
     (void)r;
     (void)conn;
     struct living *l = user;
@@ -336,10 +341,18 @@ TEST_EACH(sock_options_of_a_living_connection_have_ranges) {
         enum kr_sockopt which;
         unsigned value;
     } wrong[] = {
-        {KR_SOCKOPT_NO_DELAY, 2},        {KR_SOCKOPT_KEEP_IDLE_S, 32768},     {KR_SOCKOPT_KEEP_EVERY_S, 0},
-        {KR_SOCKOPT_KEEP_EVERY_S, 32768}, {KR_SOCKOPT_KEEP_PROBES, 0},        {KR_SOCKOPT_KEEP_PROBES, 128},
-        {KR_SOCKOPT_USER_TIMEOUT_MS, 1u << 31}, {KR_SOCKOPT_SEND_BUF, 0},     {KR_SOCKOPT_SEND_BUF, 1u << 31},
-        {KR_SOCKOPT_RECV_BUF, 0},        {KR_SOCKOPT_RECV_BUF, 1u << 31},     {(enum kr_sockopt)8, 1},
+        {KR_SOCKOPT_NO_DELAY, 2},
+        {KR_SOCKOPT_KEEP_IDLE_S, 32768},
+        {KR_SOCKOPT_KEEP_EVERY_S, 0},
+        {KR_SOCKOPT_KEEP_EVERY_S, 32768},
+        {KR_SOCKOPT_KEEP_PROBES, 0},
+        {KR_SOCKOPT_KEEP_PROBES, 128},
+        {KR_SOCKOPT_USER_TIMEOUT_MS, 1u << 31},
+        {KR_SOCKOPT_SEND_BUF, 0},
+        {KR_SOCKOPT_SEND_BUF, 1u << 31},
+        {KR_SOCKOPT_RECV_BUF, 0},
+        {KR_SOCKOPT_RECV_BUF, 1u << 31},
+        {(enum kr_sockopt)8, 1},
     };
     struct living l;
     living_begin(&l, true);
@@ -379,7 +392,8 @@ static void of_unix(bool kept) {
     test_reactor_free(l.r);
 }
 
-/* Ours: a Unix socket has what is not of TCP; and before a connection is open it can be asked for as well. */
+/* Ours: a Unix socket has what is not of TCP; and before a connection is open it can be asked for
+ * as well. */
 TEST_EACH(sock_options_of_a_unix_socket) {
     each_way(of_unix);
 }
@@ -425,7 +439,8 @@ static void bounded(bool kept) {
     test_reactor_free(l.r);
 }
 
-/* Ours: so many wait and no more; those that still do when the connection ends are told so before on_close. */
+/* Ours: so many wait and no more; those that still do when the connection ends are told so before
+ * on_close. */
 TEST_EACH(sock_options_that_wait_are_bounded) {
     each_way(bounded);
 }

@@ -90,8 +90,8 @@ TEST_EACH(starve_four_buffers_serve_a_crowd) {
     crowd_through(4);
 }
 
-/* Ours: with a single entry in the SQ, and a single buffer, which has each receive asked for anew, one that
- * has much to be echoed keeps nobody out: another is served in a few turns. */
+/* Ours: with a single entry in the SQ, and a single buffer, which has each receive asked for anew,
+ * one that has much to be echoed keeps nobody out: another is served in a few turns. */
 TEST_EACH(starve_sq_of_1_goes_round) {
     struct kr_config config = test_buffers(1, 64);
     config.sq_entries = 1;
@@ -199,8 +199,8 @@ static size_t turns_data(struct kr_reactor *r, kr_conn conn, void *user, const v
 static const struct kr_conn_ops turns_ops = {.on_open = turns_open, .on_data = turns_data};
 
 /* Ours: connections that wait for a buffer get one in turn: all 200 have much to be read all the
- * time, and between two receives of any of them the others have had one each. A few may have two, when
- * a buffer is taken by who was armed before the wait began. */
+ * time, and between two receives of any of them the others have had one each. A few may have two,
+ * when a buffer is taken by who was armed before the wait began. */
 TEST_EACH(starve_waiting_connections_get_their_turn) {
     for (unsigned count = 1; count <= 4; count *= 2) {
         struct kr_config config = test_buffers(count, 256);

@@ -1,4 +1,5 @@
-/* Swapping callbacks: a protocol is upgraded in mid-stream, and not a byte falls between the two. */
+/* Swapping callbacks: a protocol is upgraded in mid-stream, and not a byte falls between the
+ * two. */
 #include "harness/net.h"
 
 #include <errno.h>
@@ -34,7 +35,8 @@ static void take(struct half *half, const void *data, size_t size) {
     half->size += size;
 }
 
-static size_t old_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t old_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                       size_t size) {
     struct stage *s = user;
     if (s->take_none || size < s->header)
         return 0;
@@ -70,7 +72,8 @@ static void new_open(struct kr_reactor *r, kr_conn conn, void *user) {
     half->opens++;
 }
 
-static size_t new_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t new_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                       size_t size) {
     (void)r;
     (void)conn;
     take(user, data, size);
@@ -114,8 +117,8 @@ static void finish(struct kr_reactor *r, struct stage *s, int fd) {
     test_reactor_free(r);
 }
 
-/* Ours: what the old callbacks leave by their return value the new ones are shown, without a further byte
- * of the peer; in whatever pieces the header has come. */
+/* Ours: what the old callbacks leave by their return value the new ones are shown, without a
+ * further byte of the peer; in whatever pieces the header has come. */
 TEST_EACH(swap_within_on_data_hands_over_the_rest) {
     for (size_t first = 1; first <= 100; first += 11) {
         static struct stage s;
@@ -152,7 +155,8 @@ TEST_EACH(swap_from_outside_shows_kept_bytes) {
     finish(r, &s, fd);
 }
 
-/* Ours: an end of stream that the old callbacks have heard of the new ones hear too, behind the bytes. */
+/* Ours: an end of stream that the old callbacks have heard of the new ones hear too, behind the
+ * bytes. */
 TEST_EACH(swap_at_the_end_tells_it_again) {
     static struct stage s;
     s = (struct stage){.take_none = true, .in_eof = true};
@@ -187,7 +191,8 @@ TEST_EACH(swap_of_a_paused_connection_waits) {
     finish(r, &s, fd);
 }
 
-/* Ours: on_drain for what the old ones queued runs for the new ones, who send after them in order. */
+/* Ours: on_drain for what the old ones queued runs for the new ones, who send after them in
+ * order. */
 TEST_EACH(swap_keeps_the_queue) {
     static struct stage s;
     s = (struct stage){.header = 1};

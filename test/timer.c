@@ -668,8 +668,8 @@ TEST_EACH(idle_starts_anew_after_on_timeout) {
     test_reactor_free(r);
 }
 
-/* Ours: kr_conn_deadline sets the deadline anew and 0 takes it away. The connection whose deadline was
- * taken away is still open when one that was set anew, to twice as long, has ended. */
+/* Ours: kr_conn_deadline sets the deadline anew and 0 takes it away. The connection whose deadline
+ * was taken away is still open when one that was set anew, to twice as long, has ended. */
 TEST_EACH(idle_can_be_changed_and_taken_away) {
     struct kr_reactor *r = test_reactor(NULL);
     struct idle without = {0}, twice = {0};

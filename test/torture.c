@@ -490,7 +490,8 @@ static void open_lending(struct kr_reactor *r, kr_conn conn, void *user) {
     for (size_t at = 0; at < sizeof bytes; at += 30000) {
         int rc = kr_conn_send_ref(r, conn, bytes + at, 14000, loan_end, w);
         w->loans += rc == 0;
-        if (!sent(r, conn, w, rc) || !sent(r, conn, w, kr_conn_send(r, conn, bytes + at + 14000, 2000)))
+        if (!sent(r, conn, w, rc) ||
+            !sent(r, conn, w, kr_conn_send(r, conn, bytes + at + 14000, 2000)))
             return;
         rc = kr_conn_send_ref(r, conn, bytes + at + 16000, 14000, loan_end, w);
         w->loans += rc == 0;
@@ -499,7 +500,8 @@ static void open_lending(struct kr_reactor *r, kr_conn conn, void *user) {
     }
 }
 
-static void close_lending(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void close_lending(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                          enum kr_why why) {
     CHECK_EQ(((struct world *)user)->loans, 0u);
     world_close(r, conn, user, error, why);
 }
@@ -736,7 +738,8 @@ static void open_file(struct kr_reactor *r, kr_conn conn, void *user) {
     world_open(r, conn, w);
     sent(r, conn, w, kr_conn_send(r, conn, "head", 4));
     for (int i = 0; i < 2; i++)
-        sent(r, conn, w, kr_conn_send_file(r, conn, file_fd, 0, i ? KR_FILE_END : 100000, file_done, w));
+        sent(r, conn, w,
+             kr_conn_send_file(r, conn, file_fd, 0, i ? KR_FILE_END : 100000, file_done, w));
     CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_FLUSH));
 }
 
@@ -837,15 +840,16 @@ SCENARIO(narrow_rings, 4, config.sq_entries = 2, config.cq_entries = 2) {
 
 /* ---- connecting ---- */
 
-/* The near end of a connection to this reactor's own listener: it has said its bytes, and leaves when
- * they have come back. */
+/* The near end of a connection to this reactor's own listener: it has said its bytes, and leaves
+ * when they have come back. */
 struct caller {
     struct world *w;
     size_t want, got;
     bool over;
 };
 
-static size_t caller_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t caller_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                          size_t size) {
     struct caller *caller = user;
     test_pattern_check(data, size, 1, caller->got);
     caller->got += size;
@@ -854,7 +858,8 @@ static size_t caller_data(struct kr_reactor *r, kr_conn conn, void *user, const 
     return size;
 }
 
-static void caller_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
+static void caller_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                         enum kr_why why) {
     (void)r;
     (void)conn;
     (void)why;
@@ -1140,8 +1145,10 @@ static void drained(struct kr_reactor *r, void *user, unsigned cut_off) {
     w->drains++;
 }
 
-static const struct kr_conn_ops leaving_ops = {
-    .on_open = world_open, .on_data = data_echo, .on_shutdown = shutdown_bye, .on_close = world_close};
+static const struct kr_conn_ops leaving_ops = {.on_open = world_open,
+                                               .on_data = data_echo,
+                                               .on_shutdown = shutdown_bye,
+                                               .on_close = world_close};
 
 /* Ours: a drain that is refused memory has not begun. */
 SCENARIO(drain, 3) {

@@ -36,7 +36,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
         s->most = s->open;
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     ((struct server *)user)->bytes += size;
     return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
 }
@@ -140,8 +141,8 @@ static void leave_stale(const struct place *p) {
 
 /* ---- names ---- */
 
-/* Ours: each kind of name listens, is told as it is, and serves; the path of one that does not say so stays
- * when it is closed, as bind(2) leaves it. */
+/* Ours: each kind of name listens, is told as it is, and serves; the path of one that does not say
+ * so stays when it is closed, as bind(2) leaves it. */
 TEST_EACH(unix_listens_at_a_path) {
     struct place p = place_begin();
     struct kr_reactor *r = test_reactor(NULL);
@@ -205,7 +206,8 @@ TEST_EACH(unix_ignores_what_is_of_tcp) {
     place_end(&p);
 }
 
-/* Ours: a listener's connections know their addresses if it was asked to; most clients have no name. */
+/* Ours: a listener's connections know their addresses if it was asked to; most clients have no
+ * name. */
 TEST_EACH(unix_connections_know_their_addresses) {
     struct place p = place_begin();
     struct kr_reactor *r = test_reactor(NULL);
@@ -249,7 +251,8 @@ static void check_mode(mode_t mask, unsigned asked, unsigned wanted) {
     place_end(&p);
 }
 
-/* Ours: the mode is the one asked for, wider or narrower than the umask's; else the umask has its way. */
+/* Ours: the mode is the one asked for, wider or narrower than the umask's; else the umask has its
+ * way. */
 TEST_EACH(unix_mode_is_as_asked) {
     check_mode(0077, 0666, 0666);
     check_mode(0000, 0600, 0600);
@@ -258,8 +261,8 @@ TEST_EACH(unix_mode_is_as_asked) {
     check_mode(0077, 0, 0700);
 }
 
-/* The kernel's, on which ours rests: a socket's file begins with the mode of the socket, less the umask, so
- * that it is never more open than asked for, not even until chmod. */
+/* The kernel's, on which ours rests: a socket's file begins with the mode of the socket, less the
+ * umask, so that it is never more open than asked for, not even until chmod. */
 TEST(unix_file_begins_with_the_mode_of_its_socket) {
     struct place p = place_begin();
     mode_t old = umask(0);
@@ -312,8 +315,8 @@ TEST_EACH(unix_replaces_a_stale_path) {
     place_end(&p);
 }
 
-/* Ours: and nothing else is: a listener, also one whose backlog is full; a socket of another kind; a file, a
- * directory, a symbolic link. */
+/* Ours: and nothing else is: a listener, also one whose backlog is full; a socket of another kind;
+ * a file, a directory, a symbolic link. */
 TEST_EACH(unix_replaces_nothing_else) {
     struct place p = place_begin();
     struct kr_reactor *r = test_reactor(NULL);
@@ -424,8 +427,8 @@ TEST_EACH(unix_path_outlives_a_forked_child) {
     place_end(&p);
 }
 
-/* Ours: what cannot be had is told, and leaves no file: no directory, a name that the kernel refuses, no
- * slot, no place in the table. */
+/* Ours: what cannot be had is told, and leaves no file: no directory, a name that the kernel
+ * refuses, no slot, no place in the table. */
 static int refuse_update(const struct kr__kernel *k, struct io_uring *ring, unsigned opcode,
                          const void *arg, unsigned count) {
     (void)k;
@@ -466,7 +469,8 @@ TEST_EACH(unix_refusals_leave_no_file) {
 
 /* ---- connections ---- */
 
-/* Ours: with few slots nobody is dropped here either, whether a client is asked for its address or not. */
+/* Ours: with few slots nobody is dropped here either, whether a client is asked for its address or
+ * not. */
 static void check_limit(bool addresses) {
     struct place p = place_begin();
     struct kr_config config;
@@ -498,8 +502,8 @@ TEST_EACH(unix_limits_drop_nobody) {
     check_limit(true);
 }
 
-/* Ours, and the kernel's: a Unix socket cannot be reset: it closes, which its peer sees as the end, or as
- * a reset if bytes of its own were left unread (unix_release_sock, net/unix/af_unix.c). */
+/* Ours, and the kernel's: a Unix socket cannot be reset: it closes, which its peer sees as the end,
+ * or as a reset if bytes of its own were left unread (unix_release_sock, net/unix/af_unix.c). */
 TEST_EACH(unix_reset_is_as_now) {
     struct place p = place_begin();
     struct kr_reactor *r = test_reactor(NULL);
@@ -553,19 +557,20 @@ static struct {
     unsigned receives, multishots;
 } watched;
 
-static int watch_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit, unsigned wait_for,
-                       unsigned flags, const struct kr__getevents_arg *arg) {
+static int watch_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
+                       unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
     (void)k;
     for (unsigned i = 0; i < submit; i++) {
-        const struct io_uring_sqe *sqe = &ring->sq.sqes[(*ring->sq.khead + i) & *ring->sq.kring_mask];
+        const struct io_uring_sqe *sqe =
+            &ring->sq.sqes[(*ring->sq.khead + i) & *ring->sq.kring_mask];
         watched.receives += sqe->opcode == IORING_OP_RECV;
         watched.multishots += sqe->opcode == IORING_OP_RECV && sqe->ioprio & IORING_RECV_MULTISHOT;
     }
     return kr__linux.enter(&kr__linux, ring, submit, wait_for, flags, arg);
 }
 
-/* Ours: on a Unix socket, whoever made it, no receive is multishot, as such a one may miss the end of the
- * stream (op/recv.c); on TCP each is. */
+/* Ours: on a Unix socket, whoever made it, no receive is multishot, as such a one may miss the end
+ * of the stream (op/recv.c); on TCP each is. */
 TEST_EACH(unix_receives_are_of_one_shot) {
     struct place p = place_begin();
     watched.kernel = kr__linux;
@@ -638,8 +643,8 @@ static void *race(void *arg) {
     return NULL;
 }
 
-/* Ours: an end of stream right behind data is told, however the receive and the peer's shutdown race. With
- * multishot receives this fails once in a few thousand lives. */
+/* Ours: an end of stream right behind data is told, however the receive and the peer's shutdown
+ * race. With multishot receives this fails once in a few thousand lives. */
 TEST_EACH(unix_end_of_stream_is_never_missed, .deadline_s = 120) {
     struct place p = place_begin();
     struct kr_reactor *r = test_reactor(NULL);

@@ -1,9 +1,10 @@
-/* Loans sent by zero-copy, on the real ring: in order, given back when the kernel lets go and not when it has
- * taken them, and in bounded time also when the peer acknowledges nothing.
+/* Loans sent by zero-copy, on the real ring: in order, given back when the kernel lets go and not
+ * when it has taken them, and in bounded time also when the peer acknowledges nothing.
  *
- * On loopback the kernel copies at the receiver's door and says so (where it can: with the capabilities of
- * Linux 6.1 it is not asked). What no receiver has taken in, because its window is closed, stays where it
- * is: that is how these cases have notifications that come late. Loans are overwritten when they come back. */
+ * On loopback the kernel copies at the receiver's door and says so (where it can: with the
+ * capabilities of Linux 6.1 it is not asked). What no receiver has taken in, because its window is
+ * closed, stays where it is: that is how these cases have notifications that come late. Loans are
+ * overwritten when they come back. */
 #include "harness/net.h"
 
 #include "core/reactor.h"
@@ -87,7 +88,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     CHECK_OK(kr_conn_set_user(r, conn, lender));
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)r;
     (void)conn;
     (void)user;
@@ -106,7 +108,8 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     lender->closed_at = tap_now_ns();
 }
 
-static const struct kr_conn_ops ops = {.on_open = on_open, .on_data = on_data, .on_close = on_close};
+static const struct kr_conn_ops ops = {
+    .on_open = on_open, .on_data = on_data, .on_close = on_close};
 
 static struct kr_listen_opts zero_opts(int64_t flush_ns) {
     struct kr_listen_opts opts;
@@ -124,8 +127,8 @@ struct pair {
     struct lender *lender;
 };
 
-/* A client with a small window, which closes soon if it does not read. With a much smaller one the kernel drops
- * segments for want of room, and sends them again ever more slowly. */
+/* A client with a small window, which closes soon if it does not read. With a much smaller one the
+ * kernel drops segments for want of room, and sends them again ever more slowly. */
 static struct pair pair_of(const struct kr__kernel *kernel, const struct kr_listen_opts *opts) {
     struct pair p = {.r = test_reactor_on(kernel, NULL)};
     p.fd = test_connect_sized(test_listen(p.r, NULL, opts, &ops, NULL), 0, 65536);
@@ -210,8 +213,8 @@ static int send_somehow(struct kr_reactor *r, struct lender *lender) {
     }
 }
 
-/* Ours: loans that are large, loans that are not, and copies keep their order, over short sends, parked sends
- * and notifications that come whenever. */
+/* Ours: loans that are large, loans that are not, and copies keep their order, over short sends,
+ * parked sends and notifications that come whenever. */
 TEST_EACH(zerocopy_keeps_order, .deadline_s = 60) {
     struct kr_listen_opts opts = zero_opts(30000 * MS);
     opts.conn.send_cap = 600000;
@@ -237,8 +240,9 @@ TEST_EACH(zerocopy_keeps_order, .deadline_s = 60) {
         }
         test_step(r, "all bytes of all streams");
     }
-    test_rest(r, (struct test_levels){
-                     .conns = CONNS_MAX, .listeners = 1, .blocks = (unsigned)test_stats(r).blocks_out});
+    test_rest(r, (struct test_levels){.conns = CONNS_MAX,
+                                      .listeners = 1,
+                                      .blocks = (unsigned)test_stats(r).blocks_out});
     CHECK_GE(test_stats(r).zerocopy_sends, is_told() ? CONNS_MAX : 10 * CONNS_MAX);
     CHECK_EQ(test_stats(r).zerocopy_copied > 0, is_told());
     for (unsigned i = 0; i < CONNS_MAX; i++) {
@@ -249,8 +253,8 @@ TEST_EACH(zerocopy_keeps_order, .deadline_s = 60) {
     test_reactor_free(r);
 }
 
-/* The kernel's, on which all of this rests: a loan is not let go when it is taken, but when the peer has taken it;
- * and ours: that is when it comes back, not before. */
+/* The kernel's, on which all of this rests: a loan is not let go when it is taken, but when the
+ * peer has taken it; and ours: that is when it comes back, not before. */
 TEST_EACH(zerocopy_comes_back_when_the_peer_has_read) {
     struct pair p = pair_make(30000 * MS);
     for (unsigned i = 0; i < 4; i++)
@@ -275,8 +279,8 @@ TEST_EACH(zerocopy_does_not_hold_up_what_follows) {
     pair_end(&p);
 }
 
-/* Ours: what a kernel that tells copies all the same is sent by plain copying from then on; of one that does
- * not tell, nothing is known. */
+/* Ours: what a kernel that tells copies all the same is sent by plain copying from then on; of one
+ * that does not tell, nothing is known. */
 TEST_EACH(zerocopy_stops_where_it_is_in_vain) {
     struct pair p = pair_make(30000 * MS);
     CHECK_OK(lend(p.r, p.lender, LARGE));
@@ -294,8 +298,8 @@ TEST_EACH(zerocopy_stops_where_it_is_in_vain) {
     pair_end(&p);
 }
 
-/* The kernel's: sockets other than of IP cannot (-EOPNOTSUPP); ours: then the loan is copied, and so is what
- * follows. */
+/* The kernel's: sockets other than of IP cannot (-EOPNOTSUPP); ours: then the loan is copied, and
+ * so is what follows. */
 TEST_EACH(zerocopy_is_for_sockets_that_can) {
     struct kr_listen_opts opts = zero_opts(30000 * MS);
     struct pair p = {.r = test_reactor(NULL), .lender = &lenders[0]};
@@ -316,7 +320,8 @@ TEST_EACH(zerocopy_is_for_sockets_that_can) {
     pair_end(&p);
 }
 
-/* A ring that was made with CAP_IPC_LOCK may lock memory without limit (io_uring/io_uring.c: ctx->user). */
+/* A ring that was made with CAP_IPC_LOCK may lock memory without limit (io_uring/io_uring.c:
+ * ctx->user). */
 static void give_up_locking(void) {
     struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct caps[2];
@@ -335,8 +340,8 @@ static struct pair pair_without_locked_memory(void) {
     return p;
 }
 
-/* The kernel's: who may lock no memory is answered -ENOMEM; ours: then the loan is copied, and the next queue
- * tries again. */
+/* The kernel's: who may lock no memory is answered -ENOMEM; ours: then the loan is copied, and the
+ * next queue tries again. */
 TEST_EACH(zerocopy_goes_by_copy_without_locked_memory) {
     struct pair p = pair_without_locked_memory();
     for (unsigned i = 0; i < 3; i++) {
@@ -383,14 +388,16 @@ static void file_done(struct kr_reactor *r, void *arg, uint64_t sent, int error)
     ++*(unsigned *)arg;
 }
 
-/* Ours: a file that turns out to be empty leaves its place among the loans, and they fly on over it. */
+/* Ours: a file that turns out to be empty leaves its place among the loans, and they fly on over
+ * it. */
 TEST_EACH(zerocopy_goes_on_over_an_empty_file) {
     struct pair p = pair_make(30000 * MS);
     FILE *file = tmpfile();
     CHECK(file != NULL);
     unsigned done = 0;
     CHECK_OK(lend(p.r, p.lender, 12 * MIB));
-    CHECK_OK(kr_conn_send_file(p.r, p.lender->conn, fileno(file), 0, KR_FILE_END, file_done, &done));
+    CHECK_OK(
+        kr_conn_send_file(p.r, p.lender->conn, fileno(file), 0, KR_FILE_END, file_done, &done));
     CHECK_OK(lend(p.r, p.lender, LARGE));
     CHECK_OK(lend(p.r, p.lender, LARGE));
     for (int i = 0; i < 5; i++)
@@ -449,7 +456,8 @@ static int seeing_enter(const struct kr__kernel *k, struct io_uring *ring, unsig
     return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
 }
 
-/* Ours: a queue of both kinds goes in turns, a send for each run of one kind, corked but for the last. */
+/* Ours: a queue of both kinds goes in turns, a send for each run of one kind, corked but for the
+ * last. */
 TEST_EACH(zerocopy_goes_in_runs) {
     struct kr__kernel kernel = kr__linux;
     kernel.enter = seeing_enter;
@@ -457,7 +465,8 @@ TEST_EACH(zerocopy_goes_in_runs) {
     memset(kinds, 0, sizeof kinds);
     corks = 0;
     CHECK_OK(copy(p.r, p.lender, 100));
-    CHECK_OK(lend(p.r, p.lender, 300000)); /* not all of it is received: no notification comes meanwhile */
+    /* not all of it is received: no notification comes meanwhile */
+    CHECK_OK(lend(p.r, p.lender, 300000));
     CHECK_OK(lend(p.r, p.lender, LARGE - 1));
     CHECK_OK(copy(p.r, p.lender, 200));
     CHECK_OK(lend(p.r, p.lender, LARGE));
@@ -477,7 +486,8 @@ static void check_reset(struct pair *p) {
     CHECK_EQ(test_recv_end(p->r, p->fd, NULL), ECONNRESET);
 }
 
-/* Ours: a peer that acknowledges nothing holds a closed connection and the loans for flush_ns, and no longer. */
+/* Ours: a peer that acknowledges nothing holds a closed connection and the loans for flush_ns, and
+ * no longer. */
 TEST_EACH(zerocopy_close_now_waits_no_longer_than_flush) {
     struct pair p = pair_make(50 * MS);
     CHECK_OK(lend(p.r, p.lender, MIB / 2));
@@ -638,7 +648,8 @@ static void drained(struct kr_reactor *r, void *user, unsigned count) {
     cut_off = count;
 }
 
-/* Ours: kr_drain waits for no peer longer than its grace, not for those that were closed before it either. */
+/* Ours: kr_drain waits for no peer longer than its grace, not for those that were closed before it
+ * either. */
 TEST_EACH(zerocopy_ends_with_the_drain) {
     struct kr_listen_opts opts = zero_opts(3600000 * MS);
     struct kr_reactor *r = test_reactor(NULL);
@@ -702,7 +713,8 @@ static int losing_enter(const struct kr__kernel *k, struct io_uring *ring, unsig
     return losing ? -EBADR : kr__linux.enter(k, ring, submit, wait_for, flags, arg);
 }
 
-/* Ours: from a kernel that has lost completions, notifications among them, the loans come back once. */
+/* Ours: from a kernel that has lost completions, notifications among them, the loans come back
+ * once. */
 TEST_EACH(zerocopy_comes_back_when_completions_are_lost) {
     struct kr__kernel kernel = kr__linux;
     kernel.enter = losing_enter;
@@ -743,7 +755,8 @@ TEST_EACH(zerocopy_does_not_come_back_in_a_forked_child) {
 
 static struct kr_released given;
 
-static void on_released(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
+static void on_released(struct kr_reactor *r, kr_conn conn, void *user,
+                        const struct kr_released *what) {
     (void)r;
     (void)conn;
     (void)user;

@@ -1,7 +1,7 @@
 /* kreactor-doctor: can a reactor start here, and if not, why, and what helps?
  *
- * It makes a reactor with the defaults, in both task-run modes, runs one turn of each, and says what it
- * met, a line each. Exit status 0 when both work, 1 when one is refused. */
+ * It makes a reactor with the defaults, in both task-run modes, runs one turn of each, and says
+ * what it met, a line each. Exit status 0 when both work, 1 when one is refused. */
 #include <kreactor.h>
 
 #include <stdio.h>

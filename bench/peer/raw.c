@@ -17,15 +17,17 @@
  * --bufs and --bufsize say how many receive buffers of what size there are. Published buffers are
  * used in turn, so their sum should fit the cache.
  *
- * Two younger features of the kernel are off unless asked for; bench/buffers.py says what they give:
+ * Two younger features of the kernel are off unless asked for; bench/buffers.py says what they
+ * give:
  *
  * --bundle (kernel >= 6.10): a recv may fill several buffers, which stand in a row in the ring and
- * are told by one completion; what is queued goes out in one SENDMSG. So a small buffer is no longer
- * a small message. Kernels 6.13.11 to 6.14.8 mix the order of bytes up (liburing #1409, #1411).
+ * are told by one completion; what is queued goes out in one SENDMSG. So a small buffer is no
+ * longer a small message. Kernels 6.13.11 to 6.14.8 mix the order of bytes up (liburing #1409,
+ * #1411).
  *
- * --inc (kernel >= 6.12): a recv uses up only as much of a buffer as it fills, and the next one goes
- * on there: BUF_MORE says that it will. So small messages lie side by side. A buffer goes back when
- * the kernel has done with it and all pieces of it are sent. */
+ * --inc (kernel >= 6.12): a recv uses up only as much of a buffer as it fills, and the next one
+ * goes on there: BUF_MORE says that it will. So small messages lie side by side. A buffer goes back
+ * when the kernel has done with it and all pieces of it are sent. */
 #include "peer.h"
 
 #include <liburing.h>
@@ -50,8 +52,8 @@ struct conn {
     uint32_t parked_next;
 };
 
-/* What one recv has put into a buffer. Its index is the buffer's, as a buffer has one; with --inc, where it has
- * many, any that is free. */
+/* What one recv has put into a buffer. Its index is the buffer's, as a buffer has one; with --inc,
+ * where it has many, any that is free. */
 struct piece {
     uint32_t at; /* in the memory */
     uint32_t size;
@@ -278,7 +280,8 @@ static void bundle_came(struct server *s, struct conn *c, uint16_t buf, uint32_t
     } while (size);
 }
 
-/* What comes right behind the last piece of the queue makes that longer, but for one that may be in flight. */
+/* What comes right behind the last piece of the queue makes that longer, but for one that may be in
+ * flight. */
 static bool inc_lengthened(struct server *s, struct conn *c, uint32_t at, uint32_t size) {
     struct piece *last = &s->pieces[c->last];
     if (c->first == NONE || (c->sending && c->first == c->last) || last->at + last->size != at)

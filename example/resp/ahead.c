@@ -1,7 +1,7 @@
-/* A record in a large store is rarely in the processor's cache, and looking for it waits for memory three
- * times in a row: for the table's bucket, the record, and the value. Requests that are pipelined can do
- * that waiting beside one another. So their names are found first, by a glance that knows only the usual
- * form of a request and ends at anything else. */
+/* A record in a large store is rarely in the processor's cache, and looking for it waits for memory
+ * three times in a row: for the table's bucket, the record, and the value. Requests that are
+ * pipelined can do that waiting beside one another. So their names are found first, by a glance
+ * that knows only the usual form of a request and ends at anything else. */
 #include "ahead.h"
 
 #include "number.h"

@@ -1,5 +1,6 @@
-/* The table of commands: name, how many arguments, what it does; and what the verbs share. What is answered
- * is what Redis 7.0 answers, to the byte, but for COMMAND and INFO, which tell of this server. */
+/* The table of commands: name, how many arguments, what it does; and what the verbs share. What is
+ * answered is what Redis 7.0 answers, to the byte, but for COMMAND and INFO, which tell of this
+ * server. */
 #include "command.h"
 
 #include "verbs.h"

@@ -1,10 +1,12 @@
-/* Happy path: a count, then for each argument its size and its bytes, all of it there: argv points into it.
- * Failure modes: the bytes end anywhere (what is whole is copied, and a large argument grows with what has
- * come, so that an announced size costs nothing); a size or a count is no number or too large; a line has
- * no end; memory is refused. Each of these but the first is an error, and the last word of the parser.
+/* Happy path: a count, then for each argument its size and its bytes, all of it there: argv points
+ * into it.
+ * Failure modes: the bytes end anywhere (what is whole is copied, and a large argument grows with
+ * what has come, so that an announced size costs nothing); a size or a count is no number or too
+ * large; a line has no end; memory is refused. Each of these but the first is an error, and the
+ * last word of the parser.
  *
- * The words of errors, and what is and is not checked (of the two bytes after an argument: nothing), are
- * those of Redis 7.0, networking.c. */
+ * The words of errors, and what is and is not checked (of the two bytes after an argument:
+ * nothing), are those of Redis 7.0, networking.c. */
 #include "parse.h"
 
 #include "inline.h"

@@ -1,10 +1,11 @@
-/* Requests of the Redis protocol (RESP, and the inline form for people), out of bytes that come in any
- * pieces.
+/* Requests of the Redis protocol (RESP, and the inline form for people), out of bytes that come in
+ * any pieces.
  *
- * Nothing is read twice and little is waited for. A request that came in one piece costs no copy: its
- * arguments point into the bytes themselves. Of one that was cut, the arguments that are whole are
- * copied and their bytes taken; a large argument is put together in a blob, piece by piece, each byte
- * copied once. So what is left unconsumed is less than a line or than RESP_LARGE bytes. */
+ * Nothing is read twice and little is waited for. A request that came in one piece costs no copy:
+ * its arguments point into the bytes themselves. Of one that was cut, the arguments that are whole
+ * are copied and their bytes taken; a large argument is put together in a blob, piece by piece,
+ * each byte copied once. So what is left unconsumed is less than a line or than RESP_LARGE
+ * bytes. */
 #ifndef RESP_PARSE_H
 #define RESP_PARSE_H
 
@@ -48,9 +49,9 @@ enum resp_status {
     RESP_ERROR,   /* `error`; the stream makes no sense from here on */
 };
 
-/* Reads up to the end of one request of the `size` (at least 1) bytes, and adds to *used what it has
- * taken of them. The arguments are good as long as `data` is, and until resp_forget, which has to come
- * before the next request is read. */
+/* Reads up to the end of one request of the `size` (at least 1) bytes, and adds to *used what it
+ * has taken of them. The arguments are good as long as `data` is, and until resp_forget, which has
+ * to come before the next request is read. */
 enum resp_status resp_parse(struct resp_parser *p, const char *data, size_t size, size_t *used);
 
 /* The request was answered: gives back what it took. */

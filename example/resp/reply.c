@@ -1,6 +1,6 @@
 /* Happy path: reserve once, format replies one behind the other, commit once.
- * Failure modes: the queue is above REPLY_HIGH (ready says no); memory is refused (`error` stays, and the
- * connection, whose answers are no longer whole, has to be closed). */
+ * Failure modes: the queue is above REPLY_HIGH (ready says no); memory is refused (`error` stays,
+ * and the connection, whose answers are no longer whole, has to be closed). */
 #include "reply.h"
 
 #include "number.h"
@@ -128,8 +128,8 @@ static void give_back(struct kr_reactor *r, void *blob) {
     blob_unref(blob);
 }
 
-/* The bytes of the blob. Without one they are the connection's own, as it was just shown them, and the
- * library holds their buffer rather than copy them. */
+/* The bytes of the blob. Without one they are the connection's own, as it was just shown them, and
+ * the library holds their buffer rather than copy them. */
 static int send_large(struct reply *reply, const char *data, size_t size, struct blob *blob) {
     if (!blob)
         return kr_conn_send(reply->reactor, reply->conn, data, size);

@@ -1,9 +1,10 @@
-/* Replies: formatted in the memory of the connection's send queue itself, or, if large, not copied at all.
+/* Replies: formatted in the memory of the connection's send queue itself, or, if large, not copied
+ * at all.
  *
  * One is opened for each call of on_data, and what all its commands answer is written into one
- * reservation after another. Back-pressure is decided before a command runs, never in its middle: while
- * more than REPLY_HIGH bytes are queued no command runs, and as no reply is larger than REPLY_MAX,
- * whatever a command says then fits below the connection's send_cap. */
+ * reservation after another. Back-pressure is decided before a command runs, never in its middle:
+ * while more than REPLY_HIGH bytes are queued no command runs, and as no reply is larger than
+ * REPLY_MAX, whatever a command says then fits below the connection's send_cap. */
 #ifndef RESP_REPLY_H
 #define RESP_REPLY_H
 
@@ -27,8 +28,8 @@ struct reply {
 /* `asked` is the size of the requests that are to be answered, from which a chunk is guessed. */
 void reply_open(struct reply *reply, struct kr_reactor *r, kr_conn conn, size_t asked);
 
-/* Whether the next command may run. If not, consume nothing more: it is shown again when the peer has
- * read. */
+/* Whether the next command may run. If not, consume nothing more: it is shown again when the peer
+ * has read. */
 bool reply_ready(struct reply *reply);
 
 /* Queues what was written. */

@@ -1,10 +1,11 @@
 /* Connections, and the sweep.
  *
  * Happy path: on_data runs each request that is whole, in order, and queues the answers.
- * Failure modes: a request is cut (the parser keeps what it needs; the rest is shown again with what
- * follows); the peer does not read its answers (the rest of its requests wait, and so, by the TCP window,
- * does the peer); a request makes no sense (it is told so, and hung up on, as Redis does); memory is
- * refused for an answer (the connection ends: what the client would be missing it could not know). */
+ * Failure modes: a request is cut (the parser keeps what it needs; the rest is shown again with
+ * what follows); the peer does not read its answers (the rest of its requests wait, and so, by the
+ * TCP window, does the peer); a request makes no sense (it is told so, and hung up on, as Redis
+ * does); memory is refused for an answer (the connection ends: what the client would be missing it
+ * could not know). */
 #include "server.h"
 
 #include "ahead.h"
@@ -25,7 +26,8 @@ int64_t server_now_ms(const struct server *server) {
 
 static void sweep_in(struct server *server, int64_t in_ns);
 
-/* Bounded, and rare as long as it finds little; while there is nothing that expires it does not run. */
+/* Bounded, and rare as long as it finds little; while there is nothing that expires it does not
+ * run. */
 static void sweep(struct kr_reactor *r, kr_timer timer, void *user) {
     (void)r;
     (void)timer;
@@ -36,8 +38,8 @@ static void sweep(struct kr_reactor *r, kr_timer timer, void *user) {
         sweep_in(server, removed > SWEEP_COUNT / 4 ? SWEEP_SOON_NS : SWEEP_NS);
 }
 
-/* Without memory for a timer the sweep waits for the next command that has something expire; what has
- * expired is not seen meanwhile either. */
+/* Without memory for a timer the sweep waits for the next command that has something expire; what
+ * has expired is not seen meanwhile either. */
 static void sweep_in(struct server *server, int64_t in_ns) {
     server->sweeping = kr_timer_start(server->reactor, NULL, in_ns, 0, sweep, server) == 0;
 }

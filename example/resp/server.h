@@ -18,8 +18,9 @@ struct server {
     uint64_t misses;
 };
 
-/* Listens on `addr`, where *bound says (both may be the same). `seed` is a number that clients cannot know.
- * `server` is the reactor's until that is freed. Errors are those of kr_listen; nothing is left behind. */
+/* Listens on `addr`, where *bound says (both may be the same). `seed` is a number that clients
+ * cannot know. `server` is the reactor's until that is freed. Errors are those of kr_listen;
+ * nothing is left behind. */
 int server_start(struct server *server, struct kr_reactor *r, const struct kr_addr *addr,
                  struct kr_addr *bound, uint64_t seed);
 

@@ -1,4 +1,5 @@
-/* Failure: memory is refused, to a record or to the table as it grows; the name is then not there. */
+/* Failure: memory is refused, to a record or to the table as it grows; the name is then not
+ * there. */
 #define HASH_NONFATAL_OOM 1
 #include "store.h"
 
@@ -47,7 +48,8 @@ static void prefetch(const struct UT_hash_handle *hh) {
     __builtin_prefetch(record_of(hh)->name);
 }
 
-/* All names take one step at a time, so that a step's memory is on its way for all of them at once. */
+/* All names take one step at a time, so that a step's memory is on its way for all of them at
+ * once. */
 void store_prefetch(const struct store *store, const struct store_name *names, unsigned count) {
     if (!store->records)
         return;

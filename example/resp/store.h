@@ -1,11 +1,12 @@
 /* The store: names and their values, some of which expire.
  *
- * A record that has expired is gone for all who ask, and is removed by whoever meets it: a lookup, or the
- * sweep, which goes round those that can expire, a few at a time.
+ * A record that has expired is gone for all who ask, and is removed by whoever meets it: a lookup,
+ * or the sweep, which goes round those that can expire, a few at a time.
  *
- * The table is uthash, hashed by XXH3 with a seed that clients cannot know. Of the tables that Debian
- * packages, looking up one of 100,000 names of 16 bytes took the least with uthash and XXH3 (45 ns) and
- * htslib's khash (40 ns); GLib took 50 ns, Concurrency Kit 80 ns, uthash with its own hash 90 ns, Judy 140 ns. */
+ * The table is uthash, hashed by XXH3 with a seed that clients cannot know. Of the tables that
+ * Debian packages, looking up one of 100,000 names of 16 bytes took the least with uthash and XXH3
+ * (45 ns) and htslib's khash (40 ns); GLib took 50 ns, Concurrency Kit 80 ns, uthash with its own
+ * hash 90 ns, Judy 140 ns. */
 #ifndef RESP_STORE_H
 #define RESP_STORE_H
 
@@ -46,15 +47,15 @@ void store_init(struct store *store, uint64_t seed);
 /* `size` is at most 2^32 - 1. */
 struct store_name store_name(const struct store *store, const char *data, size_t size);
 
-/* The record of that name, or NULL. It stays the store's, and is good until something is removed. Whoever
- * wants another value in it puts a blob there and gives up the old one's reference. */
+/* The record of that name, or NULL. It stays the store's, and is good until something is removed.
+ * Whoever wants another value in it puts a blob there and gives up the old one's reference. */
 struct record *store_find(struct store *store, const struct store_name *name, int64_t now_ms);
 
 /* Asks the processor for what store_find of these names will read. Changes nothing. */
 void store_prefetch(const struct store *store, const struct store_name *names, unsigned count);
 
-/* A record of a name that is not there. Consumes the caller's reference to `value`, also on failure:
- * NULL when memory is refused. */
+/* A record of a name that is not there. Consumes the caller's reference to `value`, also on
+ * failure: NULL when memory is refused. */
 struct record *store_add(struct store *store, const struct store_name *name, struct blob *value);
 
 /* Changes when a record expires. */
@@ -64,7 +65,8 @@ void store_remove(struct store *store, struct record *record);
 void store_clear(struct store *store);
 uint64_t store_count(const struct store *store);
 
-/* Looks at the next `most` of those that can expire, and removes the ones that have; returns how many. */
+/* Looks at the next `most` of those that can expire, and removes the ones that have; returns how
+ * many. */
 unsigned store_sweep(struct store *store, int64_t now_ms, unsigned most);
 
 #endif

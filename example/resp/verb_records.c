@@ -22,7 +22,8 @@ void verb_exists(struct call *call) {
 }
 
 struct conditions {
-    bool if_never, if_some, if_later, if_sooner; /* than it expires now; never is later than any time */
+    /* than it expires now; never is later than any time */
+    bool if_never, if_some, if_later, if_sooner;
 };
 
 /* False after an error was replied. */

@@ -28,8 +28,8 @@ static enum time_kind time_kind_of(const struct resp_arg *arg) {
     return TIME_NONE;
 }
 
-/* An option that says when it expires, at *index, and its value. One kind may be said again, and the last
- * counts; two kinds contradict each other. */
+/* An option that says when it expires, at *index, and its value. One kind may be said again, and
+ * the last counts; two kinds contradict each other. */
 static bool time_read(const struct call *call, uint32_t *index, struct options *o) {
     enum time_kind kind = time_kind_of(&call->argv[*index]);
     if (kind == TIME_NONE || (o->kind != TIME_NONE && o->kind != kind))

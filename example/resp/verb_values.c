@@ -2,7 +2,8 @@
 #include "number.h"
 #include "verbs.h"
 
-/* A blob with the argument's bytes: its own if it has one. `old`, which may be NULL, is given up for it. */
+/* A blob with the argument's bytes: its own if it has one. `old`, which may be NULL, is given up
+ * for it. */
 static struct blob *value_of(const struct resp_arg *arg, struct blob *old) {
     if (!arg->blob)
         return blob_renew(old, arg->data, arg->size);

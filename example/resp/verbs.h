@@ -1,4 +1,5 @@
-/* What the files of verbs share: the verbs themselves, for the table, and what several of them need. */
+/* What the files of verbs share: the verbs themselves, for the table, and what several of them
+ * need. */
 #ifndef RESP_VERBS_H
 #define RESP_VERBS_H
 
@@ -39,7 +40,8 @@ struct record *find_arg(const struct call *call, uint32_t index);
 /* The record expires then, and is swept. */
 void expire_at(struct call *call, struct record *record, int64_t expires_ms);
 
-/* Gives the record (NULL: a new one) the argument's value; when it expires stays. NULL when memory is refused. */
+/* Gives the record (NULL: a new one) the argument's value; when it expires stays. NULL when memory
+ * is refused. */
 struct record *assign(struct call *call, const struct store_name *name, struct record *record,
                       const struct resp_arg *arg);
 

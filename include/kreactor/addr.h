@@ -33,24 +33,26 @@ struct kr_addr {
  * the call. -EINVAL: not a numeric address; `ret` is untouched. */
 KR_API int kr_addr_ip(struct kr_addr *ret, const char *ip, uint16_t port) KR_MUST_CHECK;
 
-/* Makes the address of a Unix socket: the `path` of a file, or, where it begins with "@", the abstract
- * name that follows the "@" (man 7 unix). Either is 1 to 107 bytes. A file whose name begins with "@" is
- * "./@name"; for an abstract name with a 0 in it fill `u.un` and `size` yourself. `path` is borrowed for the
- * call. -EINVAL: it is empty; -ENAMETOOLONG: it is longer; `ret` is untouched. */
+/* Makes the address of a Unix socket: the `path` of a file, or, where it begins with "@", the
+ * abstract name that follows the "@" (man 7 unix). Either is 1 to 107 bytes. A file whose name
+ * begins with "@" is "./@name"; for an abstract name with a 0 in it fill `u.un` and `size`
+ * yourself. `path` is borrowed for the call. -EINVAL: it is empty; -ENAMETOOLONG: it is longer;
+ * `ret` is untouched. */
 KR_API int kr_addr_unix(struct kr_addr *ret, const char *path) KR_MUST_CHECK;
 
-/* Makes the address that a text names, as kr_addr_text writes it: "127.0.0.1:80", "[::1]:80", "unix:/run/x",
- * "unix:@name". The port must be there, 0 to 65535. `text` is borrowed for the call. -EINVAL: it is none of
- * these; -ENAMETOOLONG as kr_addr_unix; `ret` is untouched. */
+/* Makes the address that a text names, as kr_addr_text writes it: "127.0.0.1:80", "[::1]:80",
+ * "unix:/run/x", "unix:@name". The port must be there, 0 to 65535. `text` is borrowed for the call.
+ * -EINVAL: it is none of these; -ENAMETOOLONG as kr_addr_unix; `ret` is untouched. */
 KR_API int kr_addr_parse(struct kr_addr *ret, const char *text) KR_MUST_CHECK;
 
 /* The port in host byte order; 0 for an address without one. */
 KR_API uint16_t kr_addr_port(const struct kr_addr *addr);
 
-/* Writes "127.0.0.1:80", "[::1]:80", "unix:/run/x" or "unix:@name" and a closing 0 into `text`, which has room
- * for `size` bytes (KR_ADDR_TEXT_SIZE always suffices). A Unix socket without a name, as most clients are, is
- * "unix:"; a 0 in an abstract name shows as "@" and a control character as "?". Returns the length without
- * the 0. -ENOSPC: the room is too small; -EAFNOSUPPORT: another family; nothing is written. */
+/* Writes "127.0.0.1:80", "[::1]:80", "unix:/run/x" or "unix:@name" and a closing 0 into `text`,
+ * which has room for `size` bytes (KR_ADDR_TEXT_SIZE always suffices). A Unix socket without a
+ * name, as most clients are, is "unix:"; a 0 in an abstract name shows as "@" and a control
+ * character as "?". Returns the length without the 0. -ENOSPC: the room is too small;
+ * -EAFNOSUPPORT: another family; nothing is written. */
 KR_API int kr_addr_text(const struct kr_addr *addr, char *text, size_t size);
 
 #ifdef __cplusplus

@@ -15,10 +15,11 @@ extern "C" {
 /* Called once from a turn when a listener has ended by itself, from when its handle is stale:
  *   0            a kr_listener_drain is over, and all who waited at the call have been accepted
  *   -ETIMEDOUT   its time, or that of a kr_drain, was over first
- *   others       the kernel will never accept from its socket again, as when an administrator has killed it
- *                (`ss -K`) or another process has shut it down: -EINVAL, -EBADF, -ENOTSOCK
- * `user` is that of kr_listen. The address is free, so that kr_listen may take it again in here. Legal:
- * everything. */
+ *   others       the kernel will never accept from its socket again, as when an administrator has
+ *                killed it (`ss -K`) or another process has shut it down: -EINVAL, -EBADF,
+ *                -ENOTSOCK
+ * `user` is that of kr_listen. The address is free, so that kr_listen may take it again in here.
+ * Legal: everything. */
 typedef void kr_listener_end_fn(struct kr_reactor *r, kr_listener listener, void *user, int error);
 
 /* How a listener listens, and what its connections start with. Fill it with kr_listen_opts_init. */
@@ -30,7 +31,8 @@ struct kr_listen_opts {
     unsigned backlog;
 
     bool reuse_addr; /* SO_REUSEADDR. Default true */
-    bool reuse_port; /* SO_REUSEPORT: a reactor a thread, each with a listener on the port. Default false */
+    /* SO_REUSEPORT: a reactor a thread, each with a listener on the port. Default false */
+    bool reuse_port;
     bool v6_only;    /* IPV6_V6ONLY: an IPv6 listener takes no IPv4. Default false */
 
     /* Make peer and local address known (kr_conn_peer, kr_conn_local), at the cost of three system
@@ -38,27 +40,28 @@ struct kr_listen_opts {
     bool addresses;
 
     /* Of a Unix socket with a path; of others they mean nothing.
-     * unix_mode: the permissions of its file, 1 to 0777, whatever the umask; connecting takes the one to write.
-     * 0 = what the umask leaves. Default 0.
-     * unix_replace: a socket that is there already is replaced, if nobody listens there (connect(2) is refused),
-     * as what a process left that was killed. Anything else that is there stays, and is -EADDRINUSE. Of two who
-     * start at the same moment each may take the other for gone: a daemon that must be alone has a lock.
-     * Default false.
-     * unix_remove: the file is removed when the listener is closed, drained or freed, unless another has
-     * taken its place. Default false. */
+     * unix_mode: the permissions of its file, 1 to 0777, whatever the umask; connecting takes the
+     * one to write. 0 = what the umask leaves. Default 0.
+     * unix_replace: a socket that is there already is replaced, if nobody listens there (connect(2)
+     * is refused), as what a process left that was killed. Anything else that is there stays, and
+     * is -EADDRINUSE. Of two who start at the same moment each may take the other for gone: a
+     * daemon that must be alone has a lock. Default false.
+     * unix_remove: the file is removed when the listener is closed, drained or freed, unless
+     * another has taken its place. Default false. */
     unsigned unix_mode;
     bool unix_replace;
     bool unix_remove;
 
-    unsigned conn_max; /* connections of this listener at a time; 0 = as many as the reactor's. Default 0 */
+    /* connections of this listener at a time; 0 = as many as the reactor's. Default 0 */
+    unsigned conn_max;
 
-    /* Clients accepted in a turn, at most, 1 to 16; 0: as many as wait, which is cheapest: others are served when
-     * all of them, that is up to `backlog`, have been accepted (2 us each or so), and each turn_cqes of them
-     * have been told of. Default 0. */
+    /* Clients accepted in a turn, at most, 1 to 16; 0: as many as wait, which is cheapest: others
+     * are served when all of them, that is up to `backlog`, have been accepted (2 us each or so),
+     * and each turn_cqes of them have been told of. Default 0. */
     unsigned turn_accepts;
 
-    /* NULL: nobody is told, and the listener ends all the same. Not called after kr_listener_close, for those
-     * that kr_drain closes, and once kr_reactor_free has begun. Default NULL. */
+    /* NULL: nobody is told, and the listener ends all the same. Not called after kr_listener_close,
+     * for those that kr_drain closes, and once kr_reactor_free has begun. Default NULL. */
     kr_listener_end_fn *on_end;
 
     struct kr_conn_opts conn; /* what its connections start with */
@@ -67,29 +70,32 @@ struct kr_listen_opts {
 /* Fills `opts` with the defaults. Any thread. */
 KR_API void kr_listen_opts_init(struct kr_listen_opts *opts);
 
-/* Listens on `addr`: IPv4, IPv6 (port 0: the kernel chooses, ask kr_listener_addr) or a Unix stream socket, by
- * path or abstract name (without either the kernel chooses an abstract one). `addr` and `opts` (NULL =
- * defaults) are borrowed for the call; `ops` until the last of its connections has closed;
- * `user` is handed to the callbacks of each connection. *ret may be NULL when the listener shall
- * live as long as the reactor. Accepting begins with the next turn.
+/* Listens on `addr`: IPv4, IPv6 (port 0: the kernel chooses, ask kr_listener_addr) or a Unix stream
+ * socket, by path or abstract name (without either the kernel chooses an abstract one). `addr` and
+ * `opts` (NULL = defaults) are borrowed for the call; `ops` until the last of its connections has
+ * closed; `user` is handed to the callbacks of each connection. *ret may be NULL when the listener
+ * shall live as long as the reactor. Accepting begins with the next turn.
  *
- * Errors: those of socket, setsockopt, bind, listen and chmod (-EADDRINUSE, -EACCES, -EADDRNOTAVAIL,
- * -EMFILE, -EAFNOSUPPORT, -ENOENT of a path's directory ...); -ENOSPC when file_max files are in use;
- * -ENOMEM; -ESHUTDOWN during a kr_drain and once kr_reactor_free has begun. Uses no descriptor afterwards. */
+ * Errors: those of socket, setsockopt, bind, listen and chmod (-EADDRINUSE, -EACCES,
+ * -EADDRNOTAVAIL, -EMFILE, -EAFNOSUPPORT, -ENOENT of a path's directory ...); -ENOSPC when file_max
+ * files are in use; -ENOMEM; -ESHUTDOWN during a kr_drain and once kr_reactor_free has begun. Uses
+ * no descriptor afterwards. */
 KR_API int kr_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_addr *addr,
                      const struct kr_listen_opts *opts, const struct kr_conn_ops *ops, void *user);
 
-/* Accepts from a socket that listens already: one that was inherited, as by socket activation (systemd's
- * sd_listen_fds), or handed over by a predecessor, whose clients in the backlog are then served here. `fd` is
- * borrowed for the call; the reactor has its own reference to the socket, so that the caller may close its
- * descriptor, or keep it for a successor. listen(2) is called on it anew, with opts->backlog, and what
- * opts->conn says of sockets is set; its name stays what it is, so that reuse_*, v6_only and unix_* mean nothing.
- * All else as kr_listen.
+/* Accepts from a socket that listens already: one that was inherited, as by socket activation
+ * (systemd's sd_listen_fds), or handed over by a predecessor, whose clients in the backlog are then
+ * served here. `fd` is borrowed for the call; the reactor has its own reference to the socket, so
+ * that the caller may close its descriptor, or keep it for a successor. listen(2) is called on it
+ * anew, with opts->backlog, and what opts->conn says of sockets is set; its name stays what it is,
+ * so that reuse_*, v6_only and unix_* mean nothing. All else as kr_listen.
  *
- * Errors: -EBADF, -ENOTSOCK; -EINVAL also when the socket does not listen, is no stream, or is neither IPv4
- * nor IPv6 nor Unix; those of setsockopt and listen; -ENOSPC, -ENOMEM and -ESHUTDOWN as kr_listen. */
-KR_API int kr_listen_fd(struct kr_reactor *r, kr_listener *ret, int fd, const struct kr_listen_opts *opts,
-                        const struct kr_conn_ops *ops, void *user);
+ * Errors: -EBADF, -ENOTSOCK; -EINVAL also when the socket does not listen, is no stream, or is
+ * neither IPv4 nor IPv6 nor Unix; those of setsockopt and listen; -ENOSPC, -ENOMEM and -ESHUTDOWN
+ * as kr_listen. */
+KR_API int kr_listen_fd(struct kr_reactor *r, kr_listener *ret, int fd,
+                        const struct kr_listen_opts *opts, const struct kr_conn_ops *ops,
+                        void *user);
 
 /* The address it is bound to. */
 KR_API int kr_listener_addr(const struct kr_reactor *r, kr_listener listener, struct kr_addr *ret);
@@ -99,19 +105,21 @@ KR_API int kr_listener_addr(const struct kr_reactor *r, kr_listener listener, st
 KR_API int kr_listener_pause(struct kr_reactor *r, kr_listener listener);
 KR_API int kr_listener_resume(struct kr_reactor *r, kr_listener listener);
 
-/* Ends the listener; the handle is stale at once and no connection of it opens any more (those that the
- * kernel had accepted meanwhile are closed). Its open connections live on. Clients in the backlog are
- * reset by the kernel. The port is free after the next turn. */
+/* Ends the listener; the handle is stale at once and no connection of it opens any more (those that
+ * the kernel had accepted meanwhile are closed). Its open connections live on. Clients in the
+ * backlog are reset by the kernel. The port is free after the next turn. */
 KR_API int kr_listener_close(struct kr_reactor *r, kr_listener listener);
 
-/* Serves the clients that wait in the backlog, whom kr_listener_close would have reset, and ends the listener:
- * when none waits any more, or when backlog + 1 have been accepted, as many as can have waited at the call.
- * Clients that come meanwhile queue up behind them (the kernel knows no way to refuse these alone): they are
- * served, or reset, by when they came. Clients wait for room as ever; `within_ns` (>= 0) from now the listener
- * ends in any case. Then on_end is called. A paused listener is resumed. The handle is good until the end, for
- * kr_listener_close as well, which ends it at once and calls no on_end.
+/* Serves the clients that wait in the backlog, whom kr_listener_close would have reset, and ends
+ * the listener: when none waits any more, or when backlog + 1 have been accepted, as many as can
+ * have waited at the call. Clients that come meanwhile queue up behind them (the kernel knows no
+ * way to refuse these alone): they are served, or reset, by when they came. Clients wait for room
+ * as ever; `within_ns` (>= 0) from now the listener ends in any case. Then on_end is called. A
+ * paused listener is resumed. The handle is good until the end, for kr_listener_close as well,
+ * which ends it at once and calls no on_end.
  *
- * For an orderly end of all: kr_listener_drain for each listener, then kr_drain, which waits for them.
+ * For an orderly end of all: kr_listener_drain for each listener, then kr_drain, which waits for
+ * them.
  * Errors, with nothing done: -EALREADY while it is being drained. */
 KR_API int kr_listener_drain(struct kr_reactor *r, kr_listener listener, int64_t within_ns);
 

@@ -24,8 +24,10 @@ extern "C" {
 /* When the kernel runs the second half of an operation (man io_uring_setup). Results are the same;
  * the cost is not. */
 enum kr_taskrun {
-    KR_TASKRUN_COOP = 0,  /* at the reactor's next transition into the kernel, whichever call it is */
-    KR_TASKRUN_DEFER = 1, /* only when the reactor waits; the kernel then takes 20 or so at a time */
+    /* at the reactor's next transition into the kernel, whichever call it is */
+    KR_TASKRUN_COOP = 0,
+    /* only when the reactor waits; the kernel then takes 20 or so at a time */
+    KR_TASKRUN_DEFER = 1,
 };
 
 /* Memory other than the page-aligned tables (rings, connection table, receive buffers), which are
@@ -39,9 +41,9 @@ struct kr_alloc {
     void *ctx;
 };
 
-/* What kr_reactor_new makes. Fill it with kr_config_init, then change what you need. Every field has
- * a working default, and 0 means the default. Every queue that a field bounds is really bounded:
- * reaching the bound is a result or a pause, never a crash, a spin or a silent loss. */
+/* What kr_reactor_new makes. Fill it with kr_config_init, then change what you need. Every field
+ * has a working default, and 0 means the default. Every queue that a field bounds is really
+ * bounded: reaching the bound is a result or a pause, never a crash, a spin or a silent loss. */
 struct kr_config {
     size_t size; /* sizeof(struct kr_config), set by kr_config_init */
 
@@ -51,18 +53,18 @@ struct kr_config {
      * More wishes than that wait for the next turn. Default 512 (32 KiB). */
     unsigned sq_entries;
 
-    /* Completions that wait to be handled, at least sq_entries, at most 65536, rounded up to a power
-     * of two. More than that are kept by the kernel at some cost. Default 4096 (64 KiB). */
+    /* Completions that wait to be handled, at least sq_entries, at most 65536, rounded up to a
+     * power of two. More than that are kept by the kernel at some cost. Default 4096 (64 KiB). */
     unsigned cq_entries;
 
-    /* Accepted connections at a time, at least 1. Listeners pause below it; nobody is dropped. The table of
-     * all connections and files, conn_max + connect_max + file_max, is at most 1048576 long and must fit
-     * RLIMIT_NOFILE (soft), although its entries are no descriptors. Default: what of that limit
-     * connect_max and file_max leave, at most 16384. */
+    /* Accepted connections at a time, at least 1. Listeners pause below it; nobody is dropped. The
+     * table of all connections and files, conn_max + connect_max + file_max, is at most 1048576
+     * long and must fit RLIMIT_NOFILE (soft), although its entries are no descriptors. Default:
+     * what of that limit connect_max and file_max leave, at most 16384. */
     unsigned conn_max;
 
-    /* Connections that this program makes itself (kr_connect), at a time. Default: a quarter of what the limit
-     * has room for, or what conn_max leaves of it if that is less; at most 1024. */
+    /* Connections that this program makes itself (kr_connect), at a time. Default: a quarter of
+     * what the limit has room for, or what conn_max leaves of it if that is less; at most 1024. */
     unsigned connect_max;
 
     /* Listeners and other files of the library's own, 1 to 65536. Default 64. */
@@ -74,18 +76,20 @@ struct kr_config {
     unsigned buf_count;
     size_t buf_size;
 
-    /* Calls of kr_post that wait to be run, 1 to 65536, rounded up to a power of two. Default 1024. */
+    /* Calls of kr_post that wait to be run, 1 to 65536, rounded up to a power of two. Default
+     * 1024. */
     unsigned post_max;
 
-    /* At most so many completions, and so many posted calls, are handled before due timers get their
-     * turn; 1 to 2^31 - 1. Defaults 1024 and 256. */
+    /* At most so many completions, and so many posted calls, are handled before due timers get
+     * their turn; 1 to 2^31 - 1. Defaults 1024 and 256. */
     unsigned turn_cqes;
     unsigned turn_posts;
 
-    /* A connection's share of a turn: bytes that it receives, 1 to 2^31 - 1. One that gets more, or gets them
-     * by more than 32 receives (or a quarter of turn_cqes), beside others that do not, receives one buffer
-     * (buf_size) a turn from then on, until 8 receives in a row have not filled one, or some 256 turns have
-     * served no such others. Those that are alone, or all alike, have no limit. Default 65536. */
+    /* A connection's share of a turn: bytes that it receives, 1 to 2^31 - 1. One that gets more, or
+     * gets them by more than 32 receives (or a quarter of turn_cqes), beside others that do not,
+     * receives one buffer (buf_size) a turn from then on, until 8 receives in a row have not filled
+     * one, or some 256 turns have served no such others. Those that are alone, or all alike, have
+     * no limit. Default 65536. */
     unsigned turn_bytes;
 
     const struct kr_alloc *alloc; /* borrowed until kr_reactor_free; NULL = malloc and free */
@@ -116,12 +120,12 @@ struct kr_failure {
     char remedy[160];        /* what the operator can do */
 };
 
-/* Makes a reactor. `config` NULL means all defaults; it is borrowed for the call, config->alloc until
- * kr_reactor_free. On success *ret is owned by the caller, who ends it with kr_reactor_free. On
- * failure `why`, if not NULL, is filled; on success it is cleared.
+/* Makes a reactor. `config` NULL means all defaults; it is borrowed for the call, config->alloc
+ * until kr_reactor_free. On success *ret is owned by the caller, who ends it with kr_reactor_free.
+ * On failure `why`, if not NULL, is filled; on success it is cleared.
  *
- * Errors: -EINVAL (config), -ENOSYS, -EPERM or -EACCES (forbidden), -ENOMEM, -EMFILE, -ENFILE; `why`
- * tells them apart. Nothing is left behind.
+ * Errors: -EINVAL (config), -ENOSYS, -EPERM or -EACCES (forbidden), -ENOMEM, -EMFILE, -ENFILE;
+ * `why` tells them apart. Nothing is left behind.
  *
  * Any thread; the reactor is bound to a thread only by its first kr_run or kr_step. Uses two
  * descriptors (ring, eventfd). Raises no limit and prints nothing. */
@@ -129,16 +133,18 @@ KR_API int kr_reactor_new(struct kr_reactor **ret, const struct kr_config *confi
                           struct kr_failure *why) KR_MUST_CHECK;
 
 /* Runs turns until kr_stop. The first kr_run or kr_step binds the reactor to the calling thread for
- * good (the kernel lets a ring have one submitter, man io_uring_setup on IORING_SETUP_SINGLE_ISSUER);
- * until then any one thread at a time may set it up. Runs all callbacks. Returns 0 after kr_stop.
+ * good (the kernel lets a ring have one submitter, man io_uring_setup on
+ * IORING_SETUP_SINGLE_ISSUER); until then any one thread at a time may set it up. Runs all
+ * callbacks. Returns 0 after kr_stop.
  *
- * Errors: -EBUSY from within a callback; -EBADR when the kernel had no memory to keep completions and
- * some are lost: every connection is then unsafe, free the reactor; other kernel errors unaltered. */
+ * Errors: -EBUSY from within a callback; -EBADR when the kernel had no memory to keep completions
+ * and some are lost: every connection is then unsafe, free the reactor; other kernel errors
+ * unaltered. */
 KR_API int kr_run(struct kr_reactor *r);
 
-/* Runs one turn, waiting for something to do for at most `max_wait_ns` (0 = do not wait, negative = as
- * long as it takes). Returns the count of completions, timers and posted calls handled; 0 when the
- * time passed, a signal arrived, or kr_stop was called. Errors and thread as for kr_run. */
+/* Runs one turn, waiting for something to do for at most `max_wait_ns` (0 = do not wait, negative =
+ * as long as it takes). Returns the count of completions, timers and posted calls handled; 0 when
+ * the time passed, a signal arrived, or kr_stop was called. Errors and thread as for kr_run. */
 KR_API int kr_step(struct kr_reactor *r, int64_t max_wait_ns);
 
 /* Makes kr_run return 0 after the turn it is in, or, when none is running, the next one before it
@@ -149,16 +155,16 @@ KR_API void kr_stop(struct kr_reactor *r);
  * the time now. A timer does not fire before kr_now has reached its time. 0 from another thread. */
 KR_API int64_t kr_now(const struct kr_reactor *r);
 
-/* Closes every connection at once (on_close runs for each, with KR_WHY_REACTOR), listener and timer,
- * runs what kr_post accepted, waits for the kernel to let go of everything, and frees. Timers do not
- * fire. What on_close starts is ended too. Consumes `r`; NULL is allowed.
+/* Closes every connection at once (on_close runs for each, with KR_WHY_REACTOR), listener and
+ * timer, runs what kr_post accepted, waits for the kernel to let go of everything, and frees.
+ * Timers do not fire. What on_close starts is ended too. Consumes `r`; NULL is allowed.
  *
- * No other thread may call anything with `r` any more; a kr_stop or kr_post that began before may still
- * be on its way out, and is waited for. In a forked child it only gives the child's copies back: no
- * callback runs and the parent is not disturbed; returns 0.
+ * No other thread may call anything with `r` any more; a kr_stop or kr_post that began before may
+ * still be on its way out, and is waited for. In a forked child it only gives the child's copies
+ * back: no callback runs and the parent is not disturbed; returns 0.
  *
- * Errors, with nothing done: -EPERM from another thread than the one that ran it, -EBUSY from within
- * a callback (call kr_stop and free after kr_run). */
+ * Errors, with nothing done: -EPERM from another thread than the one that ran it, -EBUSY from
+ * within a callback (call kr_stop and free after kr_run). */
 KR_API int kr_reactor_free(struct kr_reactor *r);
 
 #ifdef __cplusplus

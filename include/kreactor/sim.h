@@ -1,7 +1,9 @@
-/* A world of its own for tests: a simulated kernel, a clock that jumps, peers that do as they are told.
+/* A world of its own for tests: a simulated kernel, a clock that jumps, peers that do as they are
+ * told.
  *
  * A daemon's author runs the daemon's callbacks in it: no socket, no thread and no second is spent,
- * every run of a seed is the same run, and whatever a kernel may do to a program can be made to happen.
+ * every run of a seed is the same run, and whatever a kernel may do to a program can be made to
+ * happen.
  *
  *     struct kr_sim *sim;
  *     struct kr_reactor *r;
@@ -17,16 +19,17 @@
  *
  * Link such a test with kreactor_sim instead of kreactor: it is the whole library and this header.
  *
- * What is simulated is what the library asks of Linux: TCP sockets on one host, accepted or connected, with
- * windows, FIN and RST; Unix stream sockets; the file table, the buffer ring, the two queues and their overflow; cancel, wake-ups, waits.
- * Addresses do not matter, ports do. Time passes by little at each call into the world, and jumps to the
- * next event when the reactor waits. Several reactors may live in one world, run in turn.
+ * What is simulated is what the library asks of Linux: TCP sockets on one host, accepted or
+ * connected, with windows, FIN and RST; Unix stream sockets; the file table, the buffer ring, the
+ * two queues and their overflow; cancel, wake-ups, waits. Addresses do not matter, ports do. Time
+ * passes by little at each call into the world, and jumps to the next event when the reactor waits.
+ * Several reactors may live in one world, run in turn.
  *
- * Bad arguments, a NULL world among them, change nothing: -EINVAL, or -ESTALE where a peer is named; a
- * function that has no error to return returns 0 or does nothing.
+ * Bad arguments, a NULL world among them, change nothing: -EINVAL, or -ESTALE where a peer is
+ * named; a function that has no error to return returns 0 or does nothing.
  *
- * All of it belongs to one thread. Memory that the host refuses to the world itself, and a rule of the
- * kernel that the library breaks, end the process with a message: this is for tests. */
+ * All of it belongs to one thread. Memory that the host refuses to the world itself, and a rule of
+ * the kernel that the library breaks, end the process with a message: this is for tests. */
 #ifndef KREACTOR_SIM_H
 #define KREACTOR_SIM_H
 
@@ -40,30 +43,31 @@ extern "C" {
 
 struct kr_sim;
 
-/* The far end of a connection of the daemon's: a client of its listeners, or whom it has connected to. A
- * value, like all handles; 0 is none. */
+/* The far end of a connection of the daemon's: a client of its listeners, or whom it has connected
+ * to. A value, like all handles; 0 is none. */
 typedef struct {
     uint64_t bits;
 } kr_sim_peer;
 
-/* Makes a world, in which no fault happens until one is asked for. Two worlds of one seed to which the
- * same is done are alike in all. The caller owns *ret, and ends it with kr_sim_free. -EINVAL: `ret` is
- * NULL; -ENOMEM. */
+/* Makes a world, in which no fault happens until one is asked for. Two worlds of one seed to which
+ * the same is done are alike in all. The caller owns *ret, and ends it with kr_sim_free. -EINVAL:
+ * `ret` is NULL; -ENOMEM. */
 KR_API int kr_sim_new(struct kr_sim **ret, uint64_t seed) KR_MUST_CHECK;
 
 /* Ends the world, when its reactors have been freed; peers that are left end with it, and what
- * kr_sim_at still holds is not called. Consumes `sim`; NULL is allowed. -EBUSY, with nothing done: a
- * reactor is left. */
+ * kr_sim_at still holds is not called. Consumes `sim`; NULL is allowed. -EBUSY, with nothing done:
+ * a reactor is left. */
 KR_API int kr_sim_free(struct kr_sim *sim);
 
-/* kr_reactor_new in this world: same config, same errors. The reactor is used and freed as any other.
- * A wait without end in which nothing can ever happen returns -EDEADLK from kr_run and kr_step. */
+/* kr_reactor_new in this world: same config, same errors. The reactor is used and freed as any
+ * other. A wait without end in which nothing can ever happen returns -EDEADLK from kr_run and
+ * kr_step. */
 KR_API int kr_sim_reactor(struct kr_sim *sim, struct kr_reactor **ret,
                           const struct kr_config *config) KR_MUST_CHECK;
 
-/* Makes the world's kernel as old as Linux `major`.`minor`, 6.1 at least, for the reactors made from now
- * on: what came later is refused. It is the newest known, 6.18, from the start. -EINVAL: not known;
- * -EBUSY: a reactor is there. */
+/* Makes the world's kernel as old as Linux `major`.`minor`, 6.1 at least, for the reactors made
+ * from now on: what came later is refused. It is the newest known, 6.18, from the start. -EINVAL:
+ * not known; -EBUSY: a reactor is there. */
 KR_API int kr_sim_linux(struct kr_sim *sim, unsigned major, unsigned minor);
 
 /* ---- time ---- */
@@ -71,30 +75,32 @@ KR_API int kr_sim_linux(struct kr_sim *sim, unsigned major, unsigned minor);
 /* The world's monotonic time, which its reactors' timers are measured by; starts at one second. */
 KR_API int64_t kr_sim_now(const struct kr_sim *sim);
 
-/* Has `fn(sim, arg)` called in `in_ns` (>= 0) of the world's time: the act of another machine, thread
- * or process, in the middle of whatever the reactor is doing. It may use everything of this header but
- * kr_sim_advance, kr_sim_run_until and kr_sim_free, and of the library what other threads may:
- * kr_post, kr_stop, kr_stats_read. Equal times are called in the order of asking. */
+/* Has `fn(sim, arg)` called in `in_ns` (>= 0) of the world's time: the act of another machine,
+ * thread or process, in the middle of whatever the reactor is doing. It may use everything of this
+ * header but kr_sim_advance, kr_sim_run_until and kr_sim_free, and of the library what other
+ * threads may: kr_post, kr_stop, kr_stats_read. Equal times are called in the order of asking. */
 typedef void kr_sim_fn(struct kr_sim *sim, void *arg);
 KR_API int kr_sim_at(struct kr_sim *sim, int64_t in_ns, kr_sim_fn *fn, void *arg);
 
 /* Lets `ns` (>= 0) pass while no reactor runs. -EBUSY from within kr_sim_at's call. */
 KR_API int kr_sim_advance(struct kr_sim *sim, int64_t ns);
 
-/* Runs turns of `r` until `done(arg)` is true or `max_ns` of the world's time are over. Returns 0 when
- * done; -ETIMEDOUT; -EDEADLK when nothing can happen any more and it is not done; otherwise what kr_step
- * returned. `done` is asked before the first turn and after each; NULL: just let the time pass. */
+/* Runs turns of `r` until `done(arg)` is true or `max_ns` of the world's time are over. Returns 0
+ * when done; -ETIMEDOUT; -EDEADLK when nothing can happen any more and it is not done; otherwise
+ * what kr_step returned. `done` is asked before the first turn and after each; NULL: just let the
+ * time pass. */
 KR_API int kr_sim_run_until(struct kr_sim *sim, struct kr_reactor *r, bool (*done)(void *arg),
                             void *arg, int64_t max_ns);
 
 /* ---- peers ---- */
 
-/* Connects to the listener on `port`, as a client whose kernel does the handshake: it may send at once,
- * long before the connection is accepted. -ECONNREFUSED: nobody listens; -EAGAIN: the backlog is full. */
+/* Connects to the listener on `port`, as a client whose kernel does the handshake: it may send at
+ * once, long before the connection is accepted. -ECONNREFUSED: nobody listens; -EAGAIN: the backlog
+ * is full. */
 KR_API int kr_sim_connect(struct kr_sim *sim, kr_sim_peer *ret, uint16_t port);
 
-/* The same for any address: that of a Unix listener, by its name; of others the port matters. -ENOENT: no
- * such path; one whose listener is gone, but not its file, is -ECONNREFUSED. */
+/* The same for any address: that of a Unix listener, by its name; of others the port matters.
+ * -ENOENT: no such path; one whose listener is gone, but not its file, is -ECONNREFUSED. */
 KR_API int kr_sim_connect_to(struct kr_sim *sim, kr_sim_peer *ret, const struct kr_addr *addr);
 
 /* Bytes that the peer lets come without reading them (>= 1; default 64 KiB), and bytes that the
@@ -115,8 +121,8 @@ KR_API size_t kr_sim_readable(const struct kr_sim *sim, kr_sim_peer peer);
 /* Ends the peer's sending (FIN); it can still receive. */
 KR_API int kr_sim_shutdown(struct kr_sim *sim, kr_sim_peer peer);
 
-/* Closes the peer; the handle is stale then. With unread bytes that resets, as in Linux; a Unix peer has the
- * daemon told -ECONNRESET, as there. */
+/* Closes the peer; the handle is stale then. With unread bytes that resets, as in Linux; a Unix
+ * peer has the daemon told -ECONNRESET, as there. */
 KR_API int kr_sim_close(struct kr_sim *sim, kr_sim_peer peer);
 
 /* Closes the peer with RST; the handle is stale then. A Unix peer has none, and just closes. */
@@ -134,49 +140,56 @@ enum kr_sim_answer {
 };
 /* Of a Unix socket: IGNORES is -EAGAIN, its backlog is full; NO_HOST and NO_NET are -ENOENT. */
 
-/* Says what the daemon meets at `port` (> 0) from now on, and how long after its call; 0: at once, as on
- * loopback. It goes before a listener of the world at that port, which is reached where nothing was said;
- * a port of which nothing was said and at which nobody listens refuses, after 50 us. Connections that wait
- * for kr_sim_accept stay. Faults may make something else of it. -EINVAL. */
-KR_API int kr_sim_remote(struct kr_sim *sim, uint16_t port, enum kr_sim_answer answer, int64_t after_ns);
+/* Says what the daemon meets at `port` (> 0) from now on, and how long after its call; 0: at once,
+ * as on loopback. It goes before a listener of the world at that port, which is reached where
+ * nothing was said; a port of which nothing was said and at which nobody listens refuses, after 50
+ * us. Connections that wait for kr_sim_accept stay. Faults may make something else of it.
+ * -EINVAL. */
+KR_API int kr_sim_remote(struct kr_sim *sim, uint16_t port, enum kr_sim_answer answer,
+                         int64_t after_ns);
 
-/* The far end of the oldest connection that was made to a remote `port` and not taken yet; it is used and
- * ended as any peer. -EAGAIN: there is none; -EINVAL: nothing was ever said of the port. */
+/* The far end of the oldest connection that was made to a remote `port` and not taken yet; it is
+ * used and ended as any peer. -EAGAIN: there is none; -EINVAL: nothing was ever said of the
+ * port. */
 KR_API int kr_sim_accept(struct kr_sim *sim, kr_sim_peer *ret, uint16_t port);
 
-/* The same for any address, with a port or of a Unix socket. One of those of which nothing was said and at
- * which nobody listens is -ENOENT, or if it is abstract -ECONNREFUSED; all answer at once. */
-KR_API int kr_sim_remote_at(struct kr_sim *sim, const struct kr_addr *addr, enum kr_sim_answer answer,
-                            int64_t after_ns);
+/* The same for any address, with a port or of a Unix socket. One of those of which nothing was said
+ * and at which nobody listens is -ENOENT, or if it is abstract -ECONNREFUSED; all answer at
+ * once. */
+KR_API int kr_sim_remote_at(struct kr_sim *sim, const struct kr_addr *addr,
+                            enum kr_sim_answer answer, int64_t after_ns);
 KR_API int kr_sim_accept_at(struct kr_sim *sim, kr_sim_peer *ret, const struct kr_addr *addr);
 
 /* ---- descriptors ---- */
 
-/* Descriptors are numbers of the world, as the daemon has them in it: what a process's own are mean nothing
- * here, and the other way round. Those made by these functions belong to whoever made or received them. */
+/* Descriptors are numbers of the world, as the daemon has them in it: what a process's own are mean
+ * nothing here, and the other way round. Those made by these functions belong to whoever made or
+ * received them. */
 
 #define KR_SIM_FDS_MAX 253u /* that go with one message, as in Linux */
 
-/* Opens a file of these bytes, of which a copy is made; the daemon may send it. Returns its descriptor (>= 0), which is ended with
- * kr_sim_fd_close. -EINVAL. */
+/* Opens a file of these bytes, of which a copy is made; the daemon may send it. Returns its
+ * descriptor (>= 0), which is ended with kr_sim_fd_close. -EINVAL. */
 KR_API int kr_sim_file(struct kr_sim *sim, const void *data, size_t size);
 
 /* -EBADF: there is no such descriptor. */
 KR_API int kr_sim_fd_close(struct kr_sim *sim, int fd);
 
-/* Whether both lead to the same open file, as one that was sent and the one that was received do. */
+/* Whether both lead to the same open file, as one that was sent and the one that was received
+ * do. */
 KR_API bool kr_sim_fd_same(const struct kr_sim *sim, int a, int b);
 
-/* kr_sim_send of `size` bytes (>= 1), with which `count` (1 to KR_SIM_FDS_MAX) descriptors go; they stay the
- * caller's. If less than all bytes go, the descriptors have gone with the first. -EINVAL also: the peer is no
- * Unix one; -EBADF: there is no such descriptor. */
+/* kr_sim_send of `size` bytes (>= 1), with which `count` (1 to KR_SIM_FDS_MAX) descriptors go; they
+ * stay the caller's. If less than all bytes go, the descriptors have gone with the first. -EINVAL
+ * also: the peer is no Unix one; -EBADF: there is no such descriptor. */
 KR_API int64_t kr_sim_send_fds(struct kr_sim *sim, kr_sim_peer peer, const void *data, size_t size,
                                const int *fds, unsigned count);
 
-/* kr_sim_recv, which ends behind what descriptors were sent with: *count of them are in `fds`, at most `room`,
- * and are the caller's; those that find no room are closed, as all are by kr_sim_recv. */
-KR_API int64_t kr_sim_recv_fds(struct kr_sim *sim, kr_sim_peer peer, void *data, size_t size, int *fds,
-                               unsigned room, unsigned *count);
+/* kr_sim_recv, which ends behind what descriptors were sent with: *count of them are in `fds`, at
+ * most `room`, and are the caller's; those that find no room are closed, as all are by
+ * kr_sim_recv. */
+KR_API int64_t kr_sim_recv_fds(struct kr_sim *sim, kr_sim_peer peer, void *data, size_t size,
+                               int *fds, unsigned room, unsigned *count);
 
 /* ---- faults ---- */
 
@@ -189,7 +202,8 @@ enum kr_sim_fault {
     KR_SIM_TASK_WORK = 4,      /* completions appear in the middle of a callback */
     KR_SIM_OVERTAKE = 5,       /* a multishot's completion overtakes another request's last one */
     KR_SIM_SHORT_RECV = 6,     /* brings fewer bytes than there are, down to one */
-    KR_SIM_SHORT_SEND = 7,     /* a send completes short: it takes fewer bytes than there is room for */
+    /* a send completes short: it takes fewer bytes than there is room for */
+    KR_SIM_SHORT_SEND = 7,
     KR_SIM_RECV_END = 8,       /* a multishot receive ends, with data and data left */
     KR_SIM_SPURIOUS_WAKE = 9,  /* a request is looked at although nothing has happened */
     KR_SIM_ACCEPT_END = 10,    /* a multishot accept ends, with a connection */
@@ -210,10 +224,13 @@ enum kr_sim_fault {
     KR_SIM_LATE_WORKER = 25,         /* what a kernel worker does (shutdown) takes up to 5 ms */
     KR_SIM_NO_WORKER = 26,           /* there is no thread for it: -ECANCELED */
     KR_SIM_ZC_NO_NOTIF = 27,         /* a zero-copy send is refused: -ENOMEM, and nothing follows */
-    KR_SIM_ZC_NO_MEMORY = 28,        /* its memory may not be locked: -ENOMEM, and the notification */
-    KR_SIM_ZC_HELD = 29,             /* its bytes are kept until the peer has read them, or is gone */
+    /* its memory may not be locked: -ENOMEM, and the notification */
+    KR_SIM_ZC_NO_MEMORY = 28,
+    /* its bytes are kept until the peer has read them, or is gone */
+    KR_SIM_ZC_HELD = 29,
     KR_SIM_ZC_LATE = 30,             /* the notification comes up to a second late */
-    KR_SIM_SCM_EMFILE = 31,          /* a descriptor that comes with bytes finds no room: MSG_CTRUNC */
+    /* a descriptor that comes with bytes finds no room: MSG_CTRUNC */
+    KR_SIM_SCM_EMFILE = 31,
     KR_SIM_READ_WAITS = 32,          /* what is read of a file is not in memory: up to 5 ms */
     KR_SIM_SHORT_READ = 33,          /* a read brings fewer bytes than the file has, down to one */
     KR_SIM_READ_ERROR = 34,          /* the disk has an error: -EIO */
@@ -225,7 +242,8 @@ enum kr_sim_fault {
 /* Makes a fault happen in `per_1024` (0 to 1024) of the cases where it could. 0 is the start. */
 KR_API int kr_sim_fault_set(struct kr_sim *sim, enum kr_sim_fault fault, unsigned per_1024);
 
-/* Sets all but KR_SIM_LOST by the world's seed, about half of them to 0: each seed another climate. */
+/* Sets all but KR_SIM_LOST by the world's seed, about half of them to 0: each seed another
+ * climate. */
 KR_API int kr_sim_fault_swarm(struct kr_sim *sim);
 
 /* How often it has happened. 0 for an unknown one. */

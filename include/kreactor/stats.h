@@ -48,12 +48,14 @@ struct kr_stats {
     uint64_t bytes_read;     /* of files, into send queues */
     uint64_t releases;       /* connections given back as descriptors */
     uint64_t zerocopy_sends;  /* requests to send without a copy */
-    uint64_t zerocopy_copied; /* of these, the ones that the kernel copied all the same, as far as it tells */
+    /* of these, the ones that the kernel copied all the same, as far as it tells */
+    uint64_t zerocopy_copied;
 };
 
-/* Copies the first `size` bytes of the counters to `ret` (an older program's smaller struct gets its
- * part; a larger one's rest is zeroed). Returns 0. Each counter is whole; together they may be of
- * slightly different moments when read from another thread. Any thread; not in a forked child. */
+/* Copies the first `size` bytes of the counters to `ret` (an older program's smaller struct gets
+ * its part; a larger one's rest is zeroed). Returns 0. Each counter is whole; together they may be
+ * of slightly different moments when read from another thread. Any thread; not in a forked
+ * child. */
 KR_API int kr_stats_read(const struct kr_reactor *r, struct kr_stats *ret, size_t size);
 
 #ifdef __cplusplus

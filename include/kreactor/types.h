@@ -1,10 +1,10 @@
 /* The words that every other header uses: handles, results, ownership, threads.
  *
- * Glossary. A *reactor* owns one io_uring ring and belongs to one thread. A *connection* is a stream
- * socket in the reactor's table; a *listener* makes connections. A *turn* is one pass of the loop:
- * make requests of what is wanted, enter the kernel, handle completions, due timers, posted work.
- * A *lent* buffer is the library's own and may be read until the callback returns. `size` is bytes,
- * `count` is things, `_ns` is nanoseconds of the monotonic clock.
+ * Glossary. A *reactor* owns one io_uring ring and belongs to one thread. A *connection* is a
+ * stream socket in the reactor's table; a *listener* makes connections. A *turn* is one pass of the
+ * loop: make requests of what is wanted, enter the kernel, handle completions, due timers, posted
+ * work. A *lent* buffer is the library's own and may be read until the callback returns. `size` is
+ * bytes, `count` is things, `_ns` is nanoseconds of the monotonic clock.
  *
  * Ownership, only these words. *Borrows x until y*: the caller keeps x unchanged till y. *Consumes
  * x*: the callee ends x, also on failure. *Owns x*: must release it, by the function named.
@@ -20,7 +20,8 @@
  * Threads. Only kr_post, kr_stop and kr_stats_read may be called from any thread.
  *
  * Callbacks run only inside kr_run, kr_step and kr_reactor_free, on the reactor's thread, one at a
- * time, never inside any other call. From a callback every function may be called but those three. */
+ * time, never inside any other call. From a callback every function may be called but those
+ * three. */
 #ifndef KREACTOR_TYPES_H
 #define KREACTOR_TYPES_H
 
@@ -43,9 +44,10 @@ extern "C" {
 struct kr_reactor;
 
 /* Handles are values: copy, store, compare, send them to another thread; there is nothing to free.
- * `bits` packs kind, slot and generation and is opaque, but two handles name the same object exactly
- * when their `bits` are equal, and 0 never names one. A handle whose object is gone is refused with
- * -ESTALE; it comes to name a later object of the same slot only after 2^32 lives of that slot. */
+ * `bits` packs kind, slot and generation and is opaque, but two handles name the same object
+ * exactly when their `bits` are equal, and 0 never names one. A handle whose object is gone is
+ * refused with -ESTALE; it comes to name a later object of the same slot only after 2^32 lives of
+ * that slot. */
 typedef struct {
     uint64_t bits;
 } kr_conn;
@@ -62,8 +64,9 @@ typedef struct {
     uint64_t bits;
 } kr_lease;
 
-/* Memory, or a descriptor, that was borrowed is its owner's again. Called once a loan, in a phase of a turn
- * of its own, on the reactor's thread; anything may be called from it that may be called from a callback. */
+/* Memory, or a descriptor, that was borrowed is its owner's again. Called once a loan, in a phase
+ * of a turn of its own, on the reactor's thread; anything may be called from it that may be called
+ * from a callback. */
 typedef void kr_release_fn(struct kr_reactor *r, void *arg);
 
 /* Why a connection ended, with the `error` that on_close gets beside it. */
@@ -74,14 +77,16 @@ enum kr_why {
     KR_WHY_TIMEOUT = 3, /* a deadline passed; error is -ETIMEDOUT */
     KR_WHY_LIMIT = 4,   /* unconsumed bytes outgrew recv_cap: -EMSGSIZE; memory refused: -ENOMEM */
     KR_WHY_REACTOR = 5, /* kr_reactor_free closed it; error is 0 */
-    KR_WHY_CONNECT = 6, /* kr_connect was answered `error`, for example -ECONNREFUSED: it never stood */
+    /* kr_connect was answered `error`, for example -ECONNREFUSED: it never stood */
+    KR_WHY_CONNECT = 6,
     KR_WHY_FILE = 7,    /* a file could not be read on, so that it was reset: -ENODATA, -EIO */
     KR_WHY_RELEASED = 8, /* kr_conn_release gave it back as a descriptor; error is 0 */
 };
 
 /* How kr_conn_close ends a connection, from the softest to the hardest. */
 enum kr_close {
-    KR_CLOSE_LINGER = 0, /* as FLUSH, but when the peer has ended too; what it sends meanwhile is dropped */
+    /* as FLUSH, but when the peer has ended too; what it sends meanwhile is dropped */
+    KR_CLOSE_LINGER = 0,
     KR_CLOSE_FLUSH = 1,  /* after the queued bytes are sent, or none was for flush_ns */
     KR_CLOSE_NOW = 2,    /* at once; queued bytes are dropped */
     KR_CLOSE_RESET = 3,  /* at once and with RST, so that the peer sees an error */
@@ -97,11 +102,12 @@ enum kr_deadline {
 };
 
 /* The name of an error, without the minus sign's meaning lost: kr_errname(-EPIPE) and
- * kr_errname(EPIPE) are both "EPIPE". Never NULL: an unknown number gives "E?". The string is static.
- * Any thread. */
+ * kr_errname(EPIPE) are both "EPIPE". Never NULL: an unknown number gives "E?". The string is
+ * static. Any thread. */
 KR_API const char *kr_errname(int error);
 
-/* The name of a kr_why in lower case, "peer" for KR_WHY_PEER; "?" for another number. Any thread. */
+/* The name of a kr_why in lower case, "peer" for KR_WHY_PEER; "?" for another number. Any
+ * thread. */
 KR_API const char *kr_whyname(enum kr_why why);
 
 #ifdef __cplusplus

@@ -1,11 +1,12 @@
-/* A 4-ary min-heap of due times, intrusive: a node knows its place, so that removing and re-filing need
- * no search. Four children a node make it half as deep as a binary heap, and the keys, which stand in
- * the array itself, of all four children lie within two cache lines.
+/* A 4-ary min-heap of due times, intrusive: a node knows its place, so that removing and re-filing
+ * need no search. Four children a node make it half as deep as a binary heap, and the keys, which
+ * stand in the array itself, of all four children lie within two cache lines.
  *
  * Equal times leave in the order of filing.
  *
- * Memory: whoever owns a node promises it first (kr__heap_promise, which may fail); after that filing
- * it can not fail. So a deadline can always be set on a path that has no way to report an error. */
+ * Memory: whoever owns a node promises it first (kr__heap_promise, which may fail); after that
+ * filing it can not fail. So a deadline can always be set on a path that has no way to report an
+ * error. */
 #ifndef KR_BASE_HEAP_H
 #define KR_BASE_HEAP_H
 

@@ -1,5 +1,5 @@
-/* A circular, doubly linked, intrusive list. A link that is on no list points nowhere, so that "is it
- * on one" costs a comparison and a double insertion is caught. */
+/* A circular, doubly linked, intrusive list. A link that is on no list points nowhere, so that "is
+ * it on one" costs a comparison and a double insertion is caught. */
 #ifndef KR_BASE_LIST_H
 #define KR_BASE_LIST_H
 

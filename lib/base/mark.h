@@ -1,13 +1,13 @@
-/* Marks: the rare paths, by name, counted wherever they are taken, so that tests can tell whether they have
- * come by. A path without which the tests would be as green as before is tested by luck.
+/* Marks: the rare paths, by name, counted wherever they are taken, so that tests can tell whether
+ * they have come by. A path without which the tests would be as green as before is tested by luck.
  *
  *   X(name, suite)
  *
  * suite   the one that must come by it: `sim` in the seeds of its storm, others in their cases.
  *         test/marks.py holds what the suites have counted against this list.
  *
- * Checked builds only; in others nothing is left of a mark. The counters are those of the process, over all
- * reactors, and relaxed atomics; a test may have its processes share them. */
+ * Checked builds only; in others nothing is left of a mark. The counters are those of the process,
+ * over all reactors, and relaxed atomics; a test may have its processes share them. */
 #ifndef KR_BASE_MARK_H
 #define KR_BASE_MARK_H
 
@@ -180,8 +180,8 @@ enum kr__mark {
     KR__MARK_COUNT
 };
 
-/* Where they are counted, KR__MARK_COUNT of them; a place of the library's own until a test sets another,
- * before there is any reactor. */
+/* Where they are counted, KR__MARK_COUNT of them; a place of the library's own until a test sets
+ * another, before there is any reactor. */
 extern uint64_t *kr__marks;
 
 #define kr__mark(name)                                                                             \

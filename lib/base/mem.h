@@ -1,4 +1,5 @@
-/* The user's allocator, counted. All library memory that is not a page-aligned table comes from here. */
+/* The user's allocator, counted. All library memory that is not a page-aligned table comes from
+ * here. */
 #ifndef KR_BASE_MEM_H
 #define KR_BASE_MEM_H
 

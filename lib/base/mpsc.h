@@ -1,14 +1,15 @@
 /* A bounded queue with many pushers and one popper.
  *
- * Dmitry Vyukov's bounded queue: each cell carries the turn in which it may next be written or read. A
- * pusher claims a place with one compare-and-swap, writes, then publishes the cell; it takes no lock
- * and allocates nothing, so a signal handler may push, also over a push that it has interrupted.
+ * Dmitry Vyukov's bounded queue: each cell carries the turn in which it may next be written or
+ * read. A pusher claims a place with one compare-and-swap, writes, then publishes the cell; it
+ * takes no lock and allocates nothing, so a signal handler may push, also over a push that it has
+ * interrupted.
  *
- * The popper stops at a cell that is claimed but not yet published, even if later ones are: order is
- * kept, and the pusher that is late will wake the reactor again when it is done.
+ * The popper stops at a cell that is claimed but not yet published, even if later ones are: order
+ * is kept, and the pusher that is late will wake the reactor again when it is done.
  *
- * Turns are counted by two, 2n free for the n-th push and 2n + 1 published, so that a queue of one cell
- * can tell full from free too. */
+ * Turns are counted by two, 2n free for the n-th push and 2n + 1 published, so that a queue of one
+ * cell can tell full from free too. */
 #ifndef KR_BASE_MPSC_H
 #define KR_BASE_MPSC_H
 

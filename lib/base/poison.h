@@ -1,6 +1,7 @@
-/* Poison: memory that nobody may touch for now, told to AddressSanitizer, so that a user of lent memory who
- * comes too late, or reaches too far, is caught in the act. Checked builds only, and only if the sanitizer is
- * there: its functions (sanitizer/asan_interface.h) are weak here, and missing otherwise.
+/* Poison: memory that nobody may touch for now, told to AddressSanitizer, so that a user of lent
+ * memory who comes too late, or reaches too far, is caught in the act. Checked builds only, and
+ * only if the sanitizer is there: its functions (sanitizer/asan_interface.h) are weak here, and
+ * missing otherwise.
  *
  * The kernel is no instrumented code, and may write to a poisoned buffer: that is whose it is. */
 #ifndef KR_BASE_POISON_H

@@ -1,8 +1,9 @@
 /* A slab of equal items that never move, found by index and told apart by generation.
  *
  * Items live in chunks; an index names chunk and place. A freed item's generation rises, so that a
- * handle (index, generation) of an earlier life finds nothing. Freed items are reused last in, first
- * out, which keeps them warm. Generation 0 is never in use, so that a zeroed handle is never good. */
+ * handle (index, generation) of an earlier life finds nothing. Freed items are reused last in,
+ * first out, which keeps them warm. Generation 0 is never in use, so that a zeroed handle is never
+ * good. */
 #ifndef KR_BASE_SLAB_H
 #define KR_BASE_SLAB_H
 
@@ -102,7 +103,8 @@ static inline void kr__slab_put(struct kr__slab *slab, void *memory) {
 }
 
 /* The living item of this index and generation; NULL when that life is over. */
-static inline void *kr__slab_find(const struct kr__slab *slab, uint32_t index, uint32_t generation) {
+static inline void *kr__slab_find(const struct kr__slab *slab, uint32_t index,
+                                  uint32_t generation) {
     if (index >= slab->chunk_count * KR__SLAB_CHUNK)
         return NULL;
     struct kr__slab_head *item = kr__slab_at(slab, index);

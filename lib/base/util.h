@@ -8,7 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* 1 in test and sanitizer builds (meson option `checked`): assertions and the audit of each wait. */
+/* 1 in test and sanitizer builds (meson option `checked`): assertions and the audit of each
+ * wait. */
 #ifndef KR_CHECKED
 #define KR_CHECKED 0
 #endif

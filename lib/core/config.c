@@ -1,7 +1,8 @@
-/* The config: defaults, what may not be, and the sizes of tables that the descriptor limit leaves room for.
+/* The config: defaults, what may not be, and the sizes of tables that the descriptor limit leaves
+ * room for.
  *
- * Failure modes: a field that is wrong by itself, or fields that contradict each other once the defaults
- * stand in; each is named in words. Nothing has been tried yet then. */
+ * Failure modes: a field that is wrong by itself, or fields that contradict each other once the
+ * defaults stand in; each is named in words. Nothing has been tried yet then. */
 #include "core/config.h"
 
 #include "base/util.h"
@@ -118,7 +119,8 @@ static const char *conflict_of(const struct kr_config *c) {
     return NULL;
 }
 
-const char *kr__config_settle(struct kr_config *ret, const struct kr_config *given, const struct kr__kernel *k) {
+const char *kr__config_settle(struct kr_config *ret, const struct kr_config *given,
+                              const struct kr__kernel *k) {
     kr_config_init(ret);
     if (given)
         *ret = *given;

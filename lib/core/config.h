@@ -6,7 +6,9 @@
 
 #include <kreactor/reactor.h>
 
-/* ret: given, or the defaults if it is NULL, with each 0 replaced. Returns NULL, or what is wrong with given. */
-const char *kr__config_settle(struct kr_config *ret, const struct kr_config *given, const struct kr__kernel *k);
+/* ret: given, or the defaults if it is NULL, with each 0 replaced. Returns NULL, or what is wrong
+ * with given. */
+const char *kr__config_settle(struct kr_config *ret, const struct kr_config *given,
+                              const struct kr__kernel *k);
 
 #endif

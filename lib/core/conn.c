@@ -2,10 +2,10 @@
  *
  * Happy path: (OPENING ->) OPEN -> end -> (LINGERING or DRAINING) -> JOINING -> CLOSING, and then
  * core/conns.c.
- * Failure modes: a peer that reads nothing while its bytes are flushed, or does not end while we linger (the
- * flush deadline makes it NOW), or acknowledges nothing of what was sent by zero-copy (the same deadline, and
- * then a RESET, upon which the kernel lets go); a close made harder, or an error, while one is under way. What
- * may come of one that does not stand yet is in core/dial.c. */
+ * Failure modes: a peer that reads nothing while its bytes are flushed, or does not end while we
+ * linger (the flush deadline makes it NOW), or acknowledges nothing of what was sent by zero-copy
+ * (the same deadline, and then a RESET, upon which the kernel lets go); a close made harder, or an
+ * error, while one is under way. What may come of one that does not stand yet is in core/dial.c. */
 #include "core/dial.h"
 #include "core/fds.h"
 #include "core/forward.h"
@@ -141,8 +141,8 @@ static void conn_flush(struct kr_reactor *r, struct kr__conn *c, enum kr__conn_s
     kr__conn_dirty(r, c);
 }
 
-/* The state in which what this manner still waits for is waited for. After its end the peer sends nothing
- * that would have to be dropped. */
+/* The state in which what this manner still waits for is waited for. After its end the peer sends
+ * nothing that would have to be dropped. */
 static enum kr__conn_state state_of_end(const struct kr__conn *c, enum kr_close how) {
     bool nothing_to_say = c->calling && !c->queued;
     if (how == KR_CLOSE_LINGER && !c->eof && !nothing_to_say)
@@ -240,7 +240,8 @@ bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {
             return kr__forward_moves(c);
         return c->paused || c->eof || (c->blocked && !c->forwarding) || (armed & KR__SET(recv));
     case KR__CONN_LINGERING:
-        if (!(c->queued ? kr__conn_queue_moves(c) : c->fin || c->eof || (armed & KR__SET(shutdown))))
+        if (!(c->queued ? kr__conn_queue_moves(c)
+                        : c->fin || c->eof || (armed & KR__SET(shutdown))))
             return false;
         if (!c->eof && !(c->parked ? !kr__bufs_some(&r->bufs) : armed & KR__SET(recv)))
             return false;

@@ -16,26 +16,27 @@ struct kr__sockopt;
 struct kr__fds;
 
 enum kr__conn_state {
-    /* Nobody. Left when the kernel has put an accepted socket into the slot, or the library one of its own. */
+    /* Nobody. Left when the kernel has put an accepted socket into the slot, or the library one of
+     * its own. */
     KR__CONN_FREE = 0,
-    /* Of kr_connect, until it stands: takes sends, tells nothing. Left by standing, an error, the deadline,
-     * closing. */
+    /* Of kr_connect, until it stands: takes sends, tells nothing. Left by standing, an error, the
+     * deadline, closing. */
     KR__CONN_OPENING,
     /* Bytes flow. Left by closing, by an error, by a deadline. */
     KR__CONN_OPEN,
-    /* On its way out as a descriptor (core/release.c): armed requests are cancelled and joined, then one is made.
-     * What is received meanwhile is kept. Left when its user has been told, to CLOSING, or to OPEN if there
-     * is no descriptor; by closing; by an error. */
+    /* On its way out as a descriptor (core/release.c): armed requests are cancelled and joined,
+     * then one is made. What is received meanwhile is kept. Left when its user has been told, to
+     * CLOSING, or to OPEN if there is no descriptor; by closing; by an error. */
     KR__CONN_RELEASING,
-    /* KR_CLOSE_LINGER: sends what is queued, once it stands, then ends this side, and drops what it receives.
-     * Left when the peer has ended and the queue is empty, by an error, by the flush deadline, by a harder
-     * close. */
+    /* KR_CLOSE_LINGER: sends what is queued, once it stands, then ends this side, and drops what it
+     * receives. Left when the peer has ended and the queue is empty, by an error, by the flush
+     * deadline, by a harder close. */
     KR__CONN_LINGERING,
-    /* KR_CLOSE_FLUSH: sends what is queued, once it stands, and receives nothing. Left when the queue is
-     * empty, by an error, by the flush deadline, by a harder close. */
+    /* KR_CLOSE_FLUSH: sends what is queued, once it stands, and receives nothing. Left when the
+     * queue is empty, by an error, by the flush deadline, by a harder close. */
     KR__CONN_DRAINING,
-    /* Armed requests are cancelled and their last completions awaited; join before close, because the
-     * kernel may give a closed slot to the very next accept. Left at nothing in flight. */
+    /* Armed requests are cancelled and their last completions awaited; join before close, because
+     * the kernel may give a closed slot to the very next accept. Left at nothing in flight. */
     KR__CONN_JOINING,
     /* RESET, if asked for, then CLOSE in flight. Left at the completion of CLOSE, to FREE. */
     KR__CONN_CLOSING,
@@ -70,13 +71,16 @@ struct kr__conn {
     bool fin : 1;       /* this side has ended */
     bool paired : 1;     /* an end of a forwarding pair */
     bool forwarding : 1; /* what it receives goes to the other end */
-    bool zerocopy : 1;   /* has `more`; what it sends, and waits for, is to be looked at (core/zerocopy.h) */
-    bool dammed : 1;     /* not read for the pair's sake: the other's queue is full, or the pair is over */
+    /* has `more`; what it sends, and waits for, is to be looked at (core/zerocopy.h) */
+    bool zerocopy : 1;
+    /* not read for the pair's sake: the other's queue is full, or the pair is over */
+    bool dammed : 1;
     bool files : 1;      /* there are files in its queue */
     bool leaving : 1;    /* kr_conn_release was called, and its callback is owed */
     bool tuning : 1;     /* socket options wait to be set (core/sockopt.c) */
     bool missed : 1;     /* a drain has passed it by, as it was leaving */
-    bool greedy : 1;     /* had more than its share of a turn, and receives by one shot (core/share.c) */
+    /* had more than its share of a turn, and receives by one shot (core/share.c) */
+    bool greedy : 1;
     bool streams : 1;    /* its receive in flight, if there is one, is a multishot */
     bool modest : 1;     /* counted in kr_reactor.modest, */
     bool was_modest : 1; /* and in modest_before */
@@ -90,7 +94,8 @@ struct kr__conn {
     const struct kr_conn_ops *ops;
     void *user;
     struct kr__sendq queue;
-    struct kr__link wait; /* in the line, or on the list of those to be shown kept bytes, or to be released */
+    /* in the line, or on the list of those to be shown kept bytes, or to be released */
+    struct kr__link wait;
 
     struct kr__vector *vector; /* of the send in flight, if it has several pieces; a block */
     uint32_t queued; /* bytes in the queue, with what its files count; 0 when there are neither */
@@ -100,7 +105,8 @@ struct kr__conn {
     char *kept; /* a block; NULL while nothing is kept */
 
     struct kr__profile *profile; /* its limits; NULL when it was never served */
-    int64_t idle_from, read_from, write_from, life_from; /* from when each deadline counts (conn_time.c) */
+    /* from when each deadline counts (conn_time.c) */
+    int64_t idle_from, read_from, write_from, life_from;
     struct kr__deadline deadline; /* filed at the first of them to come, or earlier */
 
     uint64_t listener;  /* handle of the listener that made it; 0: none */
@@ -172,12 +178,14 @@ struct kr__conns {
     unsigned promised; /* free slots that armed accepts may still fill */
 };
 
-int kr__conns_init(struct kr__conns *conns, struct kr_reactor *r, unsigned accept_max, unsigned made_max);
+int kr__conns_init(struct kr__conns *conns, struct kr_reactor *r, unsigned accept_max,
+                   unsigned made_max);
 void kr__conns_free(struct kr__conns *conns, struct kr_reactor *r);
 
-/* For going through all slots that have ever been used: the one after `c`, or the first (NULL); NULL after
- * the last. */
-static inline struct kr__conn *kr__conns_next(const struct kr__conns *conns, const struct kr__conn *c) {
+/* For going through all slots that have ever been used: the one after `c`, or the first (NULL);
+ * NULL after the last. */
+static inline struct kr__conn *kr__conns_next(const struct kr__conns *conns,
+                                              const struct kr__conn *c) {
     unsigned slot = c ? (unsigned)(c - conns->table) + 1 : 0;
     if (slot >= conns->used && slot < conns->accept_max)
         slot = conns->accept_max;
@@ -208,16 +216,18 @@ void kr__conn_count(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline w
 struct kr__conn *kr__conn_find(const struct kr_reactor *r, kr_conn conn);
 
 /* The kernel has put a new connection of `l` into `slot`; one of a closing listener is closed
- * unannounced. `addrs` (peer, local) may be NULL; copied. `fd` is kept, or closed; -1: there is none. */
+ * unannounced. `addrs` (peer, local) may be NULL; copied. `fd` is kept, or closed; -1: there is
+ * none. */
 void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l,
                      const struct kr_addr *addrs, int fd);
 
 /* Closes its descriptor, if it has one. */
 void kr__conn_fd_drop(struct kr_reactor *r, struct kr__conn *c);
 
-/* A connection of this program's own making, OPENING and told to its user, in a slot of the library's that
- * refers to the file of `fd`, which is borrowed for the call. `addrs` (peer, local) is copied. *ret is the
- * connection; -ENOSPC, -ENOMEM, or the kernel's refusal of the slot, with nothing begun. */
+/* A connection of this program's own making, OPENING and told to its user, in a slot of the
+ * library's that refers to the file of `fd`, which is borrowed for the call. `addrs` (peer, local)
+ * is copied. *ret is the connection; -ENOSPC, -ENOMEM, or the kernel's refusal of the slot, with
+ * nothing begun. */
 struct kr__conn_plan {
     const struct kr_conn_opts *opts;
     const struct kr_conn_ops *ops;
@@ -226,7 +236,8 @@ struct kr__conn_plan {
     enum kr__pipe { KR__PIPE_NONE, KR__PIPE_READS, KR__PIPE_WRITES } pipe;
     int write_flags; /* of one that writes */
 };
-int kr__conn_make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd, struct kr__conn **ret);
+int kr__conn_make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd,
+                  struct kr__conn **ret);
 
 /* What it wants, from its state alone: the one place that decides. */
 struct kr__wants kr__conn_wants(const struct kr__conn *c);
@@ -255,7 +266,8 @@ void kr__conn_settle(struct kr_reactor *r, struct kr__conn *c);
 /* The CLOSE is done: on_close, release of all it held, and the slot's next life if it has begun. */
 void kr__conn_gone(struct kr_reactor *r, struct kr__conn *c);
 
-/* The CLOSE will never be seen done: on_close all the same. What it held is released with the table. */
+/* The CLOSE will never be seen done: on_close all the same. What it held is released with the
+ * table. */
 void kr__conn_abandon(struct kr_reactor *r, struct kr__conn *c);
 
 /* Its peer is not waited for any longer. */
@@ -313,13 +325,15 @@ static inline void kr__conn_shrank(struct kr_reactor *r, struct kr__conn *c, siz
 /* Lets go of what files needed once none is in the queue (op/read.c). */
 void kr__conn_files_check(struct kr_reactor *r, struct kr__conn *c);
 
-/* What feeds its queue is not read until the queue is down to send_low: its own peer, or the other end. */
+/* What feeds its queue is not read until the queue is down to send_low: its own peer, or the other
+ * end. */
 void kr__conn_block(struct kr_reactor *r, struct kr__conn *c);
 
 /* To be looked at by the loop's arming phase. */
 void kr__conn_dirty(struct kr_reactor *r, struct kr__conn *c);
 
-/* Has its kept bytes, or a held-back end of stream, shown in the next turn, if it may be shown any. */
+/* Has its kept bytes, or a held-back end of stream, shown in the next turn, if it may be shown
+ * any. */
 void kr__conn_show_later(struct kr_reactor *r, struct kr__conn *c);
 
 /* Whether a queue that is not empty has requests in flight that bring it on. */

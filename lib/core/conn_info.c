@@ -7,7 +7,8 @@ static int fd_kept(const struct kr__conn *c) {
     return kept ? c->more->fd : -ENODATA;
 }
 
-static int addr_ask(const struct kr_reactor *r, const struct kr__conn *c, int which, struct kr_addr *ret) {
+static int addr_ask(const struct kr_reactor *r, const struct kr__conn *c, int which,
+                    struct kr_addr *ret) {
     int fd = fd_kept(c);
     if (fd < 0 || c->deaf || c->mute) /* a pipe has none */
         return -ENODATA;
@@ -66,8 +67,8 @@ void *kr_conn_inline(const struct kr_reactor *r, kr_conn conn) {
     return c->inline_memory;
 }
 
-/* The new callbacks begin with what the old ones have left: bytes, and an end of stream, which they have not
- * been told of. */
+/* The new callbacks begin with what the old ones have left: bytes, and an end of stream, which they
+ * have not been told of. */
 int kr_conn_swap(struct kr_reactor *r, kr_conn conn, const struct kr_conn_ops *ops, void *user) {
     struct kr__conn *c;
     int rc = kr__conn_door(r, conn, &c);

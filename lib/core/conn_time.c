@@ -1,19 +1,19 @@
 /* A connection's deadlines: how long it may be without what.
  *
  *   idle    from the last byte received or sent
- *   read    from the last byte received, or since when there is a receive: stopped, or without a buffer, it
- *           has none
+ *   read    from the last byte received, or since when there is a receive: stopped, or without a
+ *           buffer, it has none
  *   write   from the last byte sent, or the first byte queued
  *   life    from the opening
- *   flush   while closing: from the last byte sent, or acknowledged of those sent by zero-copy, the end of this
- *           side, or the close; and while it is being released, the same
+ *   flush   while closing: from the last byte sent, or acknowledged of those sent by zero-copy, the
+ *           end of this side, or the close; and while it is being released, the same
  *
- * Happy path: one place in the heap, at the first of those that apply. Traffic only moves the time from
- * which one counts (to the turn's now, but not back behind a change made in the turn); when the place comes
- * up all are reckoned anew, and it is filed again if none has been reached. So a busy connection costs the
- * heap one operation a deadline, not a byte. What begins to apply in between (a first byte queued, a receive
- * made again) files it sooner, if it is filed for later. Until a connection of kr_connect stands the place
- * is core/dial.c's.
+ * Happy path: one place in the heap, at the first of those that apply. Traffic only moves the time
+ * from which one counts (to the turn's now, but not back behind a change made in the turn); when
+ * the place comes up all are reckoned anew, and it is filed again if none has been reached. So a
+ * busy connection costs the heap one operation a deadline, not a byte. What begins to apply in
+ * between (a first byte queued, a receive made again) files it sooner, if it is filed for later.
+ * Until a connection of kr_connect stands the place is core/dial.c's.
  * Failure modes: none of its own; the place was promised when the connection was made. */
 #include "core/dial.h"
 #include "core/reactor.h"
@@ -49,7 +49,8 @@ static int64_t *limit_of(struct kr_conn_opts *opts, enum kr_deadline which) {
 }
 
 static int64_t *since_of(struct kr__conn *c, enum kr_deadline which) {
-    int64_t *const since[] = {&c->idle_from, &c->read_from, &c->write_from, &c->life_from, &c->write_from};
+    int64_t *const since[] = {&c->idle_from, &c->read_from, &c->write_from, &c->life_from,
+                              &c->write_from};
     return since[which];
 }
 
@@ -96,8 +97,8 @@ void kr__conn_count(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline w
     kr__deadline_file(&r->timers, &c->deadline, at);
 }
 
-/* Only a reset makes the kernel let go of what was sent by zero-copy and is not acknowledged. And a peer that has
- * got only a part of what was queued is told so by RST. */
+/* Only a reset makes the kernel let go of what was sent by zero-copy and is not acknowledged. And a
+ * peer that has got only a part of what was queued is told so by RST. */
 void kr__conn_give_up(struct kr_reactor *r, struct kr__conn *c) {
     kr__mark_if(reset_for_flights, !c->queued && kr__conn_flies(c));
     enum kr_close how = c->queued || kr__conn_flies(c) ? KR_CLOSE_RESET : KR_CLOSE_NOW;

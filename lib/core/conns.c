@@ -1,11 +1,11 @@
-/* The connection table: arrival in a slot, the one release of all that a connection held, the slot's next
- * life.
+/* The connection table: arrival in a slot, the one release of all that a connection held, the
+ * slot's next life.
  *
  * Happy path: arrive, or make -> (core/conn.c, to the end) -> gone.
- * Failure modes: memory refused at arrival (closed unannounced, counted as an accept error) or when one is
- * made (the slot is as before); a slot given
- * to the next connection before this one's CLOSE completion was seen (`successor`); completions lost
- * (abandoned: told of the end all the same, released with the table). */
+ * Failure modes: memory refused at arrival (closed unannounced, counted as an accept error) or when
+ * one is made (the slot is as before); a slot given to the next connection before this one's CLOSE
+ * completion was seen (`successor`); completions lost (abandoned: told of the end all the same,
+ * released with the table). */
 #include "base/poison.h"
 #include "core/fds.h"
 #include "core/forward.h"
@@ -20,7 +20,8 @@ static size_t table_bytes(unsigned max) {
     return ((size_t)max * sizeof(struct kr__conn) + 4095) / 4096 * 4096;
 }
 
-int kr__conns_init(struct kr__conns *conns, struct kr_reactor *r, unsigned accept_max, unsigned made_max) {
+int kr__conns_init(struct kr__conns *conns, struct kr_reactor *r, unsigned accept_max,
+                   unsigned made_max) {
     *conns = (struct kr__conns){
         .accept_max = accept_max,
         .max = accept_max + made_max,
@@ -139,7 +140,8 @@ struct kr__conn *kr__conn_find(const struct kr_reactor *r, kr_conn conn) {
     if (kr__handle_kind(conn.bits) != KR__KIND_CONN || slot >= r->conns.max)
         return NULL;
     struct kr__conn *c = &r->conns.table[slot];
-    bool good = c->state != KR__CONN_FREE && c->owner.generation == kr__handle_generation(conn.bits);
+    bool good =
+        c->state != KR__CONN_FREE && c->owner.generation == kr__handle_generation(conn.bits);
     return good && c->announced ? c : NULL;
 }
 
@@ -164,7 +166,8 @@ static int conn_inline_ready(struct kr_reactor *r, struct kr__conn *c, size_t si
 }
 
 /* A fresh life: all but the owner and the slot's own memory starts from zero. */
-static void conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot, enum kr__conn_state state) {
+static void conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
+                       enum kr__conn_state state) {
     if (c->owner.generation == 0)
         kr__owner_init(&c->owner, KR__KIND_CONN, slot);
     unsigned *used = slot < r->conns.accept_max ? &r->conns.used : &r->conns.made_used;
@@ -212,8 +215,8 @@ static int conn_fd_keep(struct kr_reactor *r, struct kr__conn *c, int fd) {
     return more ? 0 : -ENOMEM;
 }
 
-static void conn_open(struct kr_reactor *r, struct kr__conn *c, uint32_t slot, struct kr__listener *l,
-                      const struct kr_addr *addrs, int fd) {
+static void conn_open(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
+                      struct kr__listener *l, const struct kr_addr *addrs, int fd) {
     conn_begin(r, c, slot, KR__CONN_OPEN);
     if (!l || l->state != KR__LISTENER_OPEN) { /* nobody is there to serve it */
         kr__mark(arrived_at_nobody);
@@ -248,10 +251,10 @@ void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l
         conn_open(r, c, slot, l, addrs, fd);
         return;
     }
-    /* The kernel ran our CLOSE, gave the slot away, and told of that first: completions of a multishot
-     * accept overtake those of the batch (io_uring/io_uring.c). Nothing else does, so there are no addresses
-     * and no descriptor: a multishot accept asks for none. (Or the completion of CLOSE is lost, and nobody will
-     * succeed.) */
+    /* The kernel ran our CLOSE, gave the slot away, and told of that first: completions of a
+     * multishot accept overtake those of the batch (io_uring/io_uring.c). Nothing else does, so
+     * there are no addresses and no descriptor: a multishot accept asks for none. (Or the
+     * completion of CLOSE is lost, and nobody will succeed.) */
     if (fd >= 0)
         r->kernel->close(r->kernel, fd);
     kr__assert(c->state == KR__CONN_CLOSING && !c->successor);
@@ -270,7 +273,8 @@ static int conn_pipe(struct kr_reactor *r, struct kr__conn *c, const struct kr__
     return 0;
 }
 
-static int conn_furnish(struct kr_reactor *r, struct kr__conn *c, const struct kr__conn_plan *plan, int fd) {
+static int conn_furnish(struct kr_reactor *r, struct kr__conn *c, const struct kr__conn_plan *plan,
+                        int fd) {
     c->ops = plan->ops;
     c->user = plan->user;
     c->singly = c->local = plan->addrs && plan->addrs->u.sa.sa_family == AF_UNIX;
@@ -281,7 +285,8 @@ static int conn_furnish(struct kr_reactor *r, struct kr__conn *c, const struct k
     return rc < 0 ? rc : kr__slots_put(&r->slots, c->owner.slot, fd);
 }
 
-int kr__conn_make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd, struct kr__conn **ret) {
+int kr__conn_make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd,
+                  struct kr__conn **ret) {
     int slot = kr__slots_take(&r->slots.made);
     if (slot < 0)
         return slot;

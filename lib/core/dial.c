@@ -1,17 +1,18 @@
 /* Dialling: from kr_connect until the connection stands.
  *
- * Happy path: a socket is made and put into a slot; a CONNECT is wanted (op/connect.c), and when it is
- * answered the connection is OPEN, with all that was queued meanwhile. A Unix socket is not asked for by
- * request but knocks: a connect(2) that does not wait, in the turn after the call.
- * Failure modes: the kernel says no (KR_WHY_CONNECT); it says nothing until the deadline (KR_WHY_TIMEOUT);
- * closed meanwhile (the request is cancelled; nobody is told that it stood, should it have); a Unix
- * listener's backlog is full (-EAGAIN: knocks again after 1, 2, 4 ... 40 ms).
+ * Happy path: a socket is made and put into a slot; a CONNECT is wanted (op/connect.c), and when it
+ * is answered the connection is OPEN, with all that was queued meanwhile. A Unix socket is not
+ * asked for by request but knocks: a connect(2) that does not wait, in the turn after the call.
+ * Failure modes: the kernel says no (KR_WHY_CONNECT); it says nothing until the deadline
+ * (KR_WHY_TIMEOUT); closed meanwhile (the request is cancelled; nobody is told that it stood,
+ * should it have); a Unix listener's backlog is full (-EAGAIN: knocks again after 1, 2, 4 ... 40
+ * ms).
  *
- * Why Unix sockets knock: connect(2) there either succeeds at once or, with the backlog full, would have to
- * wait inside the system call, where it cannot be polled for (unix_stream_connect, net/unix/af_unix.c; a
- * socket that is not connected polls as writable). A CONNECT request is tried 128 times in a row and then
- * given to a kernel thread of its own, which sleeps in it (observed on 6.18). A thousand clients of
- * one slow listener would be a thousand threads. */
+ * Why Unix sockets knock: connect(2) there either succeeds at once or, with the backlog full, would
+ * have to wait inside the system call, where it cannot be polled for (unix_stream_connect,
+ * net/unix/af_unix.c; a socket that is not connected polls as writable). A CONNECT request is tried
+ * 128 times in a row and then given to a kernel thread of its own, which sleeps in it (observed on
+ * 6.18). A thousand clients of one slow listener would be a thousand threads. */
 #include "core/dial.h"
 
 #include "core/reactor.h"
@@ -25,7 +26,8 @@ static int64_t dial_now(const struct kr_reactor *r) {
 }
 
 /* The descriptor goes with the connection if it knocks, or if its own address is to be asked. */
-static void dial_begin(struct kr_reactor *r, struct kr__conn *c, const struct kr_connect_opts *opts, int fd) {
+static void dial_begin(struct kr_reactor *r, struct kr__conn *c, const struct kr_connect_opts *opts,
+                       int fd) {
     c->calling = true;
     c->knocks = kr__dial_addr(c)->u.sa.sa_family == AF_UNIX;
     c->idle_from = dial_now(r);
@@ -64,7 +66,8 @@ int kr__dial(struct kr_reactor *r, const struct kr_addr *addr, const struct kr_c
     return 0;
 }
 
-static int plan_socket(struct kr_reactor *r, int fd, struct kr__conn_plan *plan, struct kr_addr *addrs) {
+static int plan_socket(struct kr_reactor *r, int fd, struct kr__conn_plan *plan,
+                       struct kr_addr *addrs) {
     int rc = r->kernel->sock_addrs(r->kernel, fd, &addrs[0], &addrs[1]);
     plan->addrs = addrs;
     return rc < 0 ? rc : r->kernel->sock_stream(r->kernel, fd);

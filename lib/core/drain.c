@@ -1,11 +1,11 @@
 /* Draining.
  *
- * Happy path: the listeners are closed in the call, but for those that are being drained, and then who comes
- * by them is told when they have ended; the turns that follow go through the table, some
- * connections a turn, and tell each or close it; at the end of the turn in which the last one is gone
- * the drain is over, and told of.
- * Failure modes: connections that stay (cut off when the time is over); the reactor is freed meanwhile (its
- * own end takes the connections). */
+ * Happy path: the listeners are closed in the call, but for those that are being drained, and then
+ * who comes by them is told when they have ended; the turns that follow go through the table, some
+ * connections a turn, and tell each or close it; at the end of the turn in which the last one is
+ * gone the drain is over, and told of.
+ * Failure modes: connections that stay (cut off when the time is over); the reactor is freed
+ * meanwhile (its own end takes the connections). */
 #include "core/drain.h"
 
 #include "core/reactor.h"

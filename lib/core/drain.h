@@ -24,8 +24,8 @@ static inline bool kr__drain_has_work(const struct kr__drain *drain) {
     return drain->under_way && !drain->walked;
 }
 
-/* Tells some more of them, and of the end. The last phase of a turn while a drain is under way; returns how
- * many were told of anything. */
+/* Tells some more of them, and of the end. The last phase of a turn while a drain is under way;
+ * returns how many were told of anything. */
 unsigned kr__drain_step(struct kr_reactor *r);
 
 /* One that could not be told at its turn is back: it is. */

@@ -1,16 +1,18 @@
 /* Descriptors that come with bytes.
  *
- * Happy path: the kernel makes descriptors of this process when it completes a receive; they are told of
- * before the bytes, and are their user's. While reading is stopped they wait, as the bytes do.
- * Failure modes: more come than are asked for, or the process has no room for them (MSG_CTRUNC: the kernel
- * has closed the surplus, and the user is told); nobody is there to be told, as while closing or
- * forwarding (closed); the completion is lost (they are found where they were to be put, and closed).
+ * Happy path: the kernel makes descriptors of this process when it completes a receive; they are
+ * told of before the bytes, and are their user's. While reading is stopped they wait, as the bytes
+ * do.
+ * Failure modes: more come than are asked for, or the process has no room for them (MSG_CTRUNC: the
+ * kernel has closed the surplus, and the user is told); nobody is there to be told, as while
+ * closing or forwarding (closed); the completion is lost (they are found where they were to be put,
+ * and closed).
  *
- * Relies on: one receive brings descriptors of one message at most, and nothing that was sent behind that
- * (unix_stream_read_generic, net/unix/af_unix.c); msg_controllen and msg_flags are written when the receive
- * completes with 0 or more (____sys_recvmsg, net/socket.c); only as many are made as there is room for
- * (scm_detach_fds, net/core/scm.c; all observed on 6.18). While any wait, reading is stopped, so no
- * receive can overwrite them. */
+ * Relies on: one receive brings descriptors of one message at most, and nothing that was sent
+ * behind that (unix_stream_read_generic, net/unix/af_unix.c); msg_controllen and msg_flags are
+ * written when the receive completes with 0 or more (____sys_recvmsg, net/socket.c); only as many
+ * are made as there is room for (scm_detach_fds, net/core/scm.c; all observed on 6.18). While any
+ * wait, reading is stopped, so no receive can overwrite them. */
 #include "core/fds.h"
 
 #include "core/reactor.h"
@@ -45,14 +47,17 @@ struct msghdr *kr__fds_ask(struct kr__conn *c) {
     struct kr__fds *f = fds_of(c);
     kr__assert(!f->asked && !f->waiting);
     memset(f->control, 0, sizeof(struct cmsghdr));
-    f->msg = (struct msghdr){.msg_control = f->control, .msg_controllen = CMSG_LEN(f->max * sizeof(int))};
+    f->msg = (struct msghdr){.msg_control = f->control,
+                             .msg_controllen = CMSG_LEN(f->max * sizeof(int))};
     f->asked = true;
     return &f->msg;
 }
 
-/* Whoever adopts a socket may have asked for control data of other kinds, of which one is a descriptor. */
+/* Whoever adopts a socket may have asked for control data of other kinds, of which one is a
+ * descriptor. */
 static void fds_find(struct kr_reactor *r, struct kr__fds *f) {
-    f->fds = (int *)CMSG_DATA((struct cmsghdr *)f->control); /* of none, too: nobody is handed NULL */
+    /* of none, too: nobody is handed NULL */
+    f->fds = (int *)CMSG_DATA((struct cmsghdr *)f->control);
     f->count = 0;
     for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(&f->msg); cmsg; cmsg = CMSG_NXTHDR(&f->msg, cmsg)) {
         if (cmsg->cmsg_level != SOL_SOCKET)

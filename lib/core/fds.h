@@ -8,7 +8,8 @@
 struct kr__fds {
     size_t room;      /* the block's size */
     bool asked;       /* the receive in flight has them put here */
-    bool waiting;     /* some have come, or were lost, and this is to be told when reading goes on */
+    /* some have come, or were lost, and this is to be told when reading goes on */
+    bool waiting;
     bool truncated;   /* not all have come */
     unsigned max;     /* with one receive, at most */
     unsigned count;   /* of those that have come and are nobody's else yet */
@@ -17,7 +18,8 @@ struct kr__fds {
     _Alignas(struct cmsghdr) char control[];
 };
 
-/* Of a connection that begins: what its receives will need, if it is to take descriptors. -ENOMEM. */
+/* Of a connection that begins: what its receives will need, if it is to take descriptors.
+ * -ENOMEM. */
 int kr__fds_ready(struct kr_reactor *r, struct kr__conn *c);
 
 /* The message of a receive. */

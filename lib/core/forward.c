@@ -1,15 +1,17 @@
 /* Forwarding between two connections.
  *
- * Happy path: received bytes of one end are queued to the other, in their buffer if they are not few. A
- * queue above its high mark dams its source, which reads no more until the low mark. The end of a
- * source's stream shuts the other's down behind the queue. With all ways ended and all queues empty the
- * pair is over: told of, and closed, in a phase of its own, because what ends it may be an API call.
- * Failure modes: an end is closed or fails (the pair is over, the other end follows); memory for the queue
- * is refused (bytes would be missing, so both ends are reset); the destination was shut down by its user.
+ * Happy path: received bytes of one end are queued to the other, in their buffer if they are not
+ * few. A queue above its high mark dams its source, which reads no more until the low mark. The end
+ * of a source's stream shuts the other's down behind the queue. With all ways ended and all queues
+ * empty the pair is over: told of, and closed, in a phase of its own, because what ends it may be
+ * an API call.
+ * Failure modes: an end is closed or fails (the pair is over, the other end follows); memory for
+ * the queue is refused (bytes would be missing, so both ends are reset); the destination was shut
+ * down by its user.
  *
- * A full queue dams only what feeds it. Were the end itself read no more, as it is without forwarding,
- * two peers that write before they read would wait for each other through the proxy, though not
- * without it. */
+ * A full queue dams only what feeds it. Were the end itself read no more, as it is without
+ * forwarding, two peers that write before they read would wait for each other through the proxy,
+ * though not without it. */
 #include "core/forward.h"
 
 #include "core/reactor.h"
@@ -31,8 +33,8 @@ static struct kr__conn *other_of(const struct kr__conn *c) {
     return forward_of(c)->ends[!side_of(c)];
 }
 
-/* Nothing more is read for this pair; what comes meanwhile is kept. */
-/* With an error of -ECANCELED it still matters whose: the kernel may give that for a shutdown. */
+/* Nothing more is read for this pair; what comes meanwhile is kept. With an error of -ECANCELED it
+ * still matters whose: the kernel may give that for a shutdown. */
 static void forward_over(struct kr_reactor *r, struct kr__forward *f, int error, bool broken) {
     if (kr__link_on(&f->over))
         return;
@@ -64,8 +66,8 @@ static void way_end(struct kr_reactor *r, struct kr__forward *f, unsigned i) {
     kr__conn_dirty(r, f->ends[i]);
 }
 
-/* The close that follows tells the peer as well as a shutdown would, and at less cost. Nothing else would tell
- * the reader of a pipe. */
+/* The close that follows tells the peer as well as a shutdown would, and at less cost. Nothing else
+ * would tell the reader of a pipe. */
 static bool close_follows(const struct kr__forward *f, unsigned i) {
     return f->ends[!i]->deaf || (!f->keep_open && (!f->ways[!i].used || f->ways[!i].ended));
 }
@@ -219,7 +221,8 @@ static int may_forward(const struct kr__conn *from, const struct kr__conn *to) {
     return from->paired || to->paired ? -EBUSY : 0;
 }
 
-static struct kr__forward *forward_new(struct kr_reactor *r, struct kr__conn *a, struct kr__conn *b) {
+static struct kr__forward *forward_new(struct kr_reactor *r, struct kr__conn *a,
+                                       struct kr__conn *b) {
     size_t room;
     if (!kr__conn_more(r, a) || !kr__conn_more(r, b))
         return NULL;

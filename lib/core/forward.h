@@ -25,13 +25,15 @@ struct kr__forward {
     void *user;
 };
 
-/* Queues bytes of a forwarding connection to its other end; returns how many of them, as on_data would. */
+/* Queues bytes of a forwarding connection to its other end; returns how many of them, as on_data
+ * would. */
 size_t kr__forward_data(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size);
 
 /* The stream of a forwarding connection has ended. */
 void kr__forward_eof(struct kr_reactor *r, struct kr__conn *c);
 
-/* The queue of an end has risen above its high mark; has come down to its low mark; is perhaps empty. */
+/* The queue of an end has risen above its high mark; has come down to its low mark; is perhaps
+ * empty. */
 void kr__forward_dam(struct kr_reactor *r, struct kr__conn *c);
 void kr__forward_undam(struct kr_reactor *r, struct kr__conn *c);
 void kr__forward_sent(struct kr_reactor *r, struct kr__conn *c);

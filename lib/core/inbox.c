@@ -1,12 +1,14 @@
 /* The inbox.
  *
- * Happy path: a poster pushes, then wakes the reactor if it sleeps; the reactor announces its sleep, then
- * looks whether something has come. Each side writes before it reads, with a full fence between, so at
- * least one of them sees the other (the classical store-buffer pair): no wake-up is lost.
- * Failure: the queue is full, and the poster is told; the wake cannot be sent, and the next post tries again.
+ * Happy path: a poster pushes, then wakes the reactor if it sleeps; the reactor announces its
+ * sleep, then looks whether something has come. Each side writes before it reads, with a full fence
+ * between, so at least one of them sees the other (the classical store-buffer pair): no wake-up is
+ * lost.
+ * Failure: the queue is full, and the poster is told; the wake cannot be sent, and the next post
+ * tries again.
  *
- * The waker is an eventfd that the ring polls and that nobody ever reads: a multishot poll completes at
- * each write (kernel >= 5.13), so a wake costs no request at all. */
+ * The waker is an eventfd that the ring polls and that nobody ever reads: a multishot poll
+ * completes at each write (kernel >= 5.13), so a wake costs no request at all. */
 #include "core/inbox.h"
 
 #include "core/reactor.h"

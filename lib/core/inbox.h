@@ -20,7 +20,8 @@ struct kr__inbox {
     struct kr__mem *mem;
 };
 
-int kr__inbox_init(struct kr__inbox *inbox, const struct kr__kernel *k, struct kr__mem *mem, unsigned room);
+int kr__inbox_init(struct kr__inbox *inbox, const struct kr__kernel *k, struct kr__mem *mem,
+                   unsigned room);
 void kr__inbox_free(struct kr__inbox *inbox);
 
 /* Takes no more posts, and waits for callers that are still on their way out: who is released by a

@@ -1,8 +1,8 @@
 /* Leases.
  *
  * Happy path: take adds a reference to the buffer that on_data is being lent, return drops it.
- * Failure modes: the connection, or all of them, keep too many buffers (the bytes are copied); memory is
- * refused (-ENOMEM, nothing has changed). */
+ * Failure modes: the connection, or all of them, keep too many buffers (the bytes are copied);
+ * memory is refused (-ENOMEM, nothing has changed). */
 #include "core/lease.h"
 
 #include "core/reactor.h"
@@ -16,7 +16,8 @@ static struct kr__lease *lease_find(const struct kr_reactor *r, kr_lease lease) 
                          kr__handle_generation(lease.bits));
 }
 
-static void lease_hold(struct kr_reactor *r, struct kr__lease *l, struct kr__conn *c, const void *data) {
+static void lease_hold(struct kr_reactor *r, struct kr__lease *l, struct kr__conn *c,
+                       const void *data) {
     l->data = (char *)(uintptr_t)data;
     l->buf = r->lent.buf;
     kr__buf_ref(&r->bufs, l->buf);
@@ -34,7 +35,8 @@ static int lease_copy(struct kr_reactor *r, struct kr__lease *l, const void *dat
     return 0;
 }
 
-int kr_lease_take(struct kr_reactor *r, kr_conn conn, const void *data, size_t size, kr_lease *ret) {
+int kr_lease_take(struct kr_reactor *r, kr_conn conn, const void *data, size_t size,
+                  kr_lease *ret) {
     struct kr__conn *c;
     int rc = kr__conn_door(r, conn, &c);
     if (rc < 0)

@@ -1,13 +1,15 @@
 /* The line at the receive buffers.
  *
  * Happy path: refused -> parked -> trying -> served -> parked at the end, or out.
- * Failure modes: a buffer is taken by a receive from before the line (the one that tried keeps its place);
- * one that tries finds nothing to receive (it leaves the line with its receive armed, or it would keep
- * those behind it from a buffer); completions are read late (nobody else may try until it is known what
- * came of those who do, or one just served would try again before one whose refusal is still unread).
+ * Failure modes: a buffer is taken by a receive from before the line (the one that tried keeps its
+ * place); one that tries finds nothing to receive (it leaves the line with its receive armed, or it
+ * would keep those behind it from a buffer); completions are read late (nobody else may try until
+ * it is known what came of those who do, or one just served would try again before one whose
+ * refusal is still unread).
  *
- * Relies on: a receive is tried, and if need be refused, while it is submitted (io_recv, io_uring/net.c);
- * what completes then is in the CQ when the enter returns, unless the CQ has overflown. */
+ * Relies on: a receive is tried, and if need be refused, while it is submitted (io_recv,
+ * io_uring/net.c); what completes then is in the CQ when the enter returns, unless the CQ has
+ * overflown. */
 #include "core/line.h"
 
 #include "core/reactor.h"

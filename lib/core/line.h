@@ -1,14 +1,15 @@
 /* The line: the connections that wait for a receive buffer, in the order in which they came.
  *
- * While none waits the line is empty, and it costs those who receive one look to see that. From the first
- * -ENOBUFS on all take turns. The first of the line, as many as there are buffers, may try, by a receive
- * of one shot each. One that has received goes to the end if it reads on; so does one whose receive was
- * armed before there was a line, and that receive is cancelled; one that would begin to receive comes in
- * at the end. So nobody is served twice before one that waits, but for what had been armed before.
+ * While none waits the line is empty, and it costs those who receive one look to see that. From the
+ * first -ENOBUFS on all take turns. The first of the line, as many as there are buffers, may try,
+ * by a receive of one shot each. One that has received goes to the end if it reads on; so does one
+ * whose receive was armed before there was a line, and that receive is cancelled; one that would
+ * begin to receive comes in at the end. So nobody is served twice before one that waits, but for
+ * what had been armed before.
  *
- * When there is a buffer for each of the line and more, one that would come in at its end may pass instead,
- * by a receive of one shot, as many as there are more. Else a line of those who always have something to
- * receive would never end. */
+ * When there is a buffer for each of the line and more, one that would come in at its end may pass
+ * instead, by a receive of one shot, as many as there are more. Else a line of those who always
+ * have something to receive would never end. */
 #ifndef KR_CORE_LINE_H
 #define KR_CORE_LINE_H
 
@@ -23,7 +24,8 @@ struct kr__line {
     unsigned trying;      /* of them, those that may; what comes of it is not known yet */
     unsigned passing;     /* others that may receive, since the line last moved */
     bool marked;
-    unsigned mark; /* when marked: a place in the CQ, behind all that was to come of those who try */
+    /* when marked: a place in the CQ, behind all that was to come of those who try */
+    unsigned mark;
 };
 
 void kr__line_init(struct kr__line *line);

@@ -1,9 +1,11 @@
 /* Listeners: how they come to be, and their end. How much each may accept is core/listener_room.c.
  *
- * Happy path: a socket listens, is put into a slot of the table, and the listener in its place accepts until
- * it is closed; then what it has in flight is cancelled and joined, and the slot's CLOSE frees the port.
- * Failure modes: memory, descriptors or slots are refused (nothing was begun); clients whose descriptor is
- * on its way into the table when the listener ends (they are let go, and see that). */
+ * Happy path: a socket listens, is put into a slot of the table, and the listener in its place
+ * accepts until it is closed; then what it has in flight is cancelled and joined, and the slot's
+ * CLOSE frees the port.
+ * Failure modes: memory, descriptors or slots are refused (nothing was begun); clients whose
+ * descriptor is on its way into the table when the listener ends (they are let go, and see
+ * that). */
 #include "core/listener.h"
 
 #include "core/addr.h"
@@ -114,8 +116,8 @@ void kr_listen_opts_init(struct kr_listen_opts *opts) {
 }
 
 static bool opts_good(const struct kr_listen_opts *o) {
-    return o->size == sizeof *o && o->backlog >= 1 && o->backlog <= 65535 &&
-           o->unix_mode <= 0777 && o->turn_accepts <= KR__ACCEPT_ONES && kr__conn_opts_good(&o->conn);
+    return o->size == sizeof *o && o->backlog >= 1 && o->backlog <= 65535 && o->unix_mode <= 0777 &&
+           o->turn_accepts <= KR__ACCEPT_ONES && kr__conn_opts_good(&o->conn);
 }
 
 static int listener_slot(struct kr_reactor *r, int fd) {
@@ -132,7 +134,8 @@ struct origin {
     int fd;
 };
 
-static struct kr__listen_plan listener_plan(const struct kr__listener *l, const struct kr_addr *addr) {
+static struct kr__listen_plan listener_plan(const struct kr__listener *l,
+                                            const struct kr_addr *addr) {
     return (struct kr__listen_plan){
         .addr = addr,
         .backlog = l->opts.backlog,
@@ -166,7 +169,8 @@ static int slot_of_new(struct kr_reactor *r, const struct kr_addr *addr, struct 
 }
 
 /* The socket in its slot. */
-static int listener_socket(struct kr_reactor *r, const struct origin *from, struct kr__listener *l) {
+static int listener_socket(struct kr_reactor *r, const struct origin *from,
+                           struct kr__listener *l) {
     if (!r->slots.files.free_count)
         return -ENOSPC;
     return from->addr ? slot_of_new(r, from->addr, l) : slot_of_given(r, from->fd, l);
@@ -191,7 +195,8 @@ static int listener_equip(struct kr_reactor *r, struct kr__listener *l) {
 }
 
 /* The listener comes to be, in the table, as `fresh` describes it. */
-static kr_listener listener_begin(struct kr_reactor *r, uint32_t slot, const struct kr__listener *fresh) {
+static kr_listener listener_begin(struct kr_reactor *r, uint32_t slot,
+                                  const struct kr__listener *fresh) {
     struct kr__listener *l = &r->listeners.table[slot - r->listeners.first_slot];
     struct kr__owner owner = l->owner;
     if (owner.generation == 0)
@@ -206,7 +211,8 @@ static kr_listener listener_begin(struct kr_reactor *r, uint32_t slot, const str
 }
 
 static int listen_from(struct kr_reactor *r, kr_listener *ret, const struct origin *from,
-                       const struct kr_listen_opts *opts, const struct kr_conn_ops *ops, void *user) {
+                       const struct kr_listen_opts *opts, const struct kr_conn_ops *ops,
+                       void *user) {
     struct kr_listen_opts defaults;
     kr_listen_opts_init(&defaults);
     opts = opts ? opts : &defaults;

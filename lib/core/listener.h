@@ -78,10 +78,12 @@ struct kr__listeners {
     uint64_t multishot_room; /* free slots with which all of them may arm multishot accepts */
 };
 
-int kr__listeners_init(struct kr__listeners *ls, struct kr_reactor *r, unsigned max, unsigned first_slot);
+int kr__listeners_init(struct kr__listeners *ls, struct kr_reactor *r, unsigned max,
+                       unsigned first_slot);
 void kr__listeners_free(struct kr__listeners *ls, struct kr_reactor *r);
 
-/* The listener of a handle, while it is open; NULL otherwise. And at a public door: 0, or the error to return. */
+/* The listener of a handle, while it is open; NULL otherwise. And at a public door: 0, or the error
+ * to return. */
 struct kr__listener *kr__listener_find(const struct kr_reactor *r, uint64_t bits);
 int kr__listener_door(const struct kr_reactor *r, kr_listener listener, struct kr__listener **ret);
 
@@ -91,28 +93,29 @@ struct kr__wants kr__listener_wants(struct kr_reactor *r, struct kr__listener *l
 /* A one-shot accept of it has ended, with a client or without. */
 void kr__listener_tried(struct kr__listener *l, bool took);
 
-/* A client was not had, because of `error`: again at once, or after a while. Of an accept or poll that failed:
- * or never. */
+/* A client was not had, because of `error`: again at once, or after a while. Of an accept or poll
+ * that failed: or never. */
 void kr__listener_failed(struct kr_reactor *r, struct kr__listener *l, int error);
 void kr__listener_accept_failed(struct kr_reactor *r, struct kr__listener *l, int error);
 void kr__listener_back_off(struct kr_reactor *r, struct kr__listener *l, int64_t for_ns);
 void kr__listener_due(struct kr_reactor *r, struct kr__deadline *d);
 
-/* The end that comes by itself: with `error`, or 0 when it is drained. What came of the poll; whether it is
- * drained; one more client is had. */
+/* The end that comes by itself: with `error`, or 0 when it is drained. What came of the poll;
+ * whether it is drained; one more client is had. */
 void kr__listener_ends(struct kr_reactor *r, struct kr__listener *l, int error);
 void kr__listener_looked(struct kr__listener *l, int res);
 bool kr__listener_is_drained(const struct kr__listener *l);
 void kr__listener_drain_one(struct kr__listener *l);
 
-/* Closes the descriptor of an arrival, if it has not been taken; whoever it was for has its slot, or does not want one. */
+/* Closes the descriptor of an arrival, if it has not been taken; whoever it was for has its slot,
+ * or does not want one. */
 void kr__arrival_drop(struct kr_reactor *r, struct kr__listener *l, unsigned index);
 
 /* An accept of it has filled one of the slots set aside. */
 void kr__listener_took_slot(struct kr_reactor *r, struct kr__listener *l);
 
-/* It is there, and others may have to make do with less; it ends, and a multishot's share of the table is
- * theirs; it is gone, with all that was set aside for it. */
+/* It is there, and others may have to make do with less; it ends, and a multishot's share of the
+ * table is theirs; it is gone, with all that was set aside for it. */
 void kr__listener_claim_room(struct kr_reactor *r, struct kr__listener *l);
 void kr__listener_yield_room(struct kr_reactor *r, struct kr__listener *l);
 void kr__listener_leave_room(struct kr_reactor *r, struct kr__listener *l);

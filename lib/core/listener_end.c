@@ -1,16 +1,18 @@
 /* Listeners: the end that comes by itself.
  *
- * Happy path of a drain: no multishot is armed any more, which would go on for ever. Instead it is asked, by a
- * poll that is cancelled in the same submission, whether a client waits at this moment; as long as one does,
- * those who wait are accepted by requests of one shot, and then it is asked again. When none waits, or when as
- * many have come as can have waited at the call, the listener ends.
- * Failure modes: clients keep coming (the count ends it: the queue is served in order, so that whoever waited
- * at the call has been accepted), there is no room for them (the deadline ends it), or the socket will never be
- * accepted from again (the listener ends at once, drained or not).
+ * Happy path of a drain: no multishot is armed any more, which would go on for ever. Instead it is
+ * asked, by a poll that is cancelled in the same submission, whether a client waits at this moment;
+ * as long as one does, those who wait are accepted by requests of one shot, and then it is asked
+ * again. When none waits, or when as many have come as can have waited at the call, the listener
+ * ends.
+ * Failure modes: clients keep coming (the count ends it: the queue is served in order, so that
+ * whoever waited at the call has been accepted), there is no room for them (the deadline ends it),
+ * or the socket will never be accepted from again (the listener ends at once, drained or not).
  *
- * Relies on: requests of one submission are issued in order; a poll looks at its file when it is issued, and
- * completes then if that is ready (io_poll_add, io_uring/poll.c), so that one which is cancelled right behind
- * it has seen nothing. One that was made earlier tells less: it may be cancelled with its wake-up under way. */
+ * Relies on: requests of one submission are issued in order; a poll looks at its file when it is
+ * issued, and completes then if that is ready (io_poll_add, io_uring/poll.c), so that one which is
+ * cancelled right behind it has seen nothing. One that was made earlier tells less: it may be
+ * cancelled with its wake-up under way. */
 #include "core/reactor.h"
 
 static void listener_file(struct kr_reactor *r, struct kr__listener *l) {

@@ -1,16 +1,18 @@
 /* Listeners: how much may be accepted, so that nobody is dropped.
  *
- * The kernel drops a client that it accepts for a full table (-ENFILE; observed on 6.18), and a multishot
- * accept takes the whole backlog at once. So slots are set aside before an accept is armed. As long as
- * two backlogs of every listener fit into what is free, one multishot accept a listener is armed. When
- * it gets tighter the listener polls instead, which takes no slot, and makes one-shot accepts when a
- * client waits: as many as found one the last time, doubled while all do, never more than are free. With
- * turn_accepts it always does that, because a batch is what a turn accepts.
- * Those that find none are cancelled in the next turn, so that no idle listener keeps slots from another.
+ * The kernel drops a client that it accepts for a full table (-ENFILE; observed on 6.18), and a
+ * multishot accept takes the whole backlog at once. So slots are set aside before an accept is
+ * armed. As long as two backlogs of every listener fit into what is free, one multishot accept a
+ * listener is armed. When it gets tighter the listener polls instead, which takes no slot, and
+ * makes one-shot accepts when a client waits: as many as found one the last time, doubled while all
+ * do, never more than are free. With turn_accepts it always does that, because a batch is what a
+ * turn accepts. Those that find none are cancelled in the next turn, so that no idle listener keeps
+ * slots from another.
  *
- * Failure modes: -EMFILE, -ENFILE, -ENOMEM, -ENOBUFS and unknown errors are waited out by a timer of 10,
- * 20, then 40 ms; -ECONNABORTED, -EINTR, -EAGAIN and a client's own network errors (man accept) are not:
- * the next client may be well. What will not get better ends the listener (listener_end.c). */
+ * Failure modes: -EMFILE, -ENFILE, -ENOMEM, -ENOBUFS and unknown errors are waited out by a timer
+ * of 10, 20, then 40 ms; -ECONNABORTED, -EINTR, -EAGAIN and a client's own network errors (man
+ * accept) are not: the next client may be well. What will not get better ends the listener
+ * (listener_end.c). */
 #include "core/listener.h"
 
 #include "core/reactor.h"
@@ -63,8 +65,8 @@ static void listener_note_room(struct kr_reactor *r, struct kr__listener *l, boo
         kr__list_push(&r->listeners.want_room, &l->room_link);
 }
 
-/* Multishot while two backlogs of every listener fit, and back to it only with half as much again, so
- * that a table on the edge does not change its mind at each client. */
+/* Multishot while two backlogs of every listener fit, and back to it only with half as much again,
+ * so that a table on the edge does not change its mind at each client. */
 static bool multishot_fits(const struct kr_reactor *r, const struct kr__listener *l) {
     uint64_t need = r->listeners.multishot_room, own = multishot_room(l);
     if (!(l->owner.armed & KR__SET(accept)) && l->conns) {
@@ -97,7 +99,8 @@ void kr__listener_tried(struct kr__listener *l, bool took) {
     l->batch = l->taken == l->batch_size ? doubled : l->taken;
 }
 
-/* The poll comes after the accepts of a batch in the same submission, so it tells of clients beyond. */
+/* The poll comes after the accepts of a batch in the same submission, so it tells of clients
+ * beyond. */
 static uint32_t want_ones(struct kr_reactor *r, struct kr__listener *l, unsigned room) {
     unsigned free_arrivals = KR__ACCEPT_ONES - l->ones;
     room = l->arrivals && free_arrivals < room ? free_arrivals : room;
@@ -129,7 +132,8 @@ static uint32_t want_accepts(struct kr_reactor *r, struct kr__listener *l) {
         return KR__SET(accept);
     }
     kr__mark_if(multishot_yields, l->owner.armed & KR__SET(accept));
-    if (l->owner.armed & KR__SET(accept)) /* its cancel must have joined before slots are reckoned */
+    /* its cancel must have joined before slots are reckoned */
+    if (l->owner.armed & KR__SET(accept))
         return 0;
     return want_ones(r, l, room > l->ones ? room - l->ones : 0);
 }
@@ -203,7 +207,8 @@ void kr__listener_failed(struct kr_reactor *r, struct kr__listener *l, int error
     kr__listener_back_off(r, l, l->backoff_ms * INT64_C(1000000));
 }
 
-/* What a socket answers that was shut down, or is none: as one that was killed (man accept, ss -K). */
+/* What a socket answers that was shut down, or is none: as one that was killed (man accept, ss
+ * -K). */
 static bool is_for_good(int error) {
     return error == -EINVAL || error == -EBADF || error == -ENOTSOCK;
 }

@@ -1,8 +1,9 @@
 /* Owners: whoever has requests in flight. Connections, listeners, the reactor itself.
  *
- * An owner never touches the ring. Its state changes; it is marked dirty; once a turn the loop asks what
- * it wants (one function a kind decides, from state alone) and makes requests of the difference to what
- * is armed. So a full SQ is no error, and a wish cannot be lost: the owner stays dirty until it has all. */
+ * An owner never touches the ring. Its state changes; it is marked dirty; once a turn the loop asks
+ * what it wants (one function a kind decides, from state alone) and makes requests of the
+ * difference to what is armed. So a full SQ is no error, and a wish cannot be lost: the owner stays
+ * dirty until it has all. */
 #ifndef KR_CORE_OWNER_H
 #define KR_CORE_OWNER_H
 

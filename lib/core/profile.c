@@ -20,13 +20,17 @@ void kr_conn_opts_init(struct kr_conn_opts *opts) {
 }
 
 bool kr__conn_opts_good(const struct kr_conn_opts *o) {
-    bool sends = o->send_low <= o->send_high && o->send_high <= o->send_cap && o->send_cap <= CAP_MAX;
+    bool sends =
+        o->send_low <= o->send_high && o->send_high <= o->send_cap && o->send_cap <= CAP_MAX;
     bool receives = o->recv_cap >= 1 && o->recv_cap <= CAP_MAX && o->recv_fds <= KR_FDS_MAX;
     bool sockets = o->keep_idle_s <= 32767 && o->keep_every_s <= 32767 && o->keep_probes <= 127 &&
-                   o->user_timeout_ms <= INT32_MAX && o->send_buf <= INT32_MAX && o->recv_buf <= INT32_MAX;
-    bool times = o->idle_ns >= 0 && o->read_ns >= 0 && o->write_ns >= 0 && o->life_ns >= 0 && o->flush_ns >= 1;
+                   o->user_timeout_ms <= INT32_MAX && o->send_buf <= INT32_MAX &&
+                   o->recv_buf <= INT32_MAX;
+    bool times = o->idle_ns >= 0 && o->read_ns >= 0 && o->write_ns >= 0 && o->life_ns >= 0 &&
+                 o->flush_ns >= 1;
     bool lends = o->zerocopy_min <= CAP_MAX;
-    return o->size == sizeof *o && sends && lends && receives && sockets && times && o->inline_size <= INLINE_MAX;
+    return o->size == sizeof *o && sends && lends && receives && sockets && times &&
+           o->inline_size <= INLINE_MAX;
 }
 
 void kr__profiles_free(struct kr__profiles *profiles) {
@@ -39,7 +43,8 @@ void kr__profiles_free(struct kr__profiles *profiles) {
     }
 }
 
-struct kr__profile *kr__profile_new(struct kr__profiles *profiles, const struct kr_conn_opts *opts) {
+struct kr__profile *kr__profile_new(struct kr__profiles *profiles,
+                                    const struct kr_conn_opts *opts) {
     struct kr__profile *p = profiles->free;
     if (p)
         profiles->free = p->next;
@@ -51,7 +56,8 @@ struct kr__profile *kr__profile_new(struct kr__profiles *profiles, const struct 
 }
 
 /* Bytes between the fields may differ although the limits do not: then they are just not shared. */
-struct kr__profile *kr__profile_share(struct kr__profiles *profiles, const struct kr_conn_opts *opts) {
+struct kr__profile *kr__profile_share(struct kr__profiles *profiles,
+                                      const struct kr_conn_opts *opts) {
     struct kr__profile *recent = profiles->recent;
     if (recent && memcmp(&recent->opts, opts, sizeof *opts) == 0)
         return kr__profile_ref(recent);

@@ -33,8 +33,10 @@ bool kr__conn_opts_good(const struct kr_conn_opts *opts);
 /* A profile with one reference; NULL when memory is refused. `opts` is copied. */
 struct kr__profile *kr__profile_new(struct kr__profiles *profiles, const struct kr_conn_opts *opts);
 
-/* A reference to one with these limits, which is the last one so asked for if they are still the same. */
-struct kr__profile *kr__profile_share(struct kr__profiles *profiles, const struct kr_conn_opts *opts);
+/* A reference to one with these limits, which is the last one so asked for if they are still the
+ * same. */
+struct kr__profile *kr__profile_share(struct kr__profiles *profiles,
+                                      const struct kr_conn_opts *opts);
 
 static inline struct kr__profile *kr__profile_ref(struct kr__profile *p) {
     kr__assert(p->refs > 0);

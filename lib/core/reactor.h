@@ -43,8 +43,10 @@ struct kr_reactor {
 
     int64_t now;
     unsigned share_receives; /* in a turn; more of them are more than a share */
-    uint64_t share_turn, share_turn_before; /* the last turn that brought bytes, and the one before; in each of */
-    unsigned modest, modest_before;         /* them, connections that are known to keep to their share (share.c) */
+    /* The last turn that brought bytes, and the one before; and in each of them, the connections
+     * that are known to keep to their share (share.c). */
+    uint64_t share_turn, share_turn_before;
+    unsigned modest, modest_before;
     struct kr__list dirty, again, showing, forwards_over, releases;
     struct kr__line line;
     struct kr__lent lent;
@@ -99,15 +101,15 @@ static inline int kr__conn_door(const struct kr_reactor *r, kr_conn conn, struct
 }
 
 /* Whether `data` is a part of what this connection is being lent. */
-static inline bool kr__lent_has(const struct kr_reactor *r, const struct kr__conn *c, const char *data,
-                                size_t size) {
+static inline bool kr__lent_has(const struct kr_reactor *r, const struct kr__conn *c,
+                                const char *data, size_t size) {
     const struct kr__lent *lent = &r->lent;
     return lent->conn == c && data >= lent->data && size <= lent->size &&
            data <= lent->data + (lent->size - size);
 }
 
-/* Whether a connection may keep one more buffer: as long as none keeps more than its share, and all of
- * them leave some for receiving. */
+/* Whether a connection may keep one more buffer: as long as none keeps more than its share, and all
+ * of them leave some for receiving. */
 static inline bool kr__may_hold(const struct kr_reactor *r, const struct kr__conn *c) {
     const struct kr__bufs *bufs = &r->bufs;
     size_t share = kr__max_size(1, bufs->count / 8);

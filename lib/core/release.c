@@ -1,27 +1,32 @@
 /* Release.
  *
- * Happy path: RELEASING wants nothing, so what is armed is cancelled and joined; then, unless the connection
- * has kept its descriptor, one is made (op/export.c); a phase of the turn shows its user what is unread and
- * unsent. What remains is CLOSE, which drops the table's reference only.
- * Failure modes: bytes come, or are taken, before a cancel finds its request (they are kept, and count);
- * the connection fails or is closed meanwhile (its user is told before on_close; a descriptor that is made
- * too late is closed); no descriptor, or no memory for the list of pieces, or the peer does not acknowledge in
- * time what was sent by zero-copy, whose pages the kernel still sends from (it goes on as it was).
+ * Happy path: RELEASING wants nothing, so what is armed is cancelled and joined; then, unless the
+ * connection has kept its descriptor, one is made (op/export.c); a phase of the turn shows its user
+ * what is unread and unsent. What remains is CLOSE, which drops the table's reference only.
+ * Failure modes: bytes come, or are taken, before a cancel finds its request (they are kept, and
+ * count); the connection fails or is closed meanwhile (its user is told before on_close; a
+ * descriptor that is made too late is closed); no descriptor, or no memory for the list of pieces,
+ * or the peer does not acknowledge in time what was sent by zero-copy, whose pages the kernel still
+ * sends from (it goes on as it was).
  *
- * Why an error ends it, rather than go with the descriptor: it has been taken off the socket by the request
- * that met it, and who reads the descriptor would find a clean end of the stream instead. */
+ * Why an error ends it, rather than go with the descriptor: it has been taken off the socket by the
+ * request that met it, and who reads the descriptor would find a clean end of the stream
+ * instead. */
 #include "core/release.h"
 
 #include "core/fds.h"
 #include "core/reactor.h"
 #include "core/zerocopy.h"
 
-static int list_unsent(struct kr_reactor *r, const struct kr__conn *c, struct kr_released *what, size_t *room) {
+static int list_unsent(struct kr_reactor *r, const struct kr__conn *c, struct kr_released *what,
+                       size_t *room) {
     kr__sendq_measure(&c->queue, &what->unsent_count, &what->unsent_fds_count);
     if (!what->unsent_count)
         return 0;
-    struct iovec *pieces = kr__block_get(&r->blocks, what->unsent_count * sizeof *pieces +
-                                             what->unsent_fds_count * sizeof *what->unsent_fds, room);
+    struct iovec *pieces = kr__block_get(&r->blocks,
+                                         what->unsent_count * sizeof *pieces +
+                                             what->unsent_fds_count * sizeof *what->unsent_fds,
+                                         room);
     if (!pieces)
         return -ENOMEM;
     struct kr_released_fds *gifts = (struct kr_released_fds *)(pieces + what->unsent_count);

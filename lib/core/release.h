@@ -4,8 +4,9 @@
 
 #include "core/conn.h"
 
-/* Something of one that is being released has come back. It is to be told of when nothing is in flight and it has
- * its descriptor; or when it has been refused one, and only zero-copy sends are in flight, at most. */
+/* Something of one that is being released has come back. It is to be told of when nothing is in
+ * flight and it has its descriptor; or when it has been refused one, and only zero-copy sends are
+ * in flight, at most. */
 void kr__release_step(struct kr_reactor *r, struct kr__conn *c);
 
 /* True while it has no descriptor to leave by, and has not been refused one. */

@@ -1,23 +1,24 @@
 /* A connection's share of a turn.
  *
- * A multishot receive takes what its socket holds, and a turn lasts until all that was received is handled:
- * beside one that sends as fast as it can, those who ask little wait in each turn for megabytes to be copied
- * in and out. With DEFER a turn takes some 20 completions (kernel >= 6.13), so that an answer that is one of
- * 200 waits so ten times.
+ * A multishot receive takes what its socket holds, and a turn lasts until all that was received is
+ * handled: beside one that sends as fast as it can, those who ask little wait in each turn for
+ * megabytes to be copied in and out. With DEFER a turn takes some 20 completions (kernel >= 6.13),
+ * so that an answer that is one of 200 waits so ten times.
  *
- * Happy path: nobody gets more than turn_bytes in a turn, and all that is kept is a sum. One that gets more,
- * or more receives than a share has, beside others that do not, is greedy: its multishot is cancelled, and it
- * receives by requests of one shot, which is a buffer a turn, until it has been calm for a while, or without
- * such others for longer. It is by this that those who are alone, or all of a kind, pay nothing: a buffer a
- * turn costs a lone stream a third more CPU than as many as there are.
+ * Happy path: nobody gets more than turn_bytes in a turn, and all that is kept is a sum. One that
+ * gets more, or more receives than a share has, beside others that do not, is greedy: its multishot
+ * is cancelled, and it receives by requests of one shot, which is a buffer a turn, until it has
+ * been calm for a while, or without such others for longer. It is by this that those who are alone,
+ * or all of a kind, pay nothing: a buffer a turn costs a lone stream a third more CPU than as many
+ * as there are.
  * Failure mode: the turn in which it is found out is a long one.
  *
- * The kernel could end each multishot after so many bytes (sqe->optlen, kernel >= 6.17), and there would be
- * no such turn. But that must be said when it is made, by those who are alone as well. */
+ * The kernel could end each multishot after so many bytes (sqe->optlen, kernel >= 6.17), and there
+ * would be no such turn. But that must be said when it is made, by those who are alone as well. */
 #include "core/share.h"
 
-/* What it takes to be let go: 8 receives, one after the other, that did not fill a buffer; or some 256 turns
- * in which nobody modest was served. Counted in kr__conn.calm, by 3 bits. */
+/* What it takes to be let go: 8 receives, one after the other, that did not fill a buffer; or some
+ * 256 turns in which nobody modest was served. Counted in kr__conn.calm, by 3 bits. */
 #define CALM_ENOUGH 7u
 #define CALM_TURNS 32u /* of these, one counts */
 

@@ -4,8 +4,9 @@
 
 #include "core/reactor.h"
 
-/* Receives that a share is at most, however little they bring: so many the kernel makes of one multishot
- * before it lets others have their turn (MULTISHOT_MAX_RETRY, io_uring/net.c, kernel >= 6.8). */
+/* Receives that a share is at most, however little they bring: so many the kernel makes of one
+ * multishot before it lets others have their turn (MULTISHOT_MAX_RETRY, io_uring/net.c, kernel >=
+ * 6.8). */
 #define KR__SHARE_RECEIVES 32u
 #define KR__SHARE_RECEIVES_MOST 127u /* kr__conn.turn_receives has 7 bits */
 

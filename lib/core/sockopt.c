@@ -1,10 +1,11 @@
 /* Socket options of living connections.
  *
- * Happy path: a call is a record behind those of earlier calls; its one or two options are set by requests, one in
- * flight a connection (op/sockopt.c), and its user is told. With a descriptor that was kept they are
- * set in the call, and only the telling is left for a request, which does nothing.
- * Failure modes: the kernel refuses a step (the rest of the call is not tried, and its user is told); the
- * connection ends first (told so before on_close). */
+ * Happy path: a call is a record behind those of earlier calls; its one or two options are set by
+ * requests, one in flight a connection (op/sockopt.c), and its user is told. With a descriptor that
+ * was kept they are set in the call, and only the telling is left for a request, which does
+ * nothing.
+ * Failure modes: the kernel refuses a step (the rest of the call is not tried, and its user is
+ * told); the connection ends first (told so before on_close). */
 #include "core/sockopt.h"
 
 #include "core/reactor.h"

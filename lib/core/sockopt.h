@@ -11,7 +11,8 @@
 struct kr__sockopt {
     struct kr__sockopt *next;
     struct kr__sock_steps steps;
-    unsigned at; /* the step that is next, or in flight; all are done: what is left is to tell of it */
+    /* the step that is next, or in flight; all are done: what is left is to tell of it */
+    unsigned at;
     kr_sockopt_fn *done; /* NULL: nobody is told */
     void *user;
 };
@@ -24,7 +25,8 @@ static inline struct kr__sockopt *kr__sockopt_first(const struct kr__conn *c) {
 /* The step of the first one has ended so. May run a callback. */
 void kr__sockopt_answered(struct kr_reactor *r, struct kr__conn *c, int error);
 
-/* Those that wait will never be done, and their users are told; or are not, if there is nobody to be told. */
+/* Those that wait will never be done, and their users are told; or are not, if there is nobody to
+ * be told. */
 void kr__sockopts_cancel(struct kr_reactor *r, struct kr__conn *c);
 void kr__sockopts_drop(struct kr_reactor *r, struct kr__conn *c);
 

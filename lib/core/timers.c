@@ -1,4 +1,5 @@
-/* User timers: a slab for the handles, the heap for the order. Failure: memory is refused at start. */
+/* User timers: a slab for the handles, the heap for the order. Failure: memory is refused at
+ * start. */
 #include "core/timers.h"
 
 #include "core/reactor.h"
@@ -58,8 +59,8 @@ static int64_t timer_now(const struct kr_reactor *r) {
     return r->kernel->clock(r->kernel);
 }
 
-/* From the real now, not the turn's: the time that callbacks took must not make a timer early. And later
- * than the turn's now, so that what a due timer starts is not due in the same turn. */
+/* From the real now, not the turn's: the time that callbacks took must not make a timer early. And
+ * later than the turn's now, so that what a due timer starts is not due in the same turn. */
 static int64_t timer_due(const struct kr_reactor *r, int64_t in_ns) {
     return kr__time_add(in_ns ? timer_now(r) : r->now + 1, in_ns);
 }

@@ -12,7 +12,8 @@ struct kr__deadline {
     struct kr__heap_node node;
 };
 
-/* A user timer. Freed by stopping it, or after a one-shot's callback that has not filed it again. */
+/* A user timer. Freed by stopping it, or after a one-shot's callback that has not filed it
+ * again. */
 struct kr__timer {
     struct kr__slab_head head;
     struct kr__deadline deadline;
@@ -30,7 +31,8 @@ void kr__timers_init(struct kr__timers *timers, struct kr__mem *mem);
 void kr__timers_free(struct kr__timers *timers);
 
 /* For whoever embeds a deadline: promise once, then file and unfile at will. */
-static inline int kr__deadline_promise(struct kr__timers *timers, struct kr__deadline *d, uint8_t kind) {
+static inline int kr__deadline_promise(struct kr__timers *timers, struct kr__deadline *d,
+                                       uint8_t kind) {
     *d = (struct kr__deadline){.node = {.place = KR__HEAP_OUT, .kind = kind}};
     return kr__heap_promise(&timers->heap);
 }
@@ -40,7 +42,8 @@ static inline void kr__deadline_end(struct kr__timers *timers, struct kr__deadli
     kr__heap_unpromise(&timers->heap);
 }
 
-static inline void kr__deadline_file(struct kr__timers *timers, struct kr__deadline *d, int64_t at) {
+static inline void kr__deadline_file(struct kr__timers *timers, struct kr__deadline *d,
+                                     int64_t at) {
     kr__heap_file(&timers->heap, &d->node, at);
 }
 

@@ -1,14 +1,16 @@
-/* The verbs: what can be asked of the kernel, one line each. This list yields the enum, the op table and
- * the names; a verb's own file is lib/op/<verb>.c.
+/* The verbs: what can be asked of the kernel, one line each. This list yields the enum, the op
+ * table and the names; a verb's own file is lib/op/<verb>.c.
  *
  *   X(name, target, counted, many)
  *
- * target   what the SQE's descriptor is: the owner's SLOT as a fixed file; INDEX, the same slot as a file
- *          index (CLOSE of a direct descriptor must not carry the fixed-file flag, io_uring/openclose.c);
- *          RAW_FD, set by `prep`; NONE.
- * counted  whether it counts as in flight for its owner. A cancel does not: it is about another request
+ * target what the SQE's descriptor is: the owner's SLOT as a fixed file; INDEX, the same slot as a
+ * file
+ *          index (CLOSE of a direct descriptor must not carry the fixed-file flag,
+ *          io_uring/openclose.c); RAW_FD, set by `prep`; NONE.
+ * counted whether it counts as in flight for its owner. A cancel does not: it is about another
+ * request
  *          and leaves no completion when it succeeds.
- * many     whether several of one owner may be in flight; then `done` keeps the armed bit itself. */
+ * many whether several of one owner may be in flight; then `done` keeps the armed bit itself. */
 #ifndef KR_CORE_VERBS_H
 #define KR_CORE_VERBS_H
 
@@ -46,7 +48,8 @@ _Static_assert(KR__VERB_COUNT <= 32, "a set of verbs is 32 bits");
 /* Of a stream, of which one is in flight at a time. */
 #define KR__SENDS (KR__SET(send) | KR__SET(send_zc))
 
-/* Those whose requests are told apart by the tag's operand; the last one is what a cancel is about. */
+/* Those whose requests are told apart by the tag's operand; the last one is what a cancel is
+ * about. */
 #define KR__NUMBERED KR__SET(send_zc)
 
 #endif

@@ -23,8 +23,8 @@ static inline uint32_t kr__conn_send_verb(const struct kr__conn *c) {
     return kr__send_is_large(c->queue.head, kr__zerocopy_min(c)) ? KR__SET(send_zc) : KR__SET(send);
 }
 
-/* A loan of so many bytes is being queued; without memory, or to a pipe, it will be copied. To lock memory is tried anew for
- * each queue. */
+/* A loan of so many bytes is being queued; without memory, or to a pipe, it will be copied. To lock
+ * memory is tried anew for each queue. */
 static inline void kr__zerocopy_offer(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     size_t min = kr__conn_opts(c)->zerocopy_min;
     if (kr__likely(!min || size < min) || c->deaf || !kr__conn_more(r, c))

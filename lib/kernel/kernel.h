@@ -1,5 +1,6 @@
-/* The door: the only way out of the library. Every system call that it makes stands behind one of these
- * functions, and nothing above this floor knows which kernel answers. `linux.c` is the real one.
+/* The door: the only way out of the library. Every system call that it makes stands behind one of
+ * these functions, and nothing above this floor knows which kernel answers. `linux.c` is the real
+ * one.
  *
  * The ring's memory is a liburing `struct io_uring` in either case, so that the inline helpers of
  * liburing.h and all code above run unchanged. All functions return 0 or a count, or -errno. */
@@ -22,7 +23,8 @@ struct kr_conn_opts;
 enum kr__map {
     KR__MAP_PLAIN = 0, /* the child gets a copy */
     KR__MAP_WIPE = 1,  /* the child finds zeros: MADV_WIPEONFORK, man madvise */
-    KR__MAP_KEEP = 2,  /* the child has no such pages: MADV_DONTFORK; for what the kernel has pinned */
+    /* the child has no such pages: MADV_DONTFORK; for what the kernel has pinned */
+    KR__MAP_KEEP = 2,
 };
 
 /* A listening socket to be. */
@@ -53,25 +55,29 @@ struct kr__sock_step {
 };
 
 struct kr__kernel {
-    /* The ring. `open` fills `ring` and `params`; `bind` makes the calling thread its one submitter and
-     * registers the ring's descriptor with it; `close` ends it, or in a forked child just gives the
-     * copies back. `enter` submits what the SQ holds. */
+    /* The ring. `open` fills `ring` and `params`; `bind` makes the calling thread its one submitter
+     * and registers the ring's descriptor with it; `close` ends it, or in a forked child just gives
+     * the copies back. `enter` submits what the SQ holds. */
     int (*ring_open)(const struct kr__kernel *k, struct io_uring *ring, unsigned entries,
                      struct io_uring_params *params);
     int (*ring_bind)(const struct kr__kernel *k, struct io_uring *ring, bool *registered);
-    void (*ring_close)(const struct kr__kernel *k, struct io_uring *ring, bool registered, bool child);
-    int (*enter)(const struct kr__kernel *k, struct io_uring *ring, unsigned submit, unsigned wait_for,
-                 unsigned flags, const struct kr__getevents_arg *arg);
+    void (*ring_close)(const struct kr__kernel *k, struct io_uring *ring, bool registered,
+                       bool child);
+    int (*enter)(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
+                 unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg);
     int (*reg)(const struct kr__kernel *k, struct io_uring *ring, unsigned opcode, const void *arg,
                unsigned count);
 
     int64_t (*clock)(const struct kr__kernel *k); /* monotonic nanoseconds */
 
-    void *(*map)(const struct kr__kernel *k, size_t size, enum kr__map how); /* zeroed; NULL: none */
+    /* zeroed; NULL: none */
+    void *(*map)(const struct kr__kernel *k, size_t size, enum kr__map how);
     void (*unmap)(const struct kr__kernel *k, void *pages, size_t size);
 
-    int (*listen)(const struct kr__kernel *k, const struct kr__listen_plan *plan, struct kr_addr *bound);
-    /* The same of a socket that listens already; `addr` and what belongs to a name are not looked at. 0. */
+    int (*listen)(const struct kr__kernel *k, const struct kr__listen_plan *plan,
+                  struct kr_addr *bound);
+    /* The same of a socket that listens already; `addr` and what belongs to a name are not looked
+     * at. 0. */
     int (*listen_fd)(const struct kr__kernel *k, int fd, const struct kr__listen_plan *plan,
                      struct kr_addr *bound);
     int (*path_id)(const struct kr__kernel *k, const struct kr_addr *addr, struct kr__path_id *ret);
@@ -84,25 +90,31 @@ struct kr__kernel {
     int (*sock_stream)(const struct kr__kernel *k, int fd);
     /* Which end of a pipe it is: 0 the reading one, 1 the writing one; -ENOTSUP: none. */
     int (*pipe_end)(const struct kr__kernel *k, int fd);
-    /* The flags of a write (rw_flags) to a pipe whose reader may be gone, which ends no process; -ENOSYS: there are
-     * none. `newest`: the kernel may know some. */
+    /* The flags of a write (rw_flags) to a pipe whose reader may be gone, which ends no process;
+     * -ENOSYS: there are none. `newest`: the kernel may know some. */
     int (*pipe_quiet)(const struct kr__kernel *k, bool newest);
-    int (*sock_addrs)(const struct kr__kernel *k, int fd, struct kr_addr *peer, struct kr_addr *local);
+    int (*sock_addrs)(const struct kr__kernel *k, int fd, struct kr_addr *peer,
+                      struct kr_addr *local);
     int (*sock_set)(const struct kr__kernel *k, int fd, const struct kr__sock_step *step);
-    int (*dup)(const struct kr__kernel *k, int fd); /* another descriptor of the same, close-on-exec */
-    /* Of a file that can be read at offsets; UINT64_MAX: not known. -EBADF, -EISDIR, -ESPIPE, -EINVAL. */
+    /* another descriptor of the same, close-on-exec */
+    int (*dup)(const struct kr__kernel *k, int fd);
+    /* Of a file that can be read at offsets; UINT64_MAX: not known. -EBADF, -EISDIR, -ESPIPE,
+     * -EINVAL. */
     int (*file_size)(const struct kr__kernel *k, int fd, uint64_t *ret);
     int (*close)(const struct kr__kernel *k, int fd);
-    int (*write)(const struct kr__kernel *k, int fd, const void *data, size_t size); /* bytes written */
+    /* bytes written */
+    int (*write)(const struct kr__kernel *k, int fd, const void *data, size_t size);
 
-    int (*wake_open)(const struct kr__kernel *k);           /* a descriptor that poll and wake know */
+    /* a descriptor that poll and wake know */
+    int (*wake_open)(const struct kr__kernel *k);
     int (*wake_send)(const struct kr__kernel *k, int fd);   /* any thread, any signal handler */
 
     void (*yield)(const struct kr__kernel *k); /* lets another thread run */
 
     uint64_t (*limit_nofile)(const struct kr__kernel *k);   /* soft RLIMIT_NOFILE */
     uint64_t (*limit_memlock)(const struct kr__kernel *k);  /* soft RLIMIT_MEMLOCK */
-    int (*sysctl_disabled)(const struct kr__kernel *k);     /* kernel.io_uring_disabled; -1: not there */
+    /* kernel.io_uring_disabled; -1: not there */
+    int (*sysctl_disabled)(const struct kr__kernel *k);
 };
 
 extern const struct kr__kernel kr__linux;

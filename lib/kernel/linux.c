@@ -1,8 +1,8 @@
 /* The real kernel, by liburing and libc.
  *
  * Relies on: a ring created with IORING_SETUP_R_DISABLED takes registrations from any thread and
- * belongs to the thread that enables it (man io_uring_setup; observed on 6.18). liburing 2.3's shared
- * library has no io_uring_enable_rings, so that goes through io_uring_register. Its
+ * belongs to the thread that enables it (man io_uring_setup; observed on 6.18). liburing 2.3's
+ * shared library has no io_uring_enable_rings, so that goes through io_uring_register. Its
  * io_uring_queue_init_params writes an index array that IORING_SETUP_NO_SQARRAY rings do not have,
  * so setup and mmap are called apart and the array, where there is one, is filled here. */
 #include "kernel/kernel.h"
@@ -49,8 +49,8 @@ static int linux_ring_open(const struct kr__kernel *k, struct io_uring *ring, un
     return rc;
 }
 
-/* A registered ring descriptor saves a reference count in each enter; a thread has 16 of them, and when
- * they are spent the plain one does as well. */
+/* A registered ring descriptor saves a reference count in each enter; a thread has 16 of them, and
+ * when they are spent the plain one does as well. */
 static int linux_ring_bind(const struct kr__kernel *k, struct io_uring *ring, bool *registered) {
     (void)k;
     int rc = io_uring_register((unsigned)ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
@@ -196,7 +196,8 @@ static int linux_listen_fd(const struct kr__kernel *k, int fd, const struct kr__
     return 0;
 }
 
-static int linux_path_id(const struct kr__kernel *k, const struct kr_addr *addr, struct kr__path_id *ret) {
+static int linux_path_id(const struct kr__kernel *k, const struct kr_addr *addr,
+                         struct kr__path_id *ret) {
     (void)k;
     return kr__path_id(addr, ret);
 }
@@ -208,8 +209,8 @@ static void linux_path_remove(const struct kr__kernel *k, const struct kr_addr *
 }
 
 /* Port 0 is left open until connect, so that it need only be free for that destination (man ip,
- * IP_BIND_ADDRESS_NO_PORT; IPv6 sockets take it too). A port that was asked for may have been used a minute
- * ago. */
+ * IP_BIND_ADDRESS_NO_PORT; IPv6 sockets take it too). A port that was asked for may have been used
+ * a minute ago. */
 static int bind_source(int fd, const struct kr_addr *source) {
     int rc = 0;
     if (source->u.sa.sa_family != AF_UNIX && kr_addr_port(source))
@@ -237,7 +238,8 @@ static int linux_socket(const struct kr__kernel *k, const struct kr__socket_plan
     return fd;
 }
 
-/* What comes afterwards are requests, which wait in the kernel: the socket is made an ordinary one. */
+/* What comes afterwards are requests, which wait in the kernel: the socket is made an ordinary
+ * one. */
 static int linux_connect(const struct kr__kernel *k, int fd, const struct kr_addr *addr) {
     (void)k;
     int off = 0;
@@ -319,7 +321,8 @@ static int linux_dup(const struct kr__kernel *k, int fd) {
     return copy < 0 ? -errno : copy;
 }
 
-/* O_PATH and O_DIRECT are GNU's; the latter wants memory and offsets of its own liking (man open). */
+/* O_PATH and O_DIRECT are GNU's; the latter wants memory and offsets of its own liking (man
+ * open). */
 static int readable_at(int fd) {
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0)

@@ -1,10 +1,10 @@
 /* Paths of Unix sockets.
  *
  * Happy path: bind makes the file, with the mode that the socket's own inode has, less the umask
- * (unix_bind_bsd, net/unix/af_unix.c); then chmod adds what the umask took. So the file is at no moment
- * more open than asked for, and nobody can connect before listen.
- * Failure modes: a file is there (-EADDRINUSE; a socket at which nobody listens is replaced, if asked for);
- * the mode cannot be set (the file is removed again). */
+ * (unix_bind_bsd, net/unix/af_unix.c); then chmod adds what the umask took. So the file is at no
+ * moment more open than asked for, and nobody can connect before listen.
+ * Failure modes: a file is there (-EADDRINUSE; a socket at which nobody listens is replaced, if
+ * asked for); the mode cannot be set (the file is removed again). */
 #include "kernel/path.h"
 
 #include <errno.h>

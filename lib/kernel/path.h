@@ -1,4 +1,5 @@
-/* Unix sockets that have a path. All functions take addresses without one, too, and do nothing then. */
+/* Unix sockets that have a path. All functions take addresses without one, too, and do nothing
+ * then. */
 #ifndef KR_KERNEL_PATH_H
 #define KR_KERNEL_PATH_H
 

@@ -28,10 +28,12 @@ unsigned kr__probe_caps(const struct io_uring_params *params) {
     return caps;
 }
 
-/* As many as are looked at; the kernel tells of fewer if it has fewer (io_probe, io_uring/register.c). */
+/* As many as are looked at; the kernel tells of fewer if it has fewer (io_probe,
+ * io_uring/register.c). */
 unsigned kr__probe_ops(const struct kr__kernel *k, struct io_uring *ring) {
     enum { OPS = KR__OP_FIXED_FD_INSTALL + 1 };
-    _Alignas(struct io_uring_probe) char room[sizeof(struct io_uring_probe) + OPS * sizeof(struct io_uring_probe_op)] = {0};
+    _Alignas(struct io_uring_probe) char
+        room[sizeof(struct io_uring_probe) + OPS * sizeof(struct io_uring_probe_op)] = {0};
     struct io_uring_probe *probe = (struct io_uring_probe *)(void *)room;
     if (k->reg(k, ring, IORING_REGISTER_PROBE, probe, OPS) < 0)
         return 0;
@@ -52,10 +54,13 @@ static void explain_forbidden(struct kr_failure *why, int sysctl) {
         return;
     }
     why->refused = KR_REFUSED_SECCOMP;
-    SAY(why->cause, "a system call filter or security module forbids %s (container profiles do so by "
-                    "default)", why->tried);
-    SAY(why->remedy, "allow io_uring_setup, io_uring_enter and io_uring_register in the container's "
-                     "seccomp profile");
+    SAY(why->cause,
+        "a system call filter or security module forbids %s (container profiles do so by "
+        "default)",
+        why->tried);
+    SAY(why->remedy,
+        "allow io_uring_setup, io_uring_enter and io_uring_register in the container's "
+        "seccomp profile");
 }
 
 static void explain_missing(struct kr_failure *why, int sysctl) {
@@ -63,7 +68,8 @@ static void explain_missing(struct kr_failure *why, int sysctl) {
         why->refused = KR_REFUSED_SECCOMP;
         SAY(why->cause, "the kernel has io_uring, but a system call filter answers ENOSYS to %s",
             why->tried);
-        SAY(why->remedy, "allow io_uring_setup, io_uring_enter and io_uring_register in the sandbox");
+        SAY(why->remedy,
+            "allow io_uring_setup, io_uring_enter and io_uring_register in the sandbox");
         return;
     }
     why->refused = KR_REFUSED_KERNEL;
@@ -76,12 +82,15 @@ static void explain_memory(const struct kr__kernel *k, struct kr_failure *why, s
     if (locked == 0 || limit == UINT64_MAX) {
         why->refused = KR_REFUSED_MEMORY;
         SAY(why->cause, "no memory for %s", why->tried);
-        SAY(why->remedy, "give the process more memory, or configure fewer connections and buffers");
+        SAY(why->remedy,
+            "give the process more memory, or configure fewer connections and buffers");
         return;
     }
     why->refused = KR_REFUSED_MEMLOCK;
-    SAY(why->cause, "the ring locks about %zu KiB; RLIMIT_MEMLOCK is %llu KiB for all rings of this "
-                    "user together", locked / 1024, (unsigned long long)(limit / 1024));
+    SAY(why->cause,
+        "the ring locks about %zu KiB; RLIMIT_MEMLOCK is %llu KiB for all rings of this "
+        "user together",
+        locked / 1024, (unsigned long long)(limit / 1024));
     SAY(why->remedy, "raise it (ulimit -l, LimitMEMLOCK=), or lower sq_entries and cq_entries");
 }
 
@@ -102,8 +111,8 @@ static void explain_old(struct kr_failure *why) {
     SAY(why->remedy, "run on Linux 6.1 or newer");
 }
 
-int kr__probe_explain(const struct kr__kernel *k, struct kr_failure *why, const char *tried, int error,
-                      size_t locked, unsigned files) {
+int kr__probe_explain(const struct kr__kernel *k, struct kr_failure *why, const char *tried,
+                      int error, size_t locked, unsigned files) {
     if (!why)
         return error;
     *why = (struct kr_failure){.error = error, .refused = KR_REFUSED_OTHER};
@@ -139,7 +148,8 @@ int kr__probe_refuse_config(struct kr_failure *why, const char *cause) {
         *why = (struct kr_failure){.error = -EINVAL, .refused = KR_REFUSED_CONFIG};
         SAY(why->tried, "struct kr_config");
         SAY(why->cause, "%s", cause);
-        SAY(why->remedy, "fill it with kr_config_init first, then change fields within their ranges");
+        SAY(why->remedy,
+            "fill it with kr_config_init first, then change fields within their ranges");
     }
     return -EINVAL;
 }

@@ -10,7 +10,8 @@
 #define KR__CAP_NO_SQARRAY (1u << 0) /* kernel >= 6.6 */
 #define KR__CAP_MIN_WAIT (1u << 1)   /* kernel >= 6.12 */
 #define KR__CAP_NO_IOWAIT (1u << 2)  /* kernel >= 6.15 */
-#define KR__CAP_FD_INSTALL (1u << 3) /* kernel >= 6.8; sockets in slots then take options too, since 6.7 */
+/* kernel >= 6.8; sockets in slots then take options too, since 6.7 */
+#define KR__CAP_FD_INSTALL (1u << 3)
 #define KR__CAP_ZC_REPORT (1u << 4)  /* kernel >= 6.2; nothing tells of it before 6.3 */
 #define KR__CAP_QUIET_PIPES (1u << 5) /* kernel >= 6.18; asked for when a pipe is adopted */
 #define KR__CAPS_ALL (~0u)
@@ -22,10 +23,11 @@ unsigned kr__probe_caps(const struct io_uring_params *params);
 /* Those that its operations tell of; none if they cannot be asked for. */
 unsigned kr__probe_ops(const struct kr__kernel *k, struct io_uring *ring);
 
-/* Fills `why` (NULL is allowed) for `error`, met while doing `tried`, and returns `error`. `locked` is
- * how many bytes the ring would lock, `files` how long its file table would be, both for the text. */
-int kr__probe_explain(const struct kr__kernel *k, struct kr_failure *why, const char *tried, int error,
-                      size_t locked, unsigned files);
+/* Fills `why` (NULL is allowed) for `error`, met while doing `tried`, and returns `error`. `locked`
+ * is how many bytes the ring would lock, `files` how long its file table would be, both for the
+ * text. */
+int kr__probe_explain(const struct kr__kernel *k, struct kr_failure *why, const char *tried,
+                      int error, size_t locked, unsigned files);
 
 /* Fills `why` for a field of the config that is out of range; returns -EINVAL. */
 int kr__probe_refuse_config(struct kr_failure *why, const char *cause);

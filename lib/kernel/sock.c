@@ -1,6 +1,7 @@
-/* Socket options, set as a rule once: before connect, or on the listening socket, from which accept copies them
- * (sk_clone_lock, net/core/sock.c; tcp_create_openreq_child, net/ipv4/tcp_minisocks.c), so that no
- * accepted connection pays for them, and no direct descriptor has to be asked. What may be set later is in `living`.
+/* Socket options, set as a rule once: before connect, or on the listening socket, from which accept
+ * copies them (sk_clone_lock, net/core/sock.c; tcp_create_openreq_child, net/ipv4/tcp_minisocks.c),
+ * so that no accepted connection pays for them, and no direct descriptor has to be asked. What may
+ * be set later is in `living`.
  * Failure: the first option that is refused. */
 #include "kernel/sock.h"
 
@@ -65,12 +66,14 @@ static const struct {
 };
 
 int kr__sock_steps(struct kr__sock_steps *ret, enum kr_sockopt which, unsigned value) {
-    if ((unsigned)which > KR_SOCKOPT_MARK || value < living[which].least || value > living[which].most)
+    if ((unsigned)which > KR_SOCKOPT_MARK || value < living[which].least ||
+        value > living[which].most)
         return -EINVAL;
     *ret = (struct kr__sock_steps){.tcp = living[which].level == IPPROTO_TCP};
     bool keep = which == KR_SOCKOPT_KEEP_IDLE_S;
     if (!keep || value)
-        ret->step[ret->count++] = (struct kr__sock_step){living[which].level, living[which].name, (int)value};
+        ret->step[ret->count++] =
+            (struct kr__sock_step){living[which].level, living[which].name, (int)value};
     if (keep)
         ret->step[ret->count++] = (struct kr__sock_step){SOL_SOCKET, SO_KEEPALIVE, value != 0};
     return 0;

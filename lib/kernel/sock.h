@@ -7,8 +7,9 @@
 #include <kreactor/conn.h>
 #include <kreactor/sockopt.h>
 
-/* Sets what `opts` asks for on a socket of this family, which may be one that listens: all of these are
- * inherited by what it accepts; NULL: nothing. 0, or the -errno of the first that is refused. */
+/* Sets what `opts` asks for on a socket of this family, which may be one that listens: all of these
+ * are inherited by what it accepts; NULL: nothing. 0, or the -errno of the first that is
+ * refused. */
 int kr__sock_set(int fd, int family, const struct kr_conn_opts *opts);
 
 /* What setting one of a living connection is. */

@@ -1,6 +1,7 @@
-/* What this library uses of io_uring that is newer than liburing 2.3's header: value, first kernel, and
- * where it stands. Names are private, so that a newer liburing's own never clash; the only `#if` about
- * the kernel belongs here. Opcodes and register codes are enumerators, for which #ifdef does not work. */
+/* What this library uses of io_uring that is newer than liburing 2.3's header: value, first kernel,
+ * and where it stands. Names are private, so that a newer liburing's own never clash; the only
+ * `#if` about the kernel belongs here. Opcodes and register codes are enumerators, for which #ifdef
+ * does not work. */
 #ifndef KR_KERNEL_UAPI_H
 #define KR_KERNEL_UAPI_H
 
@@ -22,7 +23,8 @@
 #define KR__SEND_ZC_REPORT_USAGE (1u << 3) /* sqe->ioprio */
 #define KR__NOTIF_ZC_COPIED (1u << 31)     /* cqe->res: a negative number */
 
-/* A write to a pipe without readers is -EPIPE, and raises no SIGPIPE (kernel >= 6.18, linux/fs.h). */
+/* A write to a pipe without readers is -EPIPE, and raises no SIGPIPE (kernel >= 6.18,
+ * linux/fs.h). */
 #define KR__RWF_NOSIGNAL 0x100
 
 /* A control message with the descriptor of the sender's process (kernel >= 6.5, linux/socket.h). */

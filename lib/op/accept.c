@@ -3,12 +3,13 @@
  *   accept       multishot into slots that the kernel chooses: one request for all clients
  *   accept_poll  one-shot poll: is a client waiting? For when slots are few (core/listener.c)
  *   accept_one   one-shot accept into a slot that the kernel chooses
- *   accept_fd    one-shot accept to a plain descriptor, whose addresses can be asked, or which is kept; then
- *                install.c
+ *   accept_fd    one-shot accept to a plain descriptor, whose addresses can be asked, or which is
+ *                kept; then install.c
  *
- * Happy path: the result is the slot, the connection arrives there. Failure modes: see core/listener.c.
- * Relies on: a one-shot accept with IORING_FILE_INDEX_ALLOC returns the slot; direct sockets take no
- * SOCK_CLOEXEC (-EINVAL) and need no SOCK_NONBLOCK (observed on 6.18); no address is asked of a
+ * Happy path: the result is the slot, the connection arrives there. Failure modes: see
+ * core/listener.c.
+ * Relies on: a one-shot accept with IORING_FILE_INDEX_ALLOC returns the slot; direct sockets take
+ * no SOCK_CLOEXEC (-EINVAL) and need no SOCK_NONBLOCK (observed on 6.18); no address is asked of a
  * multishot accept, as each client's would overwrite the last; a poll completes at once if a client
  * waits already when it is made (man io_uring_enter, IORING_OP_POLL_ADD). */
 #include "op/op.h"
@@ -24,7 +25,8 @@ uint16_t kr__prep_accept(struct kr_reactor *r, struct kr__owner *o, struct io_ur
 }
 
 /* Some kernels choose beyond the range when it is full and the last slot cleared was not in it
- * (io_uring/filetable.c). That is not to happen, as slots are set aside; if it does, it is a full table. */
+ * (io_uring/filetable.c). That is not to happen, as slots are set aside; if it does, it is a full
+ * table. */
 static int32_t in_range(struct kr_reactor *r, int32_t res) {
     if (res < 0 || (uint32_t)res < r->conns.accept_max)
         return res;
@@ -54,7 +56,8 @@ uint16_t kr__prep_accept_poll(struct kr_reactor *r, struct kr__owner *o, struct 
 }
 
 /* An error of the listening socket shows as readiness, too; the accept will name it. */
-void kr__done_accept_poll(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
+void kr__done_accept_poll(struct kr_reactor *r, struct kr__owner *o,
+                          const struct kr__completion *how) {
     struct kr__listener *l = kr__owner_listener(o);
     kr__listener_looked(l, how->res);
     if (how->res < 0)
@@ -83,11 +86,13 @@ uint16_t kr__prep_accept_one(struct kr_reactor *r, struct kr__owner *o, struct i
     (void)r;
     one_begins(kr__owner_listener(o));
     io_uring_prep_accept(sqe, 0, NULL, NULL, 0);
-    sqe->file_index = IORING_FILE_INDEX_ALLOC; /* liburing 2.3's direct helper would add 1, making it 0 */
+    /* liburing 2.3's direct helper would add 1, making it 0 */
+    sqe->file_index = IORING_FILE_INDEX_ALLOC;
     return 0;
 }
 
-void kr__done_accept_one(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
+void kr__done_accept_one(struct kr_reactor *r, struct kr__owner *o,
+                         const struct kr__completion *how) {
     struct kr__listener *l = kr__owner_listener(o);
     l->ones--;
     one_ended(l, KR__VERB_accept_one, how->res >= 0);
@@ -122,7 +127,8 @@ static void arrive_by_fd(struct kr_reactor *r, struct kr__listener *l, int fd) {
         kr__arrival_drop(r, l, i);
 }
 
-void kr__done_accept_fd(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
+void kr__done_accept_fd(struct kr_reactor *r, struct kr__owner *o,
+                        const struct kr__completion *how) {
     struct kr__listener *l = kr__owner_listener(o);
     one_ended(l, KR__VERB_accept_fd, how->res >= 0);
     if (how->res >= 0) {

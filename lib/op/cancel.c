@@ -1,10 +1,11 @@
-/* Cancel: ends another request, found by its tag, which costs one hash bucket; by descriptor it would be
- * a scan of everything (io_uring/poll.c).
+/* Cancel: ends another request, found by its tag, which costs one hash bucket; by descriptor it
+ * would be a scan of everything (io_uring/poll.c).
  *
  * Happy path: the cancel leaves no completion of its own (CQE_SKIP_SUCCESS), the cancelled request
  * completes with -ECANCELED, or with what it had done already.
- * Failure: -ENOENT, it has completed meanwhile, and its completion is on the way; -EALREADY, it is just
- * running, and the cancel is made again; but not of a read, which runs on to its end. The loop fills the SQE: only it knows the tag to cancel. */
+ * Failure: -ENOENT, it has completed meanwhile, and its completion is on the way; -EALREADY, it is
+ * just running, and the cancel is made again; but not of a read, which runs on to its end. The loop
+ * fills the SQE: only it knows the tag to cancel. */
 #include "op/op.h"
 
 uint16_t kr__prep_cancel(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {

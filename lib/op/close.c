@@ -1,7 +1,8 @@
 /* Close: gives a slot back to the kernel, when nothing else of its owner is in flight.
  *
  * Happy path: CLOSE of the direct descriptor, without the fixed-file flag, by file index
- * (io_uring/openclose.c). The kernel drops the last reference to the socket, so that the peer sees FIN.
+ * (io_uring/openclose.c). The kernel drops the last reference to the socket, so that the peer sees
+ * FIN.
  * Failure: an error of CLOSE means that the slot was empty; the owner is as gone. */
 #include "op/op.h"
 

@@ -1,12 +1,14 @@
 /* Connect: one request, from the slot's socket to the address that was given.
  *
- * Happy path: CONNECT completes with 0 when the connection stands; the kernel waits for that itself. What
- * comes before and after, and what else may come, is in core/dial.c. Unix sockets make no such request.
- * Failure: any error is the kernel's last word. A connection that is closed meanwhile has this cancelled,
- * which leaves the attempt to the CLOSE that follows.
+ * Happy path: CONNECT completes with 0 when the connection stands; the kernel waits for that
+ * itself. What comes before and after, and what else may come, is in core/dial.c. Unix sockets make
+ * no such request.
+ * Failure: any error is the kernel's last word. A connection that is closed meanwhile has this
+ * cancelled, which leaves the attempt to the CLOSE that follows.
  *
- * Relies on: an attempt in progress is polled for by the kernel (io_connect, io_uring/net.c), and that can
- * be cancelled; the address is copied at submit, but a full SQ may delay that, so it stays where it is. */
+ * Relies on: an attempt in progress is polled for by the kernel (io_connect, io_uring/net.c), and
+ * that can be cancelled; the address is copied at submit, but a full SQ may delay that, so it stays
+ * where it is. */
 #include "core/addr.h"
 #include "core/dial.h"
 #include "op/op.h"

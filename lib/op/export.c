@@ -1,8 +1,8 @@
 /* Export: a descriptor for what is in a slot, which a connection leaves by (core/release.c).
  *
- * Happy path: FIXED_FD_INSTALL (kernel >= 6.8) completes with a new descriptor of the same open file,
- * close-on-exec. Failure: -EMFILE, -ENFILE, -ENOMEM; -EPERM by a security module. It is done at submit, and
- * so never cancelled. */
+ * Happy path: FIXED_FD_INSTALL (kernel >= 6.8) completes with a new descriptor of the same open
+ * file, close-on-exec. Failure: -EMFILE, -ENFILE, -ENOMEM; -EPERM by a security module. It is done
+ * at submit, and so never cancelled. */
 #include "core/release.h"
 #include "op/op.h"
 

@@ -1,9 +1,10 @@
 /* Install: gives an accepted descriptor a slot of the table, which the kernel chooses.
  *
- * Happy path: IORING_OP_FILES_UPDATE with IORING_FILE_INDEX_ALLOC (kernel >= 6.0) writes the slot over
- * the descriptor in our memory and completes with 1; the descriptor is closed, or kept by the connection, which arrives.
- * Failure: the table is full or memory is short; the descriptor is closed, which the client sees. It
- * does not happen for want of slots, as one was set aside. */
+ * Happy path: IORING_OP_FILES_UPDATE with IORING_FILE_INDEX_ALLOC (kernel >= 6.0) writes the slot
+ * over the descriptor in our memory and completes with 1; the descriptor is closed, or kept by the
+ * connection, which arrives.
+ * Failure: the table is full or memory is short; the descriptor is closed, which the client sees.
+ * It does not happen for want of slots, as one was set aside. */
 #include "op/op.h"
 
 uint16_t kr__prep_install(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {

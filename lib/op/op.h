@@ -1,8 +1,8 @@
 /* The op table: what each verb does when a request is made and when it completes.
  *
- * `prep` fills an SQE that is all zeros and returns the tag's operand; the loop sets target, tag and
- * counter afterwards, so that no verb can forget them. `done` handles one completion, when the loop has
- * already counted it: with the verb no longer armed if it was the last. */
+ * `prep` fills an SQE that is all zeros and returns the tag's operand; the loop sets target, tag
+ * and counter afterwards, so that no verb can forget them. `done` handles one completion, when the
+ * loop has already counted it: with the verb no longer armed if it was the last. */
 #ifndef KR_OP_OP_H
 #define KR_OP_OP_H
 
@@ -32,8 +32,9 @@ struct kr__op {
 extern const struct kr__op kr__ops[KR__VERB_COUNT];
 
 #define X(name, target, counted, many)                                                             \
-    uint16_t kr__prep_##name(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe);  \
-    void kr__done_##name(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how);
+    uint16_t kr__prep_##name(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe); \
+    void kr__done_##name(struct kr_reactor *r, struct kr__owner *o,                                \
+                         const struct kr__completion *how);
 KR__VERBS(X)
 #undef X
 

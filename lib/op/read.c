@@ -1,21 +1,23 @@
-/* Read: a file in a send queue is read, one read at a time a connection, into memory that is then sent.
+/* Read: a file in a send queue is read, one read at a time a connection, into memory that is then
+ * sent.
  *
- * Happy path: READ at an offset fills a free chunk, which joins the queue in front of its file; while that is
- * sent the other chunk is filled. All bytes read, and those sent, the file is due, and its user is told in a
- * phase of the turn.
- * Failure modes: fewer bytes than asked for (the next read goes on from there); the end of a file that was
- * to be sent up to its end (it has been read), or of one that promised more (-ENODATA: the connection is
- * reset, for its peer must not take a part for the whole); an error, the same; -EAGAIN, as file systems that
- * cannot read without waiting give for files opened with O_NONBLOCK (once more by a worker, who waits).
+ * Happy path: READ at an offset fills a free chunk, which joins the queue in front of its file;
+ * while that is sent the other chunk is filled. All bytes read, and those sent, the file is due,
+ * and its user is told in a phase of the turn.
+ * Failure modes: fewer bytes than asked for (the next read goes on from there); the end of a file
+ * that was to be sent up to its end (it has been read), or of one that promised more (-ENODATA: the
+ * connection is reset, for its peer must not take a part for the whole); an error, the same;
+ * -EAGAIN, as file systems that cannot read without waiting give for files opened with O_NONBLOCK
+ * (once more by a worker, who waits).
  *
- * Relies on: a read of what is in memory completes as it is submitted; others complete when the pages are
- * there, or are done by a worker (io_read, io_uring/rw.c). A read under way is not cancelled: only
- * one that no worker has begun is. The kernel writes to the chunk until the completion, so it is kept till
- * then.
+ * Relies on: a read of what is in memory completes as it is submitted; others complete when the
+ * pages are there, or are done by a worker (io_read, io_uring/rw.c). A read under way is not
+ * cancelled: only one that no worker has begun is. The kernel writes to the chunk until the
+ * completion, so it is kept till then.
  *
- * SPLICE by way of a pipe costs a third less CPU (bench/README.md), but always has a worker, which sleeps while the
- * peer takes nothing: a thread and a pipe for each slow peer, and no byte is seen to move. Registered memory
- * (READ_FIXED) makes no difference that could be measured. */
+ * SPLICE by way of a pipe costs a third less CPU (bench/README.md), but always has a worker, which
+ * sleeps while the peer takes nothing: a thread and a pipe for each slow peer, and no byte is seen
+ * to move. Registered memory (READ_FIXED) makes no difference that could be measured. */
 #include "core/forward.h"
 #include "op/op.h"
 #include "op/send.h"
@@ -46,7 +48,8 @@ void kr__conn_files_check(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 static void came(struct kr_reactor *r, struct kr__conn *c, size_t size) {
-    kr__mark_if(read_short, size < files_of(c)->first->left && size < files_of(c)->reading->send.room);
+    kr__mark_if(read_short,
+                size < files_of(c)->first->left && size < files_of(c)->reading->send.room);
     kr__time_reach(&c->write_from, r->now);
     kr__count(&r->stats.bytes_read, size);
     kr__files_came(files_of(c), &r->sends, &c->queue, size);
@@ -140,7 +143,8 @@ int kr_conn_send_file(struct kr_reactor *r, kr_conn conn, int fd, uint64_t offse
     int rc = kr__conn_door(r, conn, &c);
     if (rc < 0)
         return rc;
-    struct kr__file_plan plan = {.fd = fd, .offset = offset, .size = size, .done = done, .arg = arg};
+    struct kr__file_plan plan = {
+        .fd = fd, .offset = offset, .size = size, .done = done, .arg = arg};
     rc = check_file(r, &plan);
     if (rc < 0)
         return rc;

@@ -1,23 +1,24 @@
-/* Recv: one receive a connection, into the shared buffers: multishot, but on Unix sockets and pipes, while some
- * wait for a buffer, and of one that has more than its share of the turns.
+/* Recv: one receive a connection, into the shared buffers: multishot, but on Unix sockets and
+ * pipes, while some wait for a buffer, and of one that has more than its share of the turns.
  *
- * Happy path: a completion brings a buffer; its bytes are lent to on_data; the buffer goes back unless a
- * send holds it. What on_data leaves is copied to the connection's kept bytes and shown again with what
- * follows, or when reading goes on.
- * Failure modes: no buffer (-ENOBUFS: it waits in the line; the kernel keeps its data); the multishot
- * ends with data (CQ overflow: armed again, only F_MORE says what is armed); the peer's end (res 0,
- * whatever F_SOCK_NONEMPTY says); an error (the connection ends); kept bytes outgrow recv_cap.
+ * Happy path: a completion brings a buffer; its bytes are lent to on_data; the buffer goes back
+ * unless a send holds it. What on_data leaves is copied to the connection's kept bytes and shown
+ * again with what follows, or when reading goes on.
+ * Failure modes: no buffer (-ENOBUFS: it waits in the line; the kernel keeps its data); the
+ * multishot ends with data (CQ overflow: armed again, only F_MORE says what is armed); the peer's
+ * end (res 0, whatever F_SOCK_NONEMPTY says); an error (the connection ends); kept bytes outgrow
+ * recv_cap.
  *
- * Unix sockets: a multishot receive may miss what comes while it is being armed, the end of the stream above
- * all (liburing #1549; on 6.18 once or twice in 40,000 connections, of TCP never, with one shot never). So
- * there each receive is made anew, which looks at the socket first. If descriptors may come with the bytes it is
- * a RECVMSG, with a place for them (core/fds.c).
+ * Unix sockets: a multishot receive may miss what comes while it is being armed, the end of the
+ * stream above all (liburing #1549; on 6.18 once or twice in 40,000 connections, of TCP never, with
+ * one shot never). So there each receive is made anew, which looks at the socket first. If
+ * descriptors may come with the bytes it is a RECVMSG, with a place for them (core/fds.c).
  *
- * Pipes: a READ at a time. It waits as a receive does, whether the pipe is a blocking one or not, and its end
- * takes a buffer too (observed on 6.18).
+ * Pipes: a READ at a time. It waits as a receive does, whether the pipe is a blocking one or not,
+ * and its end takes a buffer too (observed on 6.18).
  *
- * Relies on: man io_uring_prep_recv_multishot; `len` is 0 before kernel 6.17; a completion with F_BUFFER
- * hands the buffer over whatever its result. */
+ * Relies on: man io_uring_prep_recv_multishot; `len` is 0 before kernel 6.17; a completion with
+ * F_BUFFER hands the buffer over whatever its result. */
 #include "op/recv.h"
 
 #include "core/fds.h"
@@ -44,8 +45,8 @@ uint16_t kr__prep_recv(struct kr_reactor *r, struct kr__owner *o, struct io_urin
     return 0;
 }
 
-/* How large a block to ask for. Beyond the size classes a block is as large as asked for: one that grows
- * takes half as much again, or each receive would move all that came before it. */
+/* How large a block to ask for. Beyond the size classes a block is as large as asked for: one that
+ * grows takes half as much again, or each receive would move all that came before it. */
 static size_t kept_room(const struct kr__conn *c, size_t need) {
     return c->kept && need > KR__BLOCK_CLASS_MOST ? need + need / 2 : need;
 }
@@ -91,13 +92,15 @@ static void keep(struct kr_reactor *r, struct kr__conn *c, const char *data, siz
 
 /* While reading is stopped the cap waits: the bytes had arrived before the peer could be told. */
 static void check_cap(struct kr_reactor *r, struct kr__conn *c) {
-    if (c->state != KR__CONN_OPEN || c->kept_size <= kr__conn_opts(c)->recv_cap || kr__conn_stopped(c))
+    if (c->state != KR__CONN_OPEN || c->kept_size <= kr__conn_opts(c)->recv_cap ||
+        kr__conn_stopped(c))
         return;
     kr__mark(kept_too_much);
     kr__conn_end(r, c, KR_CLOSE_NOW, -EMSGSIZE, KR_WHY_LIMIT);
 }
 
-/* To its user, or to the other end. A user may have it forwarded from within on_data: then the rest is. */
+/* To its user, or to the other end. A user may have it forwarded from within on_data: then the rest
+ * is. */
 static size_t show(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size) {
     size_t used = 0;
     if (kr__likely(!c->forwarding))
@@ -146,7 +149,8 @@ static void deliver(struct kr_reactor *r, struct kr__conn *c, const char *data, 
     }
     kr__time_reach(&c->idle_from, r->now);
     kr__time_reach(&c->read_from, r->now);
-    bool flows = !kr__conn_stopped(c) || (c->forwarding && !c->paused); /* a dam lets through what came */
+    /* a dam lets through what came */
+    bool flows = !kr__conn_stopped(c) || (c->forwarding && !c->paused);
     if (kr__likely(!c->kept_size && flows)) {
         show_buffer(r, c, data, size, buf);
         return;
@@ -185,7 +189,8 @@ static void failed(struct kr_reactor *r, struct kr__conn *c, int error) {
     switch (-error) {
     case ENOBUFS:
         kr__bufs_starved(&r->bufs);
-        kr__mark_if(starved_with_bytes_to_show, c->state == KR__CONN_OPEN && kr__link_on(&c->wait) && !c->trying);
+        kr__mark_if(starved_with_bytes_to_show,
+                    c->state == KR__CONN_OPEN && kr__link_on(&c->wait) && !c->trying);
         kr__line_refused(r, c);
         return;
     case ECANCELED:
@@ -224,7 +229,8 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
         kr__buf_unref(&r->bufs, buf);
 }
 
-/* What waited while reading was stopped: kept bytes, then the end of the stream. The turn's own phase. */
+/* What waited while reading was stopped: kept bytes, then the end of the stream. The turn's own
+ * phase. */
 void kr__recv_show(struct kr_reactor *r, struct kr__conn *c) {
     kr__assert(c->state == KR__CONN_OPEN && !kr__conn_stopped(c));
     if (kr__unlikely(c->takes_fds))

@@ -1,9 +1,10 @@
 /* Reset: ends a TCP connection with RST, before its CLOSE.
  *
- * Happy path: CONNECT to an address of family AF_UNSPEC disconnects the socket, and tcp_disconnect sends
- * RST (net/ipv4/af_inet.c, net/ipv4/tcp.c). SO_LINGER would do it as well, but setting it on a direct
- * descriptor needs kernel 6.7; this works since 6.1.
- * Failure: the socket is no TCP socket, or was reset by the peer; the CLOSE that follows ends it. */
+ * Happy path: CONNECT to an address of family AF_UNSPEC disconnects the socket, and tcp_disconnect
+ * sends RST (net/ipv4/af_inet.c, net/ipv4/tcp.c). SO_LINGER would do it as well, but setting it on
+ * a direct descriptor needs kernel 6.7; this works since 6.1.
+ * Failure: the socket is no TCP socket, or was reset by the peer; the CLOSE that follows ends
+ * it. */
 #include "op/op.h"
 
 #include <sys/socket.h>

@@ -1,18 +1,20 @@
 /* Send: one in flight a stream, of all that is queued.
  *
- * Happy path: the queue's pieces go out in one SEND (one piece) or SENDMSG (several, up to what the kernel
- * takes); the completion consumes the front of the queue. Descriptors go with the first byte of a SENDMSG, so
- * the bytes that they were queued with begin one, and those queued before end the one before. Bytes that were lent by kr_conn_send_ref are pieces
- * like others; their users are told in a phase of the turn (loop.c), before on_close.
- * Failure modes: a short result (the peer reads slowly): the rest is sent next, from the right offset, as
- * the queue only loses what was taken. MSG_WAITALL would have the kernel go on by itself, but then
- * nobody could tell a slow reader from a dead one: deadlines live on seeing bytes move. An error (the
- * connection ends); the queue rises above send_high (reading stops until it is down to send_low),
- * above send_cap (the caller is refused).
+ * Happy path: the queue's pieces go out in one SEND (one piece) or SENDMSG (several, up to what the
+ * kernel takes); the completion consumes the front of the queue. Descriptors go with the first byte
+ * of a SENDMSG, so the bytes that they were queued with begin one, and those queued before end the
+ * one before. Bytes that were lent by kr_conn_send_ref are pieces like others; their users are told
+ * in a phase of the turn (loop.c), before on_close.
+ * Failure modes: a short result (the peer reads slowly): the rest is sent next, from the right
+ * offset, as the queue only loses what was taken. MSG_WAITALL would have the kernel go on by
+ * itself, but then nobody could tell a slow reader from a dead one: deadlines live on seeing bytes
+ * move. An error (the connection ends); the queue rises above send_high (reading stops until it is
+ * down to send_low), above send_cap (the caller is refused).
  *
  * Relies on: two sends in flight on one stream may overtake each other (liburing #1001), hence one;
  * payload is borrowed by the kernel until the completion, msghdr and pieces until the submit
- * (IORING_FEAT_SUBMIT_STABLE), which a full SQ may delay, so they are kept until the completion too. */
+ * (IORING_FEAT_SUBMIT_STABLE), which a full SQ may delay, so they are kept until the completion
+ * too. */
 #include "op/send.h"
 
 #include "core/forward.h"
@@ -31,8 +33,8 @@ static struct kr__vector *vector_new(struct kr_reactor *r, unsigned pieces) {
     return v;
 }
 
-/* The list of the first pieces, `count` of them at most: with less memory fewer go. Returns how many; 1 needs
- * no list. */
+/* The list of the first pieces, `count` of them at most: with less memory fewer go. Returns how
+ * many; 1 needs no list. */
 static unsigned vector_ready(struct kr_reactor *r, struct kr__conn *c, unsigned count) {
     kr__mark_if(vector_full, count == KR__VECTOR_PIECES);
     struct kr__vector *v;
@@ -57,8 +59,9 @@ static bool file_goes_on(const struct kr__conn *c) {
     return c->files && c->more->files->first && c->more->files->first->expected;
 }
 
-/* What one send does not cover is sent next and at once, so all sends but the last of them say MSG_MORE, and
- * the seams leave in whole segments. What is queued later is not waited for: nothing stays corked. */
+/* What one send does not cover is sent next and at once, so all sends but the last of them say
+ * MSG_MORE, and the seams leave in whole segments. What is queued later is not waited for: nothing
+ * stays corked. */
 unsigned kr__send_fill(struct kr_reactor *r, struct kr__conn *c, struct io_uring_sqe *sqe,
                        unsigned count) {
     if (count > 1)
@@ -219,8 +222,8 @@ int kr_conn_send_ref(struct kr_reactor *r, kr_conn conn, const void *data, size_
     return 0;
 }
 
-int kr_conn_send_fds(struct kr_reactor *r, kr_conn conn, const void *data, size_t size, const int *fds,
-                     unsigned count) {
+int kr_conn_send_fds(struct kr_reactor *r, kr_conn conn, const void *data, size_t size,
+                     const int *fds, unsigned count) {
     struct kr__conn *c;
     int rc = kr__conn_door(r, conn, &c);
     if (rc < 0)

@@ -4,12 +4,14 @@
 
 #include "op/op.h"
 
-/* Whether `size` more bytes may be queued: 0, -EPIPE, -ENOBUFS. A refusal counts as a rise above send_high, so
- * that a caller who then consumes nothing is shown the same bytes again when there is room. */
+/* Whether `size` more bytes may be queued: 0, -EPIPE, -ENOBUFS. A refusal counts as a rise above
+ * send_high, so that a caller who then consumes nothing is shown the same bytes again when there is
+ * room. */
 int kr__send_admit(struct kr_reactor *r, struct kr__conn *c, size_t size);
 
-/* Fills a SEND of the first record of the queue, or a SENDMSG of the first ones, at most `count` of them; when
- * memory is short, of fewer. Returns how many. What it does not cover is to be sent at once after it. */
+/* Fills a SEND of the first record of the queue, or a SENDMSG of the first ones, at most `count` of
+ * them; when memory is short, of fewer. Returns how many. What it does not cover is to be sent at
+ * once after it. */
 unsigned kr__send_fill(struct kr_reactor *r, struct kr__conn *c, struct io_uring_sqe *sqe,
                        unsigned count);
 

@@ -1,19 +1,22 @@
-/* Send by zero-copy: the kernel sends from the lender's pages, and says when it refers to them no more.
+/* Send by zero-copy: the kernel sends from the lender's pages, and says when it refers to them no
+ * more.
  *
- * Happy path: the large loans at the front of the queue go out in one SEND_ZC or SENDMSG_ZC; the result, with
- * F_MORE, consumes the queue as that of any send, and the next send may go; the notification, which comes when
- * the peer has acknowledged, gives the loans back. Only F_MORE says whether a notification follows: one
- * does after most errors, too.
+ * Happy path: the large loans at the front of the queue go out in one SEND_ZC or SENDMSG_ZC; the
+ * result, with F_MORE, consumes the queue as that of any send, and the next send may go; the
+ * notification, which comes when the peer has acknowledged, gives the loans back. Only F_MORE says
+ * whether a notification follows: one does after most errors, too.
  * Failure modes: memory may not be locked (-ENOMEM, or -ENOBUFS: the queue goes by copying, until a
- * notification has freed some, or the next queue begins); the socket cannot (-EOPNOTSUPP), or the kernel had to
- * copy all the same, as it does for every receiver on this machine (ZC_COPIED): not tried again on this
- * connection; any other error ends it. A notification that does not come, because the peer acknowledges
- * nothing: after the close flush_ns bounds that (core/conn.c), by a reset.
+ * notification has freed some, or the next queue begins); the socket cannot (-EOPNOTSUPP), or the
+ * kernel had to copy all the same, as it does for every receiver on this machine (ZC_COPIED): not
+ * tried again on this connection; any other error ends it. A notification that does not come,
+ * because the peer acknowledges nothing: after the close flush_ns bounds that (core/conn.c), by a
+ * reset.
  *
- * Relies on: kernel >= 6.1 for SENDMSG_ZC; REPORT_USAGE >= 6.2 (man io_uring_prep_send_zc). A request of
- * which nothing was sent reports its pages as copied (io_uring/notif.c: zc_report and not zc_used), hence
- * `failed`. tcp_disconnect frees what was sent and not acknowledged, and the notifications come (observed on
- * 6.18). Locked pages are charged to the user of a ring that was made without CAP_IPC_LOCK (io_uring/notif.h). */
+ * Relies on: kernel >= 6.1 for SENDMSG_ZC; REPORT_USAGE >= 6.2 (man io_uring_prep_send_zc). A
+ * request of which nothing was sent reports its pages as copied (io_uring/notif.c: zc_report and
+ * not zc_used), hence `failed`. tcp_disconnect frees what was sent and not acknowledged, and the
+ * notifications come (observed on 6.18). Locked pages are charged to the user of a ring that was
+ * made without CAP_IPC_LOCK (io_uring/notif.h). */
 #include "core/zerocopy.h"
 #include "kernel/probe.h"
 #include "op/send.h"

@@ -1,14 +1,17 @@
-/* Shutdown: ends this side of a stream, when all that was queued has been sent: because its user wants so,
- * or because a close lingers.
+/* Shutdown: ends this side of a stream, when all that was queued has been sent: because its user
+ * wants so, or because a close lingers.
  *
- * Happy path: SHUTDOWN of the writing half sends FIN behind the last byte; the receive in flight goes on.
- * Failure modes: any error ends the connection with it, since a peer that waits for our end would wait for
- * ever (-ENOTCONN: the peer has reset; -ECANCELED: the kernel could not make a worker, io_uring/io-wq.c).
- * A close while it is in flight waits for it: it is never cancelled, as it ends by itself.
+ * Happy path: SHUTDOWN of the writing half sends FIN behind the last byte; the receive in flight
+ * goes on.
+ * Failure modes: any error ends the connection with it, since a peer that waits for our end would
+ * wait for ever (-ENOTCONN: the peer has reset; -ECANCELED: the kernel could not make a worker,
+ * io_uring/io-wq.c). A close while it is in flight waits for it: it is never cancelled, as it ends
+ * by itself.
  *
- * Relies on: SHUTDOWN is always given to a kernel worker (io_shutdown_prep, io_uring/net.c; observed on
- * 6.18), so it completes later than what is submitted with it, and may complete after the cancel of a
- * receive has. CLOSE alone sends FIN too, without a worker: this is for those who read on. */
+ * Relies on: SHUTDOWN is always given to a kernel worker (io_shutdown_prep, io_uring/net.c;
+ * observed on 6.18), so it completes later than what is submitted with it, and may complete after
+ * the cancel of a receive has. CLOSE alone sends FIN too, without a worker: this is for those who
+ * read on. */
 #include "core/forward.h"
 #include "op/op.h"
 
@@ -21,7 +24,8 @@ uint16_t kr__prep_shutdown(struct kr_reactor *r, struct kr__owner *o, struct io_
     return 0;
 }
 
-void kr__done_shutdown(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
+void kr__done_shutdown(struct kr_reactor *r, struct kr__owner *o,
+                       const struct kr__completion *how) {
     struct kr__conn *c = kr__owner_conn(o);
     kr__mark_if(shutdown_failed, how->res < 0);
     if (how->res < 0) {

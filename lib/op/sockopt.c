@@ -1,9 +1,9 @@
 /* Sockopt: sets an option of a connection's socket.
  *
- * Happy path: URING_CMD with SOCKET_URING_OP_SETSOCKOPT (kernel >= 6.7; asked for from 6.8 on, as there is no other
- * sign of it) is done at submit, so that what is submitted behind it goes with the new value. The value is
- * in the record, which stays until the completion. What is set already is a NOP. Failure: the kernel's word
- * (core/sockopt.c). Never cancelled: it does not wait. */
+ * Happy path: URING_CMD with SOCKET_URING_OP_SETSOCKOPT (kernel >= 6.7; asked for from 6.8 on, as
+ * there is no other sign of it) is done at submit, so that what is submitted behind it goes with
+ * the new value. The value is in the record, which stays until the completion. What is set already
+ * is a NOP. Failure: the kernel's word (core/sockopt.c). Never cancelled: it does not wait. */
 #include "core/sockopt.h"
 #include "op/op.h"
 

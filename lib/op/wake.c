@@ -1,8 +1,9 @@
 /* Wake: a multishot poll on the inbox's eventfd, armed as long as the reactor lives.
  *
- * Happy path: another thread writes, the poll completes, the wait ends; what was posted is run by the
- * turn's inbox phase. Failure: the multishot ends (CQ overflow) and is armed again; the counter of an
- * eventfd that is never read stays readable, so that the new poll completes at once and nothing is lost. */
+ * Happy path: another thread writes, the poll completes, the wait ends; what was posted is run by
+ * the turn's inbox phase. Failure: the multishot ends (CQ overflow) and is armed again; the counter
+ * of an eventfd that is never read stays readable, so that the new poll completes at once and
+ * nothing is lost. */
 #include "op/op.h"
 
 #include <poll.h>

@@ -1,5 +1,5 @@
-/* Size classes of memory. Happy path: pop from the class's list. Failure: the user's allocator refuses,
- * and the caller gets NULL, with nothing changed. */
+/* Size classes of memory. Happy path: pop from the class's list. Failure: the user's allocator
+ * refuses, and the caller gets NULL, with nothing changed. */
 #include "pool/blocks.h"
 
 #include "base/mark.h"
@@ -61,7 +61,8 @@ void kr__block_put(struct kr__blocks *blocks, void *block, size_t room) {
     kr__uncount(&blocks->out, 1);
     kr__unpoison(block, room);
     unsigned class = class_of(room);
-    kr__mark_if(block_not_kept, class != KR__BLOCK_CLASSES && blocks->kept + room > KR__BLOCKS_KEEP);
+    kr__mark_if(block_not_kept,
+                class != KR__BLOCK_CLASSES && blocks->kept + room > KR__BLOCKS_KEEP);
     if (class == KR__BLOCK_CLASSES || blocks->kept + room > KR__BLOCKS_KEEP) {
         kr__mem_put(blocks->mem, block, room);
         return;

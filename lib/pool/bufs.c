@@ -1,13 +1,14 @@
 /* The provided buffer ring.
  *
- * Happy path: take on a completion, unref when the callback and the sends are done, publish once a turn.
+ * Happy path: take on a completion, unref when the callback and the sends are done, publish once a
+ * turn.
  * Failure: all are out, and connections wait in a line (core/line.c) until one comes back.
  *
- * Relies on: entries are consumed in the order of publishing, the tail is 16 bits and free-running, the
- * kernel does not check for more than `count` published (man io_uring_register_buf_ring). A zero-length
- * entry would look like the end of stream on a live connection (observed on 6.18), hence the assert.
- * The ring's memory is pinned, so a forked child must not have it: its copy-on-write would part us
- * from the page that the kernel reads. */
+ * Relies on: entries are consumed in the order of publishing, the tail is 16 bits and free-running,
+ * the kernel does not check for more than `count` published (man io_uring_register_buf_ring). A
+ * zero-length entry would look like the end of stream on a live connection (observed on 6.18),
+ * hence the assert. The ring's memory is pinned, so a forked child must not have it: its
+ * copy-on-write would part us from the page that the kernel reads. */
 #include "pool/bufs.h"
 
 #include "base/mark.h"
@@ -19,8 +20,9 @@ static size_t ring_bytes(unsigned count) {
     return ((size_t)count * sizeof(struct io_uring_buf) + 4095) / 4096 * 4096;
 }
 
-/* Buffers a power of two apart would begin in the same few sets of each cache, and small messages, which
- * use nothing but beginnings, would throw each other out: so a page and a line lie between them. */
+/* Buffers a power of two apart would begin in the same few sets of each cache, and small messages,
+ * which use nothing but beginnings, would throw each other out: so a page and a line lie between
+ * them. */
 static size_t stride_of(size_t size) {
     size_t lines = (size + 63) / 64 * 64;
     return size < 4096 ? lines : lines + 4096 + 64;

@@ -1,12 +1,14 @@
 /* Receive buffers: one provided buffer ring, shared by all connections.
  *
  * The kernel walks the ring as a queue, so every published buffer is written to before the first is
- * used again: many published buffers are a cold cache (64 connections echoing 64 KiB: a third more CPU
- * with 512 than with 8). So only `target` are published, the last one given back goes out first, and
- * the rest is a reserve. The target doubles when connections starve and falls when receives are large:
- * it keeps about KR__BUFS_WARM bytes in flight, from the beginning on, when each may be a whole buffer.
+ * used again: many published buffers are a cold cache (64 connections echoing 64 KiB: a third more
+ * CPU with 512 than with 8). So only `target` are published, the last one given back goes out
+ * first, and the rest is a reserve. The target doubles when connections starve and falls when
+ * receives are large: it keeps about KR__BUFS_WARM bytes in flight, from the beginning on, when
+ * each may be a whole buffer.
  *
- * A buffer is the kernel's (published), or out (refs > 0: lent to a callback, held by sends), or free. */
+ * A buffer is the kernel's (published), or out (refs > 0: lent to a callback, held by sends), or
+ * free. */
 #ifndef KR_POOL_BUFS_H
 #define KR_POOL_BUFS_H
 

@@ -1,6 +1,7 @@
-/* Files, chunk by chunk. Happy path: begin takes a free chunk, came puts it into the queue, consuming it
- * there (sends.c) makes it free again. Failure: memory is refused when a file is added, and nothing has
- * changed; when it is refused for larger or more chunks, those that are there go on. */
+/* Files, chunk by chunk. Happy path: begin takes a free chunk, came puts it into the queue,
+ * consuming it there (sends.c) makes it free again. Failure: memory is refused when a file is
+ * added, and nothing has changed; when it is refused for larger or more chunks, those that are
+ * there go on. */
 #include "pool/files.h"
 
 #include "base/mark.h"
@@ -34,8 +35,9 @@ static bool is_free(const struct kr__files *files, const struct kr__chunk *chunk
 
 /* How large a chunk is of use to read so many bytes. */
 static size_t room_for(uint64_t expected) {
-    return expected < KR__CHUNK_LEAST ? KR__CHUNK_LEAST
-                                      : expected < KR__CHUNK_SIZE ? (size_t)expected : KR__CHUNK_SIZE;
+    return expected < KR__CHUNK_LEAST  ? KR__CHUNK_LEAST
+           : expected < KR__CHUNK_SIZE ? (size_t)expected
+                                       : KR__CHUNK_SIZE;
 }
 
 /* False when memory is refused; then it is as it was. */
@@ -127,7 +129,8 @@ static void has_been_read(struct kr__files *files, struct kr__send_file *file) {
     files->first = file->next;
 }
 
-void kr__files_came(struct kr__files *files, struct kr__sends *sends, struct kr__sendq *q, size_t size) {
+void kr__files_came(struct kr__files *files, struct kr__sends *sends, struct kr__sendq *q,
+                    size_t size) {
     struct kr__chunk *chunk = files->reading;
     struct kr__send_file *file = chunk->file;
     kr__assert(size && size <= chunk->send.room && size <= file->left);

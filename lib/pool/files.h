@@ -1,8 +1,9 @@
 /* Files in a connection's send queue: the memory that they are read into, and which is read next.
  *
- * A connection that has files in its queue has two chunks of memory, whatever their number and size: while
- * one is being sent the next is read into the other. They are read in the queue's order, each from its front
- * to its end, also while what stands before it in the queue is still being sent. */
+ * A connection that has files in its queue has two chunks of memory, whatever their number and
+ * size: while one is being sent the next is read into the other. They are read in the queue's
+ * order, each from its front to its end, also while what stands before it in the queue is still
+ * being sent. */
 #ifndef KR_POOL_FILES_H
 #define KR_POOL_FILES_H
 
@@ -12,7 +13,8 @@
 #define KR__CHUNK_LEAST 4096u
 #define KR__CHUNKS 2u
 
-/* However much is left of it, a file counts as no more among the queued bytes: what it may have in memory. */
+/* However much is left of it, a file counts as no more among the queued bytes: what it may have in
+ * memory. */
 #define KR__FILE_COUNTS (KR__CHUNKS * KR__CHUNK_SIZE)
 
 struct kr__files {
@@ -39,8 +41,8 @@ uint32_t kr__file_counts(uint64_t size);
 struct kr__files *kr__files_new(struct kr__blocks *blocks);
 void kr__files_free(struct kr__blocks *blocks, struct kr__files *files);
 
-/* Adds a file; of size 0 it is due at once. -ENOMEM. Once it has been added no memory is needed for it that
- * may be refused. */
+/* Adds a file; of size 0 it is due at once. -ENOMEM. Once it has been added no memory is needed for
+ * it that may be refused. */
 int kr__files_add(struct kr__files *files, struct kr__sends *sends, struct kr__sendq *q,
                   const struct kr__file_plan *plan);
 
@@ -51,9 +53,11 @@ bool kr__files_want(const struct kr__files *files);
 struct iovec kr__files_begin(struct kr__files *files, struct kr__blocks *blocks);
 
 /* It has ended, with so many bytes (> 0) for the queue. */
-void kr__files_came(struct kr__files *files, struct kr__sends *sends, struct kr__sendq *q, size_t size);
+void kr__files_came(struct kr__files *files, struct kr__sends *sends, struct kr__sendq *q,
+                    size_t size);
 
-/* It has met the end of a file that was to be sent up to there. Returns by how many bytes less are queued. */
+/* It has met the end of a file that was to be sent up to there. Returns by how many bytes less are
+ * queued. */
 uint32_t kr__files_met_end(struct kr__files *files, struct kr__sends *sends, struct kr__sendq *q);
 
 #endif

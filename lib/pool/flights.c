@@ -1,7 +1,7 @@
 /* Zero-copy sends under way. Happy path: start pins the first records of a queue, consuming them
- * (pool/sends.c) moves those that are sent to the pinned, the end unpins. Ends come in the order of the
- * starts, as a rule: then the search ends at the first record. Failure: a reset frees what was not
- * transmitted first, so ends may come in any order. */
+ * (pool/sends.c) moves those that are sent to the pinned, the end unpins. Ends come in the order of
+ * the starts, as a rule: then the search ends at the first record. Failure: a reset frees what was
+ * not transmitted first, so ends may come in any order. */
 #include "pool/flights.h"
 
 #include "base/mark.h"
@@ -30,8 +30,8 @@ bool kr__flights_room(const struct kr__flights *flights, const struct kr__sendq 
     return flights->count < KR__FLIGHTS_MAX && (uint16_t)(flights->last - first) < KR__FLIGHTS_SPAN;
 }
 
-/* Records behind the first `count` that an earlier flight carried, in vain, are taken for carried, too: or
- * the flights of a record would not be all those between its first and its last. */
+/* Records behind the first `count` that an earlier flight carried, in vain, are taken for carried,
+ * too: or the flights of a record would not be all those between its first and its last. */
 uint16_t kr__flight_start(struct kr__flights *flights, const struct kr__sendq *q, unsigned count) {
     flights->last++;
     flights->count++;
@@ -52,7 +52,8 @@ static bool carries(const struct kr__send_ref *ref, uint16_t number) {
     return ref->pins && !is_before(number, ref->first) && !is_before(ref->final, number);
 }
 
-/* Those in the queue that fly are its first: what comes after the last send has not been sent at all. */
+/* Those in the queue that fly are its first: what comes after the last send has not been sent at
+ * all. */
 static void unpin_queued(const struct kr__sendq *q, uint16_t number) {
     for (struct kr__send *send = q->head; send && send->kind == KR__SEND_REF; send = send->next) {
         struct kr__send_ref *ref = kr__send_as_ref(send);
@@ -62,8 +63,8 @@ static void unpin_queued(const struct kr__sendq *q, uint16_t number) {
     }
 }
 
-static void record_land(struct kr__flights *flights, struct kr__sends *sends, struct kr__send *before,
-                        struct kr__send *send) {
+static void record_land(struct kr__flights *flights, struct kr__sends *sends,
+                        struct kr__send *before, struct kr__send *send) {
     kr__sendq_unlink(&flights->pinned, before, send);
     kr__send_release(sends, send);
 }

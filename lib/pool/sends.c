@@ -1,10 +1,12 @@
-/* Records in, pieces out, bytes consumed. One function releases a record: kr__send_release. Failure: memory
- * is refused, and the queue is as before. No callback runs but in kr__sends_tell: bytes are consumed deep
- * inside a completion, where the user must not find the connection half changed.
+/* Records in, pieces out, bytes consumed. One function releases a record: kr__send_release.
+ * Failure: memory is refused, and the queue is as before. No callback runs but in kr__sends_tell:
+ * bytes are consumed deep inside a completion, where the user must not find the connection half
+ * changed.
  *
- * Descriptors are duplicated when they are queued, and the duplicates closed by send_disarm alone: when the first
- * byte of their record is taken, or with the record. Until then each try needs them, for the kernel looks
- * them up anew (sendmsg_copy_msghdr at submit, but __scm_send at each try: net/socket.c, net/core/scm.c). */
+ * Descriptors are duplicated when they are queued, and the duplicates closed by send_disarm alone:
+ * when the first byte of their record is taken, or with the record. Until then each try needs them,
+ * for the kernel looks them up anew (sendmsg_copy_msghdr at submit, but __scm_send at each try:
+ * net/socket.c, net/core/scm.c). */
 #include "pool/files.h"
 
 #include "base/mark.h"
@@ -13,7 +15,8 @@
 #include <errno.h>
 #include <string.h>
 
-/* A new copy record leaves this much room at least, so that small sends of one turn share a record. */
+/* A new copy record leaves this much room at least, so that small sends of one turn share a
+ * record. */
 #define COPY_ROOM_MIN (512u - sizeof(struct kr__send))
 
 static void sendq_link(struct kr__sendq *q, struct kr__send *send) {
@@ -56,7 +59,8 @@ static struct kr__send_fds *send_fds(struct kr__send *send) {
     return kr__container_of(send, struct kr__send_fds, send);
 }
 
-static void fds_close(const struct kr__sends *sends, const struct cmsghdr *control, unsigned count) {
+static void fds_close(const struct kr__sends *sends, const struct cmsghdr *control,
+                      unsigned count) {
     const struct kr__kernel *k = sends->bufs->kernel;
     for (unsigned i = 0; i < count; i++) {
         int fd;
@@ -114,8 +118,8 @@ void kr__send_release(struct kr__sends *sends, struct kr__send *send) {
 
 static struct kr__send *send_new_copy(struct kr__sends *sends, size_t size) {
     size_t room;
-    struct kr__send *send = kr__block_get(sends->blocks, sizeof *send + kr__max_size(size, COPY_ROOM_MIN),
-                                          &room);
+    struct kr__send *send =
+        kr__block_get(sends->blocks, sizeof *send + kr__max_size(size, COPY_ROOM_MIN), &room);
     if (!send)
         return NULL;
     *send = (struct kr__send){
@@ -162,7 +166,8 @@ static void grow_tail(struct kr__sendq *q, size_t size) {
     q->tail->spare -= (uint32_t)size;
 }
 
-void kr__sendq_commit(struct kr__sends *sends, struct kr__sendq *q, struct kr__send *fresh, size_t size) {
+void kr__sendq_commit(struct kr__sends *sends, struct kr__sendq *q, struct kr__send *fresh,
+                      size_t size) {
     if (size && fresh)
         sendq_append(sends, q, fresh);
     if (size)
@@ -207,8 +212,11 @@ int kr__sendq_lend(struct kr__sends *sends, struct kr__sendq *q, const char *dat
     struct kr__send *send = kr__block_get(sends->blocks, sizeof *send, &room);
     if (!send)
         return -ENOMEM;
-    *send = (struct kr__send){
-        .data = data, .size = (uint32_t)size, .room = (uint32_t)room, .buf = buf, .kind = KR__SEND_LENT};
+    *send = (struct kr__send){.data = data,
+                              .size = (uint32_t)size,
+                              .room = (uint32_t)room,
+                              .buf = buf,
+                              .kind = KR__SEND_LENT};
     kr__buf_ref(sends->bufs, buf);
     kr__count(&sends->bufs->held, 1);
     sendq_append(sends, q, send);
@@ -222,7 +230,10 @@ int kr__sendq_ref(struct kr__sends *sends, struct kr__sendq *q, const void *data
     if (!ref)
         return -ENOMEM;
     *ref = (struct kr__send_ref){
-        .send = {.data = data, .size = (uint32_t)size, .room = (uint32_t)room, .kind = KR__SEND_REF},
+        .send = {.data = data,
+                 .size = (uint32_t)size,
+                 .room = (uint32_t)room,
+                 .kind = KR__SEND_REF},
         .release = release,
         .arg = arg,
     };
@@ -235,7 +246,8 @@ int kr__sendq_ref(struct kr__sends *sends, struct kr__sendq *q, const void *data
 }
 
 /* Duplicates go into the control data of a record that is nobody's yet. */
-static int fds_dup(struct kr__sends *sends, struct cmsghdr *control, const int *fds, unsigned count) {
+static int fds_dup(struct kr__sends *sends, struct cmsghdr *control, const int *fds,
+                   unsigned count) {
     const struct kr__kernel *k = sends->bufs->kernel;
     for (unsigned i = 0; i < count; i++) {
         int fd = k->dup(k, fds[i]);
@@ -256,8 +268,9 @@ int kr__sendq_fds(struct kr__sends *sends, struct kr__sendq *q, const void *data
     if (!f)
         return -ENOMEM;
     struct cmsghdr *control = (struct cmsghdr *)(f + 1);
-    *control = (struct cmsghdr){
-        .cmsg_len = CMSG_LEN(count * sizeof *fds), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+    *control = (struct cmsghdr){.cmsg_len = CMSG_LEN(count * sizeof *fds),
+                                .cmsg_level = SOL_SOCKET,
+                                .cmsg_type = SCM_RIGHTS};
     int rc = fds_dup(sends, control, fds, count);
     if (rc < 0) {
         kr__block_put(sends->blocks, f, room);
@@ -342,7 +355,8 @@ void kr__sendq_unlink(struct kr__sendq *q, struct kr__send *before, struct kr__s
 
 int kr__sendq_pieces(const struct kr__sendq *q, struct iovec *iov, int max) {
     int count = 0;
-    for (const struct kr__send *send = piece_from(q->head); send && count < max; send = send_joined(send))
+    for (const struct kr__send *send = piece_from(q->head); send && count < max;
+         send = send_joined(send))
         iov[count++] = (struct iovec){(void *)(uintptr_t)send->data, send->size};
     return count;
 }
@@ -361,7 +375,8 @@ static struct kr_released_fds gift_of(struct kr__send *send, size_t at) {
     return (struct kr_released_fds){at, (const int *)(const void *)CMSG_DATA(control), count};
 }
 
-void kr__sendq_list(const struct kr__sendq *q, struct iovec *pieces, struct kr_released_fds *gifts) {
+void kr__sendq_list(const struct kr__sendq *q, struct iovec *pieces,
+                    struct kr_released_fds *gifts) {
     size_t at = 0;
     for (struct kr__send *send = q->head; send; send = send->next) {
         *pieces++ = (struct iovec){(void *)(uintptr_t)send->data, send->size};
@@ -450,7 +465,8 @@ static void tell_file(struct kr__sends *sends, struct kr_reactor *r, struct kr__
     file.done(r, file.arg, file.sent, file.error ? file.error : whole ? 0 : -ECANCELED);
 }
 
-/* A user may lend again when told, also bytes of size 0, which are due at once: so only those that are due now. */
+/* A user may lend again when told, also bytes of size 0, which are due at once: so only those that
+ * are due now. */
 unsigned kr__sends_tell(struct kr__sends *sends, struct kr_reactor *r) {
     struct kr__sendq due = sends->due;
     sends->due = (struct kr__sendq){NULL, NULL};

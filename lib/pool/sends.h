@@ -2,11 +2,12 @@
  *
  * A record is a block. A COPY record holds its bytes behind itself, and later bytes of the same
  * connection are added while there is room, also while its front is being sent: nothing in it ever
- * moves. A LENT record holds a reference to a receive buffer, in which its bytes are. A REF record borrows
- * its user's bytes; released, it waits among those that are due, until a phase of the turn tells its user. An
- * FDS record has descriptors of its own, which go with its first byte and are closed then; after that it is
- * a COPY record. A FILE record has no bytes of its own: what is read of the file comes as CHUNK records in
- * front of it, and until all has been read nothing behind it is sent (files.h). Released, it is due as well. */
+ * moves. A LENT record holds a reference to a receive buffer, in which its bytes are. A REF record
+ * borrows its user's bytes; released, it waits among those that are due, until a phase of the turn
+ * tells its user. An FDS record has descriptors of its own, which go with its first byte and are
+ * closed then; after that it is a COPY record. A FILE record has no bytes of its own: what is read
+ * of the file comes as CHUNK records in front of it, and until all has been read nothing behind it
+ * is sent (files.h). Released, it is due as well. */
 #ifndef KR_POOL_SENDS_H
 #define KR_POOL_SENDS_H
 
@@ -79,8 +80,8 @@ struct kr__chunk {
     struct kr__send_file *file;
 };
 
-/* What has been sent of a queue's front: by how many bytes less are queued, and how many receive buffers
- * were let go. */
+/* What has been sent of a queue's front: by how many bytes less are queued, and how many receive
+ * buffers were let go. */
 struct kr__sent {
     uint32_t uncounted;
     uint32_t lent;
@@ -93,15 +94,17 @@ struct kr__sends {
     uint64_t out;         /* records in all queues */
 };
 
-/* Room for `size` more contiguous bytes: behind the tail's, or in a fresh record (*fresh, else NULL) that
- * is not in the queue yet. NULL when memory is refused. */
+/* Room for `size` more contiguous bytes: behind the tail's, or in a fresh record (*fresh, else
+ * NULL) that is not in the queue yet. NULL when memory is refused. */
 char *kr__sendq_room(struct kr__sends *sends, const struct kr__sendq *q, size_t size,
                      struct kr__send **fresh);
 
 /* Makes the first `size` bytes of that room part of the queue. */
-void kr__sendq_commit(struct kr__sends *sends, struct kr__sendq *q, struct kr__send *fresh, size_t size);
+void kr__sendq_commit(struct kr__sends *sends, struct kr__sendq *q, struct kr__send *fresh,
+                      size_t size);
 
-/* The room behind the tail is nobody's again: what was lent of it is neither committed nor will be. */
+/* The room behind the tail is nobody's again: what was lent of it is neither committed nor will
+ * be. */
 void kr__sendq_seal(const struct kr__sendq *q);
 
 /* Gives a fresh record back that was not committed; NULL is allowed. */
@@ -124,13 +127,13 @@ int kr__sendq_lend(struct kr__sends *sends, struct kr__sendq *q, const char *dat
 int kr__sendq_ref(struct kr__sends *sends, struct kr__sendq *q, const void *data, size_t size,
                   kr_release_fn *release, void *arg);
 
-/* Adds a copy of the bytes (1 or more), with whose first duplicates of `count` descriptors go. All or
- * nothing: -ENOMEM, or what kept a descriptor from being duplicated. */
+/* Adds a copy of the bytes (1 or more), with whose first duplicates of `count` descriptors go. All
+ * or nothing: -ENOMEM, or what kept a descriptor from being duplicated. */
 int kr__sendq_fds(struct kr__sends *sends, struct kr__sendq *q, const void *data, size_t size,
                   const int *fds, unsigned count);
 
-/* Whether descriptors go with the first byte; then all that one request can send is this message. It stays as
- * it is until bytes of it are sent. */
+/* Whether descriptors go with the first byte; then all that one request can send is this message.
+ * It stays as it is until bytes of it are sent. */
 static inline bool kr__sendq_gives(const struct kr__sendq *q) {
     return q->head->kind == KR__SEND_FDS;
 }
@@ -148,8 +151,8 @@ void kr__sendq_add_file(struct kr__sends *sends, struct kr__sendq *q, struct kr_
 /* Puts a chunk that has been filled in front of its file. */
 void kr__sendq_add_chunk(struct kr__sends *sends, struct kr__sendq *q, struct kr__chunk *chunk);
 
-/* As many bytes less of the file wait to be sent, or to be read: what it counts now, and by how much that is
- * less. */
+/* As many bytes less of the file wait to be sent, or to be read: what it counts now, and by how
+ * much that is less. */
 uint32_t kr__file_recount(struct kr__send_file *file);
 
 /* Whether there are pieces. */
@@ -167,9 +170,9 @@ static inline bool kr__send_is_large(const struct kr__send *send, size_t min) {
     return send->kind == KR__SEND_REF && send->size >= min;
 }
 
-/* How many pieces one request can send, of those whose first byte no descriptors go with, and up to a file that is
- * yet to be read: the first ones if they are large, or else those up to a large one; counted up to `max`. With
- * `min` SIZE_MAX there are no large ones. */
+/* How many pieces one request can send, of those whose first byte no descriptors go with, and up to
+ * a file that is yet to be read: the first ones if they are large, or else those up to a large one;
+ * counted up to `max`. With `min` SIZE_MAX there are no large ones. */
 unsigned kr__sendq_run(const struct kr__sendq *q, size_t min, unsigned max);
 
 /* The first of those pieces, at most `max`; returns how many. */

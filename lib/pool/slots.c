@@ -1,10 +1,12 @@
-/* The sparse file table, registered raw: liburing's io_uring_register_files_sparse raises the process's
- * RLIMIT_NOFILE without asking; the raw call answers -EMFILE instead (observed, liburing src/register.c). */
+/* The sparse file table, registered raw: liburing's io_uring_register_files_sparse raises the
+ * process's RLIMIT_NOFILE without asking; the raw call answers -EMFILE instead (observed, liburing
+ * src/register.c). */
 #include "pool/slots.h"
 
 #include <errno.h>
 
-static int range_init(struct kr__slot_range *range, struct kr__mem *mem, uint32_t first, unsigned count) {
+static int range_init(struct kr__slot_range *range, struct kr__mem *mem, uint32_t first,
+                      unsigned count) {
     *range = (struct kr__slot_range){.first = first, .count = count};
     if (count == 0)
         return 0;

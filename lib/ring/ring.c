@@ -1,12 +1,12 @@
 /* Opening the ring by a ladder of flags, and the one enter.
  *
- * Happy path: SINGLE_ISSUER with COOP_TASKRUN or DEFER_TASKRUN, created disabled so that the thread that
- * runs it becomes its issuer; TASKRUN_FLAG so that pending work can be seen; SUBMIT_ALL so that one
- * bad SQE does not hold the others; CLAMP and CQSIZE for the sizes.
+ * Happy path: SINGLE_ISSUER with COOP_TASKRUN or DEFER_TASKRUN, created disabled so that the thread
+ * that runs it becomes its issuer; TASKRUN_FLAG so that pending work can be seen; SUBMIT_ALL so
+ * that one bad SQE does not hold the others; CLAMP and CQSIZE for the sizes.
  * Failure: -EINVAL without NO_SQARRAY means a kernel before 6.1. Others pass through.
  *
- * Facts: all but NO_SQARRAY are there since 6.1 (man io_uring_setup). -ETIME and -EINTR of the wait are
- * reported only when nothing was submitted and no CQE is there (io_uring/io_uring.c), so the
+ * Facts: all but NO_SQARRAY are there since 6.1 (man io_uring_setup). -ETIME and -EINTR of the wait
+ * are reported only when nothing was submitted and no CQE is there (io_uring/io_uring.c), so the
  * caller decides by looking at the CQ and the clock. */
 #include "ring/ring.h"
 
@@ -28,11 +28,13 @@ static size_t locked_bytes(unsigned sq_entries, unsigned cq_entries) {
     return round_to_page(sqes) + round_to_page(rings + sq_entries * sizeof(unsigned));
 }
 
-int kr__ring_open(struct kr__ring *ring, const struct kr__kernel *k, const struct kr__ring_plan *plan) {
+int kr__ring_open(struct kr__ring *ring, const struct kr__kernel *k,
+                  const struct kr__ring_plan *plan) {
     *ring = (struct kr__ring){.kernel = k};
     ring->locked = locked_bytes(plan->sq_entries, plan->cq_entries);
-    unsigned flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_R_DISABLED |
-                     IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE |
+    unsigned flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_TASKRUN_FLAG |
+                     IORING_SETUP_R_DISABLED | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CLAMP |
+                     IORING_SETUP_CQSIZE |
                      (plan->defer ? IORING_SETUP_DEFER_TASKRUN : IORING_SETUP_COOP_TASKRUN);
     unsigned newer = plan->caps_mask & KR__CAP_NO_SQARRAY ? KR__SETUP_NO_SQARRAY : 0;
 
@@ -67,14 +69,15 @@ void kr__ring_close(struct kr__ring *ring, bool child) {
     ring->kernel->ring_close(ring->kernel, &ring->uring, ring->registered, child);
 }
 
-/* -EBADR itself is reported only by an enter that submits nothing (io_uring/io_uring.c), which may be
- * long in coming; the count of lost completions stands in the ring at once. */
+/* -EBADR itself is reported only by an enter that submits nothing (io_uring/io_uring.c), which may
+ * be long in coming; the count of lost completions stands in the ring at once. */
 static int ring_enter(struct kr__ring *ring, unsigned submit, unsigned wait_for, int64_t wait_ns) {
     unsigned flags = IORING_ENTER_GETEVENTS;
     if (ring->caps & KR__CAP_NO_IOWAIT)
         flags |= KR__ENTER_NO_IOWAIT;
 
-    struct __kernel_timespec timeout = {.tv_sec = wait_ns / 1000000000, .tv_nsec = wait_ns % 1000000000};
+    struct __kernel_timespec timeout = {.tv_sec = wait_ns / 1000000000,
+                                        .tv_nsec = wait_ns % 1000000000};
     struct kr__getevents_arg arg = {.timespec = (uint64_t)(uintptr_t)&timeout};
     bool timed = wait_for && wait_ns >= 0;
     int rc = ring->kernel->enter(ring->kernel, &ring->uring, submit, wait_for, flags,

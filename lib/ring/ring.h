@@ -1,6 +1,7 @@
 /* The ring: SQEs one at a time, one enter, CQEs in place.
  *
- * Nothing here knows what an SQE is for. The owner thread alone touches it, but for kr__ring_open. */
+ * Nothing here knows what an SQE is for. The owner thread alone touches it, but for
+ * kr__ring_open. */
 #ifndef KR_RING_RING_H
 #define KR_RING_RING_H
 
@@ -28,7 +29,8 @@ struct kr__ring_plan {
 };
 
 /* Opens a disabled ring. `locked` is filled even on failure, for the explanation. */
-int kr__ring_open(struct kr__ring *ring, const struct kr__kernel *k, const struct kr__ring_plan *plan);
+int kr__ring_open(struct kr__ring *ring, const struct kr__kernel *k,
+                  const struct kr__ring_plan *plan);
 int kr__ring_bind(struct kr__ring *ring);
 void kr__ring_close(struct kr__ring *ring, bool child);
 
@@ -37,8 +39,8 @@ static inline int kr__ring_register(struct kr__ring *ring, unsigned opcode, cons
     return ring->kernel->reg(ring->kernel, &ring->uring, opcode, arg, count);
 }
 
-/* SQEs made and not yet taken by the kernel. Its head is read each time, so that what a short submit
- * left over is submitted by the next enter, in order. */
+/* SQEs made and not yet taken by the kernel. Its head is read each time, so that what a short
+ * submit left over is submitted by the next enter, in order. */
 static inline unsigned kr__ring_unsubmitted(const struct kr__ring *ring) {
     return ring->sq_tail - __atomic_load_n(ring->uring.sq.khead, __ATOMIC_ACQUIRE);
 }
@@ -86,11 +88,12 @@ static inline bool kr__ring_overflown(const struct kr__ring *ring) {
     return __atomic_load_n(ring->uring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_CQ_OVERFLOW;
 }
 
-/* Submits all SQEs and, if `wait_for` is not 0, waits until that many CQEs are there or `wait_ns` has
- * passed (negative: without end). Returns 0, or the kernel's -errno; -ETIME is no error. */
+/* Submits all SQEs and, if `wait_for` is not 0, waits until that many CQEs are there or `wait_ns`
+ * has passed (negative: without end). Returns 0, or the kernel's -errno; -ETIME is no error. */
 int kr__ring_enter(struct kr__ring *ring, unsigned wait_for, int64_t wait_ns);
 
-/* Submits nothing and waits for one CQE, `wait_ns` at most: for when the kernel takes no requests. */
+/* Submits nothing and waits for one CQE, `wait_ns` at most: for when the kernel takes no
+ * requests. */
 int kr__ring_rest(struct kr__ring *ring, int64_t wait_ns);
 
 #endif

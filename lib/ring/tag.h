@@ -1,8 +1,8 @@
 /* The tag: what user_data says about a completion. op 8 | slot 24 | generation 16 | operand 16.
  *
- * `op` finds the row of the op table, `slot` the owner, `generation` (the low bits of the owner's) its
- * life, `operand` is the op's own. All four in 64 bits, so that a completion finds its owner with one
- * index and no lookup. */
+ * `op` finds the row of the op table, `slot` the owner, `generation` (the low bits of the owner's)
+ * its life, `operand` is the op's own. All four in 64 bits, so that a completion finds its owner
+ * with one index and no lookup. */
 #ifndef KR_RING_TAG_H
 #define KR_RING_TAG_H
 

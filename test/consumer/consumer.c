@@ -1,4 +1,5 @@
-/* The smallest embedder: a reactor whose one timer stops it. Its status is 0 only if the timer ran. */
+/* The smallest embedder: a reactor whose one timer stops it. Its status is 0 only if the timer
+ * ran. */
 #include <kreactor.h>
 
 #include <stdio.h>

@@ -1,12 +1,12 @@
-/* Every public function, in any order, with arguments in and out of range, from callbacks and between
- * turns, on a reactor in the simulated world. The input chooses all.
+/* Every public function, in any order, with arguments in and out of range, from callbacks and
+ * between turns, on a reactor in the simulated world. The input chooses all.
  *
- * Handles are forged, altered, of another kind, stale, or good. Pointers that may not be NULL are NULL
- * now and then, but no pointer is wild: that is not refusable. The calls whose contract forbids the
- * moment, not the argument (another thread, after the end), are not made.
+ * Handles are forged, altered, of another kind, stale, or good. Pointers that may not be NULL are
+ * NULL now and then, but no pointer is wild: that is not refusable. The calls whose contract
+ * forbids the moment, not the argument (another thread, after the end), are not made.
  *
- * Checked: nothing crashes, no audit or assertion fires, each on_open has one on_close, each posted call
- * runs once, every level comes to 0, and all memory is back. */
+ * Checked: nothing crashes, no audit or assertion fires, each on_open has one on_close, each posted
+ * call runs once, every level comes to 0, and all memory is back. */
 #include "fuzz/fuzz.h"
 #include "fuzz/lost.h"
 
@@ -72,7 +72,8 @@ static size_t any_size(struct world *w) {
 
 /* Time to come: nothing, some, never, or none that there is. Sums stay far from the end of time. */
 static int64_t any_time(struct world *w) {
-    static const int64_t edges[] = {0, 1, MS, 1000 * MS, INT64_MAX, -1, INT64_MIN, INT64_C(1) << 40};
+    static const int64_t edges[] = {0,         1,  MS,        1000 * MS,
+                                    INT64_MAX, -1, INT64_MIN, INT64_C(1) << 40};
     unsigned choice = below(w, 16);
     return choice < 8 ? edges[choice] : (int64_t)tape_number(&w->tape, 3) * 100;
 }
@@ -171,7 +172,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     act_some(w);
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     struct world *w = user;
     if (w->ending)
         return size;
@@ -249,7 +251,8 @@ static void on_post(struct kr_reactor *r, void *arg) {
 
 static void act_send(struct world *w) {
     size_t size = any_size(w);
-    size_t most = size > sizeof bytes && size < SIZE_MAX / 2 ? sizeof bytes : size; /* no wild reads */
+    /* no wild reads */
+    size_t most = size > sizeof bytes && size < SIZE_MAX / 2 ? sizeof bytes : size;
     (void)kr_conn_send(any_reactor(w), any_conn(w), rarely(w) ? NULL : bytes, most);
 }
 
@@ -300,7 +303,9 @@ static void act_send_file(struct world *w) {
     *shipment = (struct shipment){w, kr_sim_file(w->sim, constants, below(w, sizeof constants + 1))};
     int fd = rarely(w) ? (int)below(w, 16) - 1 : shipment->fd;
     uint64_t offset = rarely(w) ? any_number(w) : below(w, 64);
-    uint64_t size = rarely(w) ? any_number(w) : rarely(w) ? KR_FILE_END : below(w, sizeof constants);
+    uint64_t size = rarely(w)   ? any_number(w)
+                    : rarely(w) ? KR_FILE_END
+                                : below(w, sizeof constants);
     int rc = kr_conn_send_file(any_reactor(w), any_conn(w), fd, offset, size, file_end, shipment);
     w->loans += rc == 0;
     if (rc < 0) {
@@ -464,7 +469,8 @@ static void act_listen(struct world *w) {
     const struct kr_conn_ops *ops = rarely(w) ? NULL : rarely(w) ? &no_ops : tables[below(w, 4)];
     kr_listener listener;
     const struct kr_listen_opts *how = rarely(w) ? NULL : &opts;
-    bool given = rarely(w); /* the descriptors of this world are few: sometimes it is a listener's */
+    /* the descriptors of this world are few: sometimes it is a listener's */
+    bool given = rarely(w);
     if (given && kr_listen_fd(any_reactor(w), &listener, (int)below(w, 16), how, ops, w) < 0)
         return;
     if (!given && kr_listen(any_reactor(w), &listener, rarely(w) ? NULL : &addr, how, ops, w) < 0)
@@ -540,7 +546,8 @@ static void act_addr(struct world *w) {
     text[below(w, sizeof text)] = 0;
     text[sizeof text - 1] = 0;
     struct kr_addr addr;
-    if (kr_addr_ip(rarely(w) ? NULL : &addr, rarely(w) ? NULL : text, (uint16_t)below(w, 65536)) < 0)
+    if (kr_addr_ip(rarely(w) ? NULL : &addr, rarely(w) ? NULL : text, (uint16_t)below(w, 65536)) <
+        0)
         any_addr(w, &addr);
     (void)kr_addr_port(&addr);
     struct kr_addr other = addr;
@@ -717,14 +724,55 @@ static void act_advance(struct world *w) {
 
 static void (*const acts[])(struct world *w) = {
     /* often */
-    act_turn, act_turn, act_turn, act_turn, act_connect, act_connect, act_peer_send, act_peer_send,
-    act_peer_recv, act_peer_recv, act_listen, act_send,
+    act_turn,
+    act_turn,
+    act_turn,
+    act_turn,
+    act_connect,
+    act_connect,
+    act_peer_send,
+    act_peer_send,
+    act_peer_recv,
+    act_peer_recv,
+    act_listen,
+    act_send,
     /* each once */
-    act_sendv, act_reserve, act_commit, act_reserve_commit, act_queued, act_pause, act_resume, act_close,
-    act_addresses, act_user, act_inline, act_deadline, act_listener, act_timer_start, act_timer, act_post,
-    act_stop, act_stats, act_dump, act_addr, act_names, act_reactor, act_refuse, act_peer_end,
-    act_window, act_fault, act_at, act_replay, act_run, act_until, act_advance, act_send_ref, act_half, act_drain,
-    act_send_fds, act_send_file,
+    act_sendv,
+    act_reserve,
+    act_commit,
+    act_reserve_commit,
+    act_queued,
+    act_pause,
+    act_resume,
+    act_close,
+    act_addresses,
+    act_user,
+    act_inline,
+    act_deadline,
+    act_listener,
+    act_timer_start,
+    act_timer,
+    act_post,
+    act_stop,
+    act_stats,
+    act_dump,
+    act_addr,
+    act_names,
+    act_reactor,
+    act_refuse,
+    act_peer_end,
+    act_window,
+    act_fault,
+    act_at,
+    act_replay,
+    act_run,
+    act_until,
+    act_advance,
+    act_send_ref,
+    act_half,
+    act_drain,
+    act_send_fds,
+    act_send_file,
 };
 
 static void act(struct world *w) {

@@ -1,4 +1,5 @@
-/* What the targets share: the input as a tape of choices, and promises that end the process when broken.
+/* What the targets share: the input as a tape of choices, and promises that end the process when
+ * broken.
  *
  * A tape that has run out gives 0 for ever, so a target ends its work when `left` is 0. */
 #ifndef FUZZ_H
@@ -8,7 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* libFuzzer's entry (llvm.org/docs/LibFuzzer.html). The replay gives each target another name for it. */
+/* libFuzzer's entry (llvm.org/docs/LibFuzzer.html). The replay gives each target another name for
+ * it. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 struct tape {

@@ -1,5 +1,5 @@
-/* A descriptor that was accepted by a lost completion is nobody's: a process's end closes it, and so does
- * the end of a target's world. */
+/* A descriptor that was accepted by a lost completion is nobody's: a process's end closes it, and
+ * so does the end of a target's world. */
 #ifndef FUZZ_LOST_H
 #define FUZZ_LOST_H
 

@@ -1,12 +1,13 @@
 /* An echo server and its clients in the simulated world; the input is the world's schedule.
  *
- * First the sizes of queues, tables and buffers and the likelihood of each fault, then, until the input
- * ends, what happens next: an act of a client, a turn, time. The server's callbacks take their choices
- * from the same tape. Then the faults end, the clients go, and the server must come to rest.
+ * First the sizes of queues, tables and buffers and the likelihood of each fault, then, until the
+ * input ends, what happens next: an act of a client, a turn, time. The server's callbacks take
+ * their choices from the same tape. Then the faults end, the clients go, and the server must come
+ * to rest.
  *
- * Checked: each client gets back a prefix of what it sent; at rest every level is 0; after the end all
- * memory is back and the world has nothing left of the reactor. The library's assertions and its audit
- * of each wait are on (KR_CHECKED). */
+ * Checked: each client gets back a prefix of what it sent; at rest every level is 0; after the end
+ * all memory is back and the world has nothing left of the reactor. The library's assertions and
+ * its audit of each wait are on (KR_CHECKED). */
 #include "fuzz/fuzz.h"
 #include "fuzz/lost.h"
 
@@ -126,7 +127,8 @@ static int send_in_two(struct kr_reactor *r, kr_conn conn, const void *data, siz
     return kr_conn_sendv(r, conn, pieces, 2);
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     struct world *w = user;
     uint8_t choice = choose(w);
     size_t take = choice >> 4 ? 1 + (size - 1) * (choice >> 4) / 16 : size;

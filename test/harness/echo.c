@@ -2,7 +2,8 @@
 
 #include <errno.h>
 
-size_t test_echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+size_t test_echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)user;
     int rc = kr_conn_send(r, conn, data, size);
     if (rc == -ENOBUFS)

@@ -1,11 +1,12 @@
-/* What suites that move bytes share: an echo at the server, many clients of it, and configs that are the
- * defaults but for one thing. */
+/* What suites that move bytes share: an echo at the server, many clients of it, and configs that
+ * are the defaults but for one thing. */
 #pragma once
 
 #include "harness/net.h"
 
 /* Sends back what it is shown; what it is refused room for it is shown again. */
-size_t test_echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size);
+size_t test_echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size);
 extern const struct kr_conn_ops test_echo_ops;
 
 /* The defaults, but for so many receive buffers of this size. */

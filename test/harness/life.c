@@ -61,7 +61,8 @@ size_t house_data(struct kr_reactor *r, kr_conn conn, void *user, const void *da
     return size;
 }
 
-size_t house_keep_all(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+size_t house_keep_all(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)data;
     (void)size;
     life_happens(r, conn, user, DATA);

@@ -41,14 +41,15 @@ extern const struct kr_conn_ops house_plain_ops;
 /* The callbacks, for ops of a case's own. */
 void house_open(struct kr_reactor *r, kr_conn conn, void *house);
 size_t house_data(struct kr_reactor *r, kr_conn conn, void *life, const void *data, size_t size);
-size_t house_keep_all(struct kr_reactor *r, kr_conn conn, void *life, const void *data, size_t size);
+size_t house_keep_all(struct kr_reactor *r, kr_conn conn, void *life, const void *data,
+                      size_t size);
 void house_eof(struct kr_reactor *r, kr_conn conn, void *life);
 void house_close(struct kr_reactor *r, kr_conn conn, void *life, int error, enum kr_why why);
 
 void house_init(void);
 
-/* The next connection of the house; returns its client. The second has more queued than the peer takes:
- * its send is parked in the kernel. */
+/* The next connection of the house; returns its client. The second has more queued than the peer
+ * takes: its send is parked in the kernel. */
 int house_open_one(struct kr_reactor *r, uint16_t port);
 int house_open_stalled(struct kr_reactor *r, uint16_t port);
 

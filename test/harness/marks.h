@@ -10,8 +10,8 @@ struct test_mark {
 
 extern const struct test_mark test_marks[KR__MARK_COUNT];
 
-/* From now on this process and all that it forks count in the same place, whatever becomes of them. Again:
- * does nothing. Before there is any reactor. */
+/* From now on this process and all that it forks count in the same place, whatever becomes of them.
+ * Again: does nothing. Before there is any reactor. */
 void test_marks_share(void);
 
 /* "# marks NAME COUNT NAME COUNT ...", of those that were hit. */

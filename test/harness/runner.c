@@ -1,4 +1,5 @@
-/* The outside of a case: forks it, reads what it prints, bounds its time, judges its end, prints TAP.
+/* The outside of a case: forks it, reads what it prints, bounds its time, judges its end, prints
+ * TAP.
  *
  * Happy path: the cases are expanded by variant into jobs; two processes at a time; each end is
  * noticed by a pidfd; "ok N - label". The plan comes last, so that a suite that dies is seen by its
@@ -138,7 +139,8 @@ static void slot_read(struct slot *s) {
     }
 }
 
-/* In the child. Only descriptors 0, 1 and 2 stay; no core is written, as some cases crash on purpose. */
+/* In the child. Only descriptors 0, 1 and 2 stay; no core is written, as some cases crash on
+ * purpose. */
 static void child_setup(int output, pid_t runner) {
     setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -1,6 +1,7 @@
 /* The runner's own test: runs victim.c, whose cases go wrong on purpose, and reads what is said.
  *
- * The same for tally.awk, by which ./test/run counts. The build gives the paths VICTIM and TALLY. */
+ * The same for tally.awk, by which ./test/run counts. The build gives the paths VICTIM and
+ * TALLY. */
 #include "tap.h"
 
 #include <errno.h>

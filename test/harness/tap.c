@@ -152,9 +152,10 @@ void tap_skip(const char *format, ...) {
     _exit(TAP_STATUS_SKIP);
 }
 
-/* Names the program's own frames, static functions too, by addr2line. In a child: an exec waits for all
- * requests of the process's rings, and for the notification of a zero-copy send whose peer does not read
- * it waits for ever, where not even SIGKILL ends it (__io_uring_cancel; observed on 6.18). */
+/* Names the program's own frames, static functions too, by addr2line. In a child: an exec waits for
+ * all requests of the process's rings, and for the notification of a zero-copy send whose peer does
+ * not read it waits for ever, where not even SIGKILL ends it (__io_uring_cancel; observed on
+ * 6.18). */
 static void name_frames(void *const *frames, int count) {
     static char program[512], addresses[FRAME_MAX][32];
     static char *argv[FRAME_MAX + 6] = {"addr2line", "-s", "-f", "-p", "-e", program};

@@ -5,7 +5,8 @@
  * the Test Anything Protocol: "ok 3 - close_delivers_queued_bytes/defer".
  *
  * A case fails when
- *   - a CHECK fails: file, line, expression and both values are printed, then the on-fail hooks run;
+ *   - a CHECK fails: file, line, expression and both values are printed, then the on-fail hooks
+ *     run;
  *   - it is not over at its deadline (20 s unless the case says otherwise): the hooks run, then its
  *     whole process group is killed;
  *   - it dies of a signal, calls exit, or ends with a status other than 0 (as a leak report does);
@@ -15,8 +16,8 @@
  * cases overran gives up without a plan, which counts as a failure.
  *
  * A case starts with descriptors 0, 1 and 2 only, in a process group of its own, single-threaded.
- * A process that a case forks ends with tap_exit_child; CHECK may be used there and in any thread, but
- * tap_skip only in the case itself. */
+ * A process that a case forks ends with tap_exit_child; CHECK may be used there and in any thread,
+ * but tap_skip only in the case itself. */
 #ifndef TAP_H
 #define TAP_H
 

@@ -1,5 +1,5 @@
-/* How each TEST_EACH case is run: both task-run modes, with all that this kernel can do and with what
- * Linux 6.1 could. */
+/* How each TEST_EACH case is run: both task-run modes, with all that this kernel can do and with
+ * what Linux 6.1 could. */
 #include "tap.h"
 
 #include "kernel/probe.h"

@@ -1,5 +1,6 @@
-/* The parser of example/resp, against itself: whatever a stream is cut into, it tells the same story. And
- * against Redis 7.0 in the words of its errors and the limits it sets; test/resp/clients.py asks Redis. */
+/* The parser of example/resp, against itself: whatever a stream is cut into, it tells the same
+ * story. And against Redis 7.0 in the words of its errors and the limits it sets;
+ * test/resp/clients.py asks Redis. */
 #include "harness/tap.h"
 
 #include "resp/number.h"
@@ -336,7 +337,8 @@ TEST(words_of_a_line) {
     SAYS("\"a\"b\n", "!unbalanced quotes in request");
 }
 
-/* Ours: whatever the bytes, and whatever they are cut into; no memory is lost or read that is not ours. */
+/* Ours: whatever the bytes, and whatever they are cut into; no memory is lost or read that is not
+ * ours. */
 TEST(broken_streams_tell_the_same_in_any_pieces, .deadline_s = 120) {
     static const char spoilers[] = "*$\r\n\0 09-\"'\\x";
     unsigned rounds = tap_full() ? 200000 : 20000;

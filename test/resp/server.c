@@ -1,5 +1,5 @@
-/* The server of example/resp in a simulated world: under every cut and fault, with peers that do not read,
- * with time that jumps, without memory. */
+/* The server of example/resp in a simulated world: under every cut and fault, with peers that do
+ * not read, with time that jumps, without memory. */
 #include "harness/tap.h"
 
 #include "resp/parse.h"
@@ -128,8 +128,8 @@ static const char answer[] = "+PONG\r\n+OK\r\n:42\r\n$2\r\n42\r\n+OK\r\n"
                              "-ERR unknown command 'NONSENSE', with args beginning with: \r\n"
                              "$3\r\nend\r\n";
 
-/* Ours: each offset, one after the other on one connection. The first part has been read before the second
- * is sent. */
+/* Ours: each offset, one after the other on one connection. The first part has been read before the
+ * second is sent. */
 TEST(answers_are_the_same_wherever_a_stream_is_cut) {
     static struct world w;
     begin(&w, 1);
@@ -212,8 +212,8 @@ TEST(value_on_its_way_outlives_its_record) {
     end(&w);
 }
 
-/* Ours: a peer that asks and does not read is not asked what else it wants; its answers are not piled up,
- * and none is lost. */
+/* Ours: a peer that asks and does not read is not asked what else it wants; its answers are not
+ * piled up, and none is lost. */
 TEST(peer_that_does_not_read_is_held_back) {
     enum { COUNT = 4000, SIZE = 2000 };
     static char value[SIZE], text[SIZE + 100], asks[COUNT * 7 + 1];
@@ -326,7 +326,8 @@ TEST(answer_that_is_too_large_is_refused) {
     end(&w);
 }
 
-/* Ours: whichever allocation of the reactor is refused, a client hears all of an answer or is hung up on. */
+/* Ours: whichever allocation of the reactor is refused, a client hears all of an answer or is hung
+ * up on. */
 TEST(without_memory_nobody_hears_half_an_answer, .deadline_s = 60) {
     static struct world w;
     static char value[100000], text[100100], got[200000];

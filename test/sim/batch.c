@@ -1,6 +1,6 @@
-/* Each worker takes every n-th seed and writes what it does to memory that is shared with the parent. When
- * one dies, the parent looks up its seed, finds the shortest prefix that fails, and starts another worker
- * behind it. */
+/* Each worker takes every n-th seed and writes what it does to memory that is shared with the
+ * parent. When one dies, the parent looks up its seed, finds the shortest prefix that fails, and
+ * starts another worker behind it. */
 #include "sim/batch.h"
 
 #include "harness/tap.h"
@@ -101,7 +101,8 @@ bool batch_fails(uint64_t seed, const struct scenario *scenario, uint64_t steps,
     return status != 0;
 }
 
-/* Doubling finds an end that fails, halving the shortest one. 0: no prefix fails, only the whole. */
+/* Doubling finds an end that fails, halving the shortest one. 0: no prefix fails, only the
+ * whole. */
 static uint64_t shortest(uint64_t seed, const struct scenario *scenario) {
     uint64_t works = 0, fails = 1;
     while (!batch_fails(seed, scenario, fails, true)) {
@@ -123,7 +124,8 @@ static uint64_t shortest(uint64_t seed, const struct scenario *scenario) {
 static void report(const struct batch *b, const struct worker *w) {
     const struct scenario *scenario = scenario_for(b, w->seed);
     uint64_t steps = shortest(w->seed, scenario);
-    fprintf(stderr, "FAILED seed %llu scenario %s; shortest prefix: %llu turns (0: only as a whole)\n",
+    fprintf(stderr,
+            "FAILED seed %llu scenario %s; shortest prefix: %llu turns (0: only as a whole)\n",
             (unsigned long long)w->seed, scenario->name, (unsigned long long)steps);
     fprintf(stderr, "  see it: kr-sim --seeds %llu..%llu --scenario %s --steps %llu --trace\n",
             (unsigned long long)w->seed, (unsigned long long)w->seed, scenario->name,
@@ -162,7 +164,8 @@ void batch_run(struct tally *ret, const struct batch *batch) {
     b.most = b.most ? b.most : 5;
     b.jobs = b.jobs < 1 ? 1 : b.jobs > JOBS_MAX ? JOBS_MAX : b.jobs;
     size_t size = JOBS_MAX * sizeof(struct worker);
-    struct worker *workers = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct worker *workers =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (workers == MAP_FAILED) {
         perror("mmap");
         exit(EXIT_FAILURE);
@@ -181,7 +184,8 @@ void batch_run(struct tally *ret, const struct batch *batch) {
         ret->library[i] = kr__marks[i] - before[i];
 }
 
-/* What the server of the storm does not do cannot go wrong in it. The scripts of raw requests come by. */
+/* What the server of the storm does not do cannot go wrong in it. The scripts of raw requests come
+ * by. */
 static bool is_beyond(unsigned fault) {
     switch (fault) {
     case KR_SIM_CONNECT_REFUSED:

@@ -19,12 +19,12 @@ struct tally {
     uint64_t library[KR__MARK_COUNT]; /* the library's own marks, in checked builds */
 };
 
-/* Runs the seeds; of each that fails it says on stderr what broke, in how few turns, and how to see that
- * again. */
+/* Runs the seeds; of each that fails it says on stderr what broke, in how few turns, and how to see
+ * that again. */
 void batch_run(struct tally *ret, const struct batch *batch);
 
-/* How many fault kinds, marks of the storm, and marks of the library that it is to come by, were never met;
- * each is named on stderr. */
+/* How many fault kinds, marks of the storm, and marks of the library that it is to come by, were
+ * never met; each is named on stderr. */
 unsigned batch_unmet(const struct tally *tally);
 
 /* True when the run fails (dies, or takes longer than a minute) within `steps` turns; 0: at all. */

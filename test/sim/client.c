@@ -1,6 +1,6 @@
-/* The clients of the storm: each connects, sends its stream in pieces, reads back what comes, and knows
- * what that must be. A rude one goes early, closing or resetting; the others end their sending and read
- * to the end of the stream. */
+/* The clients of the storm: each connects, sends its stream in pieces, reads back what comes, and
+ * knows what that must be. A rude one goes early, closing or resetting; the others end their
+ * sending and read to the end of the stream. */
 #include "sim/storm.h"
 
 #include <errno.h>
@@ -38,7 +38,8 @@ static void over(struct client *c, bool reset) {
 /* Whether the network itself has cut it off, of which the server need not know yet. */
 static bool network_cut(const struct client *c) {
     const struct kr_sim *sim = c->storm->sim;
-    return c->failed && (kr_sim_fault_hits(sim, KR_SIM_NET_TIMEOUT) || kr_sim_fault_hits(sim, KR_SIM_NET_RESET));
+    return c->failed &&
+           (kr_sim_fault_hits(sim, KR_SIM_NET_TIMEOUT) || kr_sim_fault_hits(sim, KR_SIM_NET_RESET));
 }
 
 static void ended(struct client *c, int error) {
@@ -48,10 +49,12 @@ static void ended(struct client *c, int error) {
     over(c, false);
 }
 
-/* A client that went on to the end has all that it sent, unless the server, or the world, cut it off. */
+/* A client that went on to the end has all that it sent, unless the server, or the world, cut it
+ * off. */
 static void client_check(const struct client *c) {
     const struct session *served = session_of(c);
-    if (c->storm->scenario->proxy || c->got == c->total || c->rude || !served || served->cut || network_cut(c))
+    if (c->storm->scenario->proxy || c->got == c->total || c->rude || !served || served->cut ||
+        network_cut(c))
         return;
     storm_fail(__FILE__, __LINE__, "client %u got %llu of %llu bytes, and nobody cut it off", c->id,
                (unsigned long long)c->got, (unsigned long long)c->total);
@@ -68,7 +71,8 @@ static const struct client *source_of(const struct client *c) {
         if (c->storm->clients[i].id == c->from)
             return &c->storm->clients[i];
     }
-    storm_fail(__FILE__, __LINE__, "client %u got the stream of %u, whom nobody knows", c->id, c->from);
+    storm_fail(__FILE__, __LINE__, "client %u got the stream of %u, whom nobody knows", c->id,
+               c->from);
 }
 
 /* An end without an error is that of the whole stream, unless somebody cut it. */
@@ -76,10 +80,11 @@ static void check_whole(const struct client *c) {
     if (!c->storm->scenario->proxy || c->got < 4 || c->storm->closed_any || c->storm->ending)
         return;
     const struct client *from = source_of(c);
-    if (c->failed || from->rude || from->failed || network_cut(c) || network_cut(from) || c->got == from->total)
+    if (c->failed || from->rude || from->failed || network_cut(c) || network_cut(from) ||
+        c->got == from->total)
         return;
-    storm_fail(__FILE__, __LINE__, "client %u got %llu of %llu bytes of %u, and nobody cut it off", c->id,
-               (unsigned long long)c->got, (unsigned long long)from->total, from->id);
+    storm_fail(__FILE__, __LINE__, "client %u got %llu of %llu bytes of %u, and nobody cut it off",
+               c->id, (unsigned long long)c->got, (unsigned long long)from->total, from->id);
 }
 
 /* What comes back is its own file. */
@@ -208,9 +213,11 @@ static void act(struct kr_sim *sim, void *arg) {
     c->idle_acts = c->storm->moves != c->seen_moves ? 0 : c->idle_acts + 1;
     c->seen_moves = c->storm->moves;
     if (c->idle_acts > PATIENCE)
-        storm_fail(__FILE__, __LINE__, "a wedge: nobody moves, client %u waits since %u acts, sent %llu got %llu of %llu",
-                   c->id, c->idle_acts, (unsigned long long)c->sent, (unsigned long long)c->got,
-                   (unsigned long long)c->total);
+        storm_fail(
+            __FILE__, __LINE__,
+            "a wedge: nobody moves, client %u waits since %u acts, sent %llu got %llu of %llu",
+            c->id, c->idle_acts, (unsigned long long)c->sent, (unsigned long long)c->got,
+            (unsigned long long)c->total);
     if (!c->over)
         act_later(c);
 }

@@ -1,8 +1,8 @@
-/* Does the simulated kernel still behave as the real one? The same scripts run on both; every completion is
- * noted by its shape: verb, sign or errno of the result, flags. A shape that the real kernel shows and
- * that the simulated one shows in none of many seeds of that script fails: whoever believes the
- * simulation would then believe something that is not so. (What only the simulation shows is fine: it is
- * to be worse than life.) */
+/* Does the simulated kernel still behave as the real one? The same scripts run on both; every
+ * completion is noted by its shape: verb, sign or errno of the result, flags. A shape that the real
+ * kernel shows and that the simulated one shows in none of many seeds of that script fails: whoever
+ * believes the simulation would then believe something that is not so. (What only the simulation
+ * shows is fine: it is to be worse than life.) */
 #include "harness/tap.h"
 #include "sim/far.h"
 #include "sim/storm.h"
@@ -21,7 +21,8 @@
 #define FARS_MAX 64
 #define SHAPES_MAX 256
 #define SEEDS 60
-#define FLAGS (IORING_CQE_F_BUFFER | IORING_CQE_F_MORE | IORING_CQE_F_SOCK_NONEMPTY | IORING_CQE_F_NOTIF)
+#define FLAGS                                                                                      \
+    (IORING_CQE_F_BUFFER | IORING_CQE_F_MORE | IORING_CQE_F_SOCK_NONEMPTY | IORING_CQE_F_NOTIF)
 #define QUIET 4 /* turns in a row that bring nothing: what was going on is over */
 
 /* ---- shapes ---- */
@@ -56,8 +57,11 @@ static void shape_add(struct shapes *set, struct shape s) {
 static const char *shape_text(struct shape s) {
     static char text[96];
     snprintf(text, sizeof text, "%s %s%s%s%s%s", kr__ops[s.verb].name,
-             s.res > 0 ? "+" : s.res == 0 ? "0" : kr_errname(s.res),
-             s.flags & IORING_CQE_F_BUFFER ? " BUFFER" : "", s.flags & IORING_CQE_F_MORE ? " MORE" : "",
+             s.res > 0    ? "+"
+             : s.res == 0 ? "0"
+                          : kr_errname(s.res),
+             s.flags & IORING_CQE_F_BUFFER ? " BUFFER" : "",
+             s.flags & IORING_CQE_F_MORE ? " MORE" : "",
              s.flags & IORING_CQE_F_SOCK_NONEMPTY ? " NONEMPTY" : "",
              s.flags & IORING_CQE_F_NOTIF ? " NOTIF" : "");
     return text;
@@ -149,7 +153,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
         CHECK_OK(kr_conn_close(r, conn, (enum kr_close)rig->close_at_open));
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     struct rig *rig = user;
     if (rig->hoards)
         return 0;

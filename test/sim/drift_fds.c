@@ -354,7 +354,8 @@ static void same(struct raw *x) {
     CHECK_ERR(kr_sim_send_fds(x->sim, x->fars[0].peer, bytes, 10, &other, 1), EBADF);
     CHECK_ERR(kr_sim_send_fds(x->sim, x->fars[0].peer, bytes, 0, &fd, 1), EINVAL);
     CHECK_ERR(kr_sim_send_fds(x->sim, x->fars[0].peer, bytes, 10, &fd, 254), EINVAL);
-    CHECK_EQ(kr_sim_send_fds(x->sim, x->fars[0].peer, bytes, 10, &fd, 1), 10); /* for nobody to receive */
+    /* for nobody to receive */
+    CHECK_EQ(kr_sim_send_fds(x->sim, x->fars[0].peer, bytes, 10, &fd, 1), 10);
     CHECK_OK(kr_sim_fd_close(x->sim, fd));
 }
 

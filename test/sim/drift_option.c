@@ -1,4 +1,5 @@
-/* Options of sockets in slots (URING_CMD), and descriptors for them (FIXED_FD_INSTALL), on both kernels. */
+/* Options of sockets in slots (URING_CMD), and descriptors for them (FIXED_FD_INSTALL), on both
+ * kernels. */
 #include "harness/tap.h"
 #include "sim/raw.h"
 
@@ -7,8 +8,8 @@
 
 #define COUNT(table_) (sizeof(table_) / sizeof *(table_))
 
-static struct io_uring_sqe *ask(struct raw *x, const char *name, int slot, unsigned cmd, int level, int option,
-                                void *value, unsigned size) {
+static struct io_uring_sqe *ask(struct raw *x, const char *name, int slot, unsigned cmd, int level,
+                                int option, void *value, unsigned size) {
     struct io_uring_sqe *sqe = raw_ask(x, name, IORING_OP_URING_CMD, slot);
     sqe->off = cmd;
     sqe->addr = (uint32_t)level | (uint64_t)(uint32_t)option << 32;
@@ -58,13 +59,15 @@ static void lengths(struct raw *x) {
     ask(x, "short value", 1, KR__SOCKET_SETSOCKOPT, SOL_SOCKET, SO_KEEPALIVE, &value, 2);
     ask(x, "short answer", 1, KR__SOCKET_GETSOCKOPT, SOL_SOCKET, SO_TYPE, &value, 2);
     ask(x, "long answer", 1, KR__SOCKET_GETSOCKOPT, SOL_SOCKET, SO_TYPE, &name, sizeof name);
-    ask(x, "peer", 1, KR__SOCKET_GETSOCKOPT, SOL_SOCKET, SO_PEERNAME, &name, sizeof(struct sockaddr_in));
+    ask(x, "peer", 1, KR__SOCKET_GETSOCKOPT, SOL_SOCKET, SO_PEERNAME, &name,
+        sizeof(struct sockaddr_in));
     ask(x, "part of it", 1, KR__SOCKET_GETSOCKOPT, SOL_SOCKET, SO_PEERNAME, &name, 4);
     ask(x, "more than it", 1, KR__SOCKET_GETSOCKOPT, SOL_SOCKET, SO_PEERNAME, &name, sizeof name);
     raw_socket(x, 2, AF_INET);
     ask(x, "no peer", 2, KR__SOCKET_GETSOCKOPT, SOL_SOCKET, SO_PEERNAME, &name, 4);
     ask(x, "no command", 1, 99, SOL_SOCKET, SO_TYPE, &value, sizeof value);
-    ask(x, "flags", 1, KR__SOCKET_GETSOCKOPT, SOL_SOCKET, SO_TYPE, &value, sizeof value)->rw_flags = 1 << 20;
+    ask(x, "flags", 1, KR__SOCKET_GETSOCKOPT, SOL_SOCKET, SO_TYPE, &value, sizeof value)->rw_flags =
+        1 << 20;
     raw_wake(x, 3);
     ask(x, "no socket", 3, KR__SOCKET_GETSOCKOPT, SOL_SOCKET, SO_TYPE, &value, sizeof value);
     ask(x, "no file", 4, KR__SOCKET_GETSOCKOPT, SOL_SOCKET, SO_TYPE, &value, sizeof value);
@@ -163,7 +166,8 @@ TEST(old_kernels_refuse_what_came_later) {
 }
 
 static bool knows(struct raw *x, unsigned opcode) {
-    _Alignas(struct io_uring_probe) char room[sizeof(struct io_uring_probe) + 64 * sizeof(struct io_uring_probe_op)] = {0};
+    _Alignas(struct io_uring_probe) char
+        room[sizeof(struct io_uring_probe) + 64 * sizeof(struct io_uring_probe_op)] = {0};
     struct io_uring_probe *probe = (struct io_uring_probe *)(void *)room;
     CHECK_OK(kr__ring_register(&x->ring, IORING_REGISTER_PROBE, probe, 64));
     CHECK_EQ(probe->ops_len, 64);
@@ -175,7 +179,8 @@ static void probed_new(struct raw *x) {
 }
 
 static void probed_old(struct raw *x) {
-    CHECK(knows(x, IORING_OP_RECV) && knows(x, IORING_OP_SENDMSG_ZC) && !knows(x, KR__OP_FIXED_FD_INSTALL));
+    CHECK(knows(x, IORING_OP_RECV) && knows(x, IORING_OP_SENDMSG_ZC) &&
+          !knows(x, KR__OP_FIXED_FD_INSTALL));
 }
 
 /* Ours: the probe of a world's kernel tells what it has. */

@@ -13,7 +13,8 @@
 
 static char much[MUCH];
 
-static struct io_uring_sqe *ask(struct raw *x, const char *name, unsigned opcode, int slot, size_t size) {
+static struct io_uring_sqe *ask(struct raw *x, const char *name, unsigned opcode, int slot,
+                                size_t size) {
     struct io_uring_sqe *sqe = raw_ask(x, name, opcode, slot);
     sqe->addr = (uint64_t)(uintptr_t)much;
     sqe->len = (unsigned)size;
@@ -175,7 +176,8 @@ static void zc_waiting(struct raw *x) {
     raw_await(x, "after", 2);
 }
 
-/* The notification of what the far end has not read; then the slot is closed, or the far end resets. */
+/* The notification of what the far end has not read; then the slot is closed, or the far end
+ * resets. */
 static void zc_outlives(struct raw *x) {
     raw_join(x, 1, &x->fars[0]);
     raw_any(x, "all");
@@ -244,7 +246,8 @@ static void held(struct raw *x) {
     raw_await(x, "closed", 2);
 }
 
-/* The kernel's: the bytes are kept until they were read or cannot be any more, whatever became of the slot. */
+/* The kernel's: the bytes are kept until they were read or cannot be any more, whatever became of
+ * the slot. */
 TEST(zero_copy_keeps_bytes_until_read_or_reset) {
     raw_simulate(6, 18, held);
 }

@@ -287,7 +287,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     CHECK_OK(kr_conn_send(r, conn, "hello", 5));
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                      size_t size) {
     (void)r;
     (void)conn;
     (void)data;
@@ -304,7 +305,8 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     call->why = why;
 }
 
-static const struct kr_conn_ops ops = {.on_open = on_open, .on_data = on_data, .on_close = on_close};
+static const struct kr_conn_ops ops = {
+    .on_open = on_open, .on_data = on_data, .on_close = on_close};
 
 /* The peer answers what it is sent, and closes. */
 static bool is_over(void *arg) {

@@ -93,7 +93,8 @@ int far_send_fds(struct far *far, size_t size, unsigned count) {
     return n < 0 ? -errno : (int)n;
 }
 
-static int64_t recv_simulated(struct far *far, char *bytes, size_t size, unsigned room, unsigned *count) {
+static int64_t recv_simulated(struct far *far, char *bytes, size_t size, unsigned room,
+                              unsigned *count) {
     int fds[FDS];
     int64_t got = kr_sim_recv_fds(far->sim, far->peer, bytes, size, fds, room, count);
     for (unsigned i = 0; i < *count; i++)

@@ -1,7 +1,7 @@
-/* The far end of a connection, on either kernel: a socket of this very process, or a peer of the simulated
- * world. What it does is the same on both, and of the ring's own thread: with COOP_TASKRUN each of its
- * system calls is a moment at which the kernel may post completions, so it is one for the simulated
- * kernel, too. */
+/* The far end of a connection, on either kernel: a socket of this very process, or a peer of the
+ * simulated world. What it does is the same on both, and of the ring's own thread: with
+ * COOP_TASKRUN each of its system calls is a moment at which the kernel may post completions, so it
+ * is one for the simulated kernel, too. */
 #ifndef FAR_H
 #define FAR_H
 
@@ -26,8 +26,8 @@ int64_t far_read(struct far *far);
 /* The same for at most 64 KiB of it. */
 int64_t far_read_once(struct far *far);
 
-/* Of Unix far ends: sends, and receives, bytes with so many descriptors. The receive has room for `room` of
- * them and closes them; *count is how many came. */
+/* Of Unix far ends: sends, and receives, bytes with so many descriptors. The receive has room for
+ * `room` of them and closes them; *count is how many came. */
 int far_send_fds(struct far *far, size_t size, unsigned count);
 int64_t far_recv_fds(struct far *far, size_t size, unsigned room, unsigned *count);
 

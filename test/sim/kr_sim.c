@@ -1,11 +1,13 @@
 /* kr-sim: runs seeds of the storm.
  *
- *   kr-sim --seeds A..B [--scenario NAME] [--jobs N]      each seed once; all faults and marks must be met
+ *   kr-sim --seeds A..B [--scenario NAME] [--jobs N]      each seed once; all faults and marks must
+ *                                                         be met
  *   kr-sim --seeds A..B [--scenario NAME] [--steps N] --trace     what happens, line by line
- *   kr-sim --seeds A..B --hash                            a line a seed, to be compared with another run
+ *   kr-sim --seeds A..B --hash                            a line a seed, to be compared with
+ *                                                         another run
  *
- * Without --scenario a seed has the scenario of its number. With fewer than 9,000 seeds nothing is asked
- * about faults and marks. The status is 0 only if no seed failed and nothing was missed. */
+ * Without --scenario a seed has the scenario of its number. With fewer than 9,000 seeds nothing is
+ * asked about faults and marks. The status is 0 only if no seed failed and nothing was missed. */
 #include "sim/batch.h"
 
 #include <getopt.h>
@@ -68,8 +70,8 @@ static int run_batch(const struct batch *b) {
     double took = seconds() - began;
     print_counts(&t);
     printf("%llu seeds, %llu failed, %llu turns, %.1f s, %.0f seeds/s, hash %016llx\n",
-           (unsigned long long)t.seeds, (unsigned long long)t.failed, (unsigned long long)t.turns, took,
-           (double)t.seeds / took, (unsigned long long)t.hash);
+           (unsigned long long)t.seeds, (unsigned long long)t.failed, (unsigned long long)t.turns,
+           took, (double)t.seeds / took, (unsigned long long)t.hash);
     unsigned unmet = t.seeds >= ENOUGH && !b->only ? batch_unmet(&t) : 0;
     return t.failed || unmet ? EXIT_FAILURE : EXIT_SUCCESS;
 }

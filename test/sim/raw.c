@@ -169,7 +169,8 @@ void raw_quiet(struct raw *x) {
 /* ---- files ---- */
 
 void raw_install(struct raw *x, int slot, int fd) {
-    struct io_uring_files_update update = {.offset = (unsigned)slot, .fds = (uint64_t)(uintptr_t)&fd};
+    struct io_uring_files_update update = {.offset = (unsigned)slot,
+                                           .fds = (uint64_t)(uintptr_t)&fd};
     CHECK_EQ(kr__ring_register(&x->ring, IORING_REGISTER_FILES_UPDATE, &update, 1), 1);
     CHECK_OK(x->door->close(x->door, fd));
 }
@@ -246,7 +247,8 @@ void raw_server(struct raw *x) {
     }
 }
 
-/* The real one has a backlog of one, which is full: then it drops each SYN (net/ipv4/tcp_input.c). */
+/* The real one has a backlog of one, which is full: then it drops each SYN
+ * (net/ipv4/tcp_input.c). */
 void raw_silent_server(struct raw *x) {
     if (x->sim) {
         x->port = 80;
@@ -304,7 +306,8 @@ int raw_file(struct raw *x) {
 }
 
 static void pair_simulated(struct raw *x, int slot, struct far *far) {
-    struct kr_addr addrs[2] = {{.size = 2, .u.sa.sa_family = AF_UNIX}, {.size = 2, .u.sa.sa_family = AF_UNIX}};
+    struct kr_addr addrs[2] = {{.size = 2, .u.sa.sa_family = AF_UNIX},
+                               {.size = 2, .u.sa.sa_family = AF_UNIX}};
     struct kr__sim_file *ends[2];
     kr__sim_stream_pair(x->sim, ends, addrs);
     far->peer = kr__sim_peer_new(x->sim, ends[1]);
@@ -469,7 +472,8 @@ static void as_old_as_this(struct kr_sim *sim) {
 }
 
 /* Faults that only a failing host or network brings are left off: the script would not go on. */
-static void run_sim(const struct raw_script *script, struct texts *into, uint64_t seed, bool faults) {
+static void run_sim(const struct raw_script *script, struct texts *into, uint64_t seed,
+                    bool faults) {
     static const enum kr_sim_fault mild[] = {
         KR_SIM_TASK_WORK, KR_SIM_OVERTAKE, KR_SIM_SHORT_SEND, KR_SIM_CANCEL_LATE, KR_SIM_LATE_FLUSH,
         KR_SIM_SPURIOUS_WAKE, KR_SIM_LATE_WORKER, KR_SIM_ZC_LATE, KR_SIM_READ_WAITS,
@@ -483,8 +487,8 @@ static void run_sim(const struct raw_script *script, struct texts *into, uint64_
     CHECK_OK(kr_sim_free(sim));
 }
 
-static unsigned lacks(const struct raw_script *script, const struct texts *in, const struct texts *texts,
-                      const char *who) {
+static unsigned lacks(const struct raw_script *script, const struct texts *in,
+                      const struct texts *texts, const char *who) {
     unsigned count = 0;
     for (unsigned i = 0; i < texts->count; i++) {
         if (texts_have(in, texts->all[i]))

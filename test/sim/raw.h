@@ -1,16 +1,16 @@
 /* Raw requests on either kernel: does the simulated one answer each as the real one does?
  *
- * A script makes requests by name at a ring of its own and says when it has waited enough; what came back
- * is kept by name as a text: "connect: -ECONNREFUSED", "zc: 100 MORE, 0 NOTIF". The same script runs on the
- * real kernel, and on the simulated one with many seeds.
+ * A script makes requests by name at a ring of its own and says when it has waited enough; what
+ * came back is kept by name as a text: "connect: -ECONNREFUSED", "zc: 100 MORE, 0 NOTIF". The same
+ * script runs on the real kernel, and on the simulated one with many seeds.
  *
- *   - What the real kernel answers and no seed does, fails: who believes the simulation would then believe
- *     something that is not so.
- *   - What a seed without faults answers and the real kernel never did, fails too, unless the script is
- *     `loose`: its outcome is a race, of which a real run shows one side only.
+ *   - What the real kernel answers and no seed does, fails: who believes the simulation would then
+ *     believe something that is not so.
+ *   - What a seed without faults answers and the real kernel never did, fails too, unless the
+ *     script is `loose`: its outcome is a race, of which a real run shows one side only.
  *
- * Several answers of one name are one text, so their order and number count; the order among names does
- * not. */
+ * Several answers of one name are one text, so their order and number count; the order among names
+ * does not. */
 #ifndef RAW_H
 #define RAW_H
 
@@ -67,11 +67,13 @@ void raw_simulate(unsigned major, unsigned minor, void (*run)(struct raw *x));
 
 /* ---- requests ---- */
 
-/* The SQE of a request named `name`, of this opcode, at a slot of the file table; the rest is zeros. */
+/* The SQE of a request named `name`, of this opcode, at a slot of the file table; the rest is
+ * zeros. */
 struct io_uring_sqe *raw_ask(struct raw *x, const char *name, unsigned opcode, int slot);
 
-/* The usual ones: CONNECT to loopback, SEND of the text, RECV multishot into the ring's buffers, CLOSE of the
- * slot, ASYNC_CANCEL of what has that name. What they point to must stay until it was submitted. */
+/* The usual ones: CONNECT to loopback, SEND of the text, RECV multishot into the ring's buffers,
+ * CLOSE of the slot, ASYNC_CANCEL of what has that name. What they point to must stay until it was
+ * submitted. */
 void raw_connect(struct raw *x, const char *name, int slot, uint16_t port);
 void raw_send(struct raw *x, const char *name, int slot, const char *text);
 void raw_recv(struct raw *x, const char *name, int slot);

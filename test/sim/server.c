@@ -1,7 +1,8 @@
 /* The program under the storm: an echo whose every callback may do anything to anyone.
  *
- * Messages, where the scenario has them, are of 1 to 64 bytes, each ending where a byte of the stream
- * is below 4; what is behind the last end is left unconsumed until more comes, or the stream ends. */
+ * Messages, where the scenario has them, are of 1 to 64 bytes, each ending where a byte of the
+ * stream is below 4; what is behind the last end is left unconsumed until more comes, or the stream
+ * ends. */
 #include "core/reactor.h"
 #include "kernel/sim/world.h"
 #include "sim/storm.h"
@@ -43,17 +44,20 @@ static void use_stale(struct storm *s) {
 static void session_close(struct storm *s, struct session *x, enum kr_close how) {
     if (x->closing)
         mark(s, MARK_close_twice);
-    static const enum mark marks[] = {MARK_close_linger, MARK_close_flush, MARK_close_now, MARK_close_reset};
+    static const enum mark marks[] = {MARK_close_linger, MARK_close_flush, MARK_close_now,
+                                      MARK_close_reset};
     mark(s, marks[how]);
     MUST(kr_conn_close(s->r, x->conn, how) == 0);
     x->closing = x->cut = s->closed_any = true;
 }
 
 /* Its deadline of that kind is not told before then. */
-static void session_deadline(struct storm *s, struct session *x, enum kr_deadline which, int64_t ns) {
+static void session_deadline(struct storm *s, struct session *x, enum kr_deadline which,
+                             int64_t ns) {
     int64_t now = kr_sim_now(s->sim);
     int rc = kr_conn_deadline(s->r, x->conn, which, ns);
-    MUST(rc == 0 || (rc == -ENOMEM && s->refuse) || (rc == -EINVAL && ns == 0 && which == KR_DEADLINE_FLUSH));
+    MUST(rc == 0 || (rc == -ENOMEM && s->refuse) ||
+         (rc == -EINVAL && ns == 0 && which == KR_DEADLINE_FLUSH));
     x->not_before[which] = now + (rc == 0 ? ns : 0);
 }
 
@@ -173,7 +177,8 @@ void server_check_beats(struct storm *s, int64_t since) {
     for (unsigned i = 0; i < TIMERS_MAX; i++) {
         const struct beat *b = &s->beats[i];
         if (b->live && b->due_by <= since && b->started_in_turn < s->turn)
-            storm_fail(__FILE__, __LINE__, "a timer due at %lld did not fire in the turn after %lld",
+            storm_fail(__FILE__, __LINE__,
+                       "a timer due at %lld did not fire in the turn after %lld",
                        (long long)b->due_by, (long long)since);
     }
 }
@@ -227,7 +232,8 @@ void server_listen(struct storm *s, unsigned i) {
     s->opts.on_end = listener_ended;
     struct kr_addr addr = storm_address(s);
     int rc = kr_listen(s->r, &s->listeners[i], &addr, &s->opts, &ops, s);
-    MUST(rc == 0 || rc == -ENOMEM || rc == -ENOSPC || (rc == -ESHUTDOWN && (s->ending || s->draining)));
+    MUST(rc == 0 || rc == -ENOMEM || rc == -ENOSPC ||
+         (rc == -ESHUTDOWN && (s->ending || s->draining)));
     MUST(rc != 0 || !s->draining);
     s->listening[i] = rc == 0;
 }
@@ -269,7 +275,8 @@ static void churn(struct storm *s) {
     if (!s->listening[i]) {
         server_listen(s, i);
     } else if (likely(s, 300)) {
-        MUST(kr_listener_drain(s->r, s->listeners[i], (int64_t)some(s, (uint64_t)(50 * MS)) - 1) == 0);
+        MUST(kr_listener_drain(s->r, s->listeners[i], (int64_t)some(s, (uint64_t)(50 * MS)) - 1) ==
+             0);
         MUST(kr_listener_drain(s->r, s->listeners[i], 0) == -EALREADY);
         s->listening[i] = false;
     } else if (likely(s, 512)) {
@@ -277,7 +284,8 @@ static void churn(struct storm *s) {
         MUST(kr_listener_close(s->r, s->listeners[i]) == 0);
         MUST(kr_listener_close(s->r, s->listeners[i]) == -ESTALE);
         s->listening[i] = false;
-    } else if (kr_timer_start(s->r, NULL, (int64_t)some(s, (uint64_t)(5 * MS)), 0, listener_resume, s) == 0) {
+    } else if (kr_timer_start(s->r, NULL, (int64_t)some(s, (uint64_t)(5 * MS)), 0, listener_resume,
+                              s) == 0) {
         mark(s, MARK_listener_paused);
         MUST(kr_listener_pause(s->r, s->listeners[i]) == 0);
     }
@@ -285,8 +293,8 @@ static void churn(struct storm *s) {
 
 /* ---- releases: what leaves is whole, and may come back ---- */
 
-/* Back as another session, which goes on with the stream. Where something of it would wait for the old one
- * it is not, and its client is cut off. */
+/* Back as another session, which goes on with the stream. Where something of it would wait for the
+ * old one it is not, and its client is cut off. */
 static bool adopt_again(struct storm *s, struct session *x, const struct kr_released *what) {
     if (what->unread_size || what->eof || x->half || x->hoards || s->ending || s->draining ||
         s->session_count == s->session_room || likely(s, 200))
@@ -322,7 +330,8 @@ static void stays(struct storm *s, struct session *x) {
 
 static void check(struct session *x, const unsigned char *data, size_t size);
 
-static void released(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
+static void released(struct kr_reactor *r, kr_conn conn, void *user,
+                     const struct kr_released *what) {
     (void)r;
     struct session *x = user;
     struct storm *s = x->storm;
@@ -331,7 +340,8 @@ static void released(struct kr_reactor *r, kr_conn conn, void *user, const struc
     MUST((what->fd >= 0) == (what->error == 0));
     s->in_callback = true;
     x->releasing = false;
-    MUST(!what->open || what->error == -EMFILE || what->error == -ENOMEM || what->error == -ETIMEDOUT);
+    MUST(!what->open || what->error == -EMFILE || what->error == -ENOMEM ||
+         what->error == -ETIMEDOUT);
     if (what->open) {
         stays(s, x);
     } else if (what->error) {
@@ -380,7 +390,8 @@ static void tuned(struct kr_reactor *r, kr_conn conn, void *user, int error) {
 static void tune(struct storm *s, struct session *x) {
     if (!x || !x->open)
         return;
-    int rc = kr_conn_sockopt(s->r, x->conn, (enum kr_sockopt)below(s, KR_SOCKOPT_MARK), 1, tuned, x);
+    int rc =
+        kr_conn_sockopt(s->r, x->conn, (enum kr_sockopt)below(s, KR_SOCKOPT_MARK), 1, tuned, x);
     bool able = s->opts.conn.keep_fd || s->sim->version >= KR__SIM_LINUX(6, 8);
     MUST(rc == 0 || rc == -EPIPE || rc == -EAGAIN || (rc == -ENOMEM && s->refuse) ||
          (rc == -EOPNOTSUPP && (!able || s->scenario->fds)));
@@ -411,7 +422,8 @@ void server_act(struct storm *s, struct session *self, enum mark closing) {
         use_stale(s);
     if (likely(s, 20))
         MUST(kr_step(s->r, 0) == -EBUSY && kr_reactor_free(s->r) == -EBUSY);
-    if (self && self->open && !self->closing && likely(s, how->idle)) { /* a leap is not its fault */
+    /* a leap is not its fault */
+    if (self && self->open && !self->closing && likely(s, how->idle)) {
         enum kr_deadline which = (enum kr_deadline)below(s, KR_DEADLINE_FLUSH + 1);
         session_deadline(s, self, which, (int64_t)some(s, (uint64_t)(1000 * MS)));
     }
@@ -621,7 +633,8 @@ static void on_fds(struct kr_reactor *r, kr_conn conn, void *user, const int *fd
     mark(s, truncated ? MARK_fds_truncated : MARK_fds_came);
     MUST(s->scenario->fds && !x->closing && !x->paused && !x->eof && !x->twin);
     MUST(count <= s->opts.conn.recv_fds && (count || truncated));
-    MUST(!truncated || count == s->opts.conn.recv_fds || kr_sim_fault_hits(s->sim, KR_SIM_SCM_EMFILE));
+    MUST(!truncated || count == s->opts.conn.recv_fds ||
+         kr_sim_fault_hits(s->sim, KR_SIM_SCM_EMFILE));
     const struct client *c = x->consumed >= 4 ? client_of(s, x->id) : NULL;
     for (unsigned i = 0; i < count; i++)
         MUST(kr_sim_fd_same(s->sim, fds[i], c ? c->file : fds[0]));
@@ -660,10 +673,11 @@ static void file_end(struct kr_reactor *r, void *arg, uint64_t sent, int error) 
         server_act(s, NULL, MARK_close_in_timer);
 }
 
-/* Something else stands before and behind the part that is sent; up to the end, only where that is sure to
- * be met where it is. */
+/* Something else stands before and behind the part that is sent; up to the end, only where that is
+ * sure to be met where it is. */
 static int ship(struct storm *s, struct session *x, const unsigned char *data, size_t size) {
-    size_t before = below(s, 100), behind = below(s, 2) && !s->sim->weights[KR_SIM_READ_CUT] ? 0 : 10;
+    size_t before = below(s, 100),
+           behind = below(s, 2) && !s->sim->weights[KR_SIM_READ_CUT] ? 0 : 10;
     unsigned char *bytes = malloc(before + size + behind);
     struct shipment *shipment = malloc(sizeof *shipment);
     MUST(bytes && shipment);
@@ -672,8 +686,8 @@ static int ship(struct storm *s, struct session *x, const unsigned char *data, s
     *shipment = (struct shipment){x, size, kr_sim_file(s->sim, bytes, before + size + behind)};
     free(bytes);
     MUST(shipment->fd >= 0);
-    int rc = kr_conn_send_file(s->r, x->conn, shipment->fd, before, behind ? size : KR_FILE_END, file_end,
-                               shipment);
+    int rc = kr_conn_send_file(s->r, x->conn, shipment->fd, before, behind ? size : KR_FILE_END,
+                               file_end, shipment);
     if (rc < 0) {
         MUST(kr_sim_fd_close(s->sim, shipment->fd) == 0);
         free(shipment);
@@ -684,7 +698,8 @@ static int ship(struct storm *s, struct session *x, const unsigned char *data, s
 }
 
 /* One of the ways to send, all of which mean the same. */
-static int send_somehow(struct storm *s, struct session *x, const unsigned char *data, size_t size) {
+static int send_somehow(struct storm *s, struct session *x, const unsigned char *data,
+                        size_t size) {
     void *room;
     if (x->fd_count)
         return send_fds(s, x, data, size);
@@ -776,7 +791,8 @@ static void lease_act(struct storm *s, struct session *x, const unsigned char *d
         mark(s, s->r->bufs.held > held ? MARK_leased : MARK_leased_a_copy);
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *bytes, size_t size) {
+static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *bytes,
+                      size_t size) {
     (void)r;
     struct session *x = user;
     struct storm *s = x->storm;
@@ -848,7 +864,8 @@ static void on_timeout(struct kr_reactor *r, kr_conn conn, void *user, enum kr_d
     mark(s, which == KR_DEADLINE_IDLE ? MARK_idle_timeout
             : which == KR_DEADLINE_READ ? MARK_read_timeout
                                         : MARK_life_timeout);
-    MUST(!x->closing && (which == KR_DEADLINE_IDLE || which == KR_DEADLINE_READ || which == KR_DEADLINE_LIFE));
+    MUST(!x->closing &&
+         (which == KR_DEADLINE_IDLE || which == KR_DEADLINE_READ || which == KR_DEADLINE_LIFE));
     MUST(which != KR_DEADLINE_READ || !x->paused);
     MUST(kr_now(r) >= x->not_before[which]);
     session_deadline(s, x, which, 0);

@@ -14,8 +14,8 @@
 #define SEEDS_FILE "test/seeds/kept"
 #endif
 
-/* Ours: in no schedule does a connection wedge, a byte go astray, a callback come twice, memory stay. And
- * the storm has come by every fault and every rare path, or it would prove nothing. */
+/* Ours: in no schedule does a connection wedge, a byte go astray, a callback come twice, memory
+ * stay. And the storm has come by every fault and every rare path, or it would prove nothing. */
 TEST(storm_breaks_no_promise, .deadline_s = 280, .alone = true) {
     uint64_t count = tap_full() ? 200000 : 9000;
     struct batch b = {.first = 1, .last = count, .jobs = 2};
@@ -27,7 +27,8 @@ TEST(storm_breaks_no_promise, .deadline_s = 280, .alone = true) {
     CHECK_EQ(batch_unmet(&t), 0);
 }
 
-/* Ours: a seed that is new each time, so that what has not been tried yet is. A failure names it. */
+/* Ours: a seed that is new each time, so that what has not been tried yet is. A failure names
+ * it. */
 TEST(storm_breaks_no_promise_with_fresh_seeds, .deadline_s = 120, .alone = true) {
     uint64_t first = UINT64_C(1000000) + tap_random_below(UINT64_C(1) << 40);
     struct batch b = {.first = first, .last = first + 999, .jobs = 2};

@@ -1,10 +1,10 @@
 /* One run: a world, a reactor in it, a server and its clients, and after every turn the questions.
  *
- * Checked all the time: each operation ends once and nothing is called after on_close (server.c), bytes
- * come back in order (client.c), none that came is left lying while others are read again and again,
- * buffers are out, published, or free; the library's own audit runs at each wait (KR_CHECKED). Checked
- * at the end: everyone was served or cut off, every level is 0, all memory is back, the world has nothing
- * left of the reactor. */
+ * Checked all the time: each operation ends once and nothing is called after on_close (server.c),
+ * bytes come back in order (client.c), none that came is left lying while others are read again and
+ * again, buffers are out, published, or free; the library's own audit runs at each wait
+ * (KR_CHECKED). Checked at the end: everyone was served or cut off, every level is 0, all memory is
+ * back, the world has nothing left of the reactor. */
 #include "sim/storm.h"
 
 #include "core/reactor.h"
@@ -19,7 +19,8 @@
 #define MS INT64_C(1000000)
 #define LONG_NS (INT64_C(3600000) * MS)
 #define SESSIONS_A_CLIENT 4
-#define FEEDS_MAX (8u * CLIENTS_MAX) /* turns in which others got bytes, while it waited for a buffer */
+/* turns in which others got bytes, while it waited for a buffer */
+#define FEEDS_MAX (8u * CLIENTS_MAX)
 #define IDLE_TURNS 64     /* turns in a row that may come to nothing */
 #define TURNS_MAX 4000000u /* a run with one buffer of a few bytes takes a good part of that */
 #define REST_TURNS 20000u
@@ -112,7 +113,8 @@ static void plan_listener(struct storm *s) {
     o->conn.recv_fds = s->scenario->fds ? 1 + (unsigned)below(s, GIFT_MAX) : 0;
     o->conn.keep_fd = likely(s, s->scenario->release ? 512 : 0);
     o->conn.inline_size = likely(s, 300) ? pick(s, 256) : 0;
-    int64_t *const deadlines[] = {&o->conn.idle_ns, &o->conn.read_ns, &o->conn.write_ns, &o->conn.life_ns};
+    int64_t *const deadlines[] = {&o->conn.idle_ns, &o->conn.read_ns, &o->conn.write_ns,
+                                  &o->conn.life_ns};
     for (unsigned i = 0; i < sizeof deadlines / sizeof *deadlines; i++)
         *deadlines[i] = likely(s, s->scenario->idle) ? (int64_t)some(s, (uint64_t)(2000 * MS)) : 0;
     o->conn.flush_ns = likely(s, 512) ? 30000 * MS : (int64_t)some(s, (uint64_t)(500 * MS));
@@ -139,8 +141,8 @@ static void start_reactor(struct storm *s, unsigned caps_mask) {
     s->refuse = 0;
 }
 
-/* The swarm, and now and then what needs several faults at once: lost completions, which end a run; an
- * accept that takes a slot and tells of it before the CLOSE that freed it does. */
+/* The swarm, and now and then what needs several faults at once: lost completions, which end a run;
+ * an accept that takes a slot and tells of it before the CLOSE that freed it does. */
 static void plan_faults(struct storm *s) {
     kr_sim_fault_swarm(s->sim);
     if (likely(s, 30))
@@ -202,8 +204,9 @@ static void check_turns(struct storm *s, const struct kr_stats *now) {
         if (!is_waiting(s, c, wait))
             wait->since = s->feeds;
         if (s->feeds > wait->since + FEEDS_MAX)
-            storm_fail(__FILE__, __LINE__, "slot %u has bytes to read, and others were read %llu times",
-                       c->owner.slot, (unsigned long long)(s->feeds - wait->since));
+            storm_fail(__FILE__, __LINE__,
+                       "slot %u has bytes to read, and others were read %llu times", c->owner.slot,
+                       (unsigned long long)(s->feeds - wait->since));
     }
 }
 
@@ -213,8 +216,8 @@ void storm_saw_close(struct storm *s, kr_conn conn) {
 }
 
 static bool came_to_nothing(const struct kr_stats *a, const struct kr_stats *b) {
-    return a->cqes == b->cqes && a->sqes == b->sqes && a->waits == b->waits && a->posts == b->posts &&
-           a->timer_fires == b->timer_fires;
+    return a->cqes == b->cqes && a->sqes == b->sqes && a->waits == b->waits &&
+           a->posts == b->posts && a->timer_fires == b->timer_fires;
 }
 
 /* A turn without a wait does something; a few may find only that they were refused. */
@@ -243,8 +246,8 @@ static void mark_stats(struct storm *s) {
     s->marks[MARK_kept] += now.bytes_kept;
 }
 
-/* A listener that memory or churn has taken is put up again: clients are still to come. Without memory it is tried
- * again at once, since nobody might be there to end the next wait. */
+/* A listener that memory or churn has taken is put up again: clients are still to come. Without
+ * memory it is tried again at once, since nobody might be there to end the next wait. */
 static void relisten(struct storm *s) {
     for (unsigned i = 0; i < LISTENERS_MAX; i++) {
         if (s->listening[i])
@@ -254,7 +257,8 @@ static void relisten(struct storm *s) {
         server_listen(s, 0);
 }
 
-/* How long a turn may wait: mostly as long as it takes, but for when the last client goes meanwhile. */
+/* How long a turn may wait: mostly as long as it takes, but for when the last client goes
+ * meanwhile. */
 static int64_t wait_choose(struct storm *s) {
     switch (below(s, 4)) {
     case 0:
@@ -287,7 +291,8 @@ static bool turn(struct storm *s, unsigned *idle) {
 static void rest(struct storm *s, unsigned *idle) {
     for (unsigned i = 0; s->open; i++) {
         if (i >= REST_TURNS)
-            storm_fail(__FILE__, __LINE__, "a wedge: all clients are over, and %u connections stay", s->open);
+            storm_fail(__FILE__, __LINE__, "a wedge: all clients are over, and %u connections stay",
+                       s->open);
         if (!turn(s, idle))
             return;
     }

@@ -1,11 +1,12 @@
 /* The storm: one seed is one run of a reactor in a world in which everything goes wrong that may.
  *
- * storm.c makes the world, drives the reactor and checks after every turn; server.c is the program under
- * the storm, whose callbacks close, pause, send and start things at random; client.c are its peers, each
- * of which checks that it gets back what it sent; scenario.c says what is likely in which scenario.
+ * storm.c makes the world, drives the reactor and checks after every turn; server.c is the program
+ * under the storm, whose callbacks close, pause, send and start things at random; client.c are its
+ * peers, each of which checks that it gets back what it sent; scenario.c says what is likely in
+ * which scenario.
  *
- * A broken promise ends the process with a message (storm_fail), as the library's own assertions do; who
- * runs seeds therefore runs them in a process of their own (batch.c). */
+ * A broken promise ends the process with a message (storm_fail), as the library's own assertions
+ * do; who runs seeds therefore runs them in a process of their own (batch.c). */
 #ifndef STORM_H
 #define STORM_H
 
@@ -31,7 +32,8 @@ struct scenario {
     bool proxy;            /* connections are forwarded to each other, two and two */
     unsigned close, pause, timers, posts, idle, churn, hoard, lease, drain,
         release; /* what the server's callbacks do */
-    unsigned fds;          /* clients send descriptors, over Unix sockets; the server sends them back */
+    /* clients send descriptors, over Unix sockets; the server sends them back */
+    unsigned fds;
     unsigned half;         /* the server ends its side alone, and closes later */
     unsigned files;        /* what it sends is in a file */
     unsigned rude, lazy;   /* clients that go early; clients that rest */
@@ -239,7 +241,8 @@ struct storm_result {
     uint64_t marks[MARK_COUNT];
 };
 
-/* Runs one seed. `steps` 0: to its end; else at most so many turns, and then the reactor is freed. */
+/* Runs one seed. `steps` 0: to its end; else at most so many turns, and then the reactor is
+ * freed. */
 void storm_run(struct storm_result *ret, uint64_t seed, const struct scenario *scenario,
                uint64_t steps, void (*trace)(void *arg, const char *line));
 

@@ -1,7 +1,8 @@
 /* ACCEPT, as io_uring/net.c does it.
  *
- * Happy path: a client of the backlog gets a descriptor or a slot. Failure: no descriptor, no slot, a
- * client that has gone; the two of the table are the kernel's, the others are asked for by fault. */
+ * Happy path: a client of the backlog gets a descriptor or a slot. Failure: no descriptor, no slot,
+ * a client that has gone; the two of the table are the kernel's, the others are asked for by
+ * fault. */
 #include "kernel/sim/ring.h"
 #include "kernel/sim/stream.h"
 
@@ -11,7 +12,8 @@ static struct kr__sim_file *backlog_take(struct kr__sim_file *file) {
     return kr__container_of(link, struct kr__sim_file, in_backlog);
 }
 
-/* Gives the stream a place, or drops it: a full table costs the client its connection (observed on 6.18). */
+/* Gives the stream a place, or drops it: a full table costs the client its connection (observed on
+ * 6.18). */
 static int accept_place(struct kr__sim_request *req, struct kr__sim_file *stream) {
     if (!req->sqe.file_index)
         return kr__sim_fd_new(req->ring->sim, stream);
@@ -34,8 +36,8 @@ static int accept_refused(struct kr__sim_request *req) {
     return -ECONNABORTED;
 }
 
-/* A multishot accept takes the whole backlog: io_uring/net.c has no limit there. Since 6.10 each tells
- * whether more wait (observed on 6.18). */
+/* A multishot accept takes the whole backlog: io_uring/net.c has no limit there. Since 6.10 each
+ * tells whether more wait (observed on 6.18). */
 static void accept_run(struct kr__sim_request *req) {
     bool multishot = req->sqe.ioprio & IORING_ACCEPT_MULTISHOT;
     while (req->file->listener.queued) {

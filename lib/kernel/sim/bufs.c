@@ -1,6 +1,6 @@
-/* Buffers, used in the order of publishing (man io_uring_register_buf_ring). What a kernel would not
- * notice, the simulated one does: a buffer published twice, one of no size, more than the ring holds.
- * A published buffer is written to at once, so that who still reads it reads wrong bytes. */
+/* Buffers, used in the order of publishing (man io_uring_register_buf_ring). What a kernel would
+ * not notice, the simulated one does: a buffer published twice, one of no size, more than the ring
+ * holds. A published buffer is written to at once, so that who still reads it reads wrong bytes. */
 #include "kernel/sim/bufs.h"
 
 #include "base/poison.h"

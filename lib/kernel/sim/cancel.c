@@ -1,19 +1,22 @@
 /* ASYNC_CANCEL, as io_uring/cancel.c and poll.c do it.
  *
- * Happy path: who waits is queued, and ends with -ECANCELED by its next turn. Failure: nobody of that
- * user_data; one that is just running; one whose event comes in the same moment, and completes after all. */
+ * Happy path: who waits is queued, and ends with -ECANCELED by its next turn. Failure: nobody of
+ * that user_data; one that is just running; one whose event comes in the same moment, and completes
+ * after all. */
 #include "kernel/sim/ring.h"
 
-/* 0, or -EALREADY with nothing done. What is cancelled late has its turn first, as if its event and the
- * cancel had come in the same moment. */
+/* 0, or -EALREADY with nothing done. What is cancelled late has its turn first, as if its event and
+ * the cancel had come in the same moment. */
 static int cancel_one(struct kr__sim_request *target) {
     struct kr_sim *sim = target->ring->sim;
     if (kr__sim_chance(sim, KR_SIM_CANCEL_BUSY))
         return -EALREADY;
-    if (target->work && kr__sim_chance(sim, KR_SIM_CANCEL_LATE)) /* its worker has begun (IO_WQ_CANCEL_RUNNING) */
+    /* its worker has begun (IO_WQ_CANCEL_RUNNING) */
+    if (target->work && kr__sim_chance(sim, KR_SIM_CANCEL_LATE))
         return -EALREADY;
     kr__sim_worker_drop(target);
-    if (target->file && kr__sim_is_ready(target->file, target->waits_for) && kr__sim_chance(sim, KR_SIM_CANCEL_LATE)) {
+    if (target->file && kr__sim_is_ready(target->file, target->waits_for) &&
+        kr__sim_chance(sim, KR_SIM_CANCEL_LATE)) {
         kr__link_off(&target->queued);
         kr__sim_request_run(target);
     }
@@ -35,7 +38,8 @@ static struct kr__sim_request *cancel_find(const struct kr__sim_request *req) {
     return NULL;
 }
 
-/* By user_data. With ALL the result is how many, and none is no error (man io_uring_prep_cancel). */
+/* By user_data. With ALL the result is how many, and none is no error (man
+ * io_uring_prep_cancel). */
 static void cancel_run(struct kr__sim_request *req) {
     bool all = req->sqe.cancel_flags & IORING_ASYNC_CANCEL_ALL;
     int found = 0;

@@ -1,11 +1,11 @@
 /* CONNECT, as io_uring/net.c does it.
  *
- * Happy path: the call is in progress, the request waits until the socket can be written to, and asks
- * again how it went. Failure: whatever connect(2) says; a wait that is cancelled, which leaves the call
- * under way until the socket is closed. To AF_UNSPEC it disconnects, and TCP sends RST.
+ * Happy path: the call is in progress, the request waits until the socket can be written to, and
+ * asks again how it went. Failure: whatever connect(2) says; a wait that is cancelled, which leaves
+ * the call under way until the socket is closed. To AF_UNSPEC it disconnects, and TCP sends RST.
  *
- * A Unix socket whose listener's backlog is full has a worker sleep until there is room (observed on 6.18);
- * here it looks every millisecond. */
+ * A Unix socket whose listener's backlog is full has a worker sleep until there is room (observed
+ * on 6.18); here it looks every millisecond. */
 #include "kernel/sim/remote.h"
 #include "kernel/sim/ring.h"
 #include "kernel/sim/stream.h"
@@ -36,7 +36,8 @@ static void knock(struct kr_sim *sim, void *arg) {
     connect_start(req);
 }
 
-/* io_connect: -ECONNABORTED, which is a failure that somebody else was told of, has it try once more. */
+/* io_connect: -ECONNABORTED, which is a failure that somebody else was told of, has it try once
+ * more. */
 static void connect_start(struct kr__sim_request *req) {
     int rc = kr__sim_dial(req->file, (struct sockaddr *)&req->address, req->sqe.off);
     bool aborted = rc == -ECONNABORTED && !req->aborted;
@@ -50,7 +51,8 @@ static void connect_start(struct kr__sim_request *req) {
 }
 
 /* Which of them a kernel is. A call that has failed is told
- *   KEEPS   since 6.16 from the socket's error alone, so that the socket stays dead until the next connect
+ *   KEEPS   since 6.16 from the socket's error alone, so that the socket stays dead until the next
+ *           connect
  *   RESETS  in 6.14 and 6.15, and in older stable kernels of those months, as -ECONNRESET
  *   ASKS    before, by connect itself, which makes the socket new
  * (io_connect: "don't retry connect operation on EPOLLERR" and "fix POLLERR handling"). */
@@ -60,7 +62,9 @@ static enum failing failing_of(const struct kr__sim_request *req) {
     struct kr_sim *sim = req->ring->sim;
     if (req->file->stream.fate >= 0) /* by a fault: all kernels in one */
         return (enum failing)kr_sim_random(sim, 3);
-    return sim->version >= KR__SIM_LINUX(6, 16) ? KEEPS : sim->version >= KR__SIM_LINUX(6, 14) ? RESETS : ASKS;
+    return sim->version >= KR__SIM_LINUX(6, 16)   ? KEEPS
+           : sim->version >= KR__SIM_LINUX(6, 14) ? RESETS
+                                                  : ASKS;
 }
 
 /* Asking too early would be -EALREADY, but poll looks at the socket first (io_poll_check_events,

@@ -1,12 +1,14 @@
-/* Happy path: descriptors become references to files at the send, and new descriptors at the receive.
- * Failure: ill-formed control data; a descriptor that is not there; too little room, or none for another
- * descriptor, which MSG_CTRUNC tells, and what found none is closed (net/core/scm.c: __scm_send,
- * scm_fp_copy, scm_detach_fds). */
+/* Happy path: descriptors become references to files at the send, and new descriptors at the
+ * receive.
+ * Failure: ill-formed control data; a descriptor that is not there; too little room, or none for
+ * another descriptor, which MSG_CTRUNC tells, and what found none is closed (net/core/scm.c:
+ * __scm_send, scm_fp_copy, scm_detach_fds). */
 #include "kernel/sim/control.h"
 
 #define SCM_MAX_FD 253u
 
-static int files_take(const struct kr_sim *sim, const struct cmsghdr *cmsg, struct kr__sim_gift **ret) {
+static int files_take(const struct kr_sim *sim, const struct cmsghdr *cmsg,
+                      struct kr__sim_gift **ret) {
     size_t count = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
     if (count > SCM_MAX_FD || *ret)
         return -EINVAL;
@@ -58,15 +60,16 @@ static bool file_install(struct kr_sim *sim, struct kr__sim_file *file, int *fd)
     return true;
 }
 
-size_t kr__sim_control_write(struct kr_sim *sim, struct kr__sim_gift *gift, void *control, size_t room,
-                             bool *truncated) {
+size_t kr__sim_control_write(struct kr_sim *sim, struct kr__sim_gift *gift, void *control,
+                             size_t room, bool *truncated) {
     *truncated = false;
     if (!gift)
         return 0;
     size_t most = room > CMSG_LEN(0) ? (room - CMSG_LEN(0)) / sizeof(int) : 0;
     size_t count = 0;
     int fds[SCM_MAX_FD];
-    while (count < most && count < gift->count && file_install(sim, gift->files[count], &fds[count]))
+    while (count < most && count < gift->count &&
+           file_install(sim, gift->files[count], &fds[count]))
         count++;
     *truncated = count < gift->count;
     kr__sim_gift_free(gift);

@@ -1,6 +1,8 @@
-/* Descriptors of the world, for scripts that hand them about. Their functions are public: kreactor/sim.h.
+/* Descriptors of the world, for scripts that hand them about. Their functions are public:
+ * kreactor/sim.h.
  *
- * Happy path: opened, sent and received by peers, compared, closed. Failure: there is no such one. */
+ * Happy path: opened, sent and received by peers, compared, closed. Failure: there is no such
+ * one. */
 #include "kernel/sim/control.h"
 #include "kernel/sim/peer.h"
 #include "kernel/sim/stream.h"
@@ -25,7 +27,8 @@ bool kr_sim_fd_same(const struct kr_sim *sim, int a, int b) {
     return file && file == kr__sim_fd_file(sim, b);
 }
 
-static int gift_make(const struct kr_sim *sim, const int *fds, unsigned count, struct kr__sim_gift **ret) {
+static int gift_make(const struct kr_sim *sim, const int *fds, unsigned count,
+                     struct kr__sim_gift **ret) {
     struct kr__sim_gift *gift = kr__sim_gift_new(count);
     for (unsigned i = 0; i < count; i++) {
         struct kr__sim_file *file = kr__sim_fd_file(sim, fds[i]);
@@ -39,8 +42,8 @@ static int gift_make(const struct kr_sim *sim, const int *fds, unsigned count, s
     return 0;
 }
 
-int64_t kr_sim_send_fds(struct kr_sim *sim, kr_sim_peer peer, const void *data, size_t size, const int *fds,
-                        unsigned count) {
+int64_t kr_sim_send_fds(struct kr_sim *sim, kr_sim_peer peer, const void *data, size_t size,
+                        const int *fds, unsigned count) {
     struct kr__sim_peer *p = kr__sim_peer_find(sim, peer);
     if (!p)
         return -ESTALE;
@@ -58,7 +61,8 @@ int64_t kr_sim_send_fds(struct kr_sim *sim, kr_sim_peer peer, const void *data, 
 }
 
 /* As many as there is room for; the rest is closed. */
-static unsigned install(struct kr_sim *sim, const struct kr__sim_gift *gift, int *fds, unsigned room) {
+static unsigned install(struct kr_sim *sim, const struct kr__sim_gift *gift, int *fds,
+                        unsigned room) {
     unsigned count = gift && gift->count < room ? gift->count : gift ? room : 0;
     for (unsigned i = 0; i < count; i++)
         fds[i] = kr__sim_fd_new(sim, kr__sim_file_ref(gift->files[i]));

@@ -1,14 +1,14 @@
 /* Connecting, and who answers.
  *
- * Happy path: the SYN arrives after its while, and both ends know each other. Failure: what was said of the
- * port, or a fault: refused, no answer, no way. A backlog that is full drops the SYN, which is sent again
- * (net/ipv4/tcp_input.c).
+ * Happy path: the SYN arrives after its while, and both ends know each other. Failure: what was
+ * said of the port, or a fault: refused, no answer, no way. A backlog that is full drops the SYN,
+ * which is sent again (net/ipv4/tcp_input.c).
  *
- * Facts: a socket goes through SS_UNCONNECTED, SS_CONNECTING and SS_CONNECTED by its own calls of connect
- * only, whatever TCP does meanwhile: the first call after the handshake is told 0, the next -EISCONN, one
- * during it -EALREADY; a failure is told once and leaves a socket that may connect anew
- * (__inet_stream_connect, net/ipv4/af_inet.c). A SYN is given up after 131 s (tcp_syn_retries and
- * tcp_syn_linear_timeouts, Documentation/networking/ip-sysctl.rst; 127 s before kernel 6.5). */
+ * Facts: a socket goes through SS_UNCONNECTED, SS_CONNECTING and SS_CONNECTED by its own calls of
+ * connect only, whatever TCP does meanwhile: the first call after the handshake is told 0, the next
+ * -EISCONN, one during it -EALREADY; a failure is told once and leaves a socket that may connect
+ * anew (__inet_stream_connect, net/ipv4/af_inet.c). A SYN is given up after 131 s (tcp_syn_retries
+ * and tcp_syn_linear_timeouts, Documentation/networking/ip-sysctl.rst; 127 s before kernel 6.5). */
 #include "kernel/sim/peer.h"
 #include "kernel/sim/remote.h"
 #include "kernel/sim/request.h"
@@ -109,7 +109,8 @@ static int address_take(struct kr__sim_stream *s, const struct sockaddr *to, siz
         return -EINVAL;
     if (to->sa_family != family)
         return -EAFNOSUPPORT;
-    s->there = (struct kr_addr){.size = family == AF_INET ? sizeof s->there.u.in : sizeof s->there.u.in6};
+    s->there =
+        (struct kr_addr){.size = family == AF_INET ? sizeof s->there.u.in : sizeof s->there.u.in6};
     memcpy(&s->there.u, to, kr__min_size(size, s->there.size));
     return 0;
 }
@@ -121,8 +122,8 @@ static void source_take(struct kr_sim *sim, struct kr__sim_stream *s) {
     s->here.u.in.sin_port = htons(++sim->next_port);
 }
 
-/* Even loopback's answer, which comes before the call returns, is not looked at by it: the socket is locked
- * meanwhile (__inet_stream_connect). */
+/* Even loopback's answer, which comes before the call returns, is not looked at by it: the socket
+ * is locked meanwhile (__inet_stream_connect). */
 static int call(struct kr__sim_file *file, const struct sockaddr *to, size_t size) {
     struct kr_sim *sim = file->sim;
     struct kr__sim_stream *s = &file->stream;

@@ -73,14 +73,16 @@ static int update_file(struct kr__sim_ring *ring, const void *arg, unsigned coun
     return rc < 0 ? rc : 1;
 }
 
-/* io_probe, io_uring/register.c. Told is what is modelled here, which is what the library asks for. */
+/* io_probe, io_uring/register.c. Told is what is modelled here, which is what the library asks
+ * for. */
 static int probe(const struct kr_sim *sim, const void *arg, unsigned count) {
     struct io_uring_probe *probe = (struct io_uring_probe *)(uintptr_t)arg;
     if (count > 256)
         return -EINVAL;
     for (unsigned op = 0; op < count; op++) {
         bool known = kr__sim_verb_find(sim, op) != NULL;
-        probe->ops[op] = (struct io_uring_probe_op){.op = (uint8_t)op, .flags = known ? IO_URING_OP_SUPPORTED : 0};
+        probe->ops[op] = (struct io_uring_probe_op){.op = (uint8_t)op,
+                                                    .flags = known ? IO_URING_OP_SUPPORTED : 0};
         if (known)
             probe->last_op = (uint8_t)op;
     }
@@ -155,7 +157,8 @@ static void port_set(struct kr_addr *addr, uint16_t port) {
 static void port_choose(const struct kr_sim *sim, struct kr_addr *addr) {
     if (addr->u.sa.sa_family == AF_UNIX || kr_addr_port(addr))
         return;
-    for (unsigned port = EPHEMERAL_FIRST; port == EPHEMERAL_FIRST || is_taken(sim, addr, false); port++)
+    for (unsigned port = EPHEMERAL_FIRST; port == EPHEMERAL_FIRST || is_taken(sim, addr, false);
+         port++)
         port_set(addr, (uint16_t)port);
 }
 
@@ -196,7 +199,8 @@ static int door_listen_fd(const struct kr__kernel *k, int fd, const struct kr__l
     return 0;
 }
 
-static int door_path_id(const struct kr__kernel *k, const struct kr_addr *addr, struct kr__path_id *ret) {
+static int door_path_id(const struct kr__kernel *k, const struct kr_addr *addr,
+                        struct kr__path_id *ret) {
     const struct kr__sim_path *path = kr__sim_path_find(entered(k), addr);
     if (!path)
         return -ENOENT;

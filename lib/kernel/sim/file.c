@@ -1,4 +1,5 @@
-/* Files and descriptors. Happy path: made, referred to, let go. Failure: a descriptor that is not there. */
+/* Files and descriptors. Happy path: made, referred to, let go. Failure: a descriptor that is not
+ * there. */
 #include "kernel/sim/file.h"
 
 #include "kernel/sim/stream.h"

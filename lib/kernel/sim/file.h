@@ -1,5 +1,5 @@
-/* What a descriptor or a slot of the file table leads to: a waker, a listener, an end of a stream. Lives
- * as long as a descriptor, a slot, or a request in flight refers to it. */
+/* What a descriptor or a slot of the file table leads to: a waker, a listener, an end of a stream.
+ * Lives as long as a descriptor, a slot, or a request in flight refers to it. */
 #ifndef KR_KERNEL_SIM_FILE_H
 #define KR_KERNEL_SIM_FILE_H
 
@@ -44,7 +44,8 @@ struct kr__sim_stream {
     bool shut_in;   /* this end reads no more; what comes all the same is there */
     bool dead;      /* reset, refused or given up: nothing moves, but what had come can be read */
     int error;      /* told once, to whoever asks first */
-    struct kr__list held; /* notifications of zero-copy sends, by `waiting`, until this end has read them */
+    /* notifications of zero-copy sends, by `waiting`, until this end has read them */
+    struct kr__list held;
     struct kr__list gifts; /* that have come and were not taken */
     struct kr_addr here, there;
 };
@@ -83,7 +84,8 @@ struct kr__sim_file {
 struct kr__sim_file *kr__sim_file_new(struct kr_sim *sim, enum kr__sim_kind kind);
 struct kr__sim_file *kr__sim_file_ref(struct kr__sim_file *file);
 
-/* The last one ends it, as the last close does: a listener resets its backlog, a stream sends FIN or RST. */
+/* The last one ends it, as the last close does: a listener resets its backlog, a stream sends FIN
+ * or RST. */
 void kr__sim_file_unref(struct kr__sim_file *file);
 
 /* `count` files, which are yet to be filled in. */

@@ -1,13 +1,14 @@
 /* An end of a Unix stream, as net/unix/af_unix.c has it.
  *
- * Facts: there is no FIN and no RST. An end that closes shuts the other one both ways, and if it leaves
- * bytes unread the other is told -ECONNRESET once, behind what has come (unix_release_sock); a shutdown
- * shuts this end one way and the other end the other way (unix_shutdown), and may be done at any time. What
- * was sent before stays to be read. A send to an end that takes no more is -EPIPE. Who is not connected is
- * told -ENOTCONN by a send and -EINVAL by a receive.
+ * Facts: there is no FIN and no RST. An end that closes shuts the other one both ways, and if it
+ * leaves bytes unread the other is told -ECONNRESET once, behind what has come (unix_release_sock);
+ * a shutdown shuts this end one way and the other end the other way (unix_shutdown), and may be
+ * done at any time. What was sent before stays to be read. A send to an end that takes no more is
+ * -EPIPE. Who is not connected is told -ENOTCONN by a send and -EINVAL by a receive.
  *
- * Files go with the first byte of what they were sent with; who receives that byte has them, and receives
- * nothing of what was sent after (unix_stream_read_generic). A receive without room for them closes them. */
+ * Files go with the first byte of what they were sent with; who receives that byte has them, and
+ * receives nothing of what was sent after (unix_stream_read_generic). A receive without room for
+ * them closes them. */
 #include "kernel/sim/request.h"
 #include "kernel/sim/stream.h"
 
@@ -38,7 +39,8 @@ static int64_t take(struct kr__sim_file *file, char *data, size_t size, struct k
     return (int64_t)got;
 }
 
-int64_t kr__sim_local_recv(struct kr__sim_file *file, char *data, size_t size, struct kr__sim_gift **gift) {
+int64_t kr__sim_local_recv(struct kr__sim_file *file, char *data, size_t size,
+                           struct kr__sim_gift **gift) {
     struct kr__sim_stream *s = &file->stream;
     if (s->phase == KR__SIM_FRESH)
         return -EINVAL;

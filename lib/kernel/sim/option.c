@@ -1,11 +1,13 @@
-/* URING_CMD at sockets: options, and how much is there, as io_uring/cmd_net.c and net/core/sock.c do it.
+/* URING_CMD at sockets: options, and how much is there, as io_uring/cmd_net.c and net/core/sock.c
+ * do it.
  *
- * Happy path: a value is kept, and given back; those that a connection's end can tell by are followed: SO_LINGER
- * with no time has CLOSE reset. All is done at submit. Failure: a level or name that is not known here; a
- * length that does not fit; a kernel before 6.7, or 6.5 for how much is there.
+ * Happy path: a value is kept, and given back; those that a connection's end can tell by are
+ * followed: SO_LINGER with no time has CLOSE reset. All is done at submit. Failure: a level or name
+ * that is not known here; a length that does not fit; a kernel before 6.7, or 6.5 for how much is
+ * there.
  *
- * Facts: only SOL_SOCKET can be asked for, and the result is the length; a buffer size is doubled (man
- * socket); SO_PEERNAME wants no more room than the address has (sk_getsockopt). */
+ * Facts: only SOL_SOCKET can be asked for, and the result is the length; a buffer size is doubled
+ * (man socket); SO_PEERNAME wants no more room than the address has (sk_getsockopt). */
 #include "kernel/sim/ring.h"
 #include "kernel/sim/stream.h"
 
@@ -104,7 +106,8 @@ static int peer_name(const struct kr__sim_file *file, const struct demand *d) {
 
 static int peer_cred(const struct kr__sim_file *file, const struct demand *d) {
     bool local = file->kind == KR__SIM_STREAM && file->stream.local;
-    struct ucred cred = local ? (struct ucred){1000, 1000, 1000} : (struct ucred){0, (uid_t)-1, (gid_t)-1};
+    struct ucred cred =
+        local ? (struct ucred){1000, 1000, 1000} : (struct ucred){0, (uid_t)-1, (gid_t)-1};
     return given(d, &cred, sizeof cred);
 }
 
@@ -135,7 +138,8 @@ int kr__sim_option_set(struct kr__sim_file *file, const struct kr__sock_step *st
     return option_set(file, &(struct demand){step->level, step->name, sizeof value, &value});
 }
 
-/* What has come and was not read; and what has gone and not come, of which there is nothing on one host. */
+/* What has come and was not read; and what has gone and not come, of which there is nothing on one
+ * host. */
 static int how_much(const struct kr__sim_file *file, unsigned cmd) {
     if (file->kind != KR__SIM_STREAM)
         return -EINVAL;

@@ -1,6 +1,7 @@
-/* Happy path: bind makes a file of that name, by which the listener is found. Failure: it is there. The file
- * outlives the listener, and then refuses who connects; a listener whose file was removed is found by nobody
- * (unix_bind_bsd and unix_find_bsd, net/unix/af_unix.c: it is the inode that counts). */
+/* Happy path: bind makes a file of that name, by which the listener is found. Failure: it is there.
+ * The file outlives the listener, and then refuses who connects; a listener whose file was removed
+ * is found by nobody (unix_bind_bsd and unix_find_bsd, net/unix/af_unix.c: it is the inode that
+ * counts). */
 #include "kernel/sim/path.h"
 
 #include "kernel/sim/file.h"
@@ -29,7 +30,8 @@ static bool is_live(const struct kr_sim *sim, uint64_t inode) {
     return false;
 }
 
-int kr__sim_path_bind(struct kr_sim *sim, const struct kr_addr *addr, bool replace, uint64_t *inode) {
+int kr__sim_path_bind(struct kr_sim *sim, const struct kr_addr *addr, bool replace,
+                      uint64_t *inode) {
     struct kr__sim_path *path = kr__sim_path_find(sim, addr);
     if (path && (!replace || is_live(sim, path->inode)))
         return -EADDRINUSE;

@@ -16,9 +16,10 @@ bool kr__sim_path_is(const struct kr_addr *addr);
 /* NULL: no such file. */
 struct kr__sim_path *kr__sim_path_find(const struct kr_sim *sim, const struct kr_addr *addr);
 
-/* bind(2): a file that is new; its number, or -EADDRINUSE. One at which nobody listens is replaced, if so
- * asked. */
-int kr__sim_path_bind(struct kr_sim *sim, const struct kr_addr *addr, bool replace, uint64_t *inode);
+/* bind(2): a file that is new; its number, or -EADDRINUSE. One at which nobody listens is replaced,
+ * if so asked. */
+int kr__sim_path_bind(struct kr_sim *sim, const struct kr_addr *addr, bool replace,
+                      uint64_t *inode);
 
 void kr__sim_path_remove(struct kr__sim_path *path);
 

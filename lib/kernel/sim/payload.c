@@ -1,8 +1,8 @@
 /* What a send sends.
  *
- * Happy path: bytes and their list are copied at submit (IORING_FEAT_SUBMIT_STABLE), and go out from the
- * copy. Failure: the program has changed the original before it was told that it may, which on a real
- * kernel may send anything: that ends the process. */
+ * Happy path: bytes and their list are copied at submit (IORING_FEAT_SUBMIT_STABLE), and go out
+ * from the copy. Failure: the program has changed the original before it was told that it may,
+ * which on a real kernel may send anything: that ends the process. */
 #include "kernel/sim/control.h"
 #include "kernel/sim/ring.h"
 #include "kernel/sim/stream.h"
@@ -55,8 +55,8 @@ void kr__sim_payload_check(const struct kr__sim_request *req) {
         changed(req);
 }
 
-/* With the files that go with the first byte. The kernel looks control data up at each try (sr->msg_control,
- * io_uring/net.c), so descriptors must stay open until the completion. */
+/* With the files that go with the first byte. The kernel looks control data up at each try
+ * (sr->msg_control, io_uring/net.c), so descriptors must stay open until the completion. */
 static int64_t send_part(struct kr__sim_request *req, size_t part) {
     const char *data = req->payload + req->done;
     if (!req->msg.msg_controllen || req->done)
@@ -64,7 +64,8 @@ static int64_t send_part(struct kr__sim_request *req, size_t part) {
     struct kr__sim_gift *gift = NULL;
     int64_t rc = 0;
     if (req->file->stream.local)
-        rc = kr__sim_control_read(req->ring->sim, req->msg.msg_control, req->msg.msg_controllen, &gift);
+        rc = kr__sim_control_read(req->ring->sim, req->msg.msg_control, req->msg.msg_controllen,
+                                  &gift);
     if (rc == 0)
         rc = kr__sim_stream_send_files(req->file, data, part, gift);
     if (rc <= 0)

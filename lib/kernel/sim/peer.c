@@ -1,4 +1,5 @@
-/* Clients. Happy path: the kernel of a listener does the handshake, the stream waits in the backlog.
+/* Clients. Happy path: the kernel of a listener does the handshake, the stream waits in the
+ * backlog.
  * Failure: nobody listens; the backlog is full, which drops the SYN (net/ipv4/tcp_input.c). */
 #include "kernel/sim/peer.h"
 
@@ -31,11 +32,13 @@ static bool has_room(const struct kr__sim_listener *l) {
 /* A path leads to the listener that has made its file. */
 static bool is_there(const struct kr__sim_file *listener, const struct kr_addr *to,
                      const struct kr__sim_path *path) {
-    return path ? listener->listener.inode == path->inode : kr__sim_addr_leads(to, &listener->listener.bound);
+    return path ? listener->listener.inode == path->inode
+                : kr__sim_addr_leads(to, &listener->listener.bound);
 }
 
 /* SO_REUSEPORT spreads clients over the listeners of a port by a hash of the addresses. */
-int kr__sim_listener_choose(struct kr_sim *sim, const struct kr_addr *to, struct kr__sim_file **ret) {
+int kr__sim_listener_choose(struct kr_sim *sim, const struct kr_addr *to,
+                            struct kr__sim_file **ret) {
     unsigned listening = 0, open = 0;
     const struct kr__sim_path *path = kr__sim_path_find(sim, to);
     if (!path && kr__sim_path_is(to))

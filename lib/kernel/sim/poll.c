@@ -1,5 +1,5 @@
-/* NOP and POLL. Happy path: a poll waits until its file is ready for reading, and tells so, once or each
- * time. Failure: a stream, whose polling is not modelled. */
+/* NOP and POLL. Happy path: a poll waits until its file is ready for reading, and tells so, once or
+ * each time. Failure: a stream, whose polling is not modelled. */
 #include "kernel/sim/ring.h"
 
 #include <poll.h>
@@ -17,8 +17,8 @@ static void poll_run(struct kr__sim_request *req) {
         kr__sim_end(req, POLLIN, 0);
 }
 
-/* Armed at a ready file, a one-shot poll completes at once, a multishot one by its first work; it tells
- * of each wake-up (__io_arm_poll_handler, io_uring/poll.c). */
+/* Armed at a ready file, a one-shot poll completes at once, a multishot one by its first work; it
+ * tells of each wake-up (__io_arm_poll_handler, io_uring/poll.c). */
 static void poll_start(struct kr__sim_request *req) {
     if (req->sqe.len & IORING_POLL_ADD_MULTI)
         kr__sim_wait(req, KR__SIM_IN);

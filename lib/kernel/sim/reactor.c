@@ -1,7 +1,7 @@
 /* A reactor in a simulated world: the one file of it that knows the library above the door.
  *
- * Happy path: as kr_reactor_new, with that world behind the door. Failure: likewise; and a world that has
- * come to its end while somebody waits without end (-EDEADLK). */
+ * Happy path: as kr_reactor_new, with that world behind the door. Failure: likewise; and a world
+ * that has come to its end while somebody waits without end (-EDEADLK). */
 #include "kernel/probe.h"
 #include "kernel/sim/world.h"
 #include "reactor.h"

@@ -1,8 +1,9 @@
 /* READ of a regular file, as io_uring/rw.c does it.
  *
- * Happy path: what is in memory is read as the request is submitted, the rest when the disk has brought it.
- * Behind the end there are 0 bytes. Failure: a file that has no offsets; as faults have it fewer bytes, an
- * error of the disk, an end of the file that was not there before; it is cancelled while it waits. */
+ * Happy path: what is in memory is read as the request is submitted, the rest when the disk has
+ * brought it. Behind the end there are 0 bytes. Failure: a file that has no offsets; as faults have
+ * it fewer bytes, an error of the disk, an end of the file that was not there before; it is
+ * cancelled while it waits. */
 #include "kernel/sim/ring.h"
 
 #define DISK_NS 5000000u

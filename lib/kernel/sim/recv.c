@@ -1,13 +1,15 @@
-/* RECV, as io_uring/net.c does it: multishot into the ring's buffers, or once, into one of them or into the
- * program's own memory.
+/* RECV, as io_uring/net.c does it: multishot into the ring's buffers, or once, into one of them or
+ * into the program's own memory.
  *
- * Happy path: each piece goes into the next buffer of the ring and is a completion of its own; of one shot,
- * the first piece is, and with MSG_WAITALL as many as fill the memory. Failure: no buffer is left, the
- * stream has ended, no completion queue entry is free; a wait that is cancelled, which tells what had come.
+ * Happy path: each piece goes into the next buffer of the ring and is a completion of its own; of
+ * one shot, the first piece is, and with MSG_WAITALL as many as fill the memory. Failure: no buffer
+ * is left, the stream has ended, no completion queue entry is free; a wait that is cancelled, which
+ * tells what had come.
  *
- * Facts: the buffer is chosen first, so an empty ring is -ENOBUFS even if there is nothing to receive
- * (liburing #1275), but with POLL_FIRST when there is (observed on 6.18). The end of a TCP stream carries
- * SOCK_NONEMPTY, as does data before it, if it has come with FIN (tcp_inq_hint, net/ipv4/tcp.c). */
+ * Facts: the buffer is chosen first, so an empty ring is -ENOBUFS even if there is nothing to
+ * receive (liburing #1275), but with POLL_FIRST when there is (observed on 6.18). The end of a TCP
+ * stream carries SOCK_NONEMPTY, as does data before it, if it has come with FIN (tcp_inq_hint,
+ * net/ipv4/tcp.c). */
 #include "kernel/sim/ring.h"
 #include "kernel/sim/stream.h"
 
@@ -33,7 +35,8 @@ static bool wants_all(const struct kr__sim_request *req) {
     return req->sqe.msg_flags & MSG_WAITALL;
 }
 
-/* Where the next bytes go. False: the ring has no buffer. A length bounds what goes into one buffer. */
+/* Where the next bytes go. False: the ring has no buffer. A length bounds what goes into one
+ * buffer. */
 static bool place_find(struct kr__sim_request *req, struct place *ret) {
     struct kr_sim *sim = req->ring->sim;
     if (selects(req)) {
@@ -93,7 +96,8 @@ static void own_filled(struct kr__sim_request *req, size_t got) {
         kr__sim_end(req, (int64_t)req->done, nonempty(req));
 }
 
-/* Something has come into a buffer of the ring. True: there is more, whether that can be told or not. */
+/* Something has come into a buffer of the ring. True: there is more, whether that can be told or
+ * not. */
 static bool buffer_filled(struct kr__sim_request *req, int64_t got) {
     uint32_t more = nonempty(req);
     uint32_t flags = (uint32_t)kr__sim_bufs_use(&req->ring->bufs) << IORING_CQE_BUFFER_SHIFT |
@@ -144,8 +148,9 @@ static void recv_start(struct kr__sim_request *req) {
         recv_run(req);
 }
 
-/* io_recvmsg_prep, io_uring/net.c. Not modelled: MSG_WAITALL into a buffer of the ring, MSG_PEEK and other
- * flags, the bound on a multishot's sum that came with 6.17, as did one on each of its pieces. */
+/* io_recvmsg_prep, io_uring/net.c. Not modelled: MSG_WAITALL into a buffer of the ring, MSG_PEEK
+ * and other flags, the bound on a multishot's sum that came with 6.17, as did one on each of its
+ * pieces. */
 static int recv_prep(struct kr__sim_request *req) {
     const struct io_uring_sqe *sqe = &req->sqe;
     if (sqe->file_index || sqe->addr2)

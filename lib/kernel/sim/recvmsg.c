@@ -1,13 +1,14 @@
 /* RECVMSG, as io_uring/net.c does it: once, or multishot into the ring's buffers.
  *
- * Happy path: bytes go to the message's pieces, or to one buffer; descriptors that come with them to its
- * control memory. Multishot, all of that goes to the buffer, behind a struct io_uring_recvmsg_out: name,
- * control and bytes, in places that follow from what the request asked for. Failure: as a RECV's; a buffer
- * that is smaller than what comes before the bytes (-EFAULT); control memory that is (MSG_CTRUNC).
+ * Happy path: bytes go to the message's pieces, or to one buffer; descriptors that come with them
+ * to its control memory. Multishot, all of that goes to the buffer, behind a struct
+ * io_uring_recvmsg_out: name, control and bytes, in places that follow from what the request asked
+ * for. Failure: as a RECV's; a buffer that is smaller than what comes before the bytes (-EFAULT);
+ * control memory that is (MSG_CTRUNC).
  *
- * Facts: the message header is read at submit, and its controllen and flags are written at the completion
- * (____sys_recvmsg, net/socket.c), where the program must still have it. The end of the stream completes a
- * multishot request with a buffer that has no bytes (io_recvmsg_multishot). */
+ * Facts: the message header is read at submit, and its controllen and flags are written at the
+ * completion (____sys_recvmsg, net/socket.c), where the program must still have it. The end of the
+ * stream completes a multishot request with a buffer that has no bytes (io_recvmsg_multishot). */
 #include "kernel/sim/control.h"
 #include "kernel/sim/ring.h"
 #include "kernel/sim/stream.h"
@@ -91,7 +92,8 @@ static struct taken take(struct kr__sim_request *req, char *to, size_t size) {
 }
 
 /* What is in the control memory then; its room is used up from the front. */
-static size_t control_fill(struct kr__sim_request *req, struct taken *t, char *control, size_t room) {
+static size_t control_fill(struct kr__sim_request *req, struct taken *t, char *control,
+                           size_t room) {
     bool truncated;
     size_t used = kr__sim_control_write(req->ring->sim, t->gift, control, room, &truncated);
     t->gift = NULL;

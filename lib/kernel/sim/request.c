@@ -1,8 +1,8 @@
 /* What all verbs share, as io_uring/io_uring.c and poll.c do it.
  *
- * Happy path: issue tries at once; what would block waits at its file; being woken queues the request
- * as work of its task; work tries again. Failure: a file that is not there, a verb that is not known, and
- * what a verb's check refuses (each names what it follows). */
+ * Happy path: issue tries at once; what would block waits at its file; being woken queues the
+ * request as work of its task; work tries again. Failure: a file that is not there, a verb that is
+ * not known, and what a verb's check refuses (each names what it follows). */
 #include "kernel/sim/request.h"
 
 #include "kernel/sim/ring.h"
@@ -67,8 +67,8 @@ static bool is_multishot(const struct io_uring_sqe *sqe) {
     }
 }
 
-/* Arming looks whether the file is ready already, and then leaves a one-shot request out of the table that
- * cancel looks at (__io_arm_poll_handler, io_uring/poll.c). */
+/* Arming looks whether the file is ready already, and then leaves a one-shot request out of the
+ * table that cancel looks at (__io_arm_poll_handler, io_uring/poll.c). */
 void kr__sim_wait(struct kr__sim_request *req, unsigned what) {
     req->waits_for = what;
     if (!kr__link_on(&req->waiting))
@@ -79,9 +79,10 @@ void kr__sim_wait(struct kr__sim_request *req, unsigned what) {
     kr__sim_ring_queue(req->ring, req);
 }
 
-/* Of several accepts only one is woken (EPOLLEXCLUSIVE: poll_exclusive in io_uring/opdef.c), beside all
- * that poll. At a stream the newest waiter may be woken first or last (add_wait_queue puts it in front,
- * task work turns the order round), and so a send may be told of a reset before the receive. */
+/* Of several accepts only one is woken (EPOLLEXCLUSIVE: poll_exclusive in io_uring/opdef.c), beside
+ * all that poll. At a stream the newest waiter may be woken first or last (add_wait_queue puts it
+ * in front, task work turns the order round), and so a send may be told of a reset before the
+ * receive. */
 void kr__sim_wake(struct kr__sim_file *file, unsigned what) {
     struct kr__link *head = &file->waiters.head;
     bool woken = false, back = file->kind == KR__SIM_STREAM && kr_sim_random(file->sim, 2);
@@ -146,7 +147,8 @@ static void issue(struct kr__sim_request *req) {
         req->verb->run(req);
 }
 
-struct kr__sim_request *kr__sim_request_new(struct kr__sim_ring *ring, const struct io_uring_sqe *sqe,
+struct kr__sim_request *kr__sim_request_new(struct kr__sim_ring *ring,
+                                            const struct io_uring_sqe *sqe,
                                             const struct kr__sim_verb *verb) {
     struct kr__sim_request *req = kr__sim_alloc(sizeof *req);
     req->ring = ring;

@@ -1,6 +1,6 @@
-/* One request: from its SQE to its last completion, and what all verbs have in common. Each verb stands
- * in a file of its own or in that of its family: poll.c, accept.c, read.c, recv.c, send.c, connect.c, table.c,
- * cancel.c; request.c has their list. */
+/* One request: from its SQE to its last completion, and what all verbs have in common. Each verb
+ * stands in a file of its own or in that of its family: poll.c, accept.c, read.c, recv.c, send.c,
+ * connect.c, table.c, cancel.c; request.c has their list. */
 #ifndef KR_KERNEL_SIM_REQUEST_H
 #define KR_KERNEL_SIM_REQUEST_H
 
@@ -31,22 +31,25 @@ struct kr__sim_request {
     int piece_count;
     char *payload;        /* what it was at submit; the program's memory must still be so */
     size_t size, done;
-    struct msghdr msg;    /* of SENDMSG and RECVMSG, likewise; what its control points to is the program's */
+    /* of SENDMSG and RECVMSG, likewise; what its control points to is the program's */
+    struct msghdr msg;
     char *control;        /* and what was there at submit */
 
-    struct kr__sim_request *notif; /* of a zero-copy send: tells when the bytes are free, when it has ended */
-    bool report, copied;           /* of that: it tells also whether they were copied, and whether that is so */
+    /* of a zero-copy send: tells when the bytes are free, when it has ended */
+    struct kr__sim_request *notif;
+    /* of that: it tells also whether they were copied, and whether that is so */
+    bool report, copied;
     uint64_t until;                /* and, while the far end keeps it: what that must have read */
 
     struct sockaddr_storage address; /* of a connect; likewise */
     bool aborted;                    /* it was told -ECONNABORTED once */
 };
 
-/* What a verb does. `prep` (NULL: nothing) looks at the SQE, then its file is found, then `check` (NULL:
- * nothing) looks at that; either returns 0, or what the request completes with. `start` (NULL: as `run`)
- * is its first turn, `run` each later one; `fail` (NULL: completes with that) is for what is refused by
- * those, or cancelled. A verb that has `work` has no turns: a worker does all but `prep`, later, and `work`
- * returns the result (worker.c). */
+/* What a verb does. `prep` (NULL: nothing) looks at the SQE, then its file is found, then `check`
+ * (NULL: nothing) looks at that; either returns 0, or what the request completes with. `start`
+ * (NULL: as `run`) is its first turn, `run` each later one; `fail` (NULL: completes with that) is
+ * for what is refused by those, or cancelled. A verb that has `work` has no turns: a worker does
+ * all but `prep`, later, and `work` returns the result (worker.c). */
 struct kr__sim_verb {
     bool needs_file;
     unsigned since; /* KR__SIM_LINUX; 0: what this library needs at least has it */
@@ -58,9 +61,9 @@ struct kr__sim_verb {
     void (*fail)(struct kr__sim_request *req, int res);
 };
 
-extern const struct kr__sim_verb kr__sim_nop, kr__sim_poll, kr__sim_accept, kr__sim_read, kr__sim_recv,
-    kr__sim_recvmsg, kr__sim_send, kr__sim_send_zc, kr__sim_notif, kr__sim_connect, kr__sim_shutdown, kr__sim_close,
-    kr__sim_update, kr__sim_export, kr__sim_cmd, kr__sim_cancel;
+extern const struct kr__sim_verb kr__sim_nop, kr__sim_poll, kr__sim_accept, kr__sim_read,
+    kr__sim_recv, kr__sim_recvmsg, kr__sim_send, kr__sim_send_zc, kr__sim_notif, kr__sim_connect,
+    kr__sim_shutdown, kr__sim_close, kr__sim_update, kr__sim_export, kr__sim_cmd, kr__sim_cancel;
 
 /* Finds its file, and checks that. */
 int kr__sim_request_file(struct kr__sim_request *req);
@@ -70,7 +73,8 @@ void kr__sim_worker_start(struct kr__sim_request *req);
 void kr__sim_worker_drop(struct kr__sim_request *req);
 
 /* A request that is not issued. */
-struct kr__sim_request *kr__sim_request_new(struct kr__sim_ring *ring, const struct io_uring_sqe *sqe,
+struct kr__sim_request *kr__sim_request_new(struct kr__sim_ring *ring,
+                                            const struct io_uring_sqe *sqe,
                                             const struct kr__sim_verb *verb);
 
 /* Whether the world's kernel has the opcode: NULL, or what it does. */
@@ -85,8 +89,8 @@ void kr__sim_request_run(struct kr__sim_request *req);
 /* Its completion has been posted, or its ring is no more. */
 void kr__sim_request_free(struct kr__sim_request *req);
 
-/* The bytes of a send, as they are now, from its SQE. -EMSGSIZE. The program may not touch them until it
- * is told, which the other one checks. */
+/* The bytes of a send, as they are now, from its SQE. -EMSGSIZE. The program may not touch them
+ * until it is told, which the other one checks. */
 int kr__sim_payload_take(struct kr__sim_request *req);
 void kr__sim_payload_check(const struct kr__sim_request *req);
 
@@ -99,13 +103,14 @@ void kr__sim_notif_release(struct kr__sim_request *notif);
 /* It waits no more, and completes with `res`. */
 void kr__sim_end(struct kr__sim_request *req, int64_t res, uint32_t flags);
 
-/* It waits until its file is ready for `what`. If that is so already, its next turn is queued; once is
- * enough for a one-shot request, which no cancel finds then. */
+/* It waits until its file is ready for `what`. If that is so already, its next turn is queued; once
+ * is enough for a one-shot request, which no cancel finds then. */
 void kr__sim_wait(struct kr__sim_request *req, unsigned what);
 
 bool kr__sim_is_ready(const struct kr__sim_file *file, unsigned what);
 
-/* `file` is ready for `what`: those who wait for that have their turn later, as work of their task. */
+/* `file` is ready for `what`: those who wait for that have their turn later, as work of their
+ * task. */
 void kr__sim_wake(struct kr__sim_file *file, unsigned what);
 
 #endif

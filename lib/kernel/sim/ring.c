@@ -1,12 +1,12 @@
-/* The queues: requests are taken in order, completions posted in the kernel's order, what finds no room
- * is kept, and a wait lets the world go on.
+/* The queues: requests are taken in order, completions posted in the kernel's order, what finds no
+ * room is kept, and a wait lets the world go on.
  *
  * Facts. Completions of requests that go on are posted at once, last ones with their batch; so the
- * former may overtake the latter (before 6.16; KR_SIM_OVERTAKE). While completions are kept for want of
- * room no other is posted, and requests that would go on end (io_uring/io_uring.c). With COOP_TASKRUN
- * work runs at any transition into the kernel; with DEFER_TASKRUN only when the program asks for events,
- * 20 at a time (kernel >= 6.13; observed on 6.18). A wait that took requests reports their count, not
- * how it ended; one that could not take all does not wait. */
+ * former may overtake the latter (before 6.16; KR_SIM_OVERTAKE). While completions are kept for
+ * want of room no other is posted, and requests that would go on end (io_uring/io_uring.c). With
+ * COOP_TASKRUN work runs at any transition into the kernel; with DEFER_TASKRUN only when the
+ * program asks for events, 20 at a time (kernel >= 6.13; observed on 6.18). A wait that took
+ * requests reports their count, not how it ended; one that could not take all does not wait. */
 #include "kernel/sim/ring.h"
 
 #define SQ_MAX 32768u
@@ -40,7 +40,8 @@ static unsigned power_of_two(unsigned n, unsigned most) {
 
 /* io_uring_setup's checks, io_uring/io_uring.c. */
 static int sizes(const struct kr_sim *sim, struct io_uring_params *params, unsigned entries) {
-    unsigned known = sim->version >= KR__SIM_LINUX(6, 6) ? KNOWN_FLAGS : KNOWN_FLAGS & ~KR__SETUP_NO_SQARRAY;
+    unsigned known =
+        sim->version >= KR__SIM_LINUX(6, 6) ? KNOWN_FLAGS : KNOWN_FLAGS & ~KR__SETUP_NO_SQARRAY;
     bool issuer_lacks = params->flags & IORING_SETUP_DEFER_TASKRUN &&
                         !(params->flags & IORING_SETUP_SINGLE_ISSUER);
     if (params->flags & ~known || !entries || issuer_lacks)
@@ -48,7 +49,8 @@ static int sizes(const struct kr_sim *sim, struct io_uring_params *params, unsig
     if (!(params->flags & IORING_SETUP_CLAMP) && entries > SQ_MAX)
         return -EINVAL;
     params->sq_entries = power_of_two(entries, SQ_MAX);
-    unsigned wanted = params->flags & IORING_SETUP_CQSIZE ? params->cq_entries : 2 * params->sq_entries;
+    unsigned wanted =
+        params->flags & IORING_SETUP_CQSIZE ? params->cq_entries : 2 * params->sq_entries;
     params->cq_entries = wanted ? power_of_two(wanted, CQ_MAX) : 0;
     return params->cq_entries < params->sq_entries ? -EINVAL : 0;
 }
@@ -127,7 +129,8 @@ void kr__sim_ring_close(struct kr__sim_ring *ring) {
     struct kr__link *link;
     while (!kr__list_empty(&ring->alive)) {
         ring->sim->torn++;
-        kr__sim_request_free(kr__container_of(ring->alive.head.next, struct kr__sim_request, alive));
+        kr__sim_request_free(
+            kr__container_of(ring->alive.head.next, struct kr__sim_request, alive));
     }
     while ((link = kr__list_pop(&ring->overflow)))
         free(kr__container_of(link, struct kept, link));
@@ -199,7 +202,8 @@ static void ended_post(struct kr__sim_ring *ring, struct kr__sim_request *req) {
         cq_keep(ring, req);
 }
 
-/* __io_submit_flush_completions: the batch's last completions, then the requests let go of their files. */
+/* __io_submit_flush_completions: the batch's last completions, then the requests let go of their
+ * files. */
 static void ended_flush(struct kr__sim_ring *ring) {
     struct kr__link *head = &ring->ended.head;
     for (struct kr__link *link = head->next; link != head; link = link->next)
@@ -324,8 +328,8 @@ static int await(struct kr__sim_ring *ring, unsigned wait_for, int64_t wait_ns) 
     }
 }
 
-int kr__sim_ring_enter(struct kr__sim_ring *ring, unsigned submit, unsigned wait_for, unsigned flags,
-                       int64_t wait_ns) {
+int kr__sim_ring_enter(struct kr__sim_ring *ring, unsigned submit, unsigned wait_for,
+                       unsigned flags, int64_t wait_ns) {
     if (ring->disabled)
         return -EBADFD;
     int taken = submit_all(ring, submit);

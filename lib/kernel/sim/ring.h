@@ -35,8 +35,8 @@ int kr__sim_ring_open(struct kr_sim *sim, struct io_uring *uring, unsigned entri
 void kr__sim_ring_close(struct kr__sim_ring *ring);
 
 /* io_uring_enter. `wait_ns` < 0: without end. */
-int kr__sim_ring_enter(struct kr__sim_ring *ring, unsigned submit, unsigned wait_for, unsigned flags,
-                       int64_t wait_ns);
+int kr__sim_ring_enter(struct kr__sim_ring *ring, unsigned submit, unsigned wait_for,
+                       unsigned flags, int64_t wait_ns);
 
 /* Whether the program may be handed completions at any moment, and if so, that this is one. */
 void kr__sim_ring_intrude(struct kr__sim_ring *ring);

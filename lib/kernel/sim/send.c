@@ -1,8 +1,9 @@
 /* SEND and SENDMSG, as io_uring/net.c does them.
  *
- * Happy path: what there is room for is taken, and the count is the result; with MSG_WAITALL the request
- * waits for more room until all is, with MSG_DONTWAIT it never waits (REQ_F_NOWAIT). Failure: the stream has ended, or the wait is cancelled; if some was
- * taken, that count is the result all the same. */
+ * Happy path: what there is room for is taken, and the count is the result; with MSG_WAITALL the
+ * request waits for more room until all is, with MSG_DONTWAIT it never waits (REQ_F_NOWAIT).
+ * Failure: the stream has ended, or the wait is cancelled; if some was taken, that count is the
+ * result all the same. */
 #include "kernel/sim/ring.h"
 
 /* io_sendmsg_prep. */

@@ -1,13 +1,14 @@
 /* SEND_ZC and SENDMSG_ZC, as io_uring/net.c and notif.c do them.
  *
  * Happy path: the result comes as a send's, with IORING_CQE_F_MORE; a second completion, with
- * IORING_CQE_F_NOTIF, says that the bytes are free. Failure: as a send's, also with both completions, but
- * for the few things that are refused before the notification exists; no memory for that; memory that may
- * not be locked (RLIMIT_MEMLOCK), which is -ENOMEM with both.
+ * IORING_CQE_F_NOTIF, says that the bytes are free. Failure: as a send's, also with both
+ * completions, but for the few things that are refused before the notification exists; no memory
+ * for that; memory that may not be locked (RLIMIT_MEMLOCK), which is -ENOMEM with both.
  *
- * Facts: loopback copies, and tells at once (observed on 6.18). A network keeps the bytes until the far end
- * has acknowledged them, which here is to have read them, or until the connection is reset; the descriptor,
- * the slot and the stream may be gone by then. The notification is not found by a cancel. */
+ * Facts: loopback copies, and tells at once (observed on 6.18). A network keeps the bytes until the
+ * far end has acknowledged them, which here is to have read them, or until the connection is reset;
+ * the descriptor, the slot and the stream may be gone by then. The notification is not found by a
+ * cancel. */
 #include "kernel/sim/ring.h"
 #include "kernel/sim/stream.h"
 
@@ -21,7 +22,8 @@ static struct kr__sim_request *notif_new(struct kr__sim_request *req) {
     return notif;
 }
 
-/* Before kernel 6.2 an unknown flag was refused before the notification was made, as nearly all is since. */
+/* Before kernel 6.2 an unknown flag was refused before the notification was made, as nearly all is
+ * since. */
 static int flags_check(struct kr__sim_request *req) {
     bool reports = req->ring->sim->version >= KR__SIM_LINUX(6, 2);
     unsigned known = IORING_RECVSEND_POLL_FIRST | (reports ? KR__SEND_ZC_REPORT_USAGE : 0);

@@ -1,7 +1,8 @@
-/* Slots, chosen as the kernel chooses them: the next free one from the hint on, which is the slot after
- * the last one taken, or the last one given back (io_uring/filetable.c, filetable.h). So a slot that is
- * closed goes to the very next accept. The hint may lie outside the range, when a slot there was closed:
- * then the kernel looks from the start of the range up to the hint, and may find a slot beyond its end. */
+/* Slots, chosen as the kernel chooses them: the next free one from the hint on, which is the slot
+ * after the last one taken, or the last one given back (io_uring/filetable.c, filetable.h). So a
+ * slot that is closed goes to the very next accept. The hint may lie outside the range, when a slot
+ * there was closed: then the kernel looks from the start of the range up to the hint, and may find
+ * a slot beyond its end. */
 #include "kernel/sim/slots.h"
 
 int kr__sim_slots_init(struct kr__sim_slots *slots, unsigned count) {

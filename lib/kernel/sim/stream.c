@@ -1,10 +1,11 @@
 /* TCP as far as a program can tell.
  *
- * Facts: what came before RST is read first, then -ECONNRESET, told once (observed on 6.18); after FIN a
- * RST is -EPIPE to sends and the plain end to receives (tcp_reset and tcp_fin, net/ipv4/tcp_input.c:
- * sk_err is EPIPE in CLOSE_WAIT, and SOCK_DONE lets receives see the end only); close with unread bytes
- * sends RST, not FIN (tcp_close, net/ipv4/tcp.c); who sends to an end that is closed is answered RST, and
- * so is who sends to one that is shut both ways, which is told the same (tcp_rcv_state_process). */
+ * Facts: what came before RST is read first, then -ECONNRESET, told once (observed on 6.18); after
+ * FIN a RST is -EPIPE to sends and the plain end to receives (tcp_reset and tcp_fin,
+ * net/ipv4/tcp_input.c: sk_err is EPIPE in CLOSE_WAIT, and SOCK_DONE lets receives see the end
+ * only); close with unread bytes sends RST, not FIN (tcp_close, net/ipv4/tcp.c); who sends to an
+ * end that is closed is answered RST, and so is who sends to one that is shut both ways, which is
+ * told the same (tcp_rcv_state_process). */
 #include "kernel/sim/stream.h"
 
 #include "kernel/sim/request.h"
@@ -152,7 +153,8 @@ int64_t kr__sim_stream_send_files(struct kr__sim_file *file, const char *data, s
                                   struct kr__sim_gift *gift) {
     if (file->stream.local)
         return kr__sim_local_send(file, data, size, gift);
-    int64_t sent = kr__sim_stream_send(file, data, size); /* TCP takes them for granted (__sock_cmsg_send) */
+    /* TCP takes them for granted (__sock_cmsg_send) */
+    int64_t sent = kr__sim_stream_send(file, data, size);
     if (sent > 0)
         kr__sim_gift_free(gift);
     return sent;

@@ -1,12 +1,13 @@
-/* An end of a connection on one host, TCP or Unix: what is sent has come at once, as far as the window lets
- * it. */
+/* An end of a connection on one host, TCP or Unix: what is sent has come at once, as far as the
+ * window lets it. */
 #ifndef KR_KERNEL_SIM_STREAM_H
 #define KR_KERNEL_SIM_STREAM_H
 
 #include "kernel/sim/file.h"
 
 /* Two ends that know each other, a reference each for the caller. */
-void kr__sim_stream_pair(struct kr_sim *sim, struct kr__sim_file *ends[2], const struct kr_addr addrs[2]);
+void kr__sim_stream_pair(struct kr_sim *sim, struct kr__sim_file *ends[2],
+                         const struct kr_addr addrs[2]);
 
 /* The far end of a stream that is calling, to be joined with it: the caller's reference. */
 struct kr__sim_file *kr__sim_stream_far(const struct kr__sim_file *file);
@@ -25,14 +26,15 @@ int kr__sim_stream_error(struct kr__sim_stream *s);
 int64_t kr__sim_stream_recv(struct kr__sim_file *file, char *data, size_t size);
 int64_t kr__sim_stream_send(struct kr__sim_file *file, const char *data, size_t size);
 
-/* The same with files (NULL: none), on a Unix stream: *gift is the caller's if something was received, and the
- * stream's once something was sent. */
+/* The same with files (NULL: none), on a Unix stream: *gift is the caller's if something was
+ * received, and the stream's once something was sent. */
 int64_t kr__sim_stream_recv_files(struct kr__sim_file *file, char *data, size_t size,
                                   struct kr__sim_gift **gift);
 int64_t kr__sim_stream_send_files(struct kr__sim_file *file, const char *data, size_t size,
                                   struct kr__sim_gift *gift);
 
-/* shutdown(2): SHUT_RD, SHUT_WR, SHUT_RDWR. -EINVAL; -ENOTCONN: it has not begun, or is over both ways. */
+/* shutdown(2): SHUT_RD, SHUT_WR, SHUT_RDWR. -EINVAL; -ENOTCONN: it has not begun, or is over both
+ * ways. */
 int kr__sim_stream_shutdown(struct kr__sim_file *file, int how);
 
 /* This end hears that it is over: ECONNRESET and so on. 0: nothing is told. */
@@ -50,7 +52,8 @@ void kr__sim_stream_cut(struct kr__sim_file *file, int error);
 /* As the fault weights have it, the network ends it now. For whoever looks at a connection. */
 void kr__sim_stream_weather(struct kr__sim_file *file);
 
-/* What is there, or comes: the bytes themselves. Room is for as many as the far end's window lets come. */
+/* What is there, or comes: the bytes themselves. Room is for as many as the far end's window lets
+ * come. */
 size_t kr__sim_stream_take(struct kr__sim_file *file, char *data, size_t size);
 void kr__sim_stream_give(struct kr__sim_file *far, const char *data, size_t size);
 size_t kr__sim_stream_room(const struct kr__sim_stream *s);
@@ -58,7 +61,8 @@ size_t kr__sim_stream_room(const struct kr__sim_stream *s);
 /* The same for a Unix socket (local.c). */
 bool kr__sim_local_readable(const struct kr__sim_stream *s);
 bool kr__sim_local_writable(const struct kr__sim_stream *s);
-int64_t kr__sim_local_recv(struct kr__sim_file *file, char *data, size_t size, struct kr__sim_gift **gift);
+int64_t kr__sim_local_recv(struct kr__sim_file *file, char *data, size_t size,
+                           struct kr__sim_gift **gift);
 int64_t kr__sim_local_send(struct kr__sim_file *file, const char *data, size_t size,
                            struct kr__sim_gift *gift);
 int kr__sim_local_shutdown(struct kr__sim_file *file, int how);

@@ -1,12 +1,14 @@
-/* CLOSE, FILES_UPDATE and FIXED_FD_INSTALL: what changes the file table, or leads out of it, from within the
- * queue.
+/* CLOSE, FILES_UPDATE and FIXED_FD_INSTALL: what changes the file table, or leads out of it, from
+ * within the queue.
  *
- * Happy path: a slot is emptied, a descriptor gets one of the kernel's choice, a slot gets a descriptor.
+ * Happy path: a slot is emptied, a descriptor gets one of the kernel's choice, a slot gets a
+ * descriptor.
  * Failure: nothing is there, no slot is free, no descriptor is, and the errors of requests that are
  * ill-formed. */
 #include "kernel/sim/ring.h"
 
-/* io_close_prep, io_uring/openclose.c: a slot comes as file index, never with the fixed-file flag. */
+/* io_close_prep, io_uring/openclose.c: a slot comes as file index, never with the fixed-file
+ * flag. */
 static void close_run(struct kr__sim_request *req) {
     const struct io_uring_sqe *sqe = &req->sqe;
     if (sqe->flags & IOSQE_FIXED_FILE)
@@ -31,8 +33,8 @@ static int install_one(struct kr__sim_request *req, int32_t *cell) {
     return slot < 0 ? slot : 0;
 }
 
-/* io_files_update_with_index_alloc, io_uring/rsrc.c: the count of those installed, if any. The offset is
- * read as 32 bits. */
+/* io_files_update_with_index_alloc, io_uring/rsrc.c: the count of those installed, if any. The
+ * offset is read as 32 bits. */
 static void install_run(struct kr__sim_request *req) {
     const struct io_uring_sqe *sqe = &req->sqe;
     if ((uint32_t)sqe->off != IORING_FILE_INDEX_ALLOC) {

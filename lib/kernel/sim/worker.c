@@ -1,12 +1,12 @@
 /* Requests that a worker thread does, as io_uring/io-wq.c has it.
  *
- * Happy path: some time later, and in any order, the request is done by another thread; its completion is
- * work of its task. Failure: it is cancelled before its worker has begun; no worker can be made, which has
- * the same result (io_wq_enqueue).
+ * Happy path: some time later, and in any order, the request is done by another thread; its
+ * completion is work of its task. Failure: it is cancelled before its worker has begun; no worker
+ * can be made, which has the same result (io_wq_enqueue).
  *
- * Facts: the worker looks the slot up when it begins, not when the request was submitted: it may find
- * another file there, or none (io_wq_submit_work, io_uring/io_uring.c; observed on 6.18). When it is done
- * no cancel finds it. */
+ * Facts: the worker looks the slot up when it begins, not when the request was submitted: it may
+ * find another file there, or none (io_wq_submit_work, io_uring/io_uring.c; observed on 6.18). When
+ * it is done no cancel finds it. */
 #include "kernel/sim/ring.h"
 
 #define SOON_NS 20000u

@@ -1,6 +1,7 @@
 /* Time, chance and events. Nothing here knows what a socket is.
  *
- * Happy path: an event is filed with its time; a wait jumps to it. Failure: the host has no memory. */
+ * Happy path: an event is filed with its time; a wait jumps to it. Failure: the host has no
+ * memory. */
 #include "kernel/sim/world.h"
 
 #include "kernel/sim/path.h"
@@ -211,8 +212,8 @@ static void swarm(struct kr_sim *sim, unsigned from, unsigned to) {
     }
 }
 
-/* Faults that came later are drawn apart, so that a seed that was kept for what it once broke stays what it
- * is. */
+/* Faults that came later are drawn apart, so that a seed that was kept for what it once broke stays
+ * what it is. */
 int kr_sim_fault_swarm(struct kr_sim *sim) {
     if (!sim)
         return -EINVAL;
@@ -236,7 +237,8 @@ int64_t kr_sim_now(const struct kr_sim *sim) {
     return sim ? sim->now : 0;
 }
 
-struct kr__sim_event *kr__sim_event_new(struct kr_sim *sim, int64_t in_ns, kr_sim_fn *fn, void *arg) {
+struct kr__sim_event *kr__sim_event_new(struct kr_sim *sim, int64_t in_ns, kr_sim_fn *fn,
+                                        void *arg) {
     struct kr__sim_event *event = kr__sim_alloc(sizeof *event);
     *event = (struct kr__sim_event){.node = {.place = KR__HEAP_OUT}, .fn = fn, .arg = arg};
     if (kr__heap_promise(&sim->events) < 0)

@@ -1,10 +1,10 @@
 /* A world: time, chance, what happens when, and everything that lives in it.
  *
- * The reactor gets `door`, which is the first member, so each function of the door finds its world. The
- * rooms of the simulated kernel: file.h (what a descriptor leads to), stream.h (an end of a TCP
- * connection), bufs.h (the provided buffer ring), request.h (one request, and the verbs), ring.h (the
- * queues), door.c (the system calls), peer.h (clients), remote.h (who is connected to), path.h. Rules of the kernel carry their source where they
- * are followed. */
+ * The reactor gets `door`, which is the first member, so each function of the door finds its world.
+ * The rooms of the simulated kernel: file.h (what a descriptor leads to), stream.h (an end of a TCP
+ * connection), bufs.h (the provided buffer ring), request.h (one request, and the verbs), ring.h
+ * (the queues), door.c (the system calls), peer.h (clients), remote.h (who is connected to),
+ * path.h. Rules of the kernel carry their source where they are followed. */
 #ifndef KR_KERNEL_SIM_WORLD_H
 #define KR_KERNEL_SIM_WORLD_H
 
@@ -72,12 +72,14 @@ size_t kr__sim_some(struct kr_sim *sim, size_t max);
 /* A little time passes, as at each system call, and what is due meanwhile happens. */
 void kr__sim_pass(struct kr_sim *sim);
 
-/* Goes on to the next event that is due until `deadline` and lets it happen, or else to the deadline.
+/* Goes on to the next event that is due until `deadline` and lets it happen, or else to the
+ * deadline.
  * False: there is neither. */
 bool kr__sim_next(struct kr_sim *sim, int64_t deadline);
 
 /* As kr_sim_at, but it can be dropped, until it happens. */
-struct kr__sim_event *kr__sim_event_new(struct kr_sim *sim, int64_t in_ns, kr_sim_fn *fn, void *arg);
+struct kr__sim_event *kr__sim_event_new(struct kr_sim *sim, int64_t in_ns, kr_sim_fn *fn,
+                                        void *arg);
 void kr__sim_event_drop(struct kr_sim *sim, struct kr__sim_event *event);
 
 /* Adds to hash and trace. */
