@@ -1016,6 +1016,19 @@ TEST_EACH(send_zc_that_is_short) {
     }
 }
 
+/* Ours: a notification whose result was lost leaves nothing armed, and ends the connection, as nobody
+ * knows what was taken. */
+TEST_EACH(send_zc_whose_result_is_lost) {
+    for (size_t i = 0; i < SEND_STATES * 2; i++) {
+        enum send_state state = (enum send_state)(i / 2);
+        struct world *w = zc_begin(state, 0, NOTIF, i % 2);
+        zc_complete(w, 0, NOTIF);
+        check_ended(w, state == ENDING ? 0 : -EBADR,
+                    state == ENDING ? KR_WHY_LOCAL : KR_WHY_ERROR);
+        zc_end(w, i % 2);
+    }
+}
+
 /* Ours: a kernel that says it has copied all the same is not asked again on that connection; one
  * that only never used the pages, as nothing was sent, is. */
 TEST_EACH(send_zc_that_was_copied) {
@@ -2216,6 +2229,7 @@ enum {
             COUNT(send_errors) * (SEND_STATES + 1) + COUNT(send_passing) * SEND_STATES +
             DIGITS * 2 * SEND_STATES + DIGITS + COUNT(send_errors) * SEND_STATES * 2 +
             COUNT(send_passing) * SEND_STATES * 2 + DIGITS * 4 * SEND_STATES + 4 + 2 +
+            SEND_STATES * 2 +
             (COUNT(shutdown_errors) + 1) * CONN_STATES +
             COUNT(connect_errors) * (CONNECT_STATES + 1) + CONNECT_STATES + 1 +
             COUNT(read_errors) * (SEND_STATES + 1) + (DIGITS + 2) * SEND_STATES + 1 +

@@ -148,6 +148,7 @@
     X(flight_copied, sim)                                                                          \
     X(flight_refused, sim)                                                                         \
     X(flight_without_notification, sim)                                                            \
+    X(flight_result_lost, matrix)                                                                  \
     /* op/shutdown.c */                                                                            \
     X(shutdown_failed, matrix)                                                                     \
     /* pool/blocks.c */                                                                            \

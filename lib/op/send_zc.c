@@ -88,15 +88,28 @@ static void resulted(struct kr_reactor *r, struct kr__conn *c, const struct kr__
         refused(r, c, how);
 }
 
+/* The kernel has lost it: nobody knows what was taken, so nothing can follow. */
+static void result_lost(struct kr_reactor *r, struct kr__conn *c) {
+    kr__mark(flight_result_lost);
+    kr__send_ended(r, c);
+    kr__conn_end(r, c, KR_CLOSE_RESET, -EBADR, KR_WHY_ERROR);
+}
+
 /* Several may be in flight, but only one without a result: that is the armed one. */
 void kr__done_send_zc(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     struct kr__conn *c = kr__owner_conn(o);
-    if (how->flags & IORING_CQE_F_NOTIF) {
+    bool notifies = how->flags & IORING_CQE_F_NOTIF;
+    bool lost = notifies && o->armed & KR__SET(send_zc) && how->operand == o->number;
+    if (!notifies || lost) {
+        o->armed &= ~KR__SET(send_zc);
+        o->cancelled &= ~KR__SET(send_zc);
+    }
+    if (lost)
+        result_lost(r, c);
+    if (notifies) {
         notified(r, c, how);
         return;
     }
-    o->armed &= ~KR__SET(send_zc);
-    o->cancelled &= ~KR__SET(send_zc);
     resulted(r, c, how);
     kr__mark_if(flight_without_notification, !(how->flags & IORING_CQE_F_MORE));
     if (how->flags & IORING_CQE_F_MORE)
