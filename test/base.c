@@ -1,4 +1,5 @@
 /* The small structures of lib/base, each against the plainest model that can be right. */
+#include "harness/bank.h"
 #include "harness/tap.h"
 
 #include "base/heap.h"
@@ -18,30 +19,6 @@
 #include <unistd.h>
 
 /* ---- memory ---- */
-
-/* Grants `left` allocations (-1: all). */
-struct bank {
-    int64_t left;
-};
-
-static void *bank_alloc(void *ctx, size_t size) {
-    struct bank *bank = ctx;
-    if (bank->left == 0)
-        return NULL;
-    if (bank->left > 0)
-        bank->left--;
-    return malloc(size);
-}
-
-static void bank_free(void *ctx, void *memory, size_t size) {
-    (void)ctx;
-    (void)size;
-    free(memory);
-}
-
-static struct kr__mem mem_of(struct bank *bank) {
-    return (struct kr__mem){.alloc = {.alloc = bank_alloc, .free = bank_free, .ctx = bank}};
-}
 
 /* Ours: every byte got and put is counted, a refusal is not, and NULL may be put. */
 TEST(mem_counts_what_is_held) {

@@ -1,33 +1,11 @@
 /* Blocks: memory by size class, kept for reuse, bounded. */
+#include "harness/bank.h"
 #include "harness/tap.h"
 
 #include "pool/blocks.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-struct bank {
-    int64_t left; /* allocations still granted; -1: all */
-};
-
-static void *bank_alloc(void *ctx, size_t size) {
-    struct bank *bank = ctx;
-    if (bank->left == 0)
-        return NULL;
-    if (bank->left > 0)
-        bank->left--;
-    return malloc(size);
-}
-
-static void bank_free(void *ctx, void *memory, size_t size) {
-    (void)ctx;
-    (void)size;
-    free(memory);
-}
-
-static struct kr__mem mem_of(struct bank *bank) {
-    return (struct kr__mem){.alloc = {.alloc = bank_alloc, .free = bank_free, .ctx = bank}};
-}
 
 /* Gets a block, checks that all of it may be written, gives it back. Returns its room. */
 static size_t room_of(struct kr__blocks *blocks, size_t size) {

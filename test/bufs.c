@@ -1,6 +1,7 @@
 /* The receive buffers: each is the kernel's, or out, or free, and never two of these.
  *
  * The kernel is played here: it walks the ring's entries in the order of publishing. */
+#include "harness/bank.h"
 #include "harness/tap.h"
 
 #include "pool/bufs.h"
@@ -9,22 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int64_t grants; /* allocations still granted; -1: all */
-
-static void *bank_alloc(void *ctx, size_t size) {
-    (void)ctx;
-    if (grants == 0)
-        return NULL;
-    if (grants > 0)
-        grants--;
-    return malloc(size);
-}
-
-static void bank_free(void *ctx, void *memory, size_t size) {
-    (void)ctx;
-    (void)size;
-    free(memory);
-}
+static struct bank bank = {.left = -1};
 
 static int register_result;
 static struct kr__buf_reg registered;
@@ -69,12 +55,12 @@ static int pool_open(struct pool *p, unsigned count, size_t size) {
     p->kernel.map = play_map;
     p->kernel.unmap = play_unmap;
     p->ring.kernel = &p->kernel;
-    p->mem.alloc = (struct kr_alloc){.alloc = bank_alloc, .free = bank_free};
+    p->mem = mem_of(&bank);
     return kr__bufs_init(&p->bufs, &p->ring, &p->mem, count, size);
 }
 
 static void pool_init(struct pool *p, unsigned count, size_t size) {
-    grants = -1;
+    bank.left = -1;
     maps_left = 1000;
     register_result = 0;
     CHECK_OK(pool_open(p, count, size));
@@ -298,14 +284,14 @@ TEST(bufs_reuse_the_warmest) {
 TEST(bufs_refused_leave_nothing) {
     for (int64_t g = 0; g < 2; g++) {
         struct pool p;
-        grants = g;
+        bank.left = g;
         maps_left = 1000;
         register_result = 0;
         CHECK_ERR(pool_open(&p, 8, 4096), ENOMEM);
         CHECK_EQ(p.mem.bytes, 0);
         CHECK_EQ(maps_out, 0);
     }
-    grants = -1;
+    bank.left = -1;
     for (int m = 0; m < 2; m++) {
         struct pool p;
         maps_left = m;

@@ -1,5 +1,6 @@
 /* Flights against the plainest model: each loan knows how many bytes of it were taken, and which
  * flights that carried it have not ended. */
+#include "harness/bank.h"
 #include "harness/tap.h"
 
 #include "pool/flights.h"
@@ -10,16 +11,7 @@
 #define LOANS_MAX 4000u
 #define FLIGHTS_MAX 200u
 
-static void *bank_alloc(void *ctx, size_t size) {
-    (void)ctx;
-    return malloc(size);
-}
-
-static void bank_free(void *ctx, void *memory, size_t size) {
-    (void)ctx;
-    (void)size;
-    free(memory);
-}
+static struct bank bank = {.left = -1};
 
 struct loan {
     size_t size, taken;
@@ -48,7 +40,7 @@ struct flights_test {
 static struct flights_test t;
 
 static void test_init(uint16_t last) {
-    t = (struct flights_test){.mem = {.alloc = {.alloc = bank_alloc, .free = bank_free}}};
+    t = (struct flights_test){.mem = mem_of(&bank)};
     kr__blocks_init(&t.blocks, &t.mem);
     t.sends = (struct kr__sends){.blocks = &t.blocks};
     t.flights.last = last;

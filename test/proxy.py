@@ -16,6 +16,9 @@ import sys
 import tempfile
 import threading
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "harness"))
+from cases import run_cases  # noqa: E402
+
 PROXY = sys.argv[1]
 DEADLINE = 60 * float(os.environ.get("TAP_DEADLINE_SCALE", "1"))
 SIZE = (1 << 30) if os.environ.get("KR_TEST_FULL") else (32 << 20)
@@ -227,19 +230,5 @@ CASES = [
 ]
 
 
-def main():
-    failed = 0
-    for number, case in enumerate(CASES, 1):
-        try:
-            case()
-            print("ok %d - %s" % (number, case.__name__), flush=True)
-        except (AssertionError, OSError, subprocess.SubprocessError) as fault:
-            failed += 1
-            print("not ok %d - %s\n# %s" % (number, case.__name__, repr(fault)[:2000]), flush=True)
-    print("# suite proxy: ran %d cases, floor %d" % (len(CASES), FLOOR))
-    print("1..%d" % len(CASES))
-    return 1 if failed or len(CASES) < FLOOR else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cases("proxy", CASES, FLOOR))

@@ -1,4 +1,5 @@
 /* Send queues against the plainest model: one array of bytes, of which the front has been sent. */
+#include "harness/bank.h"
 #include "harness/tap.h"
 
 #include "pool/sends.h"
@@ -12,22 +13,7 @@
 #define BUF_SIZE 4096u
 #define MODEL_MAX (1u << 20)
 
-static int64_t grants = -1; /* allocations still granted; -1: all */
-
-static void *bank_alloc(void *ctx, size_t size) {
-    (void)ctx;
-    if (grants == 0)
-        return NULL;
-    if (grants > 0)
-        grants--;
-    return malloc(size);
-}
-
-static void bank_free(void *ctx, void *memory, size_t size) {
-    (void)ctx;
-    (void)size;
-    free(memory);
-}
+static struct bank bank = {.left = -1};
 
 struct queue_test {
     struct kr__mem mem;
@@ -60,8 +46,8 @@ static int test_close_fd(const struct kr__kernel *k, int fd) {
 
 /* Buffers without a kernel: all are out, with one reference that the test itself holds. */
 static void test_init(struct queue_test *t) {
-    grants = -1;
-    t->mem = (struct kr__mem){.alloc = {.alloc = bank_alloc, .free = bank_free}};
+    bank.left = -1;
+    t->mem = mem_of(&bank);
     kr__blocks_init(&t->blocks, &t->mem);
     t->bufs = (struct kr__bufs){
         .base = t->bytes, .size = BUF_SIZE, .count = BUFS, .refs = t->refs, .free = t->free};
@@ -382,7 +368,7 @@ TEST(sends_in_flight_do_not_move) {
 TEST(sends_are_all_or_nothing) {
     test_init(&t);
     for (int64_t g = 0; g < 3; g++) {
-        grants = g;
+        bank.left = g;
         struct iovec iov[2] = {{t.model, 400}, {t.model + 400, 100000}};
         size_t queued = 0;
         while (kr__sendq_copy(&t.sends, &t.q, iov, 2, 100400) == 0)

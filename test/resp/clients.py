@@ -16,6 +16,9 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "harness"))
+from cases import run_cases  # noqa: E402
+
 RESP = sys.argv[1]
 DEADLINE = 30 * float(os.environ.get("TAP_DEADLINE_SCALE", "1"))
 FLOOR = 15
@@ -351,17 +354,7 @@ def main():
     if not shutil.which("redis-cli"):
         print("1..1\nok 1 - resp_with_its_clients # SKIP needs redis-tools")
         return 0
-    failed = 0
-    for number, case in enumerate(CASES, 1):
-        try:
-            case()
-            print("ok %d - %s" % (number, case.__name__), flush=True)
-        except (AssertionError, OSError, subprocess.SubprocessError) as fault:
-            failed += 1
-            print("not ok %d - %s\n# %s" % (number, case.__name__, repr(fault)[:3000]), flush=True)
-    print("# suite resp-clients: ran %d cases, floor %d" % (len(CASES), FLOOR))
-    print("1..%d" % len(CASES))
-    return 1 if failed or len(CASES) < FLOOR else 0
+    return run_cases("resp-clients", CASES, FLOOR)
 
 
 if __name__ == "__main__":
