@@ -141,6 +141,13 @@ static void events_drop(struct kr_sim *sim) {
     kr__heap_free(&sim->events);
 }
 
+/* As a process's are when it exits: of some it may not even know, if their completions were lost. */
+static void fds_end(struct kr_sim *sim) {
+    for (unsigned fd = 0; fd < sim->fd_room; fd++)
+        kr__sim_fd_close(sim, (int)fd);
+    free(sim->fds);
+}
+
 int kr_sim_free(struct kr_sim *sim) {
     if (!sim)
         return 0;
@@ -149,9 +156,9 @@ int kr_sim_free(struct kr_sim *sim) {
     kr__sim_peers_end(sim);
     kr__sim_remotes_end(sim);
     kr__sim_paths_end(sim);
+    fds_end(sim);
     events_drop(sim);
     kr__slab_free(&sim->peers);
-    free(sim->fds);
     free(sim);
     return 0;
 }
