@@ -739,6 +739,26 @@ TEST_EACH(recv_under_cancel_waits_in_the_line) {
     pair_end(&p);
 }
 
+/* Ours: one that comes new when there is no buffer for it comes into the line. */
+TEST_EACH(recv_that_is_new_comes_into_the_line) {
+    struct pair p = pair_begin("a new one, and a buffer for one", 1);
+    p.w->deaf = true;
+    refuse(&p, p.second);
+    feed(&p, p.first);
+    await_stolen(p.w, KR__VERB_recv, slot_of(p.second));
+    TEST_UNTIL(p.w->r, p.w->r->line.trying == 0);
+    CHECK(of_pair(&p, p.first)->parked);
+    CHECK_EQ(test_stats(p.w->r).starved_parks, 2u);
+    test_close(p.w->fd);
+    connect_client(p.w);
+    test_step(p.w->r, "the new one wants to receive");
+    CHECK_EQ(test_stats(p.w->r).starved_parks, 3u);
+    complete(p.w, KR__VERB_recv, slot_of(p.first), -ECANCELED, 0);
+    p.w->deaf = false;
+    CHECK_OK(kr_conn_close(p.w->r, p.w->conn, KR_CLOSE_NOW));
+    pair_end(&p);
+}
+
 /* Ours: one that tried, and found the buffer taken, keeps its place. */
 TEST_EACH(recv_refused_again_keeps_its_place) {
     struct pair p = pair_begin("the buffer is taken", 1);

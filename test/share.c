@@ -133,6 +133,24 @@ TEST_EACH(share_has_no_limit_for_who_is_alone) {
     inn_close(inn);
 }
 
+/* Ours: nor does one who was modest in the turn before count as somebody beside itself. */
+TEST_EACH(share_counts_nobody_beside_himself) {
+    struct inn *inn = inn_open(NULL);
+    uint64_t most = 0;
+    for (unsigned i = 0; i < 30; i++) {
+        nibble(&inn->hog);
+        turn(inn);
+        uint64_t before = inn->hog.bytes;
+        gorge(&inn->hog);
+        turn(inn);
+        CHECK(!is_greedy(inn, &inn->hog));
+        most = inn->hog.bytes - before > most ? inn->hog.bytes - before : most;
+        digest(inn);
+    }
+    CHECK_GT(most, BUFFER);
+    inn_close(inn);
+}
+
 /* Ours: among those who all take what they can, nobody is curbed for long. */
 TEST_EACH(share_has_no_limit_for_all_alike, .deadline_s = 60) {
     struct inn *inn = inn_open(NULL);
@@ -217,4 +235,4 @@ TEST_EACH(share_is_of_receives_too) {
     inn_close(inn);
 }
 
-TAP_MAIN(share, 28)
+TAP_MAIN(share, 32)
