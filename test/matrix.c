@@ -1554,7 +1554,7 @@ static const int export_errors[] = {EBADF,  ECANCELED, EINVAL,     EMFILE,
 
 /* Ours: whatever it is that there is no descriptor for, the connection goes on, and may leave
  * another time. */
-TEST_EACH(export_errors) {
+TEST_EACH(export_errors, .needs = KR__CAP_FD_INSTALL) {
     for (size_t i = 0; i < 2 * COUNT(export_errors); i++) {
         int error = -export_errors[i / 2];
         bool stolen_one = i % 2;
@@ -1581,7 +1581,7 @@ TEST_EACH(export_errors) {
 }
 
 /* Ours: a descriptor that comes after the connection was closed is closed. */
-TEST_EACH(export_too_late) {
+TEST_EACH(export_too_late, .needs = KR__CAP_FD_INSTALL) {
     struct leaving l;
     struct world *w = leaving_begin("export", KR__SET(export), 0, &l);
     CHECK_OK(kr_conn_release(w->r, w->conn, left, &l));
@@ -1599,7 +1599,7 @@ TEST_EACH(export_too_late) {
 }
 
 /* Ours: bytes that come while it leaves are shown as unread; an end is told of. */
-TEST_EACH(recv_data_while_leaving) {
+TEST_EACH(recv_data_while_leaving, .needs = KR__CAP_FD_INSTALL) {
     for (unsigned i = 0; i < 3; i++) {
         struct leaving l;
         struct world *w = leaving_begin("recv", KR__SET(recv), i ? HELLO_SIZE : 0, &l);
@@ -1620,7 +1620,7 @@ TEST_EACH(recv_data_while_leaving) {
 }
 
 /* Ours: what passes does not keep it; neither does a want of buffers. */
-TEST_EACH(recv_that_passes_while_leaving) {
+TEST_EACH(recv_that_passes_while_leaving, .needs = KR__CAP_FD_INSTALL) {
     static const int passing[] = {EAGAIN, ECANCELED, EINTR, ENOBUFS};
     for (size_t i = 0; i < COUNT(passing); i++) {
         struct leaving l;
@@ -1633,7 +1633,7 @@ TEST_EACH(recv_that_passes_while_leaving) {
 }
 
 /* Ours: an error ends it, and is told twice: to whom it was to be released to, and by on_close. */
-TEST_EACH(recv_errors_while_leaving) {
+TEST_EACH(recv_errors_while_leaving, .needs = KR__CAP_FD_INSTALL) {
     for (size_t i = 0; i < COUNT(recv_errors); i++) {
         struct leaving l;
         struct world *w = leaving_begin("recv", KR__SET(recv), -recv_errors[i], &l);
@@ -1661,7 +1661,7 @@ static const int sockopt_errors[] = {EBADF,       ECANCELED, EFAULT,     EINVAL,
 
 /* Ours: what the kernel says of an option is told, whatever becomes of the connection meanwhile;
  * which goes on, or waits for the answer before it is closed. */
-TEST_EACH(sockopt_errors) {
+TEST_EACH(sockopt_errors, .needs = KR__CAP_FD_INSTALL) {
     for (size_t i = 0; i < 2 * COUNT(sockopt_errors); i++) {
         int error = -sockopt_errors[i / 2], told = 1;
         struct leaving unused;

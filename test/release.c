@@ -825,7 +825,7 @@ static void descriptors_run_out(struct rlimit *before) {
 
 /* Ours: without a descriptor to be had the connection is as before: what came meanwhile is shown,
  * what is queued is sent, and the user hears that the queue is down. */
-TEST_EACH(release_without_a_descriptor_goes_on) {
+TEST_EACH(release_without_a_descriptor_goes_on, .needs = KR__CAP_FD_INSTALL) {
     if (!makes())
         tap_skip("needs kernel 6.8");
     for (unsigned turns = 0; turns < 4; turns++) {
@@ -883,7 +883,7 @@ static size_t chance_data(struct kr_reactor *r, kr_conn conn, void *user, const 
 
 /* Ours: a queue that came down while it was leaving is told of when it goes on. In one task-run
  * mode the other's bytes are told before the end of the send that is in flight. */
-TEST_EACH(release_that_fails_tells_of_the_queue) {
+TEST_EACH(release_that_fails_tells_of_the_queue, .needs = KR__CAP_FD_INSTALL) {
     static const struct kr_conn_ops chance_ops = {.on_open = chance_open, .on_data = chance_data};
     if (!makes())
         tap_skip("needs kernel 6.8");
@@ -920,7 +920,7 @@ TEST_EACH(release_that_fails_tells_of_the_queue) {
 
 /* Ours: an end of the peer that came meanwhile is told when it goes on, and so is a drain that
  * began. */
-TEST_EACH(release_that_fails_tells_what_it_held_back) {
+TEST_EACH(release_that_fails_tells_what_it_held_back, .needs = KR__CAP_FD_INSTALL) {
     if (!makes())
         tap_skip("needs kernel 6.8");
     struct seen s;
@@ -1136,7 +1136,7 @@ static size_t killer_data(struct kr_reactor *r, kr_conn conn, void *user, const 
 
 /* Ours: closed while its descriptor is on the way, that is closed as well. In one task-run mode the
  * other's bytes are told before the answer. */
-TEST_EACH(release_closed_before_the_answer) {
+TEST_EACH(release_closed_before_the_answer, .needs = KR__CAP_FD_INSTALL) {
     static const struct kr_conn_ops killer_ops = {.on_open = killer_open, .on_data = killer_data};
     if (!makes())
         tap_skip("needs kernel 6.8");

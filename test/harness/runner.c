@@ -383,9 +383,12 @@ static void add_job(const struct tap_case *c, const struct tap_variant *v) {
 }
 
 static void expand_jobs(void) {
-    for (const struct tap_case *c = suite.cases; c; c = c->next)
-        for (size_t i = 0; i < (c->each ? tap_variant_count : 1); i++)
-            add_job(c, &tap_variants[i]);
+    for (const struct tap_case *c = suite.cases; c; c = c->next) {
+        for (size_t i = 0; i < (c->each ? tap_variant_count : 1); i++) {
+            if (!(c->needs & ~tap_variants[i].caps_mask))
+                add_job(c, &tap_variants[i]);
+        }
+    }
 }
 
 static void usage(void) {

@@ -42,6 +42,7 @@ struct tap_case {
     bool each;      /* run once a variant */
     bool alone;     /* no other case of the suite runs beside it: for cases that measure */
     int deadline_s; /* 0: 20 s */
+    unsigned needs; /* capabilities: not run in variants that may not use them */
     struct tap_case *next;
 };
 
