@@ -1,12 +1,7 @@
 /* Records in, pieces out, bytes consumed. One function releases a record: kr__send_release.
  * Failure: memory is refused, and the queue is as before. No callback runs but in kr__sends_tell:
  * bytes are consumed deep inside a completion, where the user must not find the connection half
- * changed.
- *
- * Descriptors are duplicated when they are queued, and the duplicates closed by send_disarm alone:
- * when the first byte of their record is taken, or with the record. Until then each try needs them,
- * for the kernel looks them up anew (sendmsg_copy_msghdr at submit, but __scm_send at each try:
- * net/socket.c, net/core/scm.c). */
+ * changed. */
 #include "pool/files.h"
 
 #include "base/mark.h"
@@ -28,7 +23,7 @@ static void sendq_link(struct kr__sendq *q, struct kr__send *send) {
     q->tail = send;
 }
 
-static void sendq_append(struct kr__sends *sends, struct kr__sendq *q, struct kr__send *send) {
+void kr__sendq_append(struct kr__sends *sends, struct kr__sendq *q, struct kr__send *send) {
     sendq_link(q, send);
     kr__count(&sends->out, 1);
 }
@@ -52,28 +47,6 @@ static struct kr__send_file *send_file(struct kr__send *send) {
 static void send_free(struct kr__sends *sends, struct kr__send *send) {
     kr__uncount(&sends->out, 1);
     kr__block_put(sends->blocks, send, send->room);
-}
-
-static struct kr__send_fds *send_fds(struct kr__send *send) {
-    kr__assert(send->kind == KR__SEND_FDS);
-    return kr__container_of(send, struct kr__send_fds, send);
-}
-
-static void fds_close(const struct kr__sends *sends, const struct cmsghdr *control,
-                      unsigned count) {
-    const struct kr__kernel *k = sends->bufs->kernel;
-    for (unsigned i = 0; i < count; i++) {
-        int fd;
-        memcpy(&fd, CMSG_DATA(control) + i * sizeof fd, sizeof fd);
-        k->close(k, fd);
-    }
-}
-
-/* Its descriptors have gone, or never will. */
-static void send_disarm(struct kr__sends *sends, struct kr__send *send) {
-    const struct cmsghdr *control = send_fds(send)->msg.msg_control;
-    fds_close(sends, control, (unsigned)((control->cmsg_len - CMSG_LEN(0)) / sizeof(int)));
-    send->kind = KR__SEND_COPY;
 }
 
 static void ref_release(struct kr__sends *sends, struct kr__send *send) {
@@ -108,7 +81,7 @@ void kr__send_release(struct kr__sends *sends, struct kr__send *send) {
         kr__uncount(&sends->out, 1);
         return;
     case KR__SEND_FDS:
-        send_disarm(sends, send);
+        kr__send_disarm(sends, send);
         break;
     case KR__SEND_COPY:
         break;
@@ -169,7 +142,7 @@ static void grow_tail(struct kr__sendq *q, size_t size) {
 void kr__sendq_commit(struct kr__sends *sends, struct kr__sendq *q, struct kr__send *fresh,
                       size_t size) {
     if (size && fresh)
-        sendq_append(sends, q, fresh);
+        kr__sendq_append(sends, q, fresh);
     if (size)
         grow_tail(q, size);
     else
@@ -199,7 +172,7 @@ int kr__sendq_copy(struct kr__sends *sends, struct kr__sendq *q, const struct io
         kr__mark_if(copy_in_two_records, fits && left);
         if (left) { /* once: `more` has room for all that follows */
             kr__assert(more);
-            sendq_append(sends, q, more);
+            kr__sendq_append(sends, q, more);
             copy_in(q, data + fits, left);
         }
     }
@@ -219,7 +192,7 @@ int kr__sendq_lend(struct kr__sends *sends, struct kr__sendq *q, const char *dat
                               .kind = KR__SEND_LENT};
     kr__buf_ref(sends->bufs, buf);
     kr__count(&sends->bufs->held, 1);
-    sendq_append(sends, q, send);
+    kr__sendq_append(sends, q, send);
     return 0;
 }
 
@@ -243,57 +216,6 @@ int kr__sendq_ref(struct kr__sends *sends, struct kr__sendq *q, const void *data
     else
         kr__send_release(sends, &ref->send);
     return 0;
-}
-
-/* Duplicates go into the control data of a record that is nobody's yet. */
-static int fds_dup(struct kr__sends *sends, struct cmsghdr *control, const int *fds,
-                   unsigned count) {
-    const struct kr__kernel *k = sends->bufs->kernel;
-    for (unsigned i = 0; i < count; i++) {
-        int fd = k->dup(k, fds[i]);
-        kr__mark_if(fds_not_duplicated, fd < 0 && i);
-        if (fd < 0) {
-            fds_close(sends, control, i);
-            return fd;
-        }
-        memcpy(CMSG_DATA(control) + i * sizeof fd, &fd, sizeof fd);
-    }
-    return 0;
-}
-
-int kr__sendq_fds(struct kr__sends *sends, struct kr__sendq *q, const void *data, size_t size,
-                  const int *fds, unsigned count) {
-    size_t before = sizeof(struct kr__send_fds) + CMSG_SPACE(count * sizeof *fds), room;
-    struct kr__send_fds *f = kr__block_get(sends->blocks, before + size, &room);
-    if (!f)
-        return -ENOMEM;
-    struct cmsghdr *control = (struct cmsghdr *)(f + 1);
-    *control = (struct cmsghdr){.cmsg_len = CMSG_LEN(count * sizeof *fds),
-                                .cmsg_level = SOL_SOCKET,
-                                .cmsg_type = SCM_RIGHTS};
-    int rc = fds_dup(sends, control, fds, count);
-    if (rc < 0) {
-        kr__block_put(sends->blocks, f, room);
-        return rc;
-    }
-    char *bytes = (char *)f + before;
-    memcpy(bytes, data, size);
-    *f = (struct kr__send_fds){
-        .send = {.data = bytes, .size = (uint32_t)size, .spare = (uint32_t)(room - before - size),
-                 .room = (uint32_t)room, .kind = KR__SEND_FDS},
-        .msg = {.msg_control = control, .msg_controllen = control->cmsg_len},
-    };
-    kr__poison(bytes + size, f->send.spare);
-    sendq_append(sends, q, &f->send);
-    return 0;
-}
-
-struct msghdr *kr__sendq_message(const struct kr__sendq *q) {
-    struct kr__send_fds *f = send_fds(q->head);
-    f->piece = (struct iovec){(void *)(uintptr_t)f->send.data, f->send.size};
-    f->msg.msg_iov = &f->piece;
-    f->msg.msg_iovlen = 1;
-    return &f->msg;
 }
 
 void kr__sendq_add_file(struct kr__sends *sends, struct kr__sendq *q, struct kr__send_file *file) {
@@ -369,12 +291,6 @@ void kr__sendq_measure(const struct kr__sendq *q, unsigned *pieces, unsigned *gi
     }
 }
 
-static struct kr_released_fds gift_of(struct kr__send *send, size_t at) {
-    const struct cmsghdr *control = send_fds(send)->msg.msg_control;
-    unsigned count = (unsigned)((control->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-    return (struct kr_released_fds){at, (const int *)(const void *)CMSG_DATA(control), count};
-}
-
 void kr__sendq_list(const struct kr__sendq *q, struct iovec *pieces,
                     struct kr_released_fds *gifts) {
     size_t at = 0;
@@ -382,7 +298,7 @@ void kr__sendq_list(const struct kr__sendq *q, struct iovec *pieces,
         *pieces++ = (struct iovec){(void *)(uintptr_t)send->data, send->size};
         bool gives = send->kind == KR__SEND_FDS;
         if (gives)
-            *gifts++ = gift_of(send, at);
+            *gifts++ = kr__send_gift(send, at);
         at += send->size;
     }
 }
@@ -423,7 +339,7 @@ struct kr__sent kr__sendq_consume(struct kr__sends *sends, struct kr__sendq *q, 
         kr__mark_if(sent_in_part, send->size && part);
         kr__mark_if(fds_sent_in_part, send->size && part && send->kind == KR__SEND_FDS);
         if (part && kr__unlikely(send->kind == KR__SEND_FDS))
-            send_disarm(sends, send);
+            kr__send_disarm(sends, send);
         if (send->size)
             break;
         sent.lent += send->kind == KR__SEND_LENT;

@@ -139,6 +139,15 @@ static inline bool kr__sendq_gives(const struct kr__sendq *q) {
 }
 struct msghdr *kr__sendq_message(const struct kr__sendq *q);
 
+/* Its descriptors have gone, or never will. */
+void kr__send_disarm(struct kr__sends *sends, struct kr__send *send);
+
+/* Those of a record that begins at byte `at` of what is unsent. */
+struct kr_released_fds kr__send_gift(struct kr__send *send, size_t at);
+
+/* Puts a record at the end, and counts it. */
+void kr__sendq_append(struct kr__sends *sends, struct kr__sendq *q, struct kr__send *send);
+
 /* What it bars must wait: not all of the file has been read. */
 static inline bool kr__send_bars(const struct kr__send *send) {
     return send->kind == KR__SEND_FILE &&
