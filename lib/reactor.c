@@ -12,6 +12,7 @@
 
 #include "core/config.h"
 #include "core/forward.h"
+#include "core/identity.h"
 #include "core/share.h"
 #include "core/zerocopy.h"
 #include "kernel/probe.h"
@@ -98,10 +99,12 @@ static void raze_rooms(struct kr_reactor *r, bool child) {
 static void raze_self(struct kr_reactor *r) {
     struct kr__mem mem = r->mem;
     r->kernel->unmap(r->kernel, (void *)(uintptr_t)r->alive, PAGE);
+    kr__reactor_number_put(r->number);
     kr__mem_put(&mem, r, sizeof *r);
 }
 
-static struct kr_reactor *build_self(const struct kr_config *config, const struct kr__kernel *k) {
+static struct kr_reactor *build_self(const struct kr_config *config, const struct kr__kernel *k,
+                                     unsigned number) {
     struct kr__mem mem = {.alloc = *config->alloc};
     struct kr_reactor *r = kr__mem_get_zeroed(&mem, sizeof *r);
     if (!r)
@@ -113,6 +116,7 @@ static struct kr_reactor *build_self(const struct kr_config *config, const struc
     }
     *alive = 1;
     r->alive = alive;
+    r->number = (uint16_t)number;
     r->kernel = k;
     r->mem = mem;
     r->config = *config;
@@ -123,7 +127,7 @@ static struct kr_reactor *build_self(const struct kr_config *config, const struc
     kr__list_init(&r->releases);
     kr__line_init(&r->line);
     kr__share_init(r);
-    kr__owner_init(&r->self, KR__KIND_SELF, KR__SLOT_SELF);
+    kr__owner_init(&r->self, KR__KIND_SELF, r->number, KR__SLOT_SELF);
     return r;
 }
 
@@ -161,10 +165,15 @@ int kr__reactor_new(struct kr_reactor **ret, const struct kr_config *config, str
     if (fault)
         return kr__probe_refuse_config(why, fault);
 
-    struct kr_reactor *r = build_self(&resolved, kernel);
-    if (!r)
+    int rc = kr__reactor_number_take();
+    if (rc < 0)
+        return kr__probe_explain(kernel, why, "a number for the reactor", rc, 0, 0);
+    struct kr_reactor *r = build_self(&resolved, kernel, (unsigned)rc);
+    if (!r) {
+        kr__reactor_number_put((unsigned)rc);
         return kr__probe_explain(kernel, why, "the allocator", -ENOMEM, 0, 0);
-    int rc = build(r, why, caps_mask);
+    }
+    rc = build(r, why, caps_mask);
     if (rc < 0) {
         raze_self(r);
         return rc;

@@ -667,6 +667,50 @@ TEST_EACH(what_is_no_handle_is_stale) {
     pair_end(&p);
 }
 
+/* A pair, a timer and a lease of one reactor, made in the same order as those of another. */
+struct estate {
+    struct pair pair;
+    kr_timer timer;
+    kr_lease lease;
+};
+
+static void estate_make(struct estate *e) {
+    pair_make(&e->pair, NULL);
+    CHECK_OK(kr_timer_start(e->pair.r, &e->timer, HOUR, 0, never, NULL));
+    CHECK_OK(kr_lease_take(e->pair.r, e->pair.seen.conn, "kept", 4, &e->lease));
+}
+
+static void estate_end(struct estate *e) {
+    CHECK_OK(kr_timer_stop(e->pair.r, e->timer));
+    CHECK_OK(kr_lease_return(e->pair.r, e->lease));
+    the_seen = &e->pair.seen;
+    pair_end(&e->pair);
+}
+
+/* Ours: a handle is of no use to any reactor but its own, whatever it names: two reactors that did
+ * the same things have given no two equal handles. */
+TEST_EACH(handles_of_another_reactor_are_stale) {
+    static struct estate own, other;
+    estate_make(&own);
+    estate_make(&other);
+    struct kr_reactor *r = own.pair.r;
+    check_stale_conn(r, other.pair.seen.conn);
+    check_stale_listener(r, other.pair.listener);
+    check_stale_timer(r, other.timer);
+    CHECK(!kr_lease_data(r, other.lease, NULL));
+    CHECK_ERR(kr_lease_return(r, other.lease), ESTALE);
+    kr_lease lease;
+    CHECK_ERR(kr_lease_take(r, other.pair.seen.conn, "x", 1, &lease), ESTALE);
+    CHECK_ERR(kr_conn_forward(r, own.pair.seen.conn, other.pair.seen.conn, NULL, NULL, NULL),
+              ESTALE);
+    CHECK_ERR(kr_conn_forward(r, other.pair.seen.conn, own.pair.seen.conn, NULL, NULL, NULL),
+              ESTALE);
+    check_silent(&own.pair);
+    check_silent(&other.pair);
+    estate_end(&own);
+    estate_end(&other);
+}
+
 /* Ours: when on_close has returned, the connection's handle is stale for good, also when its slot
  * has the next connection in it, which has another handle. */
 TEST_EACH(closed_connection_stays_stale) {
@@ -1121,4 +1165,4 @@ TEST_EACH(listening_at_the_end_of_the_reactor_is_refused) {
     test_close(p.fd);
 }
 
-TAP_MAIN(api, 108)
+TAP_MAIN(api, 112)

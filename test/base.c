@@ -387,10 +387,10 @@ TEST(slab_generation_wraps_past_zero) {
     struct kr__slab slab;
     kr__slab_init(&slab, &mem, sizeof(struct piece));
     struct piece *piece = kr__slab_get(&slab);
-    piece->head.generation = UINT32_MAX;
+    piece->head.generation = KR__GENERATION_MAX;
     uint32_t index = piece->head.index;
     kr__slab_put(&slab, piece);
-    CHECK(kr__slab_find(&slab, index, UINT32_MAX) == NULL);
+    CHECK(kr__slab_find(&slab, index, KR__GENERATION_MAX) == NULL);
     struct piece *again = kr__slab_get(&slab);
     CHECK(again == piece);
     CHECK_EQ(again->head.generation, 1u);

@@ -3,6 +3,7 @@
  * accept. */
 #include "harness/life.h"
 
+#include "core/identity.h"
 #include "core/reactor.h"
 #include "loop.h"
 #include "op/nop.h"
@@ -86,10 +87,11 @@ TEST_EACH(stale_completions_reach_nobody) {
     test_reactor_free(r);
 }
 
-/* Ours: the tag's generation has 16 bits, the handle's 32: a slot lives on across the ends of
+/* Ours: the tag's generation has 16 bits, the handle's 28: a slot lives on across the ends of
  * both. The generation is set by hand between two lives. */
 TEST_EACH(generations_wrap) {
-    static const uint32_t ends[] = {0xfffe, 0xffff, 0x10000, UINT32_MAX - 1, UINT32_MAX};
+    static const uint32_t ends[] = {0xfffe, 0xffff, 0x10000, KR__GENERATION_MAX - 1,
+                                    KR__GENERATION_MAX};
     struct kr_reactor *r = test_reactor(NULL);
     uint16_t port = test_listen(r, NULL, NULL, &house_ops, &house);
     for (size_t e = 0; e < sizeof ends / sizeof *ends; e++) {
@@ -294,4 +296,64 @@ TEST_EACH(many_lives_in_few_slots) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(slot, 32)
+/* ---- the numbers in a handle ---- */
+
+/* Ours: a handle gives back the fields it was made of, at the edges of each of them, and is one of
+ * its own kind and reactor only. */
+TEST(handle_keeps_its_fields_apart) {
+    const uint32_t slots[] = {0, 1, KR__HANDLE_SLOTS - 1};
+    const uint32_t generations[] = {1, 2, KR__GENERATION_MAX};
+    const unsigned reactors[] = {1, 2, KR__REACTOR_MAX};
+    for (unsigned i = 0; i < 81; i++) {
+        enum kr__kind kind = i % 3 == 0 ? KR__KIND_CONN : i % 3 == 1 ? KR__KIND_LEASE : 15;
+        unsigned reactor = reactors[i / 3 % 3];
+        uint32_t slot = slots[i / 9 % 3], generation = generations[i / 27];
+        uint64_t bits = kr__handle_pack(kind, reactor, slot, generation);
+        CHECK(kr__handle_is(bits, kind, reactor));
+        CHECK(!kr__handle_is(bits, kind, reactor ^ 1));
+        CHECK(!kr__handle_is(bits, kind ^ 1, reactor));
+        CHECK_EQ(kr__handle_slot(bits), slot);
+        CHECK_EQ(kr__handle_generation(bits), generation);
+    }
+}
+
+/* Ours: the life after the last one is 1 again, never 0. */
+TEST(lives_wrap_past_zero) {
+    struct kr__owner o;
+    kr__owner_init(&o, KR__KIND_CONN, KR__REACTOR_MAX, 7);
+    uint64_t first = kr__owner_handle(&o);
+    o.generation = KR__GENERATION_MAX;
+    kr__owner_age(&o);
+    CHECK_EQ(o.generation, 1u);
+    CHECK_EQ(kr__owner_handle(&o), first);
+}
+
+/* Ours: while reactors live their numbers are theirs; a number that was given back is the last to
+ * be given again; and when all are taken that is an error. */
+TEST(numbers_of_living_reactors_differ) {
+    static bool seen[KR__REACTOR_MAX + 1];
+    int first = kr__reactor_number_take();
+    CHECK_GT(first, 0);
+    for (unsigned i = 1; i < 3 * KR__REACTOR_MAX; i++) {
+        int number = kr__reactor_number_take();
+        CHECK_GT(number, 0);
+        CHECK_NE(number, first);
+        kr__reactor_number_put((unsigned)number);
+    }
+    seen[first] = true;
+    for (unsigned i = 1; i < KR__REACTOR_MAX; i++) {
+        int number = kr__reactor_number_take();
+        CHECK_GT(number, 0);
+        CHECK(!seen[number]);
+        seen[number] = true;
+    }
+    CHECK_ERR(kr__reactor_number_take(), EUSERS);
+    struct kr_reactor *r = NULL;
+    struct kr_failure why;
+    CHECK_ERR(kr_reactor_new(&r, NULL, &why), EUSERS);
+    CHECK(strstr(why.cause, "4095"));
+    kr__reactor_number_put(3);
+    CHECK_EQ(kr__reactor_number_take(), 3);
+}
+
+TAP_MAIN(slot, 35)

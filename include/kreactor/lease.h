@@ -26,7 +26,7 @@ extern "C" {
  * time, also when the connection has long ended. A kept buffer is kept whole, however few of its
  * bytes are leased: lease long, copy short. kr_reactor_free ends all leases.
  *
- * Errors: -ENOMEM. */
+ * Errors: -ENOMEM, also beyond 1,048,576 leases. */
 KR_API int kr_lease_take(struct kr_reactor *r, kr_conn conn, const void *data, size_t size,
                          kr_lease *ret);
 

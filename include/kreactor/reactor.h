@@ -124,8 +124,8 @@ struct kr_failure {
  * until kr_reactor_free. On success *ret is owned by the caller, who ends it with kr_reactor_free.
  * On failure `why`, if not NULL, is filled; on success it is cleared.
  *
- * Errors: -EINVAL (config), -ENOSYS, -EPERM or -EACCES (forbidden), -ENOMEM, -EMFILE, -ENFILE;
- * `why` tells them apart. Nothing is left behind.
+ * Errors: -EINVAL (config), -ENOSYS, -EPERM or -EACCES (forbidden), -ENOMEM, -EMFILE, -ENFILE,
+ * -EUSERS (4,095 reactors live in this process); `why` tells them apart. Nothing is left behind.
  *
  * Any thread; the reactor is bound to a thread only by its first kr_run or kr_step. Uses two
  * descriptors (ring, eventfd). Raises no limit and prints nothing. */

@@ -20,7 +20,7 @@ typedef void kr_timer_fn(struct kr_reactor *r, kr_timer timer, void *user);
  * does not fire them in a row. *ret may be NULL. A one-shot timer is gone when its `fn` has
  * returned, unless that restarted it. In 0 ns means when timers next have their turn, never inside
  * this call, and when a timer's callback asks for it, not before the next turn of the loop.
- * -ENOMEM. */
+ * -ENOMEM, also beyond 1,048,576 timers. */
 KR_API int kr_timer_start(struct kr_reactor *r, kr_timer *ret, int64_t in_ns, int64_t every_ns,
                           kr_timer_fn *fn, void *user);
 

@@ -15,7 +15,7 @@
  *   -EINVAL  an argument is out of its stated range, or a pointer that must not be NULL is;
  *   -EPERM   the caller is not the reactor's thread (see kr_run in reactor.h);
  *   -ECHILD  the process was forked after the reactor was made, and this is the child;
- *   -ESTALE  the handle's object is gone (or the handle never named one).
+ *   -ESTALE  the handle's object is gone, or belongs to another reactor, or never was.
  *
  * Threads. Only kr_post, kr_stop and kr_stats_read may be called from any thread.
  *
@@ -44,10 +44,11 @@ extern "C" {
 struct kr_reactor;
 
 /* Handles are values: copy, store, compare, send them to another thread; there is nothing to free.
- * `bits` packs kind, slot and generation and is opaque, but two handles name the same object
- * exactly when their `bits` are equal, and 0 never names one. A handle whose object is gone is
- * refused with -ESTALE; it comes to name a later object of the same slot only after 2^32 lives of
- * that slot. */
+ * `bits` packs kind, reactor, slot and generation and is opaque, but two handles name the same
+ * object exactly when their `bits` are equal, and 0 never names one. A handle whose object is gone,
+ * or is another reactor's, is refused with -ESTALE. It comes to name a later object of the same
+ * slot only after 2^28 lives of that slot. No two living reactors have the same number; the handle of a
+ * freed reactor can fit into another only after 4,095 more have been made. */
 typedef struct {
     uint64_t bits;
 } kr_conn;

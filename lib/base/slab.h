@@ -3,7 +3,7 @@
  * Items live in chunks; an index names chunk and place. A freed item's generation rises, so that a
  * handle (index, generation) of an earlier life finds nothing. Freed items are reused last in,
  * first out, which keeps them warm. Generation 0 is never in use, so that a zeroed handle is never
- * good. */
+ * good; the one after the last is 1 again (base/util.h). */
 #ifndef KR_BASE_SLAB_H
 #define KR_BASE_SLAB_H
 
@@ -12,7 +12,7 @@
 #include <errno.h>
 
 #define KR__SLAB_CHUNK 256u
-#define KR__SLAB_MAX (1u << 24)
+#define KR__SLAB_MAX (1u << 20) /* items; a handle has 20 bits for the index */
 #define KR__SLAB_NONE UINT32_MAX
 
 /* The first member of each item. */
@@ -95,8 +95,7 @@ static inline void kr__slab_put(struct kr__slab *slab, void *memory) {
     struct kr__slab_head *item = memory;
     kr__assert(item->used);
     item->used = false;
-    if (++item->generation == 0)
-        item->generation = 1;
+    item->generation = kr__generation_next(item->generation);
     item->next_free = slab->first_free;
     slab->first_free = item->index;
     slab->used--;

@@ -47,6 +47,14 @@ static inline unsigned kr__power_of_two(unsigned n) {
     return n <= 1 ? 1 : 1u << (32 - __builtin_clz(n - 1));
 }
 
+/* The lives of a slot are numbered from 1 to KR__GENERATION_MAX, for which a handle has bits, and
+ * then from 1 again. 0 numbers none. */
+#define KR__GENERATION_MAX 0xfffffffu
+
+static inline uint32_t kr__generation_next(uint32_t generation) {
+    return generation < KR__GENERATION_MAX ? generation + 1 : 1;
+}
+
 /* a + b for times; one past the end of time stays at its end. */
 static inline int64_t kr__time_add(int64_t a, int64_t b) {
     int64_t sum;

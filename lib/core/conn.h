@@ -193,7 +193,7 @@ static inline struct kr__conn *kr__conns_next(const struct kr__conns *conns,
 }
 
 static inline kr_conn kr__conn_handle(const struct kr__conn *c) {
-    return (kr_conn){kr__handle_pack(KR__KIND_CONN, c->owner.slot, c->owner.generation)};
+    return (kr_conn){kr__owner_handle(&c->owner)};
 }
 
 static inline const struct kr_conn_opts *kr__conn_opts(const struct kr__conn *c) {

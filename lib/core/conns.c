@@ -137,7 +137,7 @@ void kr__conns_free(struct kr__conns *conns, struct kr_reactor *r) {
 
 struct kr__conn *kr__conn_find(const struct kr_reactor *r, kr_conn conn) {
     uint32_t slot = kr__handle_slot(conn.bits);
-    if (kr__handle_kind(conn.bits) != KR__KIND_CONN || slot >= r->conns.max)
+    if (!kr__handle_is(conn.bits, KR__KIND_CONN, r->number) || slot >= r->conns.max)
         return NULL;
     struct kr__conn *c = &r->conns.table[slot];
     bool good =
@@ -169,7 +169,7 @@ static int conn_inline_ready(struct kr_reactor *r, struct kr__conn *c, size_t si
 static void conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
                        enum kr__conn_state state) {
     if (c->owner.generation == 0)
-        kr__owner_init(&c->owner, KR__KIND_CONN, slot);
+        kr__owner_init(&c->owner, KR__KIND_CONN, r->number, slot);
     unsigned *used = slot < r->conns.accept_max ? &r->conns.used : &r->conns.made_used;
     *used = slot < *used ? *used : slot + 1;
     *c = (struct kr__conn){
@@ -189,7 +189,7 @@ static void conn_inherit(struct kr__conn *c, const struct kr__listener *l) {
     c->user = l->user;
     c->profile = kr__profile_ref(l->profile);
     c->singly = c->local = l->bound.u.sa.sa_family == AF_UNIX;
-    c->listener = kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation);
+    c->listener = kr__owner_handle(&l->owner);
 }
 
 static int conn_equip(struct kr_reactor *r, struct kr__conn *c, const struct kr_addr *addrs) {
@@ -259,7 +259,7 @@ void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l
         r->kernel->close(r->kernel, fd);
     kr__assert(c->state == KR__CONN_CLOSING && !c->successor);
     kr__mark(successor);
-    c->successor = kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation);
+    c->successor = kr__owner_handle(&l->owner);
 }
 
 /* A pipe has one direction: in the other one it is as at its end. */

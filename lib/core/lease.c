@@ -10,7 +10,7 @@
 #include <string.h>
 
 static struct kr__lease *lease_find(const struct kr_reactor *r, kr_lease lease) {
-    if (kr__handle_kind(lease.bits) != KR__KIND_LEASE)
+    if (!kr__handle_is(lease.bits, KR__KIND_LEASE, r->number))
         return NULL;
     return kr__slab_find(&r->leases.slab, kr__handle_slot(lease.bits),
                          kr__handle_generation(lease.bits));
@@ -56,7 +56,8 @@ int kr_lease_take(struct kr_reactor *r, kr_conn conn, const void *data, size_t s
         return rc;
     }
     kr__count(&r->stats.leases, 1);
-    *ret = (kr_lease){kr__handle_pack(KR__KIND_LEASE, l->head.index, l->head.generation)};
+    *ret = (kr_lease){
+        kr__handle_pack(KR__KIND_LEASE, r->number, l->head.index, l->head.generation)};
     return 0;
 }
 

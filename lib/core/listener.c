@@ -52,7 +52,7 @@ void kr__listeners_free(struct kr__listeners *ls, struct kr_reactor *r) {
 
 struct kr__listener *kr__listener_find(const struct kr_reactor *r, uint64_t bits) {
     uint32_t index = kr__handle_slot(bits) - r->listeners.first_slot;
-    if (kr__handle_kind(bits) != KR__KIND_LISTENER || index >= r->listeners.max)
+    if (!kr__handle_is(bits, KR__KIND_LISTENER, r->number) || index >= r->listeners.max)
         return NULL;
     struct kr__listener *l = &r->listeners.table[index];
     bool good = l->state == KR__LISTENER_OPEN && l->owner.generation == kr__handle_generation(bits);
@@ -88,7 +88,7 @@ void kr__listener_end(struct kr_reactor *r, struct kr__listener *l) {
 }
 
 static kr_listener listener_handle(const struct kr__listener *l) {
-    return (kr_listener){kr__handle_pack(KR__KIND_LISTENER, l->owner.slot, l->owner.generation)};
+    return (kr_listener){kr__owner_handle(&l->owner)};
 }
 
 /* Its port is free, and its place may be taken while it is told. */
@@ -200,7 +200,7 @@ static kr_listener listener_begin(struct kr_reactor *r, uint32_t slot,
     struct kr__listener *l = &r->listeners.table[slot - r->listeners.first_slot];
     struct kr__owner owner = l->owner;
     if (owner.generation == 0)
-        kr__owner_init(&owner, KR__KIND_LISTENER, slot);
+        kr__owner_init(&owner, KR__KIND_LISTENER, r->number, slot);
     *l = *fresh;
     l->owner = owner;
     l->state = KR__LISTENER_OPEN;

@@ -8,16 +8,8 @@
 #define KR_CORE_OWNER_H
 
 #include "base/list.h"
+#include "core/handle.h"
 #include "core/verbs.h"
-
-enum kr__kind {
-    KR__KIND_NONE = 0,
-    KR__KIND_CONN = 1,
-    KR__KIND_LISTENER = 2,
-    KR__KIND_TIMER = 3,
-    KR__KIND_SELF = 4,
-    KR__KIND_LEASE = 5,
-};
 
 struct kr__owner {
     struct kr__link dirty;
@@ -27,7 +19,8 @@ struct kr__owner {
     uint32_t armed;      /* the set of verbs in flight */
     uint32_t cancelled;  /* of these, the ones a cancel was made for */
     uint16_t number;     /* the operand of the last request of a numbered verb */
-    uint8_t kind;
+    uint16_t kind : 4;
+    uint16_t reactor : 12; /* its number (core/identity.h) */
 };
 
 /* What an owner lacks: verbs to start, and armed ones to cancel. */
@@ -36,16 +29,21 @@ struct kr__wants {
     bool again; /* to be asked once more in the next turn, which therefore comes without a wait */
 };
 
-static inline void kr__owner_init(struct kr__owner *o, enum kr__kind kind, uint32_t slot) {
-    *o = (struct kr__owner){.kind = (uint8_t)kind, .slot = slot, .generation = 1};
+static inline void kr__owner_init(struct kr__owner *o, enum kr__kind kind, unsigned reactor,
+                                  uint32_t slot) {
+    *o = (struct kr__owner){
+        .kind = (uint16_t)(kind & 0xfu),
+        .reactor = (uint16_t)(reactor & KR__REACTOR_MAX),
+        .slot = slot,
+        .generation = 1,
+    };
 }
 
 /* Ends a life; handles and tags of it find nothing from now on. */
 static inline void kr__owner_age(struct kr__owner *o) {
     kr__assert(o->inflight == 0 && o->armed == 0);
     o->cancelled = 0;
-    if (++o->generation == 0)
-        o->generation = 1;
+    o->generation = kr__generation_next(o->generation);
 }
 
 /* Those that end by themselves and soon: they are awaited, not cancelled. */
@@ -62,20 +60,8 @@ static inline struct kr__wants kr__owner_lacks(const struct kr__owner *o, uint32
     };
 }
 
-static inline uint64_t kr__handle_pack(enum kr__kind kind, uint32_t slot, uint32_t generation) {
-    return (uint64_t)kind << 56 | (uint64_t)slot << 32 | generation;
-}
-
-static inline enum kr__kind kr__handle_kind(uint64_t bits) {
-    return (enum kr__kind)(bits >> 56);
-}
-
-static inline uint32_t kr__handle_slot(uint64_t bits) {
-    return (uint32_t)(bits >> 32) & 0xffffffu;
-}
-
-static inline uint32_t kr__handle_generation(uint64_t bits) {
-    return (uint32_t)bits;
+static inline uint64_t kr__owner_handle(const struct kr__owner *o) {
+    return kr__handle_pack((enum kr__kind)o->kind, o->reactor, o->slot, o->generation);
 }
 
 #endif

@@ -37,6 +37,7 @@ struct kr_reactor {
     /* First what each call looks at: whose thread this is, and whether this is a forked child. */
     const char *thread;       /* kr__thread_mark() of the thread that runs it; NULL before */
     const uint32_t *alive;    /* a page that reads 0 in a forked child */
+    uint16_t number;          /* among the reactors of this process (core/identity.h) */
     bool in_turn, freeing;
     bool lost; /* the kernel has lost completions: some may never come */
     unsigned flights; /* zero-copy notifications owed */

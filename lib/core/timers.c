@@ -14,12 +14,13 @@ void kr__timers_free(struct kr__timers *timers) {
     kr__slab_free(&timers->slab);
 }
 
-static kr_timer timer_handle(const struct kr__timer *t) {
-    return (kr_timer){kr__handle_pack(KR__KIND_TIMER, t->head.index, t->head.generation)};
+static kr_timer timer_handle(const struct kr_reactor *r, const struct kr__timer *t) {
+    return (kr_timer){
+        kr__handle_pack(KR__KIND_TIMER, r->number, t->head.index, t->head.generation)};
 }
 
 static struct kr__timer *timer_find(const struct kr_reactor *r, kr_timer timer) {
-    if (kr__handle_kind(timer.bits) != KR__KIND_TIMER)
+    if (!kr__handle_is(timer.bits, KR__KIND_TIMER, r->number))
         return NULL;
     return kr__slab_find(&r->timers.slab, kr__handle_slot(timer.bits),
                          kr__handle_generation(timer.bits));
@@ -45,7 +46,7 @@ static int64_t next_beat(const struct kr__timer *t, int64_t now) {
 
 void kr__timer_fire(struct kr_reactor *r, struct kr__deadline *d) {
     struct kr__timer *t = kr__container_of(d, struct kr__timer, deadline);
-    kr_timer handle = timer_handle(t);
+    kr_timer handle = timer_handle(r, t);
     if (t->every_ns)
         timer_file(r, t, next_beat(t, r->now));
     kr__count(&r->stats.timer_fires, 1);
@@ -86,7 +87,7 @@ int kr_timer_start(struct kr_reactor *r, kr_timer *ret, int64_t in_ns, int64_t e
     timer_file(r, t, timer_due(r, in_ns));
     kr__count(&r->stats.timers, 1);
     if (ret)
-        *ret = timer_handle(t);
+        *ret = timer_handle(r, t);
     return 0;
 }
 

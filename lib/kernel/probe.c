@@ -132,6 +132,10 @@ int kr__probe_explain(const struct kr__kernel *k, struct kr_failure *why, const 
     case ENFILE:
         explain_files(k, why, files);
         break;
+    case EUSERS:
+        SAY(why->cause, "as many reactors live in this process as can: 4095");
+        SAY(why->remedy, "free those that are done with; one a thread is usual");
+        break;
     case EINVAL:
         explain_old(why);
         break;
