@@ -4,6 +4,9 @@
 #include "harness/life.h"
 
 #include <errno.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/socket.h>
 
 /* ---- closing from inside callbacks ---- */
@@ -361,4 +364,66 @@ TEST_EACH(close_by_the_end_of_the_reactor) {
     }
 }
 
-TAP_MAIN(close, 48)
+/* ---- what the kernel still has ---- */
+
+/* How many TCP sockets of this local port are in `state`, by /proc/net/tcp. */
+static unsigned sockets_in(uint16_t port, unsigned state) {
+    FILE *table = fopen("/proc/net/tcp", "re");
+    CHECK(table);
+    char line[256];
+    unsigned count = 0;
+    while (fgets(line, sizeof line, table)) {
+        unsigned local, is;
+        if (sscanf(line, " %*u: %*x:%x %*x:%*x %x", &local, &is) == 2)
+            count += local == port && is == state;
+    }
+    CHECK_EQ(fclose(table), 0);
+    return count;
+}
+
+/* A connection whose client has ended its side, and waits. */
+static void end_one(struct kr_reactor *r, uint16_t port) {
+    unsigned i = house.count;
+    int fd = house_open_one(r, port);
+    CHECK_SYS(shutdown(fd, SHUT_WR));
+    TEST_UNTIL(r, house.lives[i].events[END] == 1);
+    CHECK_EQ(sockets_in(port, TCP_CLOSE_WAIT), 1u);
+    life_close(r, &house.lives[i], KR_CLOSE_NOW);
+    CHECK_EQ(test_recv_end(r, fd, NULL), 0);
+    TEST_UNTIL(r, sockets_in(port, TCP_CLOSE_WAIT) == 0);
+    test_close(fd);
+}
+
+/* Ours: a connection that is closed is let go of while an accept and the receive of a silent
+ * connection go on: its patient client sees the end, and no socket stays in CLOSE-WAIT. The trick:
+ * a file table keeps what leaves it until all older requests on its files have ended, before
+ * kernel 6.13 (io_uring/rsrc.c). */
+TEST_EACH(close_lets_go_beside_a_silent_connection) {
+    struct kr_reactor *r = test_reactor(NULL);
+    house_init();
+    uint16_t port = test_listen(r, NULL, NULL, &house_ops, &house);
+    int silent = house_open_one(r, port);
+    test_rest(r, (struct test_levels){.conns = 1, .listeners = 1});
+    for (int i = 0; i < 20; i++)
+        end_one(r, port);
+    CHECK_EQ(sockets_in(port, TCP_ESTABLISHED), 1u);
+    test_close(silent);
+    test_reactor_free(r);
+}
+
+/* Ours: the same of a listener: nobody reaches it any more, and its port can be had again. */
+TEST_EACH(closed_listener_is_gone_beside_a_silent_connection) {
+    struct kr_reactor *r = test_reactor(NULL);
+    house_init();
+    kr_listener listener;
+    uint16_t port = test_listen(r, NULL, NULL, &house_ops, &house);
+    int silent = house_open_one(r, port);
+    test_rest(r, (struct test_levels){.conns = 1, .listeners = 1});
+    uint16_t gone = test_listen(r, &listener, NULL, &house_ops, &house);
+    CHECK_OK(kr_listener_close(r, listener));
+    TEST_UNTIL(r, sockets_in(gone, TCP_LISTEN) == 0);
+    test_close(silent);
+    test_reactor_free(r);
+}
+
+TAP_MAIN(close, 56)
