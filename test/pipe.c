@@ -2,6 +2,8 @@
 #include "harness/net.h"
 
 #include "kernel/probe.h"
+#include "op/op.h"
+#include "ring/tag.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -643,6 +645,62 @@ TEST_EACH(pipe_talks_to_a_child) {
     finish(r);
 }
 
+/* ---- a read that fails, and flags a buffer ---- */
+
+static unsigned flagged;
+
+/* As Linux 6.12 does it: the buffer is the next of the ring, and stays there. No read that succeeds
+ * has come before, so that is the first. */
+static void flag_failed_reads(struct io_uring *ring, uint16_t buf) {
+    unsigned mask = *ring->cq.kring_mask;
+    for (unsigned i = *ring->cq.khead; i != __atomic_load_n(ring->cq.ktail, __ATOMIC_ACQUIRE); i++) {
+        struct io_uring_cqe *cqe = &ring->cq.cqes[i & mask];
+        if (kr__tag_unpack(cqe->user_data).op != KR__VERB_recv || cqe->res >= 0 || cqe->flags)
+            continue;
+        cqe->flags = IORING_CQE_F_BUFFER | (uint32_t)buf << IORING_CQE_BUFFER_SHIFT;
+        flagged++;
+    }
+}
+
+static struct kr_reactor *flagging; /* NULL while it is being made */
+
+static int flagging_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
+                          unsigned wait_for, unsigned flags,
+                          const struct kr__getevents_arg *arg) {
+    int rc = kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+    if (flagging)
+        flag_failed_reads(ring, flagging->bufs.ring->bufs[0].bid);
+    return rc;
+}
+
+/* Ours: the buffer that a failed read flags is still the kernel's: it is not published a second
+ * time, and the next bytes that come into it are whole. */
+TEST_EACH(pipe_read_that_fails_takes_no_buffer) {
+    struct kr__kernel kernel = kr__linux;
+    kernel.enter = flagging_enter;
+    struct kr_reactor *r = flagging = test_reactor_on(&kernel, NULL);
+    const struct kr__bufs *bufs = &r->bufs;
+    unsigned published = bufs->published;
+    struct seen left = {0}, stays = {.seed = 5};
+    int ends[] = {begin(r, &left, IN, 0, NULL), begin(r, &stays, IN, 0, NULL)};
+    settle(r);
+    CHECK_OK(kr_conn_close(r, left.conn, KR_CLOSE_NOW));
+    TEST_UNTIL(r, left.closes == 1);
+    CHECK_EQ(flagged, 1u);
+    CHECK_EQ(bufs->published, published);
+    CHECK_EQ(bufs->published + bufs->free_count, bufs->count);
+
+    static char bytes[300000];
+    test_pattern(bytes, sizeof bytes, 5, 0);
+    write_all(r, ends[1], bytes, sizeof bytes);
+    test_close(ends[1]);
+    TEST_UNTIL(r, stays.closes == 1);
+    CHECK_EQ(stays.got, sizeof bytes);
+    CHECK_EQ(stays.error, 0);
+    test_close(ends[0]);
+    finish(r);
+}
+
 /* ---- what is no pipe ---- */
 
 static void refuse(struct kr_reactor *r, int fd, int error) {
@@ -695,4 +753,4 @@ TEST_EACH(pipe_is_told_from_other_files) {
     finish(r);
 }
 
-TAP_MAIN(pipe, 17 * 4)
+TAP_MAIN(pipe, 18 * 4)

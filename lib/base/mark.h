@@ -137,6 +137,7 @@
     X(starved_with_bytes_to_show, sim)                                                             \
     X(recv_failed, sim)                                                                            \
     X(recv_ended_with_data, sim)                                                                   \
+    X(read_flags_no_buffer, pipe)                                                                  \
     /* op/send.c */                                                                                \
     X(vector_full, ref)                                                                            \
     X(vector_refused, torture)                                                                     \

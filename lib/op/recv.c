@@ -15,10 +15,13 @@
  * descriptors may come with the bytes it is a RECVMSG, with a place for them (core/fds.c).
  *
  * Pipes: a READ at a time. It waits as a receive does, whether the pipe is a blocking one or not,
- * and its end takes a buffer too (observed on 6.18).
+ * and its end takes a buffer too (observed on 6.18). One that fails takes none, whatever its flags
+ * say: 6.12 flags the buffer at the head of the ring, which stays there (liburing #1530; mended by
+ * "recycle buffers manually for non-mshot reads" in 6.17). To take that one would be to publish it
+ * twice.
  *
- * Relies on: man io_uring_prep_recv_multishot; `len` is 0 before kernel 6.17; a completion with
- * F_BUFFER hands the buffer over whatever its result. */
+ * Relies on: man io_uring_prep_recv_multishot; `len` is 0 before kernel 6.17; a completion of
+ * another receive with F_BUFFER hands the buffer over whatever its result. */
 #include "op/recv.h"
 
 #include "core/fds.h"
@@ -203,10 +206,17 @@ static void failed(struct kr_reactor *r, struct kr__conn *c, int error) {
     }
 }
 
+/* Whether a buffer has left the ring with this completion. */
+static bool brings_buffer(const struct kr__conn *c, const struct kr__completion *how) {
+    bool flagged = how->flags & IORING_CQE_F_BUFFER, failed_read = how->res < 0 && c->mute;
+    kr__mark_if(read_flags_no_buffer, flagged && failed_read);
+    return flagged && !failed_read;
+}
+
 void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     struct kr__conn *c = kr__owner_conn(o);
     size_t size = how->res > 0 ? (size_t)how->res : 0;
-    bool filled = how->flags & IORING_CQE_F_BUFFER;
+    bool filled = brings_buffer(c, how);
     uint16_t buf = (uint16_t)(how->flags >> IORING_CQE_BUFFER_SHIFT);
     if (filled)
         kr__buf_take(&r->bufs, buf, size);
