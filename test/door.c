@@ -645,6 +645,26 @@ TEST_EACH(new_finds_the_cause_by_the_limits) {
     }
 }
 
+/* Ours: a kernel that has made a ring does have io_uring, also one before 6.6, which has no sysctl:
+ * what then answers -ENOSYS is a filter. */
+TEST_EACH(new_blames_a_filter_once_there_is_a_ring) {
+    static const struct {
+        enum call call;
+        const char *tried;
+    } steps[] = {{ENTER, "io_uring_enter"},
+                 {REG_TABLE, "file table"},
+                 {REG_RANGE, "file table"},
+                 {REG_BUFS, "buffers"},
+                 {WAKE_OPEN, "eventfd"}};
+    for (size_t i = 0; i < COUNT(steps); i++) {
+        row_begin(steps[i].tried, ENOSYS, 0, 1);
+        struct door *d = door_open();
+        d->sysctl = -1;
+        door_fail(d, steps[i].call, ENOSYS, 0, 1);
+        check_refusal(d, ENOSYS, KR_REFUSED_SECCOMP, steps[i].tried);
+    }
+}
+
 /* What was asked for under which limit (0: nothing), and what came of it, with 4 files. */
 static const struct {
     uint64_t nofile;
@@ -1500,5 +1520,5 @@ _Static_assert(ROWS >= 200, "the table has lost rows");
 int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "--straced") == 0)
         return straced(strcmp(argv[2], "defer") == 0 ? KR_TASKRUN_DEFER : KR_TASKRUN_COOP);
-    return tap_main("door", 146, argc, argv);
+    return tap_main("door", 150, argc, argv);
 }

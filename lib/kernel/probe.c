@@ -2,7 +2,8 @@
  *
  * The causes behind an errno (man io_uring_setup; kernel.io_uring_disabled since 6.6, in
  * Documentation/admin-guide/sysctl/kernel.rst):
- *   ENOSYS       kernel without io_uring, or a filter that answers so
+ *   ENOSYS       kernel without io_uring, if it is the answer to io_uring_setup and there is no
+ *                sysctl; else a filter that answers so
  *   EPERM        the sysctl, else a seccomp filter (Docker's and containerd's default profiles)
  *   EACCES       a security module (since 6.15), or a restricted ring
  *   ENOMEM       RLIMIT_MEMLOCK, which rings of one user share, charged again since about 6.14
@@ -63,8 +64,9 @@ static void explain_forbidden(struct kr_failure *why, int sysctl) {
         "seccomp profile");
 }
 
+/* A kernel with the sysctl, or with a ring that it has made, does have io_uring. */
 static void explain_missing(struct kr_failure *why, int sysctl) {
-    if (sysctl >= 0) { /* this kernel does have io_uring */
+    if (sysctl >= 0 || strcmp(why->tried, "io_uring_setup") != 0) {
         why->refused = KR_REFUSED_SECCOMP;
         SAY(why->cause, "the kernel has io_uring, but a system call filter answers ENOSYS to %s",
             why->tried);
