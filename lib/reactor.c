@@ -7,12 +7,12 @@
  * free while peers do not acknowledge what was sent by zero-copy (after a second they are reset);
  * free in a forked child (copies are given back, the parent's ring is not touched); free of a
  * reactor that never ran (there is nothing in flight); free after the kernel has lost completions
- * (what does not come within 100 ms is given up). */
+ * (what does not come within 100 ms is given up); free when the thread that ran it has ended (the
+ * ring is dead: everybody is told, and it is closed). */
 #include "reactor.h"
 
 #include "core/config.h"
 #include "core/forward.h"
-#include "core/identity.h"
 #include "core/share.h"
 #include "core/zerocopy.h"
 #include "kernel/probe.h"
@@ -22,13 +22,6 @@
 #define PAGE 4096u
 #define LOST_WAIT_NS 100000000
 #define FLIGHT_WAIT_NS 1000000000
-
-/* Its address is the mark; initial-exec makes that one instruction, not a call. */
-static _Thread_local char thread_mark __attribute__((tls_model("initial-exec")));
-
-const char *kr__thread_mark(void) {
-    return &thread_mark;
-}
 
 static int build_ring(struct kr_reactor *r, unsigned caps_mask) {
     struct kr__ring_plan plan = {
@@ -201,9 +194,11 @@ static int begin(struct kr_reactor *r) {
     if (r->ring.bound)
         return 0;
     rc = kr__ring_bind(&r->ring);
-    if (rc == 0)
-        __atomic_store_n(&r->thread, kr__thread_mark(), __ATOMIC_RELAXED);
-    return rc;
+    if (rc < 0)
+        return rc;
+    kr__life_watch(&r->life);
+    __atomic_store_n(&r->thread, kr__thread_number(), __ATOMIC_RELAXED);
+    return 0;
 }
 
 int kr_run(struct kr_reactor *r) {
@@ -277,8 +272,8 @@ static void run_posts(struct kr_reactor *r) {
     r->in_turn = false;
 }
 
-/* The kernel has lost completions, so that the last ones of some owners may never come. Their users
- * are told all the same. */
+/* The last completions of some owners may never come. Their users are told of the end all the
+ * same. */
 static void abandon(struct kr_reactor *r) {
     r->in_turn = true;
     kr__forwards_settle(r);
@@ -286,6 +281,15 @@ static void abandon(struct kr_reactor *r) {
         kr__conn_abandon(r, c);
     r->in_turn = false;
     run_posts(r);
+}
+
+/* The kernel has lost completions: that is why connections end, unless they had failed before. */
+static void blame_the_kernel(struct kr_reactor *r) {
+    for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
+        if (c->why != KR_WHY_ERROR)
+            c->error = -EBADR;
+        c->why = KR_WHY_ERROR;
+    }
 }
 
 /* What was sent by zero-copy comes back when peers acknowledge it, for which they have a while:
@@ -322,6 +326,7 @@ static void wind_down(struct kr_reactor *r) {
         }
         if (lost && rc <= 0) {
             kr__mark(given_up);
+            blame_the_kernel(r);
             abandon(r);
             return;
         }
@@ -352,7 +357,24 @@ static void clear_files(struct kr_reactor *r) {
     }
 }
 
+/* The thread that ran it has ended, and the kernel has cancelled its requests then. The ring takes
+ * none any more (-EEXIST), nor brings completions, and can only be closed. Its registered
+ * descriptor was the thread's own and has gone with it. */
+static void inherit(struct kr_reactor *r) {
+    kr__mark(inherited);
+    __atomic_store_n(&r->thread, kr__thread_number(), __ATOMIC_RELAXED);
+    r->ring.registered = false;
+}
+
+static void end_inherited(struct kr_reactor *r) {
+    end_listeners(r);
+    end_conns(r);
+    abandon(r);
+}
+
 static void raze(struct kr_reactor *r, bool child) {
+    if (!child)
+        kr__life_forget(&r->life);
     kr__ring_close(&r->ring, child);
     raze_rooms(r, child);
     raze_self(r);
@@ -367,13 +389,18 @@ int kr_reactor_free(struct kr_reactor *r) {
         raze(r, true);
         return 0;
     }
-    if (rc < 0)
+    bool orphan = rc == -EPERM && kr__life_is_over(&r->life);
+    if (rc < 0 && !orphan)
         return rc;
     if (r->in_turn)
         return -EBUSY;
     r->freeing = true;
     kr__inbox_close(&r->inbox);
-    if (r->ring.bound)
+    if (orphan)
+        inherit(r);
+    if (orphan)
+        end_inherited(r);
+    else if (r->ring.bound)
         wind_down(r);
     else
         clear_files(r);

@@ -50,6 +50,8 @@ struct things {
     uint16_t port;
     int fd;
     unsigned opens, closes;
+    int error; /* of the last close */
+    enum kr_why why;
 };
 
 static void things_open(struct kr_reactor *r, kr_conn conn, void *user) {
@@ -69,9 +71,10 @@ static void things_close(struct kr_reactor *r, kr_conn conn, void *user, int err
                          enum kr_why why) {
     (void)r;
     (void)conn;
-    (void)error;
-    (void)why;
-    ((struct things *)user)->closes++;
+    struct things *t = user;
+    t->closes++;
+    t->error = error;
+    t->why = why;
 }
 
 static const struct kr_conn_ops things_ops = {
@@ -368,6 +371,160 @@ TEST_EACH(sixty_four_threads_with_a_reactor_each) {
         CHECK_EQ(all.members[i].passes, ROUNDS);
     pthread_barrier_destroy(&all.made);
     pthread_barrier_destroy(&all.over);
+}
+
+/* ---- a thread that ends without freeing its reactor ---- */
+
+static void *leaver_main(void *arg) {
+    things_make(arg);
+    return NULL;
+}
+
+/* Whether nobody listens there. */
+static bool port_refuses(uint16_t port) {
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+    int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    bool refuses = connect(fd, &addr.u.sa, addr.size) < 0;
+    if (refuses)
+        CHECK_EQ(errno, ECONNREFUSED);
+    test_close(fd);
+    return refuses;
+}
+
+static void count_up(struct kr_reactor *r, void *arg) {
+    (void)r;
+    ++*(unsigned *)arg;
+}
+
+/* Ours: whoever has joined the thread that ran a reactor may free it, and nothing else: all that is
+ * owed is told, once, posts that were accepted after the thread's end run, peers see their end, and
+ * the port is free. */
+TEST_EACH(thread_has_ended_and_another_frees) {
+    struct things t;
+    thread_join(thread_start(leaver_main, &t));
+    check_refused(&t, EPERM);
+    unsigned ran = 0;
+    CHECK_OK(kr_post(t.r, count_up, &ran));
+    CHECK_EQ(t.closes, 0u);
+    test_reactor_free(t.r);
+    CHECK_EQ(ran, 1u);
+    CHECK_EQ(t.closes, 1u);
+    CHECK_EQ(t.error, 0);
+    CHECK_EQ(t.why, KR_WHY_REACTOR);
+    test_recv_end(NULL, t.fd, NULL);
+    test_close(t.fd);
+    while (!port_refuses(t.port))
+        usleep(1000);
+}
+
+struct debts {
+    struct things things;
+    int far[2], near[2];
+    kr_conn ends[2];
+    unsigned released, forwarded, given;
+};
+
+static void debt_released(struct kr_reactor *r, void *arg) {
+    (void)r;
+    ((struct debts *)arg)->released++;
+}
+
+static void debt_forwarded(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
+                           const struct kr_forwarded *what) {
+    (void)r;
+    (void)a;
+    (void)b;
+    (void)what;
+    ((struct debts *)user)->forwarded++;
+}
+
+static void *debtor_main(void *arg) {
+    static char much[15 << 20]; /* more than loopback keeps */
+    struct debts *d = arg;
+    things_make(&d->things);
+    struct kr_reactor *r = d->things.r;
+    CHECK_OK(kr_conn_send_ref(r, d->things.conn, much, sizeof much, debt_released, d));
+    CHECK_OK(kr_conn_send_ref(r, d->things.conn, "last", 4, debt_released, d));
+    for (unsigned i = 0; i < 2; i++) {
+        int pair[2];
+        CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+        CHECK_OK(kr_conn_adopt(r, &d->ends[i], pair[0], NULL, &things_ops, &d->things));
+        d->far[i] = pair[1];
+    }
+    while (d->things.opens < 3)
+        test_step(r, "three connections");
+    CHECK_OK(kr_conn_forward(r, d->ends[0], d->ends[1], NULL, debt_forwarded, d));
+    kr_step(r, 0);
+    return NULL;
+}
+
+/* Ours: the same of what is lent and what is paired: a loan that is under way and one that waits
+ * behind it come back, and a forwarding pair is told of its end. */
+TEST_EACH(thread_has_ended_with_requests_under_way) {
+    static struct debts d;
+    thread_join(thread_start(debtor_main, &d));
+    CHECK_EQ(d.released, 0u);
+    test_reactor_free(d.things.r);
+    CHECK_EQ(d.released, 2u);
+    CHECK_EQ(d.forwarded, 1u);
+    CHECK_EQ(d.things.closes, 3u);
+    test_recv_end(NULL, d.things.fd, NULL);
+    test_close(d.things.fd);
+    for (unsigned i = 0; i < 2; i++) {
+        test_recv_end(NULL, d.far[i], NULL);
+        test_close(d.far[i]);
+    }
+}
+
+struct heir {
+    struct things *old;
+    struct things own;
+};
+
+static void *heir_main(void *arg) {
+    struct heir *heir = arg;
+    things_make(&heir->own);
+    check_refused(heir->old, EPERM);
+    test_reactor_free(heir->old->r);
+    things_check_unharmed(&heir->own);
+    things_end(&heir->own);
+    return NULL;
+}
+
+/* Ours: a thread that comes after another, to which glibc gives the same stack and thread-locals
+ * and the kernel the same place for its registered ring, is another thread all the same: it is
+ * refused, and when it frees the reactor that was left its own one is not disturbed. */
+TEST_EACH(thread_after_another_is_another) {
+    struct things t;
+    thread_join(thread_start(leaver_main, &t));
+    struct heir heir = {.old = &t};
+    thread_join(thread_start(heir_main, &heir));
+    CHECK_EQ(t.closes, 1u);
+    test_close(t.fd);
+}
+
+static void leave(struct kr_reactor *r, void *arg) {
+    (void)r;
+    (void)arg;
+    pthread_exit(NULL);
+}
+
+static void *deserter_main(void *arg) {
+    CHECK_OK(kr_post(arg, leave, NULL));
+    kr_run(arg);
+    return NULL;
+}
+
+/* Ours: a thread that ends within a callback leaves a turn half done, and the reactor is not freed
+ * then. (The case ends the turn by hand, to give all back.) */
+TEST_EACH(thread_that_ends_in_a_callback_is_not_inherited) {
+    struct kr_reactor *r = test_reactor(NULL);
+    thread_join(thread_start(deserter_main, r));
+    CHECK_ERR(kr_reactor_free(r), EBUSY);
+    CHECK_ERR(kr_reactor_free(r), EBUSY);
+    r->in_turn = false;
+    test_reactor_free(r);
 }
 
 /* Ours: more reactors on one thread than it can register ring descriptors (16,
@@ -699,4 +856,4 @@ TEST_EACH(signal_storm_fails_no_step) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(owner, 60)
+TAP_MAIN(owner, 76)

@@ -163,8 +163,17 @@ KR_API int64_t kr_now(const struct kr_reactor *r);
  * still be on its way out, and is waited for. In a forked child it only gives the child's copies
  * back: no callback runs and the parent is not disturbed; returns 0.
  *
- * Errors, with nothing done: -EPERM from another thread than the one that ran it, -EBUSY from
- * within a callback (call kr_stop and free after kr_run). */
+ * When the thread that ran the reactor has ended, whoever has joined it may free the reactor: main
+ * makes reactors, threads run them, main joins the threads and frees. The callbacks then run on the
+ * thread that frees. Any other call goes on to answer -EPERM, but for kr_post, kr_stop and
+ * kr_stats_read. Until the reactor is freed its listeners keep their ports and peers see no end:
+ * the kernel lets go of the sockets when the ring is closed, which is the last thing done here. To
+ * have queued bytes sent, drain on the thread that runs it. What was sent by zero-copy and not
+ * acknowledged may be read by the kernel for some time after its release callback.
+ *
+ * Errors, with nothing done: -EPERM from another thread than the one that ran it while that lives,
+ * -EBUSY from within a callback (call kr_stop and free after kr_run), and for ever when the thread
+ * has ended within one (pthread_exit), which is not allowed. */
 KR_API int kr_reactor_free(struct kr_reactor *r);
 
 #ifdef __cplusplus

@@ -47,8 +47,8 @@ struct kr_reactor;
  * `bits` packs kind, reactor, slot and generation and is opaque, but two handles name the same
  * object exactly when their `bits` are equal, and 0 never names one. A handle whose object is gone,
  * or is another reactor's, is refused with -ESTALE. It comes to name a later object of the same
- * slot only after 2^28 lives of that slot. No two living reactors have the same number; the handle of a
- * freed reactor can fit into another only after 4,095 more have been made. */
+ * slot only after 2^28 lives of that slot. No two living reactors have the same number; the handle
+ * of a freed reactor can fit into another only after 4,095 more have been made. */
 typedef struct {
     uint64_t bits;
 } kr_conn;

@@ -173,7 +173,8 @@
     X(flights_given_up, zerocopy)                                                                  \
     X(given_up, sim)                                                                               \
     X(freed_unrun, owner)                                                                          \
-    X(freed_in_a_child, owner)
+    X(freed_in_a_child, owner)                                                                     \
+    X(inherited, owner)
 
 enum kr__mark {
 #define X(name, suite) KR__MARK_##name,

@@ -338,10 +338,9 @@ void kr__conn_gone(struct kr_reactor *r, struct kr__conn *c) {
 void kr__conn_abandon(struct kr_reactor *r, struct kr__conn *c) {
     if (c->state == KR__CONN_FREE || !c->announced)
         return;
-    bool failed = c->why == KR_WHY_ERROR;
     kr__mark(abandoned);
     c->state = KR__CONN_CLOSING;
     conn_unborrow(r, c);
-    conn_tell_close(r, c, failed ? c->error : -EBADR, KR_WHY_ERROR);
+    conn_tell_close(r, c, c->error, (enum kr_why)c->why);
     c->announced = false;
 }

@@ -34,3 +34,13 @@ int kr__reactor_number_take(void) {
 void kr__reactor_number_put(unsigned number) {
     __atomic_fetch_and(&taken[number / WORD_BITS], ~bit_of(number), __ATOMIC_RELAXED);
 }
+
+_Thread_local uint64_t kr__thread __attribute__((tls_model("initial-exec")));
+
+static uint64_t last_thread;
+
+uint64_t kr__thread_number(void) {
+    if (!kr__thread)
+        kr__thread = __atomic_add_fetch(&last_thread, 1, __ATOMIC_RELAXED);
+    return kr__thread;
+}

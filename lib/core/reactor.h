@@ -5,12 +5,14 @@
 #include "base/mark.h"
 #include "core/conn.h"
 #include "core/drain.h"
+#include "core/identity.h"
 #include "core/inbox.h"
 #include "core/lease.h"
 #include "core/line.h"
 #include "core/listener.h"
 #include "core/profile.h"
 #include "core/timers.h"
+#include "kernel/life.h"
 #include "kernel/probe.h"
 #include "pool/slots.h"
 
@@ -35,7 +37,7 @@ struct kr__reservation {
 
 struct kr_reactor {
     /* First what each call looks at: whose thread this is, and whether this is a forked child. */
-    const char *thread;       /* kr__thread_mark() of the thread that runs it; NULL before */
+    uint64_t thread;          /* kr__thread of the one that runs it; 0 before */
     const uint32_t *alive;    /* a page that reads 0 in a forked child */
     uint16_t number;          /* among the reactors of this process (core/identity.h) */
     bool in_turn, freeing;
@@ -70,10 +72,8 @@ struct kr_reactor {
     struct kr_config config; /* with defaults resolved */
     struct kr_stats stats;
     struct kr__inbox inbox;
+    struct kr__life life; /* of the thread that runs it */
 };
-
-/* An address that differs between living threads, at the cost of no system call. */
-const char *kr__thread_mark(void);
 
 /* The guard at the public door: 0, -ECHILD, or -EPERM. */
 static inline int kr__guard(const struct kr_reactor *r) {
@@ -81,8 +81,8 @@ static inline int kr__guard(const struct kr_reactor *r) {
         return -EINVAL;
     if (kr__unlikely(__atomic_load_n(r->alive, __ATOMIC_RELAXED) == 0))
         return -ECHILD;
-    const char *thread = __atomic_load_n(&r->thread, __ATOMIC_RELAXED);
-    if (kr__unlikely(thread && thread != kr__thread_mark()))
+    uint64_t thread = __atomic_load_n(&r->thread, __ATOMIC_RELAXED);
+    if (kr__unlikely(thread != kr__thread && thread))
         return -EPERM;
     return 0;
 }

@@ -50,14 +50,26 @@ static int linux_ring_open(const struct kr__kernel *k, struct io_uring *ring, un
 }
 
 /* A registered ring descriptor saves a reference count in each enter; a thread has 16 of them, and
- * when they are spent the plain one does as well. */
+ * when they are spent the plain one does as well. The index is the thread's own: in another one it
+ * names another ring, or none (io_uring/register.c). So liburing is not told of it, which would
+ * give it back wherever the ring is closed. */
 static int linux_ring_bind(const struct kr__kernel *k, struct io_uring *ring, bool *registered) {
     (void)k;
     int rc = io_uring_register((unsigned)ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
     if (rc < 0)
         return rc;
-    *registered = io_uring_register_ring_fd(ring) == 1;
+    struct io_uring_rsrc_update place = {.offset = UINT32_MAX, .data = (unsigned)ring->ring_fd};
+    rc = io_uring_register((unsigned)ring->ring_fd, IORING_REGISTER_RING_FDS, &place, 1);
+    *registered = rc == 1;
+    if (*registered)
+        ring->enter_ring_fd = (int)place.offset;
     return 0;
+}
+
+static void unregister_ring_fd(struct io_uring *ring) {
+    struct io_uring_rsrc_update place = {.offset = (uint32_t)ring->enter_ring_fd};
+    io_uring_register((unsigned)ring->ring_fd, IORING_UNREGISTER_RING_FDS, &place, 1);
+    ring->enter_ring_fd = ring->ring_fd;
 }
 
 /* The child never had the ring's pages (dontfork): unmapping would hit whatever is there now. */
@@ -69,7 +81,7 @@ static void linux_ring_close(const struct kr__kernel *k, struct io_uring *ring, 
         return;
     }
     if (registered)
-        io_uring_unregister_ring_fd(ring);
+        unregister_ring_fd(ring);
     io_uring_queue_exit(ring);
 }
 
