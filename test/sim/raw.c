@@ -343,22 +343,33 @@ const struct kr_addr *raw_unix_server(struct raw *x, int backlog) {
     return &addr;
 }
 
-/* What the far end's kernel takes meanwhile makes room once more, and may do so later, too. */
-void raw_fill(struct raw *x, int slot) {
+/* Returns whether any was taken. */
+static bool fill(struct raw *x, int slot) {
     static const char bytes[BUFFER];
-    if (x->sim && !x->calm && kr_sim_random(x->sim, 2))
-        return;
-    for (unsigned full = 0; full < 2;) {
-        struct raw_answer *a = answer_of(x, "fill");
-        a->hidden = true;
+    struct raw_answer *a = answer_of(x, "fill");
+    bool some = false;
+    a->hidden = true;
+    do {
         struct io_uring_sqe *sqe = raw_ask(x, "fill", IORING_OP_SEND, slot);
         sqe->addr = (uint64_t)(uintptr_t)bytes;
         sqe->len = sizeof bytes;
         sqe->msg_flags = MSG_NOSIGNAL | MSG_DONTWAIT;
         raw_await(x, "fill", a->count + 1);
         CHECK(a->res > 0 || a->res == -EAGAIN);
-        full = a->res > 0 ? 0 : full + 1;
-        raw_quiet(x);
+        some |= a->res > 0;
+    } while (a->res > 0);
+    raw_quiet(x);
+    return some;
+}
+
+/* The far end's kernel takes some meanwhile, but tells of it up to 40 ms later (TCP_DELACK_MIN,
+ * include/net/tcp.h). */
+void raw_fill(struct raw *x, int slot) {
+    if (x->sim && !x->calm && kr_sim_random(x->sim, 2))
+        return;
+    while (fill(x, slot)) {
+        if (!x->sim)
+            usleep(60000);
     }
 }
 

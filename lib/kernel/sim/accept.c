@@ -51,7 +51,7 @@ static void accept_run(struct kr__sim_request *req) {
             return;
         }
     }
-    kr__sim_wait(req, KR__SIM_IN);
+    kr__sim_wait(req, POLLIN);
 }
 
 /* io_accept_prep, io_uring/net.c. */

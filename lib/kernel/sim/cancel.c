@@ -15,7 +15,7 @@ static int cancel_one(struct kr__sim_request *target) {
     if (target->work && kr__sim_chance(sim, KR_SIM_CANCEL_LATE))
         return -EALREADY;
     kr__sim_worker_drop(target);
-    if (target->file && kr__sim_is_ready(target->file, target->waits_for) &&
+    if (target->file && kr__sim_ready(target) &&
         kr__sim_chance(sim, KR_SIM_CANCEL_LATE)) {
         kr__link_off(&target->queued);
         kr__sim_request_run(target);

@@ -45,7 +45,7 @@ static void connect_start(struct kr__sim_request *req) {
     if (rc == -EAGAIN)
         req->work = kr__sim_event_new(req->ring->sim, KNOCK_NS, knock, req);
     else if (rc == -EINPROGRESS || aborted)
-        kr__sim_wait(req, KR__SIM_OUT);
+        kr__sim_wait(req, POLLOUT);
     else
         kr__sim_end(req, rc, 0);
 }
@@ -71,8 +71,8 @@ static enum failing failing_of(const struct kr__sim_request *req) {
  * io_uring/poll.c). */
 static void connect_run(struct kr__sim_request *req) {
     struct kr__sim_stream *s = &req->file->stream;
-    if (!kr__sim_is_ready(req->file, KR__SIM_OUT)) {
-        kr__sim_wait(req, KR__SIM_OUT);
+    if (!kr__sim_ready(req)) {
+        kr__sim_wait(req, POLLOUT);
         return;
     }
     enum failing how = s->error ? failing_of(req) : ASKS;

@@ -35,7 +35,7 @@ static void joined(struct kr__sim_file *file, struct kr__sim_file *far, struct k
     kr__sim_stream_meet(file, far);
     kr__list_push(queue, &far->in_backlog);
     kr__sim_note(file->sim, "joined", kr_addr_port(&file->stream.there), 0, 0);
-    kr__sim_wake(file, KR__SIM_OUT);
+    kr__sim_wake(file, KR__SIM_CHANGED);
 }
 
 static void arrive(struct kr_sim *sim, void *arg);
@@ -60,7 +60,7 @@ static void arrive_here(struct kr__sim_file *file) {
     } else {
         joined(file, kr__sim_stream_far(file), &listener->listener.queue);
         listener->listener.queued++;
-        kr__sim_wake(listener, KR__SIM_IN);
+        kr__sim_wake(listener, KR__SIM_READABLE);
     }
 }
 
@@ -201,7 +201,7 @@ static int dial_local(struct kr__sim_file *file, const struct sockaddr *to, size
     joined(file, kr__sim_stream_far(file), queue);
     if (listener) {
         listener->listener.queued++;
-        kr__sim_wake(listener, KR__SIM_IN);
+        kr__sim_wake(listener, KR__SIM_READABLE);
     }
     return 0;
 }

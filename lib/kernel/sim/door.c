@@ -303,7 +303,7 @@ static int door_wake_send(const struct kr__kernel *k, int fd) {
     if (!file)
         return -EBADF;
     file->counter++;
-    kr__sim_wake(file, KR__SIM_IN);
+    kr__sim_wake(file, POLLIN);
     return 0;
 }
 

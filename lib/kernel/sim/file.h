@@ -42,6 +42,7 @@ struct kr__sim_stream {
     bool fin_in;    /* the far end has ended its sending */
     bool fin_out;   /* this end has */
     bool shut_in;   /* this end reads no more; what comes all the same is there */
+    bool full;      /* somebody has met a full window (SOCK_NOSPACE), and hears of room */
     bool dead;      /* reset, refused or given up: nothing moves, but what had come can be read */
     int error;      /* told once, to whoever asks first */
     /* notifications of zero-copy sends, by `waiting`, until this end has read them */

@@ -12,18 +12,26 @@
 #include "kernel/sim/request.h"
 #include "kernel/sim/stream.h"
 
-bool kr__sim_local_readable(const struct kr__sim_stream *s) {
-    return s->size || s->shut_in || s->error || s->phase == KR__SIM_FRESH;
-}
-
 static bool is_deaf(const struct kr__sim_stream *s) {
     return !s->other || s->other->stream.shut_in;
 }
 
-bool kr__sim_local_writable(const struct kr__sim_stream *s) {
+static bool is_writable(const struct kr__sim_stream *s) {
     if (s->phase == KR__SIM_FRESH || s->fin_out || s->error || is_deaf(s))
         return true;
     return kr__sim_stream_room(s);
+}
+
+/* unix_poll. */
+unsigned kr__sim_local_poll(const struct kr__sim_stream *s) {
+    unsigned mask = s->error ? POLLERR : 0;
+    if (s->phase == KR__SIM_FRESH || (s->shut_in && s->fin_out))
+        mask |= POLLHUP;
+    if (s->shut_in)
+        mask |= POLLIN | POLLRDNORM | POLLRDHUP;
+    if (s->size)
+        mask |= POLLIN | POLLRDNORM;
+    return is_writable(s) ? mask | POLLOUT | POLLWRNORM | POLLWRBAND : mask;
 }
 
 static int64_t take(struct kr__sim_file *file, char *data, size_t size, struct kr__sim_gift **ret) {
@@ -81,7 +89,7 @@ int64_t kr__sim_local_send(struct kr__sim_file *file, const char *data, size_t s
 static void shut(struct kr__sim_file *file, bool in, bool out) {
     file->stream.shut_in |= in;
     file->stream.fin_out |= out;
-    kr__sim_wake(file, KR__SIM_IN | KR__SIM_OUT);
+    kr__sim_wake(file, KR__SIM_CHANGED);
 }
 
 int kr__sim_local_shutdown(struct kr__sim_file *file, int how) {

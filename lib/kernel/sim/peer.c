@@ -78,7 +78,7 @@ int kr_sim_connect_to(struct kr_sim *sim, kr_sim_peer *ret, const struct kr_addr
     listener->listener.queued++;
     *ret = kr__sim_peer_new(sim, ends[1]);
     kr__sim_note(sim, "connect", ret->bits, kr_addr_port(addr), 0);
-    kr__sim_wake(listener, KR__SIM_IN);
+    kr__sim_wake(listener, KR__SIM_READABLE);
     return 0;
 }
 
@@ -98,7 +98,7 @@ int kr_sim_window(struct kr_sim *sim, kr_sim_peer peer, size_t recv_size, size_t
     if (!p->file->stream.other)
         return 0;
     p->file->stream.other->stream.window = send_size;
-    kr__sim_wake(p->file->stream.other, KR__SIM_OUT);
+    kr__sim_wake(p->file->stream.other, KR__SIM_WRITABLE);
     return 0;
 }
 

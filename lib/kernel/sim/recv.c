@@ -79,7 +79,7 @@ static void recv_wait(struct kr__sim_request *req) {
     if (req->sqe.msg_flags & MSG_DONTWAIT)
         recv_fail(req, -EAGAIN);
     else
-        kr__sim_wait(req, KR__SIM_IN);
+        kr__sim_wait(req, POLLIN);
 }
 
 /* The end of the stream, or an error. */
@@ -137,13 +137,13 @@ static void recv_run(struct kr__sim_request *req) {
         if (!recv_one(req))
             return;
     }
-    kr__sim_wait(req, KR__SIM_IN);
+    kr__sim_wait(req, POLLIN);
     kr__sim_ring_queue(req->ring, req);
 }
 
 static void recv_start(struct kr__sim_request *req) {
     if (req->sqe.ioprio & IORING_RECVSEND_POLL_FIRST)
-        kr__sim_wait(req, KR__SIM_IN);
+        kr__sim_wait(req, POLLIN);
     else
         recv_run(req);
 }

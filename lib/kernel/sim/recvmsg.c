@@ -80,7 +80,7 @@ static void recvmsg_wait(struct kr__sim_request *req) {
     if (req->sqe.msg_flags & MSG_DONTWAIT)
         kr__sim_end(req, -EAGAIN, 0);
     else
-        kr__sim_wait(req, KR__SIM_IN);
+        kr__sim_wait(req, POLLIN);
 }
 
 static struct taken take(struct kr__sim_request *req, char *to, size_t size) {
@@ -211,7 +211,7 @@ static void run_many(struct kr__sim_request *req) {
         if (!run_shot(req))
             return;
     }
-    kr__sim_wait(req, KR__SIM_IN);
+    kr__sim_wait(req, POLLIN);
     kr__sim_ring_queue(req->ring, req);
 }
 
@@ -225,7 +225,7 @@ static void recvmsg_run(struct kr__sim_request *req) {
 
 static void recvmsg_start(struct kr__sim_request *req) {
     if (req->sqe.ioprio & IORING_RECVSEND_POLL_FIRST)
-        kr__sim_wait(req, KR__SIM_IN);
+        kr__sim_wait(req, POLLIN);
     else
         recvmsg_run(req);
 }

@@ -1,4 +1,4 @@
-/* What all verbs share, as io_uring/io_uring.c and poll.c do it.
+/* What all verbs share, as io_uring/io_uring.c does it.
  *
  * Happy path: issue tries at once; what would block waits at its file; being woken queues the
  * request as work of its task; work tries again. Failure: a file that is not there, a verb that is
@@ -16,6 +16,7 @@ static const struct kr__sim_verb *const verbs[] = {
     [IORING_OP_FILES_UPDATE] = &kr__sim_update,
     [IORING_OP_NOP] = &kr__sim_nop,
     [IORING_OP_POLL_ADD] = &kr__sim_poll,
+    [IORING_OP_POLL_REMOVE] = &kr__sim_poll_remove,
     [IORING_OP_READ] = &kr__sim_read,
     [IORING_OP_RECV] = &kr__sim_recv,
     [IORING_OP_RECVMSG] = &kr__sim_recvmsg,
@@ -36,67 +37,6 @@ const struct kr__sim_verb *kr__sim_verb_find(const struct kr_sim *sim, unsigned 
 void kr__sim_end(struct kr__sim_request *req, int64_t res, uint32_t flags) {
     kr__link_off(&req->waiting);
     kr__sim_ring_end(req->ring, req, (int32_t)res, flags);
-}
-
-bool kr__sim_is_ready(const struct kr__sim_file *file, unsigned what) {
-    switch (file->kind) {
-    case KR__SIM_WAKER:
-        return file->counter;
-    case KR__SIM_LISTENER:
-        return file->listener.queued;
-    case KR__SIM_REGULAR:
-        return true;
-    case KR__SIM_STREAM:
-        return (what & KR__SIM_IN && kr__sim_stream_readable(file)) ||
-               (what & KR__SIM_OUT && kr__sim_stream_writable(file));
-    }
-    return false;
-}
-
-static bool is_multishot(const struct io_uring_sqe *sqe) {
-    switch (sqe->opcode) {
-    case IORING_OP_ACCEPT:
-        return sqe->ioprio & IORING_ACCEPT_MULTISHOT;
-    case IORING_OP_RECV:
-    case IORING_OP_RECVMSG:
-        return sqe->ioprio & IORING_RECV_MULTISHOT;
-    case IORING_OP_POLL_ADD:
-        return sqe->len & IORING_POLL_ADD_MULTI;
-    default:
-        return false;
-    }
-}
-
-/* Arming looks whether the file is ready already, and then leaves a one-shot request out of the
- * table that cancel looks at (__io_arm_poll_handler, io_uring/poll.c). */
-void kr__sim_wait(struct kr__sim_request *req, unsigned what) {
-    req->waits_for = what;
-    if (!kr__link_on(&req->waiting))
-        kr__list_push(&req->file->waiters, &req->waiting);
-    if (!kr__sim_is_ready(req->file, what))
-        return;
-    req->passing = !is_multishot(&req->sqe);
-    kr__sim_ring_queue(req->ring, req);
-}
-
-/* Of several accepts only one is woken (EPOLLEXCLUSIVE: poll_exclusive in io_uring/opdef.c), beside
- * all that poll. At a stream the newest waiter may be woken first or last (add_wait_queue puts it
- * in front, task work turns the order round), and so a send may be told of a reset before the
- * receive. */
-void kr__sim_wake(struct kr__sim_file *file, unsigned what) {
-    struct kr__link *head = &file->waiters.head;
-    bool woken = false, back = file->kind == KR__SIM_STREAM && kr_sim_random(file->sim, 2);
-    for (struct kr__link *link = back ? head->prev : head->next; link != head;
-         link = back ? link->prev : link->next) {
-        struct kr__sim_request *req = kr__container_of(link, struct kr__sim_request, waiting);
-        if (!(req->waits_for & what) || kr__link_on(&req->queued))
-            continue;
-        bool exclusive = req->sqe.opcode == IORING_OP_ACCEPT;
-        if (exclusive && woken)
-            continue;
-        woken |= exclusive;
-        kr__sim_ring_queue(req->ring, req);
-    }
 }
 
 static void fail(struct kr__sim_request *req, int res) {

@@ -1,16 +1,19 @@
 /* One request: from its SQE to its last completion, and what all verbs have in common. Each verb
  * stands in a file of its own or in that of its family: poll.c, accept.c, read.c, recv.c, send.c,
- * connect.c, table.c, cancel.c; request.c has their list. */
+ * connect.c, table.c, cancel.c; request.c has their list, wait.c how they wait. */
 #ifndef KR_KERNEL_SIM_REQUEST_H
 #define KR_KERNEL_SIM_REQUEST_H
 
 #include "kernel/sim/file.h"
 
+#include <poll.h>
+
 struct kr__sim_ring;
 
-/* What a file may become ready for. */
-#define KR__SIM_IN (1u << 0)
-#define KR__SIM_OUT (1u << 1)
+/* The keys that wake-ups carry: who waits for none of them is left alone. */
+#define KR__SIM_READABLE (POLLIN | POLLPRI | POLLRDNORM | POLLRDBAND) /* sock_def_readable */
+#define KR__SIM_WRITABLE (POLLOUT | POLLWRNORM | POLLWRBAND)          /* sk_stream_write_space */
+#define KR__SIM_CHANGED 0 /* sock_def_wakeup: all look for themselves */
 
 struct kr__sim_request {
     struct kr__link alive;   /* on its ring's list */
@@ -20,7 +23,8 @@ struct kr__sim_request {
     const struct kr__sim_verb *verb;
     struct kr__sim_file *file; /* a reference, held until its end: an armed request pins the file */
     struct io_uring_sqe sqe;
-    unsigned waits_for;
+    unsigned events; /* POLLIN and so on, which it waits for */
+    unsigned told;   /* of these, what the wake-up that queued it said; 0: it has to look */
     bool cancelled, ended;
     struct kr__sim_event *work; /* while a worker has not done it yet */
     bool passing; /* its file was ready when it came to wait: no cancel finds it */
@@ -61,7 +65,7 @@ struct kr__sim_verb {
     void (*fail)(struct kr__sim_request *req, int res);
 };
 
-extern const struct kr__sim_verb kr__sim_nop, kr__sim_poll, kr__sim_accept, kr__sim_read,
+extern const struct kr__sim_verb kr__sim_nop, kr__sim_poll, kr__sim_poll_remove, kr__sim_accept, kr__sim_read,
     kr__sim_recv, kr__sim_recvmsg, kr__sim_send, kr__sim_send_zc, kr__sim_notif, kr__sim_connect,
     kr__sim_shutdown, kr__sim_close, kr__sim_update, kr__sim_export, kr__sim_cmd, kr__sim_cancel;
 
@@ -103,14 +107,23 @@ void kr__sim_notif_release(struct kr__sim_request *notif);
 /* It waits no more, and completes with `res`. */
 void kr__sim_end(struct kr__sim_request *req, int64_t res, uint32_t flags);
 
-/* It waits until its file is ready for `what`. If that is so already, its next turn is queued; once
- * is enough for a one-shot request, which no cancel finds then. */
+/* ---- waiting (wait.c) ---- */
+
+/* What the file reports, as poll(2) does: POLLIN and so on. */
+unsigned kr__sim_file_poll(struct kr__sim_file *file);
+
+/* Of that, what the request waits for. */
+unsigned kr__sim_ready(const struct kr__sim_request *req);
+
+/* It waits until its file can be read from (POLLIN) or written to (POLLOUT). If that is so already,
+ * its next turn is queued; once is enough for a one-shot request, which no cancel finds then. */
 void kr__sim_wait(struct kr__sim_request *req, unsigned what);
 
-bool kr__sim_is_ready(const struct kr__sim_file *file, unsigned what);
+/* Goes to where wake-ups of its file find it. */
+void kr__sim_arm(struct kr__sim_request *req);
 
-/* `file` is ready for `what`: those who wait for that have their turn later, as work of their
- * task. */
-void kr__sim_wake(struct kr__sim_file *file, unsigned what);
+/* Something has happened at `file`: those who wait for any of `key` have their turn later, as work
+ * of their task. */
+void kr__sim_wake(struct kr__sim_file *file, unsigned key);
 
 #endif

@@ -242,12 +242,14 @@ void kr__sim_ring_queue(struct kr__sim_ring *ring, struct kr__sim_request *req) 
     flag_set(ring, IORING_SQ_TASKRUN, true);
 }
 
+/* Polls of streams tell of each wake-up, so theirs are made by what happens only. */
 static void wake_some(struct kr__sim_ring *ring) {
     if (kr__list_empty(&ring->alive) || !kr__sim_chance(ring->sim, KR_SIM_SPURIOUS_WAKE))
         return;
     struct kr__sim_request *first =
         kr__container_of(ring->alive.head.next, struct kr__sim_request, alive);
-    if (first->file && kr__link_on(&first->waiting))
+    bool tells = first->verb == &kr__sim_poll && first->file->kind == KR__SIM_STREAM;
+    if (first->file && kr__link_on(&first->waiting) && !tells)
         kr__sim_ring_queue(ring, first);
     kr__link_off(&first->alive);
     kr__list_push(&ring->alive, &first->alive);

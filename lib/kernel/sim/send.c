@@ -29,14 +29,14 @@ static void send_run(struct kr__sim_request *req) {
     int64_t sent = kr__sim_payload_send(req);
     bool on = sent >= 0 && req->done < req->size && req->sqe.msg_flags & MSG_WAITALL;
     if ((sent == -EAGAIN || on) && !(req->sqe.msg_flags & MSG_DONTWAIT))
-        kr__sim_wait(req, KR__SIM_OUT);
+        kr__sim_wait(req, POLLOUT);
     else
         send_end(req, (int)sent);
 }
 
 static void send_start(struct kr__sim_request *req) {
     if (req->sqe.ioprio & IORING_RECVSEND_POLL_FIRST)
-        kr__sim_wait(req, KR__SIM_OUT);
+        kr__sim_wait(req, POLLOUT);
     else
         send_run(req);
 }

@@ -42,13 +42,6 @@ struct kr__sim_file *kr__sim_stream_far(const struct kr__sim_file *file) {
     return end_new(file->sim, &file->stream.there, &file->stream.here);
 }
 
-bool kr__sim_stream_readable(const struct kr__sim_file *file) {
-    const struct kr__sim_stream *s = &file->stream;
-    if (s->local)
-        return kr__sim_local_readable(s);
-    return s->size || s->fin_in || s->shut_in || s->error || s->dead || s->phase == KR__SIM_FRESH;
-}
-
 size_t kr__sim_stream_room(const struct kr__sim_stream *s) {
     if (s->phase == KR__SIM_CALLING)
         return 0;
@@ -58,11 +51,41 @@ size_t kr__sim_stream_room(const struct kr__sim_stream *s) {
     return far->window > far->size ? far->window - far->size : 0;
 }
 
-bool kr__sim_stream_writable(const struct kr__sim_file *file) {
-    const struct kr__sim_stream *s = &file->stream;
-    if (s->local)
-        return kr__sim_local_writable(s);
-    return s->error || s->dead || s->fin_out || s->phase == KR__SIM_FRESH || kr__sim_stream_room(s);
+/* tcp_poll, net/ipv4/tcp.c. */
+static unsigned tcp_poll(struct kr__sim_stream *s) {
+    bool closed = s->dead || s->phase == KR__SIM_FRESH;
+    bool in = s->fin_in || s->shut_in || s->dead, out = s->fin_out || s->dead;
+    unsigned mask = s->error ? POLLERR : 0;
+    if (closed || (in && out))
+        mask |= POLLHUP;
+    if (in)
+        mask |= POLLIN | POLLRDNORM | POLLRDHUP;
+    if (s->phase == KR__SIM_CALLING && !s->dead)
+        return mask;
+    if (s->size)
+        mask |= POLLIN | POLLRDNORM;
+    if (closed || out || kr__sim_stream_room(s))
+        return mask | POLLOUT | POLLWRNORM;
+    s->full = true;
+    return mask;
+}
+
+unsigned kr__sim_stream_poll(struct kr__sim_file *file) {
+    struct kr__sim_stream *s = &file->stream;
+    return s->local ? kr__sim_local_poll(s) : tcp_poll(s);
+}
+
+/* The far end has read. TCP tells only whoever has met a full window (tcp_check_space,
+ * net/ipv4/tcp_input.c), Unix sockets tell of each piece that was sent (sock_wfree,
+ * net/core/sock.c). */
+static void room_wake(struct kr__sim_file *file) {
+    struct kr__sim_stream *s = &file->stream;
+    if ((!s->local && !s->full) || !kr__sim_stream_room(s))
+        return;
+    s->full = false;
+    kr__sim_wake(file, KR__SIM_WRITABLE);
+    if (s->local && kr_sim_random(file->sim, 2))
+        kr__sim_wake(file, KR__SIM_WRITABLE);
 }
 
 int kr__sim_stream_error(struct kr__sim_stream *s) {
@@ -91,7 +114,7 @@ size_t kr__sim_stream_take(struct kr__sim_file *file, char *data, size_t size) {
     s->taken += size;
     held_release(s, s->taken);
     if (s->other)
-        kr__sim_wake(s->other, KR__SIM_OUT);
+        room_wake(s->other);
     return size;
 }
 
@@ -133,7 +156,7 @@ void kr__sim_stream_give(struct kr__sim_file *far, const char *data, size_t size
     }
     memcpy(s->bytes + s->at + s->size, data, size);
     s->size += size;
-    kr__sim_wake(far, KR__SIM_IN);
+    kr__sim_wake(far, KR__SIM_READABLE);
 }
 
 void kr__sim_stream_die(struct kr__sim_file *file, int error) {
@@ -146,7 +169,7 @@ void kr__sim_stream_die(struct kr__sim_file *file, int error) {
     s->call = NULL;
     held_release(s, UINT64_MAX);
     s->error = s->fin_in && error == ECONNRESET ? EPIPE : error;
-    kr__sim_wake(file, KR__SIM_IN | KR__SIM_OUT);
+    kr__sim_wake(file, KR__SIM_CHANGED);
 }
 
 int64_t kr__sim_stream_send_files(struct kr__sim_file *file, const char *data, size_t size,
@@ -168,6 +191,7 @@ int64_t kr__sim_stream_send(struct kr__sim_file *file, const char *data, size_t 
         return -kr__sim_stream_error(s);
     if (s->dead || s->fin_out || s->phase == KR__SIM_FRESH)
         return -EPIPE;
+    s->full |= size > kr__sim_stream_room(s);
     if (size && !kr__sim_stream_room(s))
         return -EAGAIN;
     size = kr__min_size(size, kr__sim_stream_room(s));
@@ -192,7 +216,7 @@ static void fin_send(struct kr__sim_file *file) {
     if (!s->other)
         return;
     s->other->stream.fin_in = true;
-    kr__sim_wake(s->other, KR__SIM_IN);
+    kr__sim_wake(s->other, KR__SIM_CHANGED);
 }
 
 /* inet_shutdown, net/ipv4/af_inet.c; a connection that is over both ways is in TCP_CLOSE. */
@@ -211,7 +235,7 @@ int kr__sim_stream_shutdown(struct kr__sim_file *file, int how) {
         s->shut_in = true;
     if (how != SHUT_RD)
         fin_send(file);
-    kr__sim_wake(file, KR__SIM_IN | KR__SIM_OUT);
+    kr__sim_wake(file, KR__SIM_CHANGED);
     return over ? -ENOTCONN : 0;
 }
 
@@ -246,7 +270,7 @@ void kr__sim_stream_disconnect(struct kr__sim_file *file) {
     };
     kr__list_init(&s->held);
     kr__list_init(&s->gifts);
-    kr__sim_wake(file, KR__SIM_IN | KR__SIM_OUT);
+    kr__sim_wake(file, KR__SIM_CHANGED);
 }
 
 void kr__sim_stream_cut(struct kr__sim_file *file, int error) {
@@ -268,6 +292,7 @@ void kr__sim_stream_weather(struct kr__sim_file *file) {
 
 void kr__sim_stream_close(struct kr__sim_file *file) {
     struct kr__sim_stream *s = &file->stream;
+    struct kr__sim_file *other = s->other;
     if (s->call)
         kr__sim_event_drop(file->sim, s->call);
     if (s->local)
@@ -276,9 +301,9 @@ void kr__sim_stream_close(struct kr__sim_file *file) {
         kr__sim_stream_die(s->other, ECONNRESET);
     else
         fin_send(file);
-    if (s->other) {
-        kr__sim_wake(s->other, KR__SIM_OUT);
-        s->other->stream.other = NULL;
+    if (other) {
+        other->stream.other = NULL;
+        room_wake(other);
     }
     held_release(s, UINT64_MAX);
     free(s->bytes);

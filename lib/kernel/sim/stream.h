@@ -15,9 +15,8 @@ struct kr__sim_file *kr__sim_stream_far(const struct kr__sim_file *file);
 /* Two ends are joined. */
 void kr__sim_stream_meet(struct kr__sim_file *file, struct kr__sim_file *far);
 
-/* Whether recv, or send, has something to do or to tell. */
-bool kr__sim_stream_readable(const struct kr__sim_file *file);
-bool kr__sim_stream_writable(const struct kr__sim_file *file);
+/* As kr__sim_file_poll. */
+unsigned kr__sim_stream_poll(struct kr__sim_file *file);
 
 /* The error that is to be told, > 0, which is told by this; 0: none. */
 int kr__sim_stream_error(struct kr__sim_stream *s);
@@ -59,8 +58,7 @@ void kr__sim_stream_give(struct kr__sim_file *far, const char *data, size_t size
 size_t kr__sim_stream_room(const struct kr__sim_stream *s);
 
 /* The same for a Unix socket (local.c). */
-bool kr__sim_local_readable(const struct kr__sim_stream *s);
-bool kr__sim_local_writable(const struct kr__sim_stream *s);
+unsigned kr__sim_local_poll(const struct kr__sim_stream *s);
 int64_t kr__sim_local_recv(struct kr__sim_file *file, char *data, size_t size,
                            struct kr__sim_gift **gift);
 int64_t kr__sim_local_send(struct kr__sim_file *file, const char *data, size_t size,
