@@ -14,7 +14,8 @@
  * completion without F_MORE. One rule for one-shot, multishot and zero-copy alike.
  * Failure modes: the SQ is full (the owner stays dirty, the turn does not wait); the CQ overflows
  * (the kernel keeps the rest, and says so in the SQ's flags); completions lost for want of memory
- * (-EBADR). */
+ * (-EBADR); a callback forks, and the child returns from it: it has no ring, so that after each
+ * call that may run callbacks the turn looks whose it is, and ends in a child (-ECHILD). */
 #include "loop.h"
 
 #include "core/forward.h"
@@ -135,7 +136,7 @@ static void show(struct kr_reactor *r) {
     kr__list_init(&showing);
     kr__list_splice(&showing, &r->showing);
     struct kr__link *link;
-    while ((link = kr__list_pop(&showing)))
+    while (!kr__in_child(r) && (link = kr__list_pop(&showing)))
         kr__recv_show(r, kr__container_of(link, struct kr__conn, wait));
 }
 
@@ -287,6 +288,8 @@ static unsigned reap_chunk(struct kr_reactor *r, unsigned count) {
             prefetch(r, i + PREFETCH_AHEAD);
         const struct io_uring_cqe *cqe = kr__ring_cqe(&r->ring, i);
         kr__loop_complete(r, cqe->user_data, cqe->res, cqe->flags);
+        if (kr__unlikely(kr__in_child(r)))
+            return 0;
     }
     kr__ring_advance(&r->ring, count);
     return count;
@@ -297,6 +300,8 @@ static unsigned reap(struct kr_reactor *r) {
     while (done < budget && (ready = kr__ring_ready(&r->ring))) {
         unsigned count = ready < REAP_CHUNK ? ready : REAP_CHUNK;
         done += reap_chunk(r, count < budget - done ? count : budget - done);
+        if (kr__unlikely(kr__in_child(r)))
+            return done;
     }
     kr__count(&r->stats.cqes, done);
     kr__mark_if(turn_cqes_spent, done >= budget && kr__ring_ready(&r->ring));
@@ -327,7 +332,7 @@ static void expire_one(struct kr_reactor *r, struct kr__deadline *d) {
 static unsigned expire(struct kr_reactor *r) {
     unsigned done = 0;
     struct kr__heap_node *node;
-    while ((node = kr__heap_pop_due(&r->timers.heap, r->now))) {
+    while (!kr__in_child(r) && (node = kr__heap_pop_due(&r->timers.heap, r->now))) {
         expire_one(r, kr__container_of(node, struct kr__deadline, node));
         done++;
     }
@@ -341,6 +346,8 @@ static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
     if (kr__unlikely(!kr__list_empty(&r->releases)))
         kr__releases_settle(r);
     show(r);
+    if (kr__unlikely(kr__in_child(r)))
+        return -ECHILD;
     arm(r);
     int rc = enter(r, max_wait_ns);
     if (rc < 0)
@@ -349,14 +356,14 @@ static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
         kr__line_mark(r);
     r->now = r->kernel->clock(r->kernel);
     unsigned done = reap(r);
-    if (kr__unlikely(r->sends.due.head))
+    if (kr__unlikely(r->sends.due.head) && !kr__in_child(r))
         done += kr__sends_tell(&r->sends, r);
     if (!r->freeing)
         done += expire(r);
     done += kr__inbox_run(r, r->config.turn_posts);
-    if (kr__unlikely(r->drain.under_way) && !r->freeing)
+    if (kr__unlikely(r->drain.under_way) && !r->freeing && !kr__in_child(r))
         done += kr__drain_step(r);
-    return (int)done;
+    return kr__unlikely(kr__in_child(r)) ? -ECHILD : (int)done;
 }
 
 int kr__loop_turn(struct kr_reactor *r, int64_t max_wait_ns) {
@@ -368,5 +375,6 @@ int kr__loop_turn(struct kr_reactor *r, int64_t max_wait_ns) {
     if (kr__unlikely(rc == -EBADR))
         r->lost = true;
     kr__mark_if(lost, rc == -EBADR);
+    kr__mark_if(forked_inside, rc == -ECHILD);
     return rc;
 }

@@ -201,12 +201,23 @@ static int begin(struct kr_reactor *r) {
     return 0;
 }
 
+static void raze(struct kr_reactor *r, bool child);
+
+/* One turn. A child of a callback's fork comes out of it too, and may have freed its copy in
+ * there. */
+static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
+    int rc = kr__loop_turn(r, max_wait_ns);
+    if (kr__unlikely(rc == -ECHILD) && r->freed_inside)
+        raze(r, true);
+    return rc;
+}
+
 int kr_run(struct kr_reactor *r) {
     int rc = begin(r);
     while (rc >= 0) {
         if (kr__inbox_take_stop(&r->inbox))
             return 0;
-        rc = kr__loop_turn(r, -1);
+        rc = turn(r, -1);
     }
     return rc;
 }
@@ -217,7 +228,7 @@ int kr_step(struct kr_reactor *r, int64_t max_wait_ns) {
         return rc;
     if (kr__inbox_take_stop(&r->inbox))
         return 0;
-    return kr__loop_turn(r, max_wait_ns);
+    return turn(r, max_wait_ns);
 }
 
 int64_t kr_now(const struct kr_reactor *r) {
@@ -261,7 +272,10 @@ static void end_listeners(struct kr_reactor *r) {
     }
 }
 
+/* Or a callback has forked, and this is the child, which has nothing to wait for. */
 static bool is_settled(struct kr_reactor *r) {
+    if (kr__in_child(r))
+        return true;
     return !r->stats.inflight && !r->conns.open && !r->stats.listeners &&
            !kr__mpsc_ready(&r->inbox.queue) && !r->sends.due.head;
 }
@@ -277,7 +291,7 @@ static void run_posts(struct kr_reactor *r) {
 static void abandon(struct kr_reactor *r) {
     r->in_turn = true;
     kr__forwards_settle(r);
-    for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));)
+    for (struct kr__conn *c = NULL; !kr__in_child(r) && (c = kr__conns_next(&r->conns, c));)
         kr__conn_abandon(r, c);
     r->in_turn = false;
     run_posts(r);
@@ -319,6 +333,8 @@ static void wind_down(struct kr_reactor *r) {
     while (!is_settled(r)) {
         bool lost = r->lost || failed;
         int rc = kr__loop_turn(r, lost ? LOST_WAIT_NS : flight_wait(r, patience));
+        if (rc == -ECHILD)
+            return;
         if (flight_wait(r, patience) == 0) {
             kr__mark(flights_given_up);
             give_up_flights(r);
@@ -342,14 +358,14 @@ static void clear_files(struct kr_reactor *r) {
     run_posts(r);
     end_conns(r);
     r->in_turn = true;
-    for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
+    for (struct kr__conn *c = NULL; !kr__in_child(r) && (c = kr__conns_next(&r->conns, c));) {
         if (c->state == KR__CONN_FREE)
             continue;
         kr__slots_clear(&r->slots, c->owner.slot);
         kr__conn_gone(r, c);
     }
     r->in_turn = false;
-    for (unsigned i = 0; i < r->listeners.max; i++) {
+    for (unsigned i = 0; i < r->listeners.max && !kr__in_child(r); i++) {
         if (r->listeners.table[i].state == KR__LISTENER_FREE)
             continue;
         kr__listener_unname(r, &r->listeners.table[i]);
@@ -380,15 +396,47 @@ static void raze(struct kr_reactor *r, bool child) {
     raze_self(r);
 }
 
+/* The copies of a forked child. Where the thread that forked is the reactor's own the descriptors
+ * beside the ring's are as they should be; where it is another, that one may have been about to
+ * change them. */
+static void close_copies(struct kr_reactor *r) {
+    kr__ring_close(&r->ring, true);
+    kr__inbox_close_wake(&r->inbox);
+    if (r->thread && r->thread != kr__thread)
+        return;
+    for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
+        if (c->state != KR__CONN_FREE)
+            kr__conn_fd_drop(r, c);
+    }
+    for (unsigned i = 0; i < r->listeners.max; i++)
+        kr__arrivals_close(r, &r->listeners.table[i]);
+}
+
+int kr_reactor_after_fork(struct kr_reactor *r) {
+    if (!r)
+        return -EINVAL;
+    if (!kr__in_child(r))
+        return -EPERM;
+    close_copies(r);
+    return 0;
+}
+
+/* From within a callback the turn comes back to it, and razes it then. */
+static int free_copy(struct kr_reactor *r) {
+    kr__mark(freed_in_a_child);
+    close_copies(r);
+    r->freed_inside = r->in_turn;
+    if (!r->in_turn)
+        raze(r, true);
+    return 0;
+}
+
 int kr_reactor_free(struct kr_reactor *r) {
     if (!r)
         return 0;
     int rc = kr__guard(r);
-    if (rc == -ECHILD) {
-        kr__mark(freed_in_a_child);
-        raze(r, true);
-        return 0;
-    }
+    if (rc == -ECHILD)
+        return free_copy(r);
     bool orphan = rc == -EPERM && kr__life_is_over(&r->life);
     if (rc < 0 && !orphan)
         return rc;
@@ -404,6 +452,6 @@ int kr_reactor_free(struct kr_reactor *r) {
         wind_down(r);
     else
         clear_files(r);
-    raze(r, false);
+    raze(r, kr__in_child(r));
     return 0;
 }

@@ -153,9 +153,9 @@ struct kr_conn_opts {
 
     /* Keep a descriptor of the socket beside the entry in the table: for kr_conn_fd, and for
      * kr_conn_release on kernels before 6.8. Costs one of RLIMIT_NOFILE a connection, and accepting
-     * one three system calls; with none left, accepting backs off until there is. A child that
-     * forks has copies of them, and the peer sees no end while it keeps them: exec closes them, and
-     * so does its kr_reactor_free. Default false. */
+     * one three system calls; with none left, accepting backs off until there is. A
+     * forked child has copies of them, and the peer sees no end while it keeps them
+     * (kr_reactor_after_fork in reactor.h). Default false. */
     bool keep_fd;
 };
 

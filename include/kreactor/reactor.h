@@ -127,8 +127,12 @@ struct kr_failure {
  * Errors: -EINVAL (config), -ENOSYS, -EPERM or -EACCES (forbidden), -ENOMEM, -EMFILE, -ENFILE,
  * -EUSERS (4,095 reactors live in this process); `why` tells them apart. Nothing is left behind.
  *
- * Any thread; the reactor is bound to a thread only by its first kr_run or kr_step. Uses two
- * descriptors (ring, eventfd). Raises no limit and prints nothing. */
+ * Any thread; the reactor is bound to a thread only by its first kr_run or kr_step. It is not to be
+ * made before a fork: neither daemon(3) nor any other fork leaves the child a reactor that it can
+ * use (-ECHILD), so a daemon forks first and makes it then. What is to be told to whoever starts
+ * the daemon goes through a pipe, or is tried before: a reactor made and freed, a socket bound and
+ * handed to kr_listen_fd. Uses two descriptors (ring, eventfd). Raises no limit and prints
+ * nothing. */
 KR_API int kr_reactor_new(struct kr_reactor **ret, const struct kr_config *config,
                           struct kr_failure *why) KR_MUST_CHECK;
 
@@ -161,7 +165,10 @@ KR_API int64_t kr_now(const struct kr_reactor *r);
  *
  * No other thread may call anything with `r` any more; a kr_stop or kr_post that began before may
  * still be on its way out, and is waited for. In a forked child it only gives the child's copies
- * back: no callback runs and the parent is not disturbed; returns 0.
+ * back, as kr_reactor_after_fork does, and their memory: no callback runs and the parent is not
+ * disturbed; returns 0. There it is legal in a callback, too; the memory is given back when the
+ * callback has returned, and kr_run returns -ECHILD. (Where another thread forked in the middle of
+ * a turn, the memory stays.)
  *
  * When the thread that ran the reactor has ended, whoever has joined it may free the reactor: main
  * makes reactors, threads run them, main joins the threads and frees. The callbacks then run on the
@@ -175,6 +182,24 @@ KR_API int64_t kr_now(const struct kr_reactor *r);
  * -EBUSY from within a callback (call kr_stop and free after kr_run), and for ever when the thread
  * has ended within one (pthread_exit), which is not allowed. */
 KR_API int kr_reactor_free(struct kr_reactor *r);
+
+/* In a forked child: closes the child's copies of the reactor's descriptors. As long as it has them
+ * it keeps every connection and listener of the parent open, also when the parent closes them, has
+ * ended, or was killed: peers see no end, and the port stays taken. A child that executes a program
+ * need not call it, all descriptors are close-on-exec; a child that goes on does, for each reactor:
+ *
+ *     static void in_child(void) { kr_reactor_after_fork(reactor); }
+ *     ... pthread_atfork(NULL, NULL, in_child);
+ *
+ * Calls close(2) only, so that it is legal in such a handler also when the process has other
+ * threads, in callbacks, and again. What keep_fd (conn.h) has kept is closed too, unless another
+ * thread than the reactor's own has forked; descriptors that wait in a queue (kr_conn_send_fds) are
+ * closed by kr_reactor_free. All calls still answer -ECHILD, and a callback that has forked may
+ * return: kr_run, kr_step or kr_reactor_free then ends with -ECHILD (the last with 0), soon and
+ * without having touched what is the parent's.
+ *
+ * Errors, with nothing done: -EPERM: this is no forked child. */
+KR_API int kr_reactor_after_fork(struct kr_reactor *r);
 
 #ifdef __cplusplus
 }

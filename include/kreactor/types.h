@@ -14,7 +14,8 @@
  * repeated at each:
  *   -EINVAL  an argument is out of its stated range, or a pointer that must not be NULL is;
  *   -EPERM   the caller is not the reactor's thread (see kr_run in reactor.h);
- *   -ECHILD  the process was forked after the reactor was made, and this is the child;
+ *   -ECHILD  the process was forked after the reactor was made, and this is the child (daemon(3)
+ *            forks: daemonise first, then make the reactor);
  *   -ESTALE  the handle's object is gone, or belongs to another reactor, or never was.
  *
  * Threads. Only kr_post, kr_stop and kr_stats_read may be called from any thread.

@@ -25,6 +25,7 @@
     X(stale_with_buffer, slot)                                                                     \
     X(turn_cqes_spent, sim)                                                                        \
     X(lost, sim)                                                                                   \
+    X(forked_inside, owner)                                                                        \
     X(sq_shared, sim)                                                                              \
     /* core/inbox.c */                                                                             \
     X(sleep_forestalled, sim)                                                                      \

@@ -23,7 +23,7 @@ static void tell(struct kr_reactor *r, struct kr__conn *c) {
 static unsigned walk(struct kr_reactor *r) {
     struct kr__drain *d = &r->drain;
     unsigned told = 0;
-    for (unsigned left = r->config.turn_cqes; left > 0 && !d->walked; left--) {
+    for (unsigned left = r->config.turn_cqes; left > 0 && !d->walked && !kr__in_child(r); left--) {
         d->at = kr__conns_next(&r->conns, d->at);
         d->walked = !d->at;
         if (!d->walked && d->at->state == KR__CONN_RELEASING && !d->at->told)

@@ -200,7 +200,7 @@ static void settle_one(struct kr_reactor *r, struct kr__forward *f) {
 
 void kr__forwards_settle(struct kr_reactor *r) {
     struct kr__link *link;
-    while ((link = kr__list_pop(&r->forwards_over)))
+    while (!kr__in_child(r) && (link = kr__list_pop(&r->forwards_over)))
         settle_one(r, kr__container_of(link, struct kr__forward, over));
 }
 

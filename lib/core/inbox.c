@@ -27,6 +27,10 @@ int kr__inbox_init(struct kr__inbox *inbox, const struct kr__kernel *k, struct k
 void kr__inbox_free(struct kr__inbox *inbox) {
     kr__mem_put(inbox->mem, inbox->queue.cells, inbox->room * sizeof *inbox->queue.cells);
     inbox->queue.cells = NULL;
+    kr__inbox_close_wake(inbox);
+}
+
+void kr__inbox_close_wake(struct kr__inbox *inbox) {
     if (inbox->wake_fd >= 0)
         inbox->kernel->close(inbox->kernel, inbox->wake_fd);
     inbox->wake_fd = -1;
@@ -56,7 +60,8 @@ unsigned kr__inbox_run(struct kr_reactor *r, unsigned budget) {
     unsigned ran = 0;
     void (*fn)(void);
     void *arg;
-    while (ran < budget && r->inbox.queue.pop != end && kr__mpsc_pop(&r->inbox.queue, &fn, &arg)) {
+    while (ran < budget && !kr__in_child(r) && r->inbox.queue.pop != end &&
+           kr__mpsc_pop(&r->inbox.queue, &fn, &arg)) {
         ran++;
         kr__count(&r->stats.posts, 1);
         ((kr_post_fn *)fn)(r, arg);
@@ -85,7 +90,7 @@ void kr__inbox_close(struct kr__inbox *inbox) {
 static int visit(struct kr_reactor *r) {
     if (!r)
         return -EINVAL;
-    if (!__atomic_load_n(r->alive, __ATOMIC_RELAXED))
+    if (kr__in_child(r))
         return -ECHILD;
     __atomic_fetch_add(&r->inbox.inside, 1, __ATOMIC_SEQ_CST);
     return 0;

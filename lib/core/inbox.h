@@ -24,6 +24,9 @@ int kr__inbox_init(struct kr__inbox *inbox, const struct kr__kernel *k, struct k
                    unsigned room);
 void kr__inbox_free(struct kr__inbox *inbox);
 
+/* Closes its descriptor; nobody can be woken any more. */
+void kr__inbox_close_wake(struct kr__inbox *inbox);
+
 /* Takes no more posts, and waits for callers that are still on their way out: who is released by a
  * kr_stop of another thread may free the reactor before that thread has returned from it. */
 void kr__inbox_close(struct kr__inbox *inbox);

@@ -23,13 +23,18 @@ int kr__listeners_init(struct kr__listeners *ls, struct kr_reactor *r, unsigned 
     return ls->table ? 0 : -ENOMEM;
 }
 
-static void arrivals_free(struct kr_reactor *r, struct kr__listener *l) {
+void kr__arrivals_close(struct kr_reactor *r, struct kr__listener *l) {
     for (unsigned i = 0; l->arrivals && i < KR__ACCEPT_ONES; i++) {
         if (l->arrivals[i].fd < 0)
             continue;
         kr__mark(arrival_left);
         r->kernel->close(r->kernel, l->arrivals[i].fd);
+        l->arrivals[i].fd = -1;
     }
+}
+
+static void arrivals_free(struct kr_reactor *r, struct kr__listener *l) {
+    kr__arrivals_close(r, l);
     kr__mem_put(&r->mem, l->arrivals, KR__ACCEPT_ONES * sizeof *l->arrivals);
     l->arrivals = NULL;
 }

@@ -107,6 +107,9 @@ void kr__listener_looked(struct kr__listener *l, int res);
 bool kr__listener_is_drained(const struct kr__listener *l);
 void kr__listener_drain_one(struct kr__listener *l);
 
+/* Closes the descriptors of all arrivals, in a forked child. */
+void kr__arrivals_close(struct kr_reactor *r, struct kr__listener *l);
+
 /* Closes the descriptor of an arrival, if it has not been taken; whoever it was for has its slot,
  * or does not want one. */
 void kr__arrival_drop(struct kr_reactor *r, struct kr__listener *l, unsigned index);

@@ -42,6 +42,7 @@ struct kr_reactor {
     uint16_t number;          /* among the reactors of this process (core/identity.h) */
     bool in_turn, freeing;
     bool lost; /* the kernel has lost completions: some may never come */
+    bool freed_inside; /* by a forked child, in a callback: to be razed when that has returned */
     unsigned flights; /* zero-copy notifications owed */
 
     int64_t now;
@@ -75,11 +76,16 @@ struct kr_reactor {
     struct kr__life life; /* of the thread that runs it */
 };
 
+/* True in a forked child, which has neither the ring's pages nor those of the ring of buffers. */
+static inline bool kr__in_child(const struct kr_reactor *r) {
+    return __atomic_load_n(r->alive, __ATOMIC_RELAXED) == 0;
+}
+
 /* The guard at the public door: 0, -ECHILD, or -EPERM. */
 static inline int kr__guard(const struct kr_reactor *r) {
     if (kr__unlikely(!r))
         return -EINVAL;
-    if (kr__unlikely(__atomic_load_n(r->alive, __ATOMIC_RELAXED) == 0))
+    if (kr__unlikely(kr__in_child(r)))
         return -ECHILD;
     uint64_t thread = __atomic_load_n(&r->thread, __ATOMIC_RELAXED);
     if (kr__unlikely(thread != kr__thread && thread))

@@ -95,7 +95,7 @@ void kr__releases_settle(struct kr_reactor *r) {
     kr__list_init(&ready);
     kr__list_splice(&ready, &r->releases);
     struct kr__link *link;
-    while ((link = kr__list_pop(&ready)))
+    while (!kr__in_child(r) && (link = kr__list_pop(&ready)))
         settle_one(r, kr__container_of(link, struct kr__conn, wait));
 }
 

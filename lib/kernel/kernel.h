@@ -57,7 +57,7 @@ struct kr__sock_step {
 struct kr__kernel {
     /* The ring. `open` fills `ring` and `params`; `bind` makes the calling thread its one submitter
      * and registers the ring's descriptor with it; `close` ends it, or in a forked child just gives
-     * the copies back. `enter` submits what the SQ holds. */
+     * the copies back, and may be called again then. `enter` submits what the SQ holds. */
     int (*ring_open)(const struct kr__kernel *k, struct io_uring *ring, unsigned entries,
                      struct io_uring_params *params);
     int (*ring_bind)(const struct kr__kernel *k, struct io_uring *ring, bool *registered);

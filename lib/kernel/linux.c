@@ -77,7 +77,9 @@ static void linux_ring_close(const struct kr__kernel *k, struct io_uring *ring, 
                              bool child) {
     (void)k;
     if (child) {
-        close(ring->ring_fd);
+        if (ring->ring_fd >= 0)
+            close(ring->ring_fd);
+        ring->ring_fd = -1;
         return;
     }
     if (registered)
