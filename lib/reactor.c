@@ -191,6 +191,7 @@ static int begin(struct kr_reactor *r) {
         return rc;
     if (r->in_turn || r->freeing)
         return -EBUSY;
+    kr__inbox_rests(&r->inbox, false);
     if (r->ring.bound)
         return 0;
     rc = kr__ring_bind(&r->ring);
@@ -214,12 +215,14 @@ static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
 
 int kr_run(struct kr_reactor *r) {
     int rc = begin(r);
-    while (rc >= 0) {
-        if (kr__inbox_take_stop(&r->inbox))
-            return 0;
+    if (rc < 0)
+        return rc;
+    while (rc >= 0 && !kr__inbox_take_stop(&r->inbox))
         rc = turn(r, -1);
-    }
-    return rc;
+    if (rc == -ECHILD)
+        return rc;
+    kr__inbox_rests(&r->inbox, true);
+    return rc < 0 ? rc : 0;
 }
 
 int kr_step(struct kr_reactor *r, int64_t max_wait_ns) {
@@ -277,7 +280,7 @@ static bool is_settled(struct kr_reactor *r) {
     if (kr__in_child(r))
         return true;
     return !r->stats.inflight && !r->conns.open && !r->stats.listeners &&
-           !kr__mpsc_ready(&r->inbox.queue) && !r->sends.due.head;
+           !kr__inbox_ready(&r->inbox) && !r->sends.due.head;
 }
 
 static void run_posts(struct kr_reactor *r) {
@@ -331,6 +334,7 @@ static void wind_down(struct kr_reactor *r) {
     int64_t patience = kr__time_add(r->kernel->clock(r->kernel), FLIGHT_WAIT_NS);
     bool failed = false;
     while (!is_settled(r)) {
+        kr__inbox_take_stop(&r->inbox); /* it would keep each turn from waiting */
         bool lost = r->lost || failed;
         int rc = kr__loop_turn(r, lost ? LOST_WAIT_NS : flight_wait(r, patience));
         if (rc == -ECHILD)

@@ -152,7 +152,8 @@ KR_API int kr_run(struct kr_reactor *r);
 KR_API int kr_step(struct kr_reactor *r, int64_t max_wait_ns);
 
 /* Makes kr_run return 0 after the turn it is in, or, when none is running, the next one before it
- * waits. One stop ends one run. Any thread, and signal handlers. */
+ * waits. One stop ends one run; more of them before that run ends are the same one. Never fails,
+ * however many posts wait. Any thread, and signal handlers. */
 KR_API void kr_stop(struct kr_reactor *r);
 
 /* The monotonic time in nanoseconds at which this turn began to handle completions; outside a turn,
@@ -160,23 +161,23 @@ KR_API void kr_stop(struct kr_reactor *r);
 KR_API int64_t kr_now(const struct kr_reactor *r);
 
 /* Closes every connection at once (on_close runs for each, with KR_WHY_REACTOR), listener and
- * timer, runs what kr_post accepted, waits for the kernel to let go of everything, and frees.
- * Timers do not fire. What on_close starts is ended too. Consumes `r`; NULL is allowed.
+ * timer, runs what kr_post and kr_notify accepted, waits for the kernel to let go of everything, and
+ * frees. Timers do not fire. What on_close starts is ended too. Consumes `r`; NULL is allowed.
  *
- * No other thread may call anything with `r` any more; a kr_stop or kr_post that began before may
- * still be on its way out, and is waited for. In a forked child it only gives the child's copies
- * back, as kr_reactor_after_fork does, and their memory: no callback runs and the parent is not
- * disturbed; returns 0. There it is legal in a callback, too; the memory is given back when the
- * callback has returned, and kr_run returns -ECHILD. (Where another thread forked in the middle of
- * a turn, the memory stays.)
+ * No other thread may call anything with `r` any more; a kr_stop, kr_post or kr_notify that began
+ * before may still be on its way out, and is waited for. In a forked child it only gives the
+ * child's copies back, as kr_reactor_after_fork does, and their memory: no callback runs and the
+ * parent is not disturbed; returns 0. There it is legal in a callback, too; the memory is given
+ * back when the callback has returned, and kr_run returns -ECHILD. (Where another thread forked in
+ * the middle of a turn, the memory stays.)
  *
  * When the thread that ran the reactor has ended, whoever has joined it may free the reactor: main
  * makes reactors, threads run them, main joins the threads and frees. The callbacks then run on the
- * thread that frees. Any other call goes on to answer -EPERM, but for kr_post, kr_stop and
- * kr_stats_read. Until the reactor is freed its listeners keep their ports and peers see no end:
- * the kernel lets go of the sockets when the ring is closed, which is the last thing done here. To
- * have queued bytes sent, drain on the thread that runs it. What was sent by zero-copy and not
- * acknowledged may be read by the kernel for some time after its release callback.
+ * thread that frees. Any other call goes on to answer -EPERM, but for kr_post, kr_notify, kr_stop
+ * and kr_stats_read. Until the reactor is freed its listeners keep their ports and peers see no
+ * end: the kernel lets go of the sockets when the ring is closed, which is the last thing done
+ * here. To have queued bytes sent, drain on the thread that runs it. What was sent by zero-copy and
+ * not acknowledged may be read by the kernel for some time after its release callback.
  *
  * Errors, with nothing done: -EPERM from another thread than the one that ran it while that lives,
  * -EBUSY from within a callback (call kr_stop and free after kr_run), and for ever when the thread

@@ -18,7 +18,7 @@
  *            forks: daemonise first, then make the reactor);
  *   -ESTALE  the handle's object is gone, or belongs to another reactor, or never was.
  *
- * Threads. Only kr_post, kr_stop and kr_stats_read may be called from any thread.
+ * Threads. Only kr_post, kr_notify, kr_stop and kr_stats_read may be called from any thread.
  *
  * Callbacks run only inside kr_run, kr_step and kr_reactor_free, on the reactor's thread, one at a
  * time, never inside any other call. From a callback every function may be called but those

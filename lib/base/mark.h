@@ -33,6 +33,8 @@
     X(wake_failed, door)                                                                           \
     X(post_after_the_end, post)                                                                    \
     X(inbox_full, sim)                                                                             \
+    X(inbox_full_at_rest, post)                                                                    \
+    X(notice_coalesced, post)                                                                      \
     /* core/conn.c */                                                                              \
     X(blocked, sim)                                                                                \
     X(reset_for_flights, sim)                                                                      \

@@ -1,4 +1,5 @@
-/* The inbox: work and stop requests from other threads, and the waking of a sleeping reactor. */
+/* The inbox: work, notices and stop requests from other threads, and the waking of a sleeping
+ * reactor. */
 #ifndef KR_CORE_INBOX_H
 #define KR_CORE_INBOX_H
 
@@ -10,10 +11,12 @@
 
 struct kr__inbox {
     struct kr__mpsc queue;
+    struct kr_notice *notices; /* pending, the last one first */
     unsigned room;
     int wake_fd;
     bool asleep; /* the reactor is about to wait, or waits: whoever clears this wakes it */
     bool stop;
+    bool rests;      /* kr_run has returned, and nothing runs since */
     bool closed;     /* kr_reactor_free has begun */
     unsigned inside; /* callers that are within kr_post or kr_stop */
     const struct kr__kernel *kernel;
@@ -35,7 +38,19 @@ void kr__inbox_close(struct kr__inbox *inbox);
 bool kr__inbox_may_sleep(struct kr__inbox *inbox);
 void kr__inbox_awake(struct kr__inbox *inbox);
 
-/* Runs at most `budget` posted calls that were there at the start; returns how many. */
+/* Whether anything waits to be run. */
+static inline bool kr__inbox_ready(struct kr__inbox *inbox) {
+    return kr__mpsc_ready(&inbox->queue) || __atomic_load_n(&inbox->notices, __ATOMIC_SEQ_CST);
+}
+
+/* Whether somebody is there to run what waits. */
+static inline void kr__inbox_rests(struct kr__inbox *inbox, bool rests) {
+    if (__atomic_load_n(&inbox->rests, __ATOMIC_RELAXED) != rests)
+        __atomic_store_n(&inbox->rests, rests, __ATOMIC_RELAXED);
+}
+
+/* Runs the notices, and at most `budget` posted calls, that were there at the start; returns how
+ * many. */
 unsigned kr__inbox_run(struct kr_reactor *r, unsigned budget);
 
 /* True once for each kr_stop. */
