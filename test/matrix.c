@@ -11,6 +11,7 @@
 #include "harness/net.h"
 
 #include "base/poison.h"
+#include "kernel/probe.h"
 #include "loop.h"
 #include "op/nop.h"
 #include "op/op.h"
@@ -503,15 +504,34 @@ TEST_EACH(recv_without_a_buffer) {
     }
 }
 
-static const int recv_sizes[] = {1, 5, 511, 512};
-static const uint32_t recv_flags[] = {MORE, 0, MORE | NONEMPTY, NONEMPTY};
-
 /* Sends what came back to the client, and checks it. */
 static void check_came(struct world *w, const char *data, int size) {
     char back[512];
     test_recv(w->r, w->fd, back, (size_t)size);
     CHECK_MEM_EQ(back, data, (size_t)size);
 }
+
+/* Ours: after bytes a kernel that may keep a reset to itself is asked again when nothing has
+ * followed: the receive is cancelled, and the next one is told. Others are not. */
+TEST_EACH(recv_looks_again_after_bytes) {
+    struct world *w = recv_begin(OPEN, -ECONNRESET, 0);
+    bool told = w->r->ring.caps & KR__CAP_RESET_TOLD;
+    recv_complete(w, HELLO_SIZE, MORE | fill(w, HELLO, HELLO_SIZE));
+    CHECK_EQ(conn_of(w)->unsure, !told);
+    check_came(w, HELLO, HELLO_SIZE);
+    if (!told) {
+        TEST_UNTIL(w->r, w->cancels == 1);
+        await_stolen(w, KR__VERB_recv, slot_of(w->conn));
+        CHECK(!conn_of(w)->unsure && !conn_of(w)->looks);
+    }
+    recv_complete(w, -ECONNRESET, 0);
+    check_ended(w, -ECONNRESET, KR_WHY_ERROR);
+    CHECK_EQ(w->cancels, !told);
+    world_end(w);
+}
+
+static const int recv_sizes[] = {1, 5, 511, 512};
+static const uint32_t recv_flags[] = {MORE, 0, MORE | NONEMPTY, NONEMPTY};
 
 /* Ours: data is shown once, whatever the flags; only F_MORE says whether the receive is still
  * armed. While paused it is kept, and shown afterwards; on a closing connection nobody sees it, and
@@ -2268,7 +2288,7 @@ int main(int argc, char **argv) {
         mmap(NULL, sizeof *cells_run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (cells_run == MAP_FAILED)
         return 1;
-    int rc = tap_main("matrix", 212, argc, argv);
+    int rc = tap_main("matrix", 216, argc, argv);
     if (*cells_run)
         printf("# %lld cells, %d of them different\n", (long long)*cells_run, CELLS);
     return rc;

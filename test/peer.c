@@ -3,8 +3,11 @@
 #include "harness/life.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 /* Ours: a peer that is gone before its connection was accepted is announced and ends as by any
  * FIN; what it sent with its FIN is shown first. */
@@ -196,6 +199,74 @@ TEST_EACH(rst_is_told_once) {
     test_reactor_free(r);
 }
 
+#define VICTIMS 12u
+
+/* What the child may do, and when. */
+enum stage { CONNECTING, SERVED, BUSY, RESET_ALL };
+static _Atomic int *stage;
+
+/* In user mode all the while, so that no work of the ring is done in this thread. */
+static size_t data_while_busy(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                              size_t size) {
+    if (*(const char *)data == 'B') {
+        *stage = BUSY;
+        while (*stage != RESET_ALL)
+            continue;
+    }
+    return house_data(r, conn, user, data, size);
+}
+
+static const struct kr_conn_ops busy_ops = {.on_open = house_open,
+                                            .on_data = data_while_busy,
+                                            .on_eof = house_eof,
+                                            .on_close = house_close};
+
+static void await_stage(enum stage wanted) {
+    while (*stage != (int)wanted)
+        sched_yield();
+}
+
+/* Another process, as this thread must not be in the kernel meanwhile. */
+static void send_and_reset(uint16_t port) {
+    int fds[VICTIMS], busy = test_connect(port);
+    for (unsigned i = 0; i < VICTIMS; i++)
+        fds[i] = test_connect(port);
+    await_stage(SERVED);
+    test_send(NULL, busy, "B", 1);
+    await_stage(BUSY);
+    for (unsigned i = 0; i < VICTIMS; i++) {
+        test_send(NULL, fds[i], "hi", 2);
+        test_close_reset(fds[i]);
+    }
+    *stage = RESET_ALL;
+    test_close_reset(busy);
+    tap_exit_child(0);
+}
+
+/* Ours: RST that comes together with bytes, while the reactor is busy, is told. The kernel's: some
+ * take both for one wake-up, and keep the reset to themselves (lib/kernel/reset.c); there the
+ * receive is made again when nothing has come for a while. */
+TEST_EACH(rst_that_comes_with_bytes_is_told) {
+    stage = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(stage != MAP_FAILED);
+    struct kr_reactor *r = test_reactor(NULL);
+    house_init();
+    uint16_t port = test_listen(r, NULL, NULL, &busy_ops, &house);
+    pid_t child = CHECK_SYS(fork());
+    if (child == 0)
+        send_and_reset(port);
+    TEST_UNTIL(r, house.count == VICTIMS + 1);
+    test_rest(r, (struct test_levels){.conns = VICTIMS + 1, .listeners = 1});
+    *stage = SERVED;
+    for (unsigned i = 0; i <= VICTIMS; i++)
+        life_check_closed(r, i, -ECONNRESET, KR_WHY_ERROR);
+    int status;
+    CHECK_SYS(waitpid(child, &status, 0));
+    CHECK_EQ(status, 0);
+    test_rest(r, (struct test_levels){.listeners = 1});
+    test_reactor_free(r);
+}
+
 /* Ours: RST while a send is parked ends it: one on_close, and everything comes back. The peer
  * has unread bytes, so that its plain close is the RST. */
 TEST_EACH(rst_ends_a_parked_send) {
@@ -230,4 +301,4 @@ TEST_EACH(sending_to_a_closed_peer_ends_it_once) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(peer, 36)
+TAP_MAIN(peer, 40)

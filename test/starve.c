@@ -41,7 +41,7 @@ static bool idle_turn(struct kr_reactor *r) {
 /* Waits until the reactor has nothing to do, several turns in a row. Then checks that turns without
  * anything to do make nothing. */
 static void check_quiet(struct kr_reactor *r) {
-    for (unsigned idle = 0; idle < 5;)
+    for (unsigned idle = 0; idle < 5 || test_unsure(r);)
         idle = idle_turn(r) ? idle + 1 : 0;
     struct kr_stats before = test_stats(r);
     for (int i = 0; i < 20; i++)

@@ -66,7 +66,8 @@ KR_API int kr_sim_reactor(struct kr_sim *sim, struct kr_reactor **ret,
                           const struct kr_config *config) KR_MUST_CHECK;
 
 /* Makes the world's kernel as old as Linux `major`.`minor`, 6.1 at least, for the reactors made
- * from now on: what came later is refused. It is the newest known, 6.18, from the start. -EINVAL:
+ * from now on: what came later is refused. It is the newest known, 6.18, from the start. 6.12 to
+ * 6.17 keep a reset to themselves that came together with bytes, as they did at first. -EINVAL:
  * not known; -EBUSY: a reactor is there. */
 KR_API int kr_sim_linux(struct kr_sim *sim, unsigned major, unsigned minor);
 

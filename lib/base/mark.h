@@ -48,6 +48,7 @@
     X(deadline_ended, timer)                                                                       \
     X(deadline_reset, sim)                                                                         \
     X(flush_overdue, sim)                                                                          \
+    X(looked_again, sim)                                                                           \
     /* core/conns.c */                                                                             \
     X(arrived_at_nobody, sim)                                                                      \
     X(arrival_refused, sim)                                                                        \

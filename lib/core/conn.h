@@ -86,6 +86,8 @@ struct kr__conn {
     bool was_modest : 1; /* and in modest_before */
     uint8_t calm : 3;    /* how calm it has been since it was found greedy */
     bool told : 1;       /* of the drain */
+    bool unsure : 1;     /* a multishot has brought bytes, and may hide a reset (conn_time.c) */
+    bool looks : 1;      /* it is made again for that */
     uint8_t turn_receives : 7; /* receives that it had in `turn`, 127 at most */
     int16_t error;      /* for on_close; the kernel's reach to -4095 */
     uint16_t held;      /* receive buffers that its queue and its leases hold */
@@ -209,6 +211,11 @@ void kr__conn_stands(struct kr_reactor *r, struct kr__conn *c);
 /* What applies of them is filed: it reads and sends again. */
 void kr__conn_watch(struct kr_reactor *r, struct kr__conn *c);
 
+/* Its multishot has brought bytes, on a kernel that may then keep a reset to itself: it is made
+ * again when nothing has come for KR__LOOK_NS. */
+#define KR__LOOK_NS 100000000
+void kr__conn_look_later(struct kr_reactor *r, struct kr__conn *c);
+
 /* One of them counts from now: reading goes on, the first byte is queued, the close has begun. */
 void kr__conn_count(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline which);
 
@@ -299,9 +306,9 @@ static inline bool kr__conn_keeps(const struct kr__conn *c) {
     return c->state == KR__CONN_OPEN || c->state == KR__CONN_RELEASING;
 }
 
-/* True while its receive is a multishot and shall not be. */
+/* True while its receive is a multishot and shall not be, or shall be another. */
 static inline bool kr__conn_curbed(const struct kr__conn *c) {
-    return c->greedy && c->streams && (c->owner.armed & KR__SET(recv));
+    return (c->greedy || c->looks) && c->streams && (c->owner.armed & KR__SET(recv));
 }
 
 /* True while bytes may be added to its queue. */

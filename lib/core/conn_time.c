@@ -14,6 +14,12 @@
  * busy connection costs the heap one operation a deadline, not a byte. What begins to apply in
  * between (a first byte queued, a receive made again) files it sooner, if it is filed for later.
  * Until a connection of kr_connect stands the place is core/dial.c's.
+ *
+ * The place is also for a look at sockets, on kernels where a multishot receive may keep a reset to
+ * itself that came together with bytes (kernel/reset.c): when nothing has come for KR__LOOK_NS
+ * after bytes, it is cancelled and made again, and begins with a look. So a busy connection pays
+ * nothing, a burst of bytes a receive more. To receive by one shot costs that for each message.
+ *
  * Failure modes: none of its own; the place was promised when the connection was made. */
 #include "core/dial.h"
 #include "core/reactor.h"
@@ -23,6 +29,7 @@
 struct due {
     int64_t at;
     enum kr_deadline which;
+    bool looks; /* no deadline of the user's, but a look at the socket */
 };
 
 static bool applies(const struct kr__conn *c, enum kr_deadline which) {
@@ -60,13 +67,19 @@ static int64_t due_at(struct kr__conn *c, enum kr_deadline which) {
     return limit ? kr__time_add(*since_of(c, which), limit) : KR__NEVER;
 }
 
+/* KR__NEVER: what it knows is all. */
+static int64_t look_at(const struct kr__conn *c) {
+    bool waits = c->unsure && c->streams && (c->owner.armed & KR__SET(recv));
+    return waits ? kr__time_add(c->read_from, KR__LOOK_NS) : KR__NEVER;
+}
+
 /* The first to come of those that apply. */
 static struct due first_due(struct kr__conn *c) {
-    struct due first = {.at = KR__NEVER};
+    struct due first = {.at = look_at(c), .looks = true};
     for (enum kr_deadline which = KR_DEADLINE_IDLE; which <= KR_DEADLINE_FLUSH; which++) {
         int64_t at = due_at(c, which);
         if (at < first.at && applies(c, which))
-            first = (struct due){at, which};
+            first = (struct due){.at = at, .which = which};
     }
     return first;
 }
@@ -95,6 +108,23 @@ void kr__conn_count(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline w
         return;
     kr__mark_if(deadline_sooner, filed);
     kr__deadline_file(&r->timers, &c->deadline, at);
+}
+
+void kr__conn_look_later(struct kr_reactor *r, struct kr__conn *c) {
+    c->unsure = true;
+    int64_t at = kr__time_add(r->now, KR__LOOK_NS);
+    bool filed = kr__heap_filed(&c->deadline.node);
+    if (!filed || kr__heap_at(&r->timers.heap, &c->deadline.node) > at)
+        kr__deadline_file(&r->timers, &c->deadline, at);
+}
+
+/* The multishot's cancel is wanted now, and then another. */
+static void look(struct kr_reactor *r, struct kr__conn *c) {
+    kr__mark(looked_again);
+    c->unsure = false;
+    c->looks = true;
+    kr__conn_dirty(r, c);
+    kr__conn_watch(r, c);
 }
 
 /* Only a reset makes the kernel let go of what was sent by zero-copy and is not acknowledged. And a
@@ -130,7 +160,9 @@ void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d) {
     }
     struct due first = first_due(c);
     kr__mark_if(deadline_moved, first.at > r->now);
-    if (first.at <= r->now && c->state == KR__CONN_RELEASING)
+    if (first.at <= r->now && first.looks)
+        look(r, c);
+    else if (first.at <= r->now && c->state == KR__CONN_RELEASING)
         kr__release_overdue(r, c);
     else if (first.at <= r->now)
         timed_out(r, c, first.which);

@@ -109,6 +109,10 @@ struct kr__kernel {
     int (*wake_open)(const struct kr__kernel *k);
     int (*wake_send)(const struct kr__kernel *k, int fd);   /* any thread, any signal handler */
 
+    /* Whether a multishot receive tells of a reset that comes with bytes; false where that cannot
+     * be tried. */
+    bool (*reset_told)(const struct kr__kernel *k);
+
     void (*yield)(const struct kr__kernel *k); /* lets another thread run */
 
     uint64_t (*limit_nofile)(const struct kr__kernel *k);   /* soft RLIMIT_NOFILE */

@@ -6,6 +6,7 @@
  * io_uring_queue_init_params writes an index array that IORING_SETUP_NO_SQARRAY rings do not have,
  * so setup and mmap are called apart and the array, where there is one, is filled here. */
 #include "kernel/kernel.h"
+#include "kernel/reset.h"
 #include "kernel/sock.h"
 
 #include "kernel/path.h"
@@ -393,6 +394,20 @@ static int linux_wake_send(const struct kr__kernel *k, int fd) {
     return rc;
 }
 
+/* Once for the process, as its threads and children have the same kernel. Where it cannot be tried
+ * (a filter, a namespace without loopback) the next reactor tries again. */
+static bool linux_reset_told(const struct kr__kernel *k) {
+    (void)k;
+    static int known = -1;
+    int told = __atomic_load_n(&known, __ATOMIC_RELAXED);
+    if (told < 0) {
+        told = kr__reset_try();
+        if (told >= 0)
+            __atomic_store_n(&known, told, __ATOMIC_RELAXED);
+    }
+    return told > 0;
+}
+
 static void linux_yield(const struct kr__kernel *k) {
     (void)k;
     sched_yield();
@@ -451,6 +466,7 @@ const struct kr__kernel kr__linux = {
     .write = linux_write,
     .wake_open = linux_wake_open,
     .wake_send = linux_wake_send,
+    .reset_told = linux_reset_told,
     .yield = linux_yield,
     .limit_nofile = linux_limit_nofile,
     .limit_memlock = linux_limit_memlock,

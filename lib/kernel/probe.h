@@ -14,6 +14,8 @@
 #define KR__CAP_FD_INSTALL (1u << 3)
 #define KR__CAP_ZC_REPORT (1u << 4)  /* kernel >= 6.2; nothing tells of it before 6.3 */
 #define KR__CAP_QUIET_PIPES (1u << 5) /* kernel >= 6.18; asked for when a pipe is adopted */
+/* a multishot receive tells of a reset that comes with bytes: tried (kernel/reset.h) */
+#define KR__CAP_RESET_TOLD (1u << 7)
 #define KR__CAPS_ALL (~0u)
 #define KR__CAPS_6_1 0u
 

@@ -14,6 +14,9 @@
  * one shot never). So there each receive is made anew, which looks at the socket first. If
  * descriptors may come with the bytes it is a RECVMSG, with a place for them (core/fds.c).
  *
+ * Where a multishot may keep a reset to itself that came with bytes (kernel/reset.c), it is made
+ * again when nothing has followed them for a while (core/conn_time.c).
+ *
  * Pipes: a READ at a time. It waits as a receive does, whether the pipe is a blocking one or not,
  * and its end takes a buffer too (observed on 6.18). One that fails takes none, whatever its flags
  * say: 6.12 flags the buffer at the head of the ring, which stays there (liburing #1530; mended by
@@ -27,6 +30,7 @@
 #include "core/fds.h"
 #include "core/forward.h"
 #include "core/share.h"
+#include "kernel/probe.h"
 #include "op/op.h"
 
 /* In the line one turn is one receive. */
@@ -35,6 +39,7 @@ uint16_t kr__prep_recv(struct kr_reactor *r, struct kr__owner *o, struct io_urin
     if (kr__unlikely(kr__conn_opts(c)->read_ns))
         kr__conn_count(r, c, KR_DEADLINE_READ);
     c->streams = kr__line_empty(&r->line) && !c->singly && !c->greedy;
+    c->unsure = c->looks = false;
     if (kr__likely(c->streams))
         io_uring_prep_recv_multishot(sqe, 0, NULL, 0, 0);
     else if (c->takes_fds)
@@ -213,6 +218,12 @@ static bool brings_buffer(const struct kr__conn *c, const struct kr__completion 
     return flagged && !failed_read;
 }
 
+/* A multishot that goes on after bytes, on such a kernel, may not have looked further. */
+static void hides_a_reset(struct kr_reactor *r, struct kr__conn *c, uint32_t flags) {
+    if (c->streams && flags & IORING_CQE_F_MORE && !c->unsure)
+        kr__conn_look_later(r, c);
+}
+
 void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     struct kr__conn *c = kr__owner_conn(o);
     size_t size = how->res > 0 ? (size_t)how->res : 0;
@@ -227,6 +238,8 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
         kr__mark_if(recv_ended_with_data, c->streams && !(how->flags & IORING_CQE_F_MORE));
         kr__count(&r->stats.bytes_in, size);
         kr__share_charge(r, c, size);
+        if (kr__unlikely(!(r->ring.caps & KR__CAP_RESET_TOLD)))
+            hides_a_reset(r, c, how->flags);
         deliver(r, c, kr__buf_at(&r->bufs, buf), size, buf);
         if (kr__unlikely(!kr__line_empty(&r->line)))
             kr__line_served(r, c);

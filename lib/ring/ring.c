@@ -28,6 +28,16 @@ static size_t locked_bytes(unsigned sq_entries, unsigned cq_entries) {
     return round_to_page(sqes) + round_to_page(rings + sq_entries * sizeof(unsigned));
 }
 
+/* What the kernel tells of itself, and what must be tried. */
+static unsigned find_caps(struct kr__ring *ring, const struct io_uring_params *params,
+                          unsigned mask) {
+    const struct kr__kernel *k = ring->kernel;
+    unsigned caps = kr__probe_caps(params) | kr__probe_ops(k, &ring->uring);
+    if (mask & KR__CAP_RESET_TOLD && k->reset_told(k))
+        caps |= KR__CAP_RESET_TOLD;
+    return caps & mask;
+}
+
 int kr__ring_open(struct kr__ring *ring, const struct kr__kernel *k,
                   const struct kr__ring_plan *plan) {
     *ring = (struct kr__ring){.kernel = k};
@@ -47,7 +57,7 @@ int kr__ring_open(struct kr__ring *ring, const struct kr__kernel *k,
     }
     if (rc < 0)
         return rc;
-    ring->caps = (kr__probe_caps(&params) | kr__probe_ops(k, &ring->uring)) & plan->caps_mask;
+    ring->caps = find_caps(ring, &params, plan->caps_mask);
     ring->sq_entries = params.sq_entries;
     ring->sq_mask = params.sq_entries - 1;
     ring->cq_entries = params.cq_entries;

@@ -244,6 +244,17 @@ void test_rest(struct kr_reactor *r, struct test_levels levels) {
         test_step(r, what);
 }
 
+unsigned test_unsure(const struct kr_reactor *r) {
+    unsigned count = 0;
+    int64_t soon = kr__time_add(r->kernel->clock(r->kernel), KR__LOOK_NS);
+    for (const struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
+        const struct kr__heap_node *node = &c->deadline.node;
+        bool due = c->unsure && kr__heap_filed(node) && kr__heap_at(&r->timers.heap, node) <= soon;
+        count += c->state == KR__CONN_OPEN && (due || c->looks);
+    }
+    return count;
+}
+
 int test_step(struct kr_reactor *r, const char *for_what) {
     if (tap_remaining_ns() == 0)
         FAIL("still waiting for %s", for_what);

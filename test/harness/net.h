@@ -50,6 +50,10 @@ struct test_levels {
 };
 void test_rest(struct kr_reactor *r, struct test_levels levels);
 
+/* How many connections the reactor will have a second look at (core/conn_time.c): it is not quiet
+ * before. */
+unsigned test_unsure(const struct kr_reactor *r);
+
 /* One turn, which waits no longer than 1 ms, so that the case can look at its clients; fails the
  * case at its deadline, saying what it waited `for_what`. Returns kr_step's count. */
 int test_step(struct kr_reactor *r, const char *for_what);

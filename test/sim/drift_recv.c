@@ -80,6 +80,17 @@ static void once_own(struct raw *x) {
     raw_await(x, "after", 1);
 }
 
+/* Both come before the receive runs, at least under DEFER, where nothing runs but in enter. */
+static void reset_with_bytes(struct raw *x) {
+    raw_bufs(x, 4);
+    raw_join(x, 1, &x->fars[0]);
+    raw_recv(x, "recv", 1);
+    raw_quiet(x);
+    far_send(&x->fars[0], 20);
+    far_end(&x->fars[0], true);
+    raw_quiet(x);
+}
+
 static void all(struct raw *x) {
     raw_join(x, 1, &x->fars[0]);
     recv_own(x, "all", 1, 100)->msg_flags = MSG_WAITALL;
@@ -140,6 +151,7 @@ static void pieces(struct raw *x) {
 static const struct raw_script scripts[] = {
     {.name = "once, selected", .run = once_selected},
     {.name = "once, own", .run = once_own},
+    {.name = "reset with bytes", .run = reset_with_bytes},
     {.name = "all", .run = all},
     {.name = "all, reset", .run = all_reset},
     {.name = "forms", .run = forms},
@@ -159,4 +171,26 @@ static void old_pieces(struct raw *x) {
 /* The kernel's: a multishot receive takes no length before 6.17. */
 TEST(linux_6_16_bounds_no_multishot_receive) {
     raw_simulate(6, 16, old_pieces);
+}
+
+static void reset_kept(struct raw *x) {
+    reset_with_bytes(x);
+    CHECK_EQ(raw_count(x, "recv"), 1u);
+    CHECK_EQ(raw_res(x, "recv"), 20);
+    CHECK(raw_flags(x, "recv") & IORING_CQE_F_MORE);
+}
+
+static void reset_told(struct raw *x) {
+    reset_with_bytes(x);
+    CHECK_EQ(raw_count(x, "recv"), 2u);
+    CHECK_EQ(raw_res(x, "recv"), -ECONNRESET);
+}
+
+/* The kernel's, as it was at first: a multishot receive keeps a reset to itself that came with
+ * bytes (observed on 6.12.43, 6.16.3, 6.17.8 and 6.18.5). */
+TEST(linux_6_12_keeps_a_reset_to_itself) {
+    raw_simulate(6, 12, reset_kept);
+    raw_simulate(6, 17, reset_kept);
+    raw_simulate(6, 1, reset_told);
+    raw_simulate(6, 18, reset_told);
 }

@@ -367,7 +367,7 @@ static void release(struct storm *s, struct session *self) {
     if (!x || !x->open || x->closing || x->twin)
         return;
     int rc = kr_conn_release(s->r, x->conn, released, x);
-    bool able = s->opts.conn.keep_fd || s->sim->version >= KR__SIM_LINUX(6, 8);
+    bool able = s->opts.conn.keep_fd || s->r->ring.caps & KR__CAP_FD_INSTALL;
     MUST(rc == 0 || rc == -EPIPE || rc == -ENOTCONN || (rc == -ENOMEM && s->refuse) ||
          (rc == -EOPNOTSUPP && !able));
     if (rc < 0)
@@ -392,7 +392,7 @@ static void tune(struct storm *s, struct session *x) {
         return;
     int rc =
         kr_conn_sockopt(s->r, x->conn, (enum kr_sockopt)below(s, KR_SOCKOPT_MARK), 1, tuned, x);
-    bool able = s->opts.conn.keep_fd || s->sim->version >= KR__SIM_LINUX(6, 8);
+    bool able = s->opts.conn.keep_fd || s->r->ring.caps & KR__CAP_FD_INSTALL;
     MUST(rc == 0 || rc == -EPIPE || rc == -EAGAIN || (rc == -ENOMEM && s->refuse) ||
          (rc == -EOPNOTSUPP && (!able || s->scenario->fds)));
     x->tunings += rc == 0;

@@ -1,5 +1,6 @@
 /* The storm as a suite: ours, all of it. What is promised is at the head of storm.c. */
 #include "harness/tap.h"
+#include "core/conn.h"
 #include "sim/batch.h"
 
 #include <errno.h>
@@ -80,6 +81,114 @@ TEST(kept_seeds_pass, .deadline_s = 60) {
     CHECK_GE(kept, 30);
 }
 
+/* ---- a reset that comes with bytes ---- */
+
+/* A server that only reads, and one peer of it, on a simulated Linux 6.`minor`. */
+struct reading {
+    struct kr_sim *sim;
+    struct kr_reactor *r;
+    kr_sim_peer peer;
+    unsigned opens, closes;
+    size_t bytes;
+    int error;
+};
+
+static void reading_open(struct kr_reactor *r, kr_conn conn, void *user) {
+    (void)r;
+    (void)conn;
+    ((struct reading *)user)->opens++;
+}
+
+static size_t reading_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                           size_t size) {
+    (void)r;
+    (void)conn;
+    (void)data;
+    ((struct reading *)user)->bytes += size;
+    return size;
+}
+
+static void reading_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                          enum kr_why why) {
+    (void)r;
+    (void)conn;
+    (void)why;
+    ((struct reading *)user)->closes++;
+    ((struct reading *)user)->error = error;
+}
+
+static const struct kr_conn_ops reading_ops = {
+    .on_open = reading_open, .on_data = reading_data, .on_close = reading_close};
+
+static void reading_begin(struct reading *x, unsigned minor) {
+    *x = (struct reading){0};
+    CHECK_OK(kr_sim_new(&x->sim, 1));
+    CHECK_OK(kr_sim_linux(x->sim, 6, minor));
+    CHECK_OK(kr_sim_reactor(x->sim, &x->r, NULL));
+    struct kr_addr addr;
+    kr_listener listener;
+    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", PORT));
+    CHECK_OK(kr_listen(x->r, &listener, &addr, NULL, &reading_ops, x));
+    CHECK_OK(kr_sim_connect(x->sim, &x->peer, PORT));
+    while (!x->opens)
+        CHECK_OK(kr_step(x->r, -1));
+    CHECK_OK(kr_step(x->r, 0)); /* its receive is there */
+}
+
+static void reading_end(struct reading *x) {
+    CHECK_OK(kr_reactor_free(x->r));
+    CHECK_OK(kr_sim_free(x->sim));
+}
+
+static uint64_t requests(const struct reading *x) {
+    struct kr_stats stats;
+    kr_stats_read(x->r, &stats, sizeof stats);
+    return stats.sqes;
+}
+
+/* Ours: both come while the reactor is elsewhere, and the reset is told: at once, or where the
+ * kernel keeps it to itself, which the simulated 6.12 to 6.17 do, by a second look. */
+TEST(reset_that_comes_with_bytes_is_told) {
+    static const unsigned minors[] = {1, 12, 17, 18};
+    for (unsigned i = 0; i < sizeof minors / sizeof *minors; i++) {
+        struct reading x;
+        reading_begin(&x, minors[i]);
+        CHECK_EQ(kr_sim_send(x.sim, x.peer, "hi", 2), 2);
+        CHECK_OK(kr_sim_reset(x.sim, x.peer));
+        int64_t since = kr_sim_now(x.sim);
+        while (!x.closes)
+            CHECK_OK(kr_step(x.r, -1)); /* -EDEADLK: it never will be */
+        int64_t took = kr_sim_now(x.sim) - since;
+        bool keeps = minors[i] == 12 || minors[i] == 17;
+        CHECK(keeps ? took >= KR__LOOK_NS && took < 2 * KR__LOOK_NS : took < KR__LOOK_NS);
+        CHECK_EQ(x.bytes, 2u);
+        CHECK_EQ(x.error, -ECONNRESET);
+        reading_end(&x);
+    }
+}
+
+/* Ours: the second look costs a connection nothing while bytes come, a cancel and a receive after a
+ * burst of them, and then nothing again. */
+TEST(second_look_waits_until_it_is_quiet) {
+    struct reading x;
+    reading_begin(&x, 12);
+    uint64_t before = requests(&x);
+    for (unsigned i = 0; i < 100; i++) {
+        CHECK_EQ(kr_sim_send(x.sim, x.peer, "hi", 2), 2);
+        CHECK_OK(kr_step(x.r, 0));
+        CHECK_OK(kr_sim_advance(x.sim, KR__LOOK_NS / 10));
+    }
+    CHECK_EQ(x.bytes, 200u);
+    CHECK_EQ(requests(&x), before);
+    for (unsigned i = 0; i < 100; i++)
+        CHECK_OK(kr_step(x.r, KR__LOOK_NS / 10));
+    CHECK_EQ(requests(&x), before + 2);
+    CHECK_EQ(kr_sim_send(x.sim, x.peer, "hi", 2), 2);
+    CHECK_OK(kr_step(x.r, -1));
+    CHECK_EQ(x.bytes, 202u);
+    reading_end(&x);
+}
+
 static void nothing(struct kr_sim *sim, void *arg) {
     (void)sim;
     (void)arg;
@@ -144,4 +253,4 @@ TEST(failing_seed_shows_its_reactor) {
     CHECK(strstr(text, "kreactor ") && strstr(text, "\nlistener "));
 }
 
-TAP_MAIN(sim, 7)
+TAP_MAIN(sim, 9)

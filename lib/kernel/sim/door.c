@@ -307,6 +307,10 @@ static int door_wake_send(const struct kr__kernel *k, int fd) {
     return 0;
 }
 
+static bool door_reset_told(const struct kr__kernel *k) {
+    return kr__sim_tells_resets(kr__sim_of(k));
+}
+
 static void door_yield(const struct kr__kernel *k) {
     entered(k);
 }
@@ -353,6 +357,7 @@ void kr__sim_door_init(struct kr_sim *sim) {
         .write = door_write,
         .wake_open = door_wake_open,
         .wake_send = door_wake_send,
+        .reset_told = door_reset_told,
         .yield = door_yield,
         .limit_nofile = door_limit_nofile,
         .limit_memlock = door_limit_memlock,

@@ -48,6 +48,8 @@ static void fail(struct kr__sim_request *req, int res) {
 
 void kr__sim_request_run(struct kr__sim_request *req) {
     req->passing = false;
+    req->woken = true;
+    req->missed = false;
     if (req->cancelled)
         fail(req, -ECANCELED);
     else if (req->verb->work)

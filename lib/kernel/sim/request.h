@@ -27,6 +27,8 @@ struct kr__sim_request {
     unsigned told;   /* of these, what the wake-up that queued it said; 0: it has to look */
     bool cancelled, ended;
     struct kr__sim_event *work; /* while a worker has not done it yet */
+    bool woken; /* it runs as its file has woken it, not as it is submitted */
+    bool missed; /* its file was ready when it came to wait, and it does not know */
     bool passing; /* its file was ready when it came to wait: no cancel finds it */
     int32_t res;
     uint32_t flags;
@@ -118,6 +120,9 @@ unsigned kr__sim_ready(const struct kr__sim_request *req);
 /* It waits until its file can be read from (POLLIN) or written to (POLLOUT). If that is so already,
  * its next turn is queued; once is enough for a one-shot request, which no cancel finds then. */
 void kr__sim_wait(struct kr__sim_request *req, unsigned what);
+
+/* The same, for what comes from now on: what the file is ready for already wakes nobody. */
+void kr__sim_wait_for_news(struct kr__sim_request *req, unsigned what);
 
 /* Goes to where wake-ups of its file find it. */
 void kr__sim_arm(struct kr__sim_request *req);

@@ -249,7 +249,7 @@ static void wake_some(struct kr__sim_ring *ring) {
     struct kr__sim_request *first =
         kr__container_of(ring->alive.head.next, struct kr__sim_request, alive);
     bool tells = first->verb == &kr__sim_poll && first->file->kind == KR__SIM_STREAM;
-    if (first->file && kr__link_on(&first->waiting) && !tells)
+    if (first->file && kr__link_on(&first->waiting) && !tells && !first->missed)
         kr__sim_ring_queue(ring, first);
     kr__link_off(&first->alive);
     kr__list_push(&ring->alive, &first->alive);

@@ -47,13 +47,19 @@ void kr__sim_arm(struct kr__sim_request *req) {
         kr__list_push(&req->file->waiters, &req->waiting);
 }
 
+void kr__sim_wait_for_news(struct kr__sim_request *req, unsigned what) {
+    req->events = what | POLLERR | POLLHUP;
+    req->missed = kr__sim_ready(req);
+    kr__sim_arm(req);
+}
+
 /* Arming looks whether the file is ready already, and then leaves a one-shot request out of the
  * table that cancel looks at (__io_arm_poll_handler). */
 void kr__sim_wait(struct kr__sim_request *req, unsigned what) {
-    req->events = what | POLLERR | POLLHUP;
-    kr__sim_arm(req);
-    if (!kr__sim_ready(req))
+    kr__sim_wait_for_news(req, what);
+    if (!req->missed)
         return;
+    req->missed = false;
     req->passing = !is_multishot(&req->sqe);
     kr__sim_ring_queue(req->ring, req);
 }

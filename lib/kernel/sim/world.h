@@ -50,6 +50,12 @@ struct kr_sim {
 
 #define KR__SIM_LINUX(major, minor) ((major)*1000u + (minor))
 
+/* False for kernels whose multishot receives may keep a reset to themselves: 6.12 to 6.17 as they
+ * were released; 6.1 as it is with all that was mended (kernel/reset.c). */
+static inline bool kr__sim_tells_resets(const struct kr_sim *sim) {
+    return sim->version < KR__SIM_LINUX(6, 12) || sim->version >= KR__SIM_LINUX(6, 18);
+}
+
 static inline struct kr_sim *kr__sim_of(const struct kr__kernel *k) {
     return (struct kr_sim *)(uintptr_t)k;
 }
