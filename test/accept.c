@@ -192,15 +192,11 @@ TEST_EACH(port_zero_and_the_bound_address) {
 
 /* Ours: IPv6, with both addresses as the socket has them. */
 TEST_EACH(ipv6) {
+    tap_need_ipv6();
     struct kr_reactor *r = test_reactor(NULL);
     struct server s = {0};
     kr_listener listener;
-    int rc = listen_on(r, &listener, "::1", 0, NULL, &s);
-    if (rc == -EAFNOSUPPORT || rc == -EADDRNOTAVAIL) {
-        test_reactor_free(r);
-        tap_skip("needs IPv6 on loopback");
-    }
-    CHECK_OK(rc);
+    CHECK_OK(listen_on(r, &listener, "::1", 0, NULL, &s));
     struct kr_addr addr;
     CHECK_OK(kr_listener_addr(r, listener, &addr));
     CHECK_EQ(addr.u.in6.sin6_family, AF_INET6);
@@ -214,15 +210,11 @@ TEST_EACH(ipv6) {
 /* Ours: v6_only decides whether an IPv6 listener takes IPv4. With it, another may listen on the
  * same port. */
 TEST_EACH(v6_only) {
+    tap_need_ipv6();
     struct kr_reactor *r = test_reactor(NULL);
     struct server s = {0};
     kr_listener both, six, four;
-    int rc = listen_on(r, &both, "::", 0, NULL, &s);
-    if (rc == -EAFNOSUPPORT) {
-        test_reactor_free(r);
-        tap_skip("needs IPv6");
-    }
-    CHECK_OK(rc);
+    CHECK_OK(listen_on(r, &both, "::", 0, NULL, &s));
     struct kr_addr addr;
     CHECK_OK(kr_listener_addr(r, both, &addr));
     one_is_served(r, kr_addr_port(&addr));
@@ -391,7 +383,7 @@ TEST_EACH(multishot_gives_way_near_the_limit) {
 /* Ours: a listener's own limit that is far away does not cost it the multishot accept, nor does a
  * limit that is near let it have one. */
 TEST_EACH(own_limit_far_away_leaves_the_multishot) {
-    test_need_descriptors(1100);
+    tap_need_descriptors(1100);
     struct kr_config config;
     kr_config_init(&config);
     config.conn_max = 1000;
@@ -718,7 +710,7 @@ static unsigned read_number(const char *path) {
 #define BURST 5000
 
 static void burst(unsigned backlog, unsigned conn_max) {
-    test_need_descriptors(conn_max + 300); /* the table is as long, but takes none of them */
+    tap_need_descriptors(conn_max + 300); /* the table is as long, but takes none of them */
     struct kr_config config;
     kr_config_init(&config);
     config.sq_entries = config.cq_entries = 8;
@@ -793,25 +785,8 @@ static int injecting_enter(const struct kr__kernel *k, struct io_uring *ring, un
     return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
 }
 
-/* Counts what comes back from injected NOPs: the first one tells whether this kernel can do it. */
-static void need_nop_injection(void) {
-    struct io_uring ring;
-    CHECK_EQ(io_uring_queue_init(1, &ring, 0), 0);
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&ring);
-    io_uring_prep_nop(sqe);
-    sqe->rw_flags = KR__NOP_INJECT_RESULT;
-    sqe->len = (unsigned)-EMFILE;
-    CHECK_EQ(io_uring_submit(&ring), 1);
-    struct io_uring_cqe *cqe;
-    CHECK_EQ(io_uring_wait_cqe(&ring, &cqe), 0);
-    int result = cqe->res;
-    io_uring_queue_exit(&ring);
-    if (result != -EMFILE)
-        tap_skip("needs kernel 6.10 (NOP with a result)");
-}
-
 static struct kr_reactor *injecting_reactor(void) {
-    need_nop_injection();
+    tap_need_kernel(6, 10); /* NOP with a result */
     static struct kr__kernel kernel;
     kernel = kr__linux;
     kernel.enter = injecting_enter;

@@ -896,12 +896,7 @@ static void check_addresses(const char *ip) {
                                     theirs = {.size = sizeof theirs.u};
     CHECK_OK(kr_addr_ip(&at, ip, 0));
     kr_listener listener;
-    int rc = kr_listen(r, &listener, &at, &opts, &seen_ops, NULL);
-    if (rc == -EAFNOSUPPORT || rc == -EADDRNOTAVAIL) {
-        test_reactor_free(r);
-        tap_skip("needs %s on loopback", ip);
-    }
-    CHECK_OK(rc);
+    CHECK_OK(kr_listen(r, &listener, &at, &opts, &seen_ops, NULL));
     CHECK_OK(kr_listener_addr(r, listener, &at));
     int fd = CHECK_SYS(socket(at.u.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
     CHECK_SYS(connect(fd, &at.u.sa, at.size));
@@ -927,6 +922,7 @@ TEST_EACH(addresses_of_a_connection_ipv4) {
 }
 
 TEST_EACH(addresses_of_a_connection_ipv6) {
+    tap_need_ipv6();
     check_addresses("::1");
 }
 

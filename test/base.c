@@ -171,8 +171,7 @@ static void push_twice(void) {
 
 /* Ours: a checked build ends at a link that is pushed twice. */
 TEST(list_push_twice_asserts) {
-    if (!KR_CHECKED)
-        tap_skip("needs a checked build");
+    tap_need_checked();
     check_asserts(push_twice);
 }
 

@@ -195,7 +195,7 @@ static const struct kr_conn_ops swing_ops = {
  * paused with unread ones, half closed, draining to a peer that reads nothing, in the middle of an
  * echo. Each gets its on_close once, none is waited for, and all memory comes back. */
 TEST_EACH(free_with_thousands_in_every_state, .deadline_s = 40) {
-    test_need_descriptors(CROWD + 300);
+    tap_need_descriptors(CROWD + 300);
     struct kr_config config;
     kr_config_init(&config);
     config.conn_max = CROWD;
@@ -468,7 +468,7 @@ static size_t idle_bytes(int64_t idle_ns) {
  * its share of all tables (the difference between a reactor of 8192 connections and one of 4096),
  * and what the allocator was asked for meanwhile. An idle deadline is paid for in that. */
 TEST_EACH(idle_connection_costs_256_bytes) {
-    test_need_descriptors(9000);
+    tap_need_descriptors(9000);
     size_t table = (tables_of(8192) - tables_of(4096)) / 4096;
     size_t silent = idle_bytes(0), watched = idle_bytes(INT64_MAX);
     tap_note("table %zu, allocated %zu, with an idle deadline %zu", table, silent, watched);

@@ -304,7 +304,7 @@ static void check_pings(const char *what, uint64_t turns_most, uint64_t cqes_mos
  * take to be accepted, and that is a few turns; the same when they reset at once, each of which
  * takes three completions at most. */
 static void burst_beside(unsigned conn_max, unsigned turn_accepts) {
-    test_need_descriptors(conn_max + BURST + 200);
+    tap_need_descriptors(conn_max + BURST + 200);
     struct kr_config config;
     kr_config_init(&config);
     config.conn_max = conn_max;

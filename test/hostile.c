@@ -185,7 +185,7 @@ static void town_rest(struct town *t) {
 /* Its table has room for a multishot accept on both listeners. Buffers: 0 = the defaults. */
 static struct kr_reactor *town_reactor(const struct kr__kernel *kernel, unsigned buf_count,
                                        size_t buf_size) {
-    test_need_descriptors(4096);
+    tap_need_descriptors(4096);
     struct kr_config config;
     kr_config_init(&config);
     config.conn_max = 3000;
@@ -693,28 +693,6 @@ static void kill_sockets(const char *which, const char *side, uint16_t port) {
         FAIL("ss -K %s: %d: %s", filter, rc, complaint);
 }
 
-/* Tried on a pair that no reactor has to do with, so that a skip hides nothing of ours. */
-static void need_ss_kill(void) {
-    struct sockaddr_in in = {.sin_family = AF_INET};
-    in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int listener = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    CHECK_SYS(bind(listener, (struct sockaddr *)&in, sizeof in));
-    CHECK_SYS(listen(listener, 1));
-    CHECK_SYS(getsockname(listener, (struct sockaddr *)&in, &(socklen_t){sizeof in}));
-    int fd = test_connect(ntohs(in.sin_port));
-    char filter[32], complaint[200];
-    snprintf(filter, sizeof filter, "dport = :%u", ntohs(in.sin_port));
-    int rc = ss_kill("-t", filter, complaint, sizeof complaint);
-    bool killed = test_recv_some(fd, filter, 1) == -ECONNABORTED;
-    test_close(fd);
-    test_close(listener);
-    if (rc == ENOENT)
-        tap_skip("needs ss (iproute2)");
-    if (!killed)
-        tap_skip("needs root and CONFIG_INET_DIAG_DESTROY for ss -K: %s",
-                 *complaint ? complaint : "refused without a word");
-}
-
 /* What a victim is in when it is killed. */
 enum state { SILENT_ONE, TALKING, STUFFED, DRAINING, HALF_CLOSED, STATES };
 
@@ -763,7 +741,7 @@ static int victim_begin(struct town *t, enum state state) {
  * the middle of, end with an error, each once. Half closed, nothing of them is armed, and the next
  * send finds out. */
 static void kill_connections(const char *side) {
-    need_ss_kill();
+    tap_need_ss_kill();
     struct kr_listen_opts opts = echo_opts();
     static struct town t;
     town_open(&t, town_reactor(&kr__linux, 0, 0), &opts, &victim_ops);
@@ -807,7 +785,7 @@ static void on_listener_end(struct kr_reactor *r, kr_listener listener, void *us
 /* Ours: a listener whose socket is killed ends and tells of it, once and without another try; its
  * connections live on, and another takes its port from the very callback. */
 TEST_EACH(hostile_listener_killed_is_replaced) {
-    need_ss_kill();
+    tap_need_ss_kill();
     struct kr_listen_opts opts = echo_opts();
     opts.on_end = on_listener_end;
     listener_ends = 0;

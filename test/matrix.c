@@ -1555,8 +1555,6 @@ static struct world *leaving_begin(const char *verb, uint32_t steal, int32_t res
     cell_begin(verb, "releasing", res, 0);
     *l = (struct leaving){0};
     struct world *w = world_begin(BY_MULTISHOT, steal);
-    if (!(w->r->ring.caps & KR__CAP_FD_INSTALL))
-        tap_skip("needs kernel 6.8");
     connect_client(w);
     return w;
 }

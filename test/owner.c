@@ -547,17 +547,11 @@ TEST_EACH(twenty_reactors_on_one_thread) {
 }
 
 /* Ours: a freed reactor gives back its place among the thread's registered ring descriptors, so
- * that the next one still has the cheaper way into the kernel (where the kernel lets it be had at
- * all). */
+ * that the next one still has the cheaper way into the kernel. A thread has 16 such places
+ * (IO_RINGFD_REG_MAX, since 5.18). */
 TEST_EACH(registered_descriptors_are_given_back) {
-    struct kr_reactor *r = test_reactor(NULL);
-    CHECK_EQ(kr_step(r, 0), 0);
-    bool registered = r->ring.registered;
-    test_reactor_free(r);
-    if (!registered)
-        tap_skip("needs a kernel that registers ring descriptors");
     for (unsigned i = 0; i < 40; i++) {
-        r = test_reactor(NULL);
+        struct kr_reactor *r = test_reactor(NULL);
         CHECK_EQ(kr_step(r, 0), 0);
         CHECK(r->ring.registered);
         test_reactor_free(r);

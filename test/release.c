@@ -826,8 +826,6 @@ static void descriptors_run_out(struct rlimit *before) {
 /* Ours: without a descriptor to be had the connection is as before: what came meanwhile is shown,
  * what is queued is sent, and the user hears that the queue is down. */
 TEST_EACH(release_without_a_descriptor_goes_on, .needs = KR__CAP_FD_INSTALL) {
-    if (!makes())
-        tap_skip("needs kernel 6.8");
     for (unsigned turns = 0; turns < 4; turns++) {
         struct seen s;
         begin(&s, false);
@@ -885,8 +883,6 @@ static size_t chance_data(struct kr_reactor *r, kr_conn conn, void *user, const 
  * mode the other's bytes are told before the end of the send that is in flight. */
 TEST_EACH(release_that_fails_tells_of_the_queue, .needs = KR__CAP_FD_INSTALL) {
     static const struct kr_conn_ops chance_ops = {.on_open = chance_open, .on_data = chance_data};
-    if (!makes())
-        tap_skip("needs kernel 6.8");
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
     opts.backlog = 256;
@@ -921,8 +917,6 @@ TEST_EACH(release_that_fails_tells_of_the_queue, .needs = KR__CAP_FD_INSTALL) {
 /* Ours: an end of the peer that came meanwhile is told when it goes on, and so is a drain that
  * began. */
 TEST_EACH(release_that_fails_tells_what_it_held_back, .needs = KR__CAP_FD_INSTALL) {
-    if (!makes())
-        tap_skip("needs kernel 6.8");
     struct seen s;
     begin(&s, false);
     CHECK_OK(kr_conn_pause(s.r, s.conn));
@@ -1138,8 +1132,6 @@ static size_t killer_data(struct kr_reactor *r, kr_conn conn, void *user, const 
  * other's bytes are told before the answer. */
 TEST_EACH(release_closed_before_the_answer, .needs = KR__CAP_FD_INSTALL) {
     static const struct kr_conn_ops killer_ops = {.on_open = killer_open, .on_data = killer_data};
-    if (!makes())
-        tap_skip("needs kernel 6.8");
     struct killer k = {0};
     struct seen s;
     begin(&s, false);

@@ -12,7 +12,6 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,7 +103,7 @@ TEST_EACH(default_table_fits_a_low_nofile) {
 
 /* Ours: a table that RLIMIT_NOFILE does not allow is refused as such, with both figures. */
 TEST_EACH(table_longer_than_nofile) {
-    test_need_descriptors(1064);
+    tap_need_descriptors(1064);
     struct kr_failure why;
     struct kr_config config;
     kr_config_init(&config);
@@ -164,8 +163,7 @@ static void as_nobody(rlim_t memlock, void (*fn)(void)) {
 }
 
 static void need_root(void) {
-    if (geteuid() != 0)
-        tap_skip("needs root, to become other users");
+    tap_need_users();
 }
 
 static void refused_memlock(void) {
@@ -497,19 +495,16 @@ TEST_EACH(each_cause_has_its_own_words) {
 /* Ours: the sysctl is read where the kernel shows it. A file of our own is mounted over it, for
  * this process only, and a filter answers as the kernel would. */
 TEST(sysctl_is_read_from_the_system) {
-    if (unshare(CLONE_NEWNS) < 0)
-        tap_skip("needs the right to make a mount namespace");
+    tap_need_mounts();
+    tap_need_kernel(6, 6);
     char path[] = "/tmp/kreactor-sysctl-XXXXXX";
     int fd = CHECK_SYS(mkstemp(path));
     CHECK_EQ(write(fd, "2\n", 2), 2);
     CHECK_SYS(close(fd));
     const char *sysctl = "/proc/sys/kernel/io_uring_disabled";
-    int rc = mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
-    if (rc == 0)
-        rc = mount(path, sysctl, NULL, MS_BIND, NULL);
+    CHECK(tap_mounts_private());
+    CHECK_SYS(mount(path, sysctl, NULL, MS_BIND, NULL));
     CHECK_SYS(unlink(path));
-    if (rc < 0)
-        tap_skip("needs the right to mount, and kernel 6.6 for the sysctl");
     forbid(SYS_io_uring_setup, EPERM);
     struct kr_failure why;
     check_refused(NULL, EPERM, KR_REFUSED_SYSCTL, &why);

@@ -306,7 +306,7 @@ static void connect_many(struct kr_reactor *r, struct test_echo *clients, unsign
 
 static void few_entries_for_many(unsigned sq_entries, unsigned cq_entries) {
     unsigned count = tap_full() ? 5000 : 1500;
-    test_need_descriptors(count + 200);
+    tap_need_descriptors(count + 200);
     struct kr_config config = tiny_ring(sq_entries, cq_entries, count + 10);
     struct kr_reactor *r = test_reactor(&config);
     struct test_echo *clients = calloc(count, sizeof *clients);
@@ -345,7 +345,7 @@ TEST_EACH(starve_sq_of_8_and_cq_of_8_lose_nothing, .deadline_s = 90) {
 /* Ours: 1000 ready connections are drained in a bounded number of enters, in DEFER mode too,
  * where the kernel handles 20 or so at a time. */
 TEST_EACH(starve_many_ready_need_few_enters) {
-    test_need_descriptors(1200);
+    tap_need_descriptors(1200);
     struct kr_config config = tiny_ring(512, 4096, 1010);
     struct kr_reactor *r = test_reactor(&config);
     static struct test_echo clients[1000];
@@ -369,7 +369,7 @@ TEST_EACH(starve_many_ready_need_few_enters) {
 
 /* Ours: closing thousands at once through an SQ of 4 closes each exactly once. */
 TEST_EACH(starve_sq_of_4_closes_all) {
-    test_need_descriptors(1200);
+    tap_need_descriptors(1200);
     struct kr_config config = tiny_ring(4, 8, 1010);
     struct kr_reactor *r = test_reactor(&config);
     static struct test_echo clients[1000];

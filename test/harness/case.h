@@ -23,6 +23,9 @@ struct tap_job {
     uint64_t seed;
 };
 
+/* What the case's options say it needs. */
+void tap_need_caps(unsigned caps);
+
 /* Runs the case in this process and ends the process with its status. */
 __attribute__((noreturn)) void tap_case_run(const struct tap_job *job, struct tap_shared *shared);
 

@@ -287,17 +287,6 @@ void test_thread_stop(struct test_thread *thread) {
     free(thread);
 }
 
-void test_need_descriptors(unsigned count) {
-    struct rlimit limit;
-    CHECK_SYS(getrlimit(RLIMIT_NOFILE, &limit));
-    if (limit.rlim_cur >= count)
-        return;
-    if (limit.rlim_max < count)
-        tap_skip("needs %u descriptors (ulimit -Hn)", count);
-    limit.rlim_cur = count;
-    CHECK_SYS(setrlimit(RLIMIT_NOFILE, &limit));
-}
-
 /* ---- listening and clients ---- */
 
 uint16_t test_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_listen_opts *opts,

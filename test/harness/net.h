@@ -71,9 +71,6 @@ struct test_thread;
 struct test_thread *test_thread_start(struct kr_reactor *r);
 void test_thread_stop(struct test_thread *thread);
 
-/* Lets the case have as many descriptors as `count` (and tables of that length), or skips it. */
-void test_need_descriptors(unsigned count);
-
 /* ---- listening and clients: loopback only, ports of the kernel's choice ---- */
 
 /* Listens on 127.0.0.1; *ret may be NULL. Returns the port. `opts` NULL: defaults, but a backlog

@@ -462,12 +462,14 @@ static int debug_jobs(void) {
     return 0;
 }
 
-/* A filtered run has no floor, but one that matched nothing has failed. */
+/* A skipped case is there, and has said what the machine lacks. A filtered run has no floor, but
+ * one that matched nothing has failed; so has a suite of which nothing could run. */
 static void check_floor(void) {
     int floor = suite.pattern ? 1 : suite.floor;
     char why[80];
-    snprintf(why, sizeof(why), "ran %d cases, the floor is %d", suite.ran, floor);
-    if (suite.ran < floor && !(suite.pattern && suite.skipped > 0))
+    snprintf(why, sizeof(why), "ran %d cases, skipped %d, the floor is %d", suite.ran,
+             suite.skipped, floor);
+    if (suite.ran + suite.skipped < floor || (suite.ran == 0 && !suite.pattern))
         print_not_ok("floor", why);
     printf("# suite %s: ran %d cases, floor %d, failed %d, skipped %d, seed %#jx\n", suite.name,
            suite.ran, floor, suite.failed, suite.skipped, (uintmax_t)suite.seed);

@@ -22,18 +22,19 @@
 
 const struct tap_variant tap_variants[] = {{.name = "only", .caps_mask = ~0u}};
 const size_t tap_variant_count = 1;
+const struct tap_cap tap_caps[1];
+const size_t tap_cap_count = 0;
 
 struct report {
     int status;
     char text[256 * 1024];
 };
 
-/* Runs the victim to its end; a NULL argument ends the list. */
-static struct report *run_victim(const char *a, const char *b, const char *c) {
+/* Runs the program to its end. */
+static struct report *run_program(const char *program, const char *arguments) {
     static struct report report;
     char command[512];
-    snprintf(command, sizeof(command), "TAP_DEADLINE_SCALE=1 exec %s %s %s %s", VICTIM, a ? a : "",
-             b ? b : "", c ? c : "");
+    snprintf(command, sizeof(command), "TAP_DEADLINE_SCALE=1 exec %s %s", program, arguments);
     FILE *out = popen(command, "re");
     CHECK(out);
     size_t size = fread(report.text, 1, sizeof(report.text) - 1, out);
@@ -43,6 +44,12 @@ static struct report *run_victim(const char *a, const char *b, const char *c) {
     CHECK(WIFEXITED(status));
     report.status = WEXITSTATUS(status);
     return &report;
+}
+
+static struct report *run_victim(const char *a, const char *b, const char *c) {
+    char arguments[256];
+    snprintf(arguments, sizeof(arguments), "%s %s %s", a ? a : "", b ? b : "", c ? c : "");
+    return run_program(VICTIM, arguments);
 }
 
 static void expect(const struct report *report, const char *text) {
@@ -114,8 +121,17 @@ TEST(list_names_every_case) {
 
 TEST(skip_is_no_pass_and_gives_its_reason) {
     const struct report *report = run_victim("skipped", NULL, NULL);
-    expect(report, "ok 1 - skipped # SKIP needs 2 moons\n");
+    expect(report, "ok 1 - skipped # SKIP needs kernel 99.2\n");
     expect(report, "ran 0 cases, floor 1, failed 0, skipped 1");
+    CHECK_EQ(report->status, 0);
+}
+
+TEST(capability_that_the_kernel_lacks_skips) {
+    const struct report *report = run_victim("capability", NULL, NULL);
+    expect(report, " - capability_lacking/blue # SKIP needs kernel 99.0\n");
+    expect(report, " - capability_there/red\n");
+    expect(report, "\n1..2\n");
+    CHECK_EQ(report->status, 0);
 }
 
 TEST(check_prints_place_expression_and_values) {
@@ -201,13 +217,13 @@ TEST(seed_repeats_the_random_numbers) {
 /* The whole suite: every kind of end is counted right, and the floor is missed. */
 TEST(too_few_cases_fail_the_suite, .deadline_s = 60) {
     const struct report *report = run_victim(NULL, NULL, NULL);
-    expect(report, " - floor\n# floor: ran 18 cases, the floor is 1000\n");
+    expect(report, " - floor\n# floor: ran 19 cases, skipped 2, the floor is 1000\n");
 #ifdef LEAKS_ARE_SEEN
-    expect(report, "# suite victim: ran 18 cases, floor 1000, failed 13, skipped 1,");
+    expect(report, "# suite victim: ran 19 cases, floor 1000, failed 13, skipped 2,");
 #else
-    expect(report, "# suite victim: ran 18 cases, floor 1000, failed 12, skipped 1,");
+    expect(report, "# suite victim: ran 19 cases, floor 1000, failed 12, skipped 2,");
 #endif
-    expect(report, "\n1..20\n");
+    expect(report, "\n1..22\n");
     CHECK_EQ(report->status, 1);
 }
 
@@ -215,6 +231,37 @@ TEST(filter_that_matches_nothing_fails) {
     const struct report *report = run_victim("no_such_case", NULL, NULL);
     expect(report, "not ok 1 - floor\n");
     CHECK_EQ(report->status, 1);
+}
+
+TEST(suite_of_which_nothing_ran_fails) {
+    const struct report *report = run_program(IDLE, "");
+    expect(report, "# floor: ran 0 cases, skipped 1, the floor is 1\n");
+    CHECK_EQ(report->status, 1);
+}
+
+/* The second look at a reason to skip: 0 if the machine lacks what it names. */
+static int explain(const char *reason) {
+    char command[512];
+    snprintf(command, sizeof(command), "exec " EXPLAIN " '%s'", reason);
+    int status = system(command);
+    CHECK(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+TEST(reason_that_the_machine_explains) {
+    CHECK_EQ(explain("needs kernel 99.0"), 0);
+    CHECK_EQ(explain("needs the program no-such-program"), 0);
+    CHECK_EQ(explain("needs 4000000000 descriptors"), 0);
+}
+
+TEST(reason_that_the_machine_does_not_explain) {
+    CHECK_EQ(explain("needs kernel 2.6"), 1);
+    CHECK_EQ(explain("needs kernel 6.1"), 1);
+    CHECK_EQ(explain("needs the program sh"), 1);
+    CHECK_EQ(explain("needs 3 descriptors"), 1);
+    CHECK_EQ(explain("needs a checked build"), 1); /* test/run makes no other */
+    CHECK_EQ(explain("needs luck"), 1);
+    CHECK_EQ(explain(""), 1);
 }
 
 /* What tally.awk makes of a suite that printed this text (with printf's escapes) and ended so. */
@@ -256,4 +303,4 @@ TEST(tally_fails_a_suite_that_bailed_out) {
     expect_tally("ok 1 - a\\nBail out! fork\\n1..1\\n", 0, "1 1 0\nit bailed out: fork\n");
 }
 
-TAP_MAIN(selftest, 26)
+TAP_MAIN(selftest, 30)

@@ -270,6 +270,7 @@ void tap_case_run(const struct tap_job *job, struct tap_shared *shared) {
     backtrace(&frame, 1); /* its first call loads libgcc: not for a signal handler */
     case_begin(job, shared);
     signal(SIGXCPU, on_deadline);
+    tap_need_caps(job->c->needs);
     fds_read(&fds_before);
     job->c->run();
     if (getpid() != self.pid)

@@ -11,13 +11,14 @@
  *     whole process group is killed;
  *   - it dies of a signal, calls exit, or ends with a status other than 0 (as a leak report does);
  *   - at its end it holds a descriptor it did not have at its start, or lacks one it had.
- * What a failed case wrote to stdout and stderr is shown as diagnostics. A suite fails when a case
- * fails, or when fewer cases ran than its floor; a skipped case has not run. A suite of which six
+ * What a failed case wrote to stdout and stderr is shown as diagnostics. A case that needs what
+ * the machine lacks (tap_need_...) is skipped. A suite fails when a case fails, when it has fewer
+ * cases, skipped ones included, than its floor, or when all were skipped. A suite of which six
  * cases overran gives up without a plan, which counts as a failure.
  *
  * A case starts with descriptors 0, 1 and 2 only, in a process group of its own, single-threaded.
  * A process that a case forks ends with tap_exit_child; CHECK may be used there and in any thread,
- * but tap_skip only in the case itself. */
+ * but tap_need_... only in the case itself. */
 #ifndef TAP_H
 #define TAP_H
 
@@ -36,13 +37,22 @@ struct tap_variant {
 extern const struct tap_variant tap_variants[];
 extern const size_t tap_variant_count;
 
+/* The kernel that brought a capability. The table is in variants.c. */
+struct tap_cap {
+    unsigned bit, major, minor;
+};
+
+extern const struct tap_cap tap_caps[];
+extern const size_t tap_cap_count;
+
 struct tap_case {
     const char *name;
     void (*run)(void);
     bool each;      /* run once a variant */
     bool alone;     /* no other case of the suite runs beside it: for cases that measure */
     int deadline_s; /* 0: 20 s */
-    unsigned needs; /* capabilities: not run in variants that may not use them */
+    /* capabilities: not run in variants that may not use them, skipped on kernels that lack them */
+    unsigned needs;
     struct tap_case *next;
 };
 
@@ -62,7 +72,7 @@ struct tap_case {
     }                                                                                              \
     static void test_##name_(void)
 
-/* The suite's main. Floor: how many cases, counted once a variant, must have run. */
+/* The suite's main. Floor: how many cases, counted once a variant, there must be. */
 #define TAP_MAIN(suite_, floor_)                                                                   \
     int main(int argc, char **argv) {                                                              \
         return tap_main(#suite_, (floor_), argc, argv);                                            \
@@ -74,8 +84,23 @@ int tap_main(const char *suite, int floor, int argc, char **argv);
 /* The variant of the running case; in a TEST case the first of the table. */
 const struct tap_variant *tap_variant(void);
 
-/* Ends the case as skipped: "needs kernel 6.7". Never for something that may simply be broken. */
+/* What the case needs of the machine. The harness looks for it, apart from the library, and ends
+ * the case as skipped where it is lacking: "needs kernel 6.8". So what is merely broken fails; and
+ * test/run looks once more, in another way, whether the machine explains each skip (explain.sh). */
+void tap_need_users(void);  /* the right to become other users */
+void tap_need_mounts(void); /* the right to mount, in a namespace of its own (tap_mounts_private) */
+void tap_need_ipv6(void);   /* on loopback */
+void tap_need_kernel(unsigned major, unsigned minor);
+void tap_need_program(const char *name);
+void tap_need_descriptors(unsigned count); /* raises the soft limit, and the length of tables */
+void tap_need_ss_kill(void);               /* `ss -K` ends TCP sockets from outside */
+void tap_need_checked(void);               /* a checked build of the library */
+
+/* Ends the case as skipped for what none of these looks for, by a reason that explain.sh knows. */
 __attribute__((noreturn, format(printf, 1, 2))) void tap_skip(const char *format, ...);
+
+/* Gives the process a mount namespace: what it mounts below /proc is seen by nobody else. */
+bool tap_mounts_private(void);
 
 /* Ends the case as failed. CHECK and its kin come here. */
 __attribute__((noreturn, format(printf, 3, 4))) void tap_fail(const char *file, int line,

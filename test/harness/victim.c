@@ -16,6 +16,9 @@ const struct tap_variant tap_variants[] = {
 };
 const size_t tap_variant_count = 2;
 
+const struct tap_cap tap_caps[] = {{.bit = 1, .major = 2, .minor = 6}, {.bit = 2, .major = 99}};
+const size_t tap_cap_count = 2;
+
 static void print_arg(void *arg) {
     printf("hook %s ran\n", (const char *)arg);
 }
@@ -38,8 +41,16 @@ TEST_EACH(coloured) {
 }
 
 TEST(skipped) {
-    tap_skip("needs %d moons", 2);
+    tap_need_kernel(2, 6);
+    tap_need_kernel(99, 2);
 }
+
+/* Not made for red, which may not use it; skipped in blue, where the kernel lacks it. */
+TEST_EACH(capability_lacking, .needs = 2) {
+    FAIL("it ran");
+}
+
+TEST_EACH(capability_there, .needs = 1) {}
 
 TEST(values) {
     tap_on_fail(print_arg, "one");

@@ -352,7 +352,7 @@ CASES = [
 
 def main():
     if not shutil.which("redis-cli"):
-        print("1..1\nok 1 - resp_with_its_clients # SKIP needs redis-tools")
+        print("1..1\nok 1 - resp_with_its_clients # SKIP needs the program redis-cli")
         return 0
     return run_cases("resp-clients", CASES, FLOOR)
 
