@@ -207,8 +207,39 @@ TEST_EACH(ipv6) {
     test_reactor_free(r);
 }
 
+/* A bound socket that keeps the port from whoever lets the kernel choose one, and not from a
+ * listener with SO_REUSEADDR. -1: the port is not to be had. */
+static int keep_port(const char *ip, uint16_t port) {
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_ip(&addr, ip, port));
+    int fd = CHECK_SYS(socket(addr.u.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    CHECK_SYS(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int)));
+    if (addr.u.sa.sa_family == AF_INET6)
+        CHECK_SYS(setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &(int){1}, sizeof(int)));
+    if (bind(fd, &addr.u.sa, addr.size) == 0)
+        return fd;
+    CHECK_EQ(errno, EADDRINUSE);
+    test_close(fd);
+    return -1;
+}
+
+/* A port that nobody has in either family, until the descriptors are closed. */
+static uint16_t keep_free_port(int fds[2]) {
+    do {
+        struct kr_addr addr = {.size = sizeof addr.u};
+        fds[0] = keep_port("0.0.0.0", 0);
+        CHECK_SYS(getsockname(fds[0], &addr.u.sa, &addr.size));
+        fds[1] = keep_port("::", kr_addr_port(&addr));
+        if (fds[1] >= 0)
+            return kr_addr_port(&addr);
+        test_close(fds[0]);
+    } while (tap_remaining_ns() > 0);
+    FAIL("no port is free in both families");
+}
+
 /* Ours: v6_only decides whether an IPv6 listener takes IPv4. With it, another may listen on the
- * same port. */
+ * same port. The kernel would choose a port that is free in IPv6 alone for a listener that takes
+ * IPv6 only, and a client of any other process may have it in IPv4. */
 TEST_EACH(v6_only) {
     tap_need_ipv6();
     struct kr_reactor *r = test_reactor(NULL);
@@ -221,11 +252,14 @@ TEST_EACH(v6_only) {
 
     struct kr_listen_opts opts = default_opts();
     opts.v6_only = true;
-    CHECK_OK(listen_on(r, &six, "::", 0, &opts, &s));
-    CHECK_OK(kr_listener_addr(r, six, &addr));
+    int kept[2];
+    uint16_t port = keep_free_port(kept);
+    CHECK_OK(listen_on(r, &six, "::", port, &opts, &s));
     /* means nothing there */
-    CHECK_OK(listen_on(r, &four, "0.0.0.0", kr_addr_port(&addr), &opts, &s));
-    one_is_served(r, kr_addr_port(&addr));
+    CHECK_OK(listen_on(r, &four, "0.0.0.0", port, &opts, &s));
+    test_close(kept[0]);
+    test_close(kept[1]);
+    one_is_served(r, port);
     rest_without_conns(r, 3);
     test_reactor_free(r);
 }
