@@ -184,6 +184,29 @@ void batch_run(struct tally *ret, const struct batch *batch) {
         ret->library[i] = kr__marks[i] - before[i];
 }
 
+/* The counter of a mark; NULL: there is none of that name. */
+static const uint64_t *counter(const struct tally *tally, const char *name) {
+    for (unsigned i = 0; i < KR__MARK_COUNT; i++) {
+        if (!strcmp(test_marks[i].name, name))
+            return &tally->library[i];
+    }
+    for (unsigned i = 0; i < MARK_COUNT; i++) {
+        if (!strcmp(mark_names[i], name))
+            return &tally->marks[i];
+    }
+    return NULL;
+}
+
+bool batch_knows_mark(const char *name) {
+    static const struct tally none;
+    return counter(&none, name) != NULL;
+}
+
+uint64_t batch_mark(const struct tally *tally, const char *name) {
+    const uint64_t *count = counter(tally, name);
+    return count ? *count : 0;
+}
+
 /* What the server of the storm does not do cannot go wrong in it. The scripts of raw requests come
  * by. */
 static bool is_beyond(unsigned fault) {

@@ -27,6 +27,13 @@ void batch_run(struct tally *ret, const struct batch *batch);
  * never met; each is named on stderr. */
 unsigned batch_unmet(const struct tally *tally);
 
+/* A mark of the library (lib/base/mark.h), which only checked builds count, or else of the storm:
+ * both have marks of some names. */
+bool batch_knows_mark(const char *name);
+
+/* How often the seeds came by it. */
+uint64_t batch_mark(const struct tally *tally, const char *name);
+
 /* True when the run fails (dies, or takes longer than a minute) within `steps` turns; 0: at all. */
 bool batch_fails(uint64_t seed, const struct scenario *scenario, uint64_t steps, bool quiet);
 
