@@ -210,6 +210,32 @@ TEST_EACH(flow_send_cap_is_exact) {
     test_reactor_free(r);
 }
 
+/* Ours: nor does a size fit that makes the sum of what is queued wrap around. Its bytes are not
+ * looked at. */
+TEST_EACH(flow_send_cap_does_not_wrap_around) {
+    struct kr_reactor *r = test_reactor(NULL);
+    struct kr_listen_opts opts = test_marks_of(0, 5000, 20000);
+    struct source source = {.low = 0, .high = 5000};
+    int fd = test_connect(test_listen(r, NULL, &opts, &source_ops, &source));
+    TEST_UNTIL(r, source.open);
+    static char bytes[1000];
+    test_pattern(bytes, sizeof bytes, 77, 0);
+    CHECK_OK(kr_conn_send(r, source.conn, bytes, sizeof bytes));
+    for (size_t size = SIZE_MAX; size > SIZE_MAX - 2 * sizeof bytes; size -= 100) {
+        struct iovec one = {bytes, size};
+        CHECK_ERR(kr_conn_send(r, source.conn, bytes, size), ENOBUFS);
+        CHECK_ERR(kr_conn_sendv(r, source.conn, &one, 1), ENOBUFS);
+        CHECK_ERR(kr_conn_send_ref(r, source.conn, bytes, size, NULL, NULL), ENOBUFS);
+    }
+    CHECK_EQ(kr_conn_queued(r, source.conn), sizeof bytes);
+    source.risen = true;
+    drink(r, fd, sizeof bytes, UINT64_MAX);
+    TEST_UNTIL(r, source.drains == 1);
+    test_rest(r, (struct test_levels){.conns = 1, .listeners = 1});
+    test_close(fd);
+    test_reactor_free(r);
+}
+
 /* Ours: on_drain waits for send_low, though a send ends in between: 8 MiB are in flight to a
  * slow reader when more is queued; at their end the queue is between the marks, and only when
  * that is gone too it is drained. */
@@ -324,4 +350,4 @@ TEST_EACH(flow_to_a_peer_that_reads_nothing_is_bounded) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(flow, 28)
+TAP_MAIN(flow, 32)

@@ -2,6 +2,8 @@
  * it, else in a copy; and neither way lost, doubled, or in anybody's way. */
 #include "harness/net.h"
 
+#include "core/reactor.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -306,4 +308,25 @@ TEST_EACH(lease_that_is_none_is_stale) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(lease, 9 * 4)
+/* Ours: only what is shown, to the connection that it is shown to, counts as lent: not what begins
+ * before it, ends behind it, or is longer. */
+TEST(lease_of_a_part_of_what_is_shown) {
+    static struct kr_reactor r;
+    static struct kr__conn c, other;
+    static char bytes[100];
+    r.lent = (struct kr__lent){.conn = &c, .data = bytes + 20, .size = 50};
+    CHECK(kr__lent_has(&r, &c, bytes + 20, 50));
+    CHECK(kr__lent_has(&r, &c, bytes + 20, 0));
+    CHECK(kr__lent_has(&r, &c, bytes + 45, 25));
+    CHECK(kr__lent_has(&r, &c, bytes + 69, 1));
+    CHECK(!kr__lent_has(&r, &other, bytes + 20, 50));
+    CHECK(!kr__lent_has(&r, &c, bytes + 19, 50));
+    CHECK(!kr__lent_has(&r, &c, bytes + 19, 1));
+    CHECK(!kr__lent_has(&r, &c, bytes + 20, 51));
+    CHECK(!kr__lent_has(&r, &c, bytes + 45, 26));
+    CHECK(!kr__lent_has(&r, &c, bytes + 71, 1));
+    CHECK(!kr__lent_has(&r, &c, bytes + 45, SIZE_MAX));
+    CHECK(!kr__lent_has(&r, &c, bytes + 20, SIZE_MAX - 10));
+}
+
+TAP_MAIN(lease, 9 * 4 + 1)

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -231,6 +232,41 @@ TEST_EACH(unix_connections_know_their_addresses) {
     place_end(&p);
 }
 
+/* ---- the moment of bind ---- */
+
+/* What the last bind met. */
+static struct {
+    mode_t mode; /* of the file that it has made */
+    int flags;   /* of the descriptor */
+} bound;
+
+/* In place of the C library's: afterwards it would be too late to see what others may have. */
+int bind(int fd, __CONST_SOCKADDR_ARG addr, socklen_t size) {
+    const struct sockaddr_un *un = addr.__sockaddr_un__;
+    int rc = (int)syscall(SYS_bind, fd, un, size);
+    struct stat st = {0};
+    if (rc == 0 && un->sun_family == AF_UNIX && un->sun_path[0])
+        CHECK_SYS(lstat(un->sun_path, &st));
+    bound.mode = st.st_mode & 07777;
+    bound.flags = CHECK_SYS(fcntl(fd, F_GETFD));
+    return rc;
+}
+
+/* Ours: a program that another thread starts meanwhile does not inherit the listener. */
+TEST_EACH(unix_listener_is_closed_on_exec) {
+    struct place p = place_begin();
+    struct kr_reactor *r = test_reactor(NULL);
+    struct server s = {0};
+    bound.flags = -1;
+    listen_at(r, &p.addr, NULL, &s);
+    CHECK_EQ(bound.flags, FD_CLOEXEC);
+    bound.flags = -1;
+    test_listen(r, NULL, NULL, &ops, &s);
+    CHECK_EQ(bound.flags, FD_CLOEXEC);
+    test_reactor_free(r);
+    place_end(&p);
+}
+
 /* ---- the file's mode ---- */
 
 static void check_mode(mode_t mask, unsigned asked, unsigned wanted) {
@@ -242,6 +278,7 @@ static void check_mode(mode_t mask, unsigned asked, unsigned wanted) {
     mode_t old = umask(mask);
     listen_at(r, &p.addr, &opts, &s);
     umask(old);
+    CHECK_EQ(bound.mode & ~wanted, 0u);
     struct stat st;
     CHECK_SYS(lstat(p.path, &st));
     CHECK(S_ISSOCK(st.st_mode));
@@ -251,8 +288,8 @@ static void check_mode(mode_t mask, unsigned asked, unsigned wanted) {
     place_end(&p);
 }
 
-/* Ours: the mode is the one asked for, wider or narrower than the umask's; else the umask has its
- * way. */
+/* Ours: the mode is the one asked for, wider or narrower than the umask's, and at no moment more;
+ * else the umask has its way. */
 TEST_EACH(unix_mode_is_as_asked) {
     check_mode(0077, 0666, 0666);
     check_mode(0000, 0600, 0600);
@@ -662,4 +699,4 @@ TEST_EACH(unix_end_of_stream_is_never_missed, .deadline_s = 120) {
     place_end(&p);
 }
 
-TAP_MAIN(unix, 73)
+TAP_MAIN(unix, 77)

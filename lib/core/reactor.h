@@ -111,8 +111,8 @@ static inline int kr__conn_door(const struct kr_reactor *r, kr_conn conn, struct
 static inline bool kr__lent_has(const struct kr_reactor *r, const struct kr__conn *c,
                                 const char *data, size_t size) {
     const struct kr__lent *lent = &r->lent;
-    return lent->conn == c && data >= lent->data && size <= lent->size &&
-           data <= lent->data + (lent->size - size);
+    size_t at = (uintptr_t)data - (uintptr_t)lent->data; /* huge where data is below */
+    return lent->conn == c && at <= lent->size && size <= lent->size - at;
 }
 
 /* Whether a connection may keep one more buffer: as long as none keeps more than its share, and all
