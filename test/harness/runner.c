@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
@@ -58,6 +59,7 @@ static struct {
     bool list, verbose, in_process;
     uint64_t seed;
     double deadline_scale;
+    int alone_lock; /* -1: no other suite is known of */
 
     struct tap_case *cases, **cases_end;
     struct tap_job jobs[JOB_MAX];
@@ -353,6 +355,25 @@ static void run_jobs(bool alone, int at_once) {
     }
 }
 
+static bool has_jobs(bool alone) {
+    for (int i = 0; i < suite.job_count; i++)
+        if (suite.jobs[i].c->alone == alone)
+            return true;
+    return false;
+}
+
+/* Suites that run at the same time share the lock, but for cases that are to run alone. */
+static void run_phase(bool alone) {
+    if (!has_jobs(alone))
+        return;
+    while (suite.alone_lock >= 0 && flock(suite.alone_lock, alone ? LOCK_EX : LOCK_SH) < 0)
+        if (errno != EINTR || interrupted)
+            give_up("cannot have the lock");
+    run_jobs(alone, alone ? 1 : suite.jobs_at_once);
+    if (suite.alone_lock >= 0)
+        flock(suite.alone_lock, LOCK_UN);
+}
+
 static void on_interrupt(int sig) {
     interrupted = sig;
 }
@@ -398,7 +419,8 @@ static void usage(void) {
            "  -jN           N cases at a time (2)\n"
            "  --in-process  run in this process, for a debugger; a failure aborts\n"
            "  --seed N      the seed that a failure printed\n"
-           "TAP_DEADLINE_SCALE in the environment multiplies the deadlines.\n",
+           "TAP_DEADLINE_SCALE in the environment multiplies the deadlines, TAP_ALONE_LOCK is a file\n"
+           "that suites which run at the same time lock for cases that are to run alone.\n",
            suite.name);
     exit(2);
 }
@@ -427,6 +449,10 @@ static void read_environment(void) {
     const char *scale = getenv("TAP_DEADLINE_SCALE");
     if (scale && atof(scale) >= 1)
         suite.deadline_scale = atof(scale);
+    const char *lock = getenv("TAP_ALONE_LOCK");
+    suite.alone_lock = lock && *lock ? open(lock, O_RDWR | O_CLOEXEC) : -1;
+    if (lock && *lock && suite.alone_lock < 0)
+        die(lock);
 }
 
 static void *shared_memory(size_t size) {
@@ -488,8 +514,8 @@ int tap_main(const char *name, int floor, int argc, char **argv) {
     if (suite.in_process)
         return debug_jobs();
     prepare();
-    run_jobs(false, suite.jobs_at_once);
-    run_jobs(true, 1);
+    run_phase(false);
+    run_phase(true);
     kill_leftovers();
     check_floor();
     test_marks_print();

@@ -49,7 +49,9 @@ struct tap_case {
     const char *name;
     void (*run)(void);
     bool each;      /* run once a variant */
-    bool alone;     /* no other case of the suite runs beside it: for cases that measure */
+    /* no other case runs beside it, of this suite or of one that has the same TAP_ALONE_LOCK: for
+     * cases that measure, or keep all processors busy */
+    bool alone;
     int deadline_s; /* 0: 20 s */
     /* capabilities: not run in variants that may not use them, skipped on kernels that lack them */
     unsigned needs;
