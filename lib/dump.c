@@ -1,6 +1,7 @@
 /* A reactor in text. Happy path: lines gather in a small buffer, which is written when it is full.
  * Failure: the first error of write ends it. Nothing is changed, so it may be called at any moment
  * that the reactor's thread has. */
+#include "core/forward.h"
 #include "op/op.h"
 #include "pool/files.h"
 
@@ -79,7 +80,7 @@ static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr
     struct kr__wants wants = kr__conn_wants(c);
     put_set(d, "wants", wants.start);
     put_set(d, "unwants", wants.cancel);
-    bool listed = kr__link_on(&c->owner.dirty) || kr__link_on(&c->wait);
+    bool listed = kr__link_on(&c->owner.dirty) || kr__link_on(&c->wait) || kr__forward_is_over(c);
     bool stuck = !listed && !r->in_turn && !kr__conn_moves(r, c);
     put(d, " queued %u held %u kept %u quiet_ms %lld", c->queued, c->held, c->kept_size,
         (long long)((r->now - c->idle_from) / 1000000));

@@ -1,14 +1,21 @@
 /* The turn.
  *
- *     settle   forwarding pairs that are over, connections that leave
- *     show     kept bytes of connections that read on again
  *     arm      requests of what dirty owners want
  *     enter    submit, and wait if there is nothing to do, until the next deadline at most
  *     reap     completions: tag -> owner -> count -> done -> settle; buffers go back with one store
  *     release  what was lent to sends and is its owners' again
  *     expire   timers and deadlines that were due when the phase began
  *     inbox    posted calls
+ *     settle   forwarding pairs that are over, connections that leave
+ *     show     kept bytes of connections that read on again
  *     drain    connections that are told of it, and its end, while one is under way
+ *
+ * Every callback runs behind `enter`: it sees the turn's own time, and what it closes is closed in
+ * a later turn, since requests are made in front. Each of the lists that `settle` and `show` work
+ * off is taken as it is when its phase begins. What is listed later waits for the next turn, which
+ * therefore comes without a wait. An owner that has something to be told of through a list does not
+ * end before that (the CLOSE of a pair's end waits for the pair, kr__conn_wants; a connection that
+ * leaves is told at its end, core/conns.c).
  *
  * Only this file touches an owner's counter: it rises where an SQE is tagged and falls at a
  * completion without F_MORE. One rule for one-shot, multishot and zero-copy alike.
@@ -341,13 +348,6 @@ static unsigned expire(struct kr_reactor *r) {
 
 static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
     kr__count(&r->stats.turns, 1);
-    if (kr__unlikely(!kr__list_empty(&r->forwards_over)))
-        kr__forwards_settle(r);
-    if (kr__unlikely(!kr__list_empty(&r->releases)))
-        kr__releases_settle(r);
-    show(r);
-    if (kr__unlikely(kr__in_child(r)))
-        return -ECHILD;
     arm(r);
     int rc = enter(r, max_wait_ns);
     if (rc < 0)
@@ -361,6 +361,11 @@ static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
     if (!r->freeing)
         done += expire(r);
     done += kr__inbox_run(r, r->config.turn_posts);
+    if (kr__unlikely(!kr__list_empty(&r->forwards_over)))
+        kr__forwards_settle(r);
+    if (kr__unlikely(!kr__list_empty(&r->releases)))
+        kr__releases_settle(r);
+    show(r);
     if (kr__unlikely(r->drain.under_way) && !r->freeing && !kr__in_child(r))
         done += kr__drain_step(r);
     return kr__unlikely(kr__in_child(r)) ? -ECHILD : (int)done;

@@ -283,8 +283,14 @@ static bool is_settled(struct kr_reactor *r) {
            !kr__inbox_ready(&r->inbox) && !r->sends.due.head;
 }
 
-static void run_posts(struct kr_reactor *r) {
+/* Callbacks are about to run that no turn of the loop runs; kr_now is the time of now. */
+static void begin_callbacks(struct kr_reactor *r) {
     r->in_turn = true;
+    r->now = r->kernel->clock(r->kernel);
+}
+
+static void run_posts(struct kr_reactor *r) {
+    begin_callbacks(r);
     while (kr__inbox_run(r, r->config.turn_posts) + kr__sends_tell(&r->sends, r)) {}
     r->in_turn = false;
 }
@@ -292,7 +298,7 @@ static void run_posts(struct kr_reactor *r) {
 /* The last completions of some owners may never come. Their users are told of the end all the
  * same. */
 static void abandon(struct kr_reactor *r) {
-    r->in_turn = true;
+    begin_callbacks(r);
     kr__forwards_settle(r);
     for (struct kr__conn *c = NULL; !kr__in_child(r) && (c = kr__conns_next(&r->conns, c));)
         kr__conn_abandon(r, c);
@@ -361,7 +367,8 @@ static void clear_files(struct kr_reactor *r) {
     kr__mark(freed_unrun);
     run_posts(r);
     end_conns(r);
-    r->in_turn = true;
+    begin_callbacks(r);
+    kr__forwards_settle(r);
     for (struct kr__conn *c = NULL; !kr__in_child(r) && (c = kr__conns_next(&r->conns, c));) {
         if (c->state == KR__CONN_FREE)
             continue;

@@ -44,8 +44,9 @@ struct kr_forwarded {
     int error;
 };
 
-/* Called once for each kr_conn_forward that returned 0, from a turn, before on_close of either end;
- * both handles are still good. With keep_open the connections are their users' again. Legal:
+/* Called once for each kr_conn_forward that returned 0, from a turn (or from kr_reactor_free),
+ * before on_close of either end, whatever ended the pair and in which callback; both handles are
+ * still good. With keep_open the connections are their users' again. Legal:
  * everything. */
 typedef void kr_forward_fn(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
                            const struct kr_forwarded *what);

@@ -156,8 +156,9 @@ KR_API int kr_step(struct kr_reactor *r, int64_t max_wait_ns);
  * however many posts wait. Any thread, and signal handlers. */
 KR_API void kr_stop(struct kr_reactor *r);
 
-/* The monotonic time in nanoseconds at which this turn began to handle completions; outside a turn,
- * the time now. A timer does not fire before kr_now has reached its time. 0 from another thread. */
+/* The monotonic time in nanoseconds at which this turn began to handle completions, in all callbacks
+ * of the turn; in those of a reactor that is freed and never ran, at which they began; outside a
+ * turn, the time now. A timer does not fire before kr_now has reached its time. 0 from another thread. */
 KR_API int64_t kr_now(const struct kr_reactor *r);
 
 /* Closes every connection at once (on_close runs for each, with KR_WHY_REACTOR), listener and

@@ -34,7 +34,7 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
     case KR__CONN_OPENING:
         break;
     case KR__CONN_OPEN:
-        if (kr__conn_reads(c) && !c->parked && !kr__conn_curbed(c))
+        if (kr__conn_reads(c) && !c->parked && !kr__conn_curbed(c) && !kr__fds_wait(c))
             desired |= KR__SET(recv);
         if (kr__unlikely(c->tuning))
             desired |= KR__SET(sockopt);
@@ -61,6 +61,8 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
             desired |= KR__SET(reset);
         break;
     case KR__CONN_CLOSING:
+        if (kr__unlikely(c->paired)) /* the pair is over, and is told of first */
+            break;
         desired |= c->reset ? KR__SET(reset) : KR__SET(close);
         break;
     case KR__CONN_FREE:

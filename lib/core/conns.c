@@ -327,6 +327,7 @@ static void conn_unborrow(struct kr_reactor *r, struct kr__conn *c) {
 
 void kr__conn_gone(struct kr_reactor *r, struct kr__conn *c) {
     kr__assert(c->state == KR__CONN_CLOSING && c->owner.inflight == 0 && !c->vector);
+    kr__assert(!c->paired);
     conn_unborrow(r, c);
     if (c->announced)
         conn_tell_close(r, c, c->error, (enum kr_why)c->why);

@@ -12,7 +12,8 @@
  * behind that (unix_stream_read_generic, net/unix/af_unix.c); msg_controllen and msg_flags are
  * written when the receive completes with 0 or more (____sys_recvmsg, net/socket.c); only as many
  * are made as there is room for (scm_detach_fds, net/core/scm.c; all observed on 6.18). While any
- * wait, reading is stopped, so no receive can overwrite them. */
+ * wait no receive is made, which would overwrite them: reading is stopped, or goes on when they
+ * have been shown. */
 #include "core/fds.h"
 
 #include "core/reactor.h"

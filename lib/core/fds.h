@@ -22,6 +22,11 @@ struct kr__fds {
  * -ENOMEM. */
 int kr__fds_ready(struct kr_reactor *r, struct kr__conn *c);
 
+/* True while some wait for reading to go on. */
+static inline bool kr__fds_wait(const struct kr__conn *c) {
+    return kr__unlikely(c->takes_fds) && c->more->fds->waiting;
+}
+
 /* The message of a receive. */
 struct msghdr *kr__fds_ask(struct kr__conn *c);
 

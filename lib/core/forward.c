@@ -199,9 +199,14 @@ static void settle_one(struct kr_reactor *r, struct kr__forward *f) {
 }
 
 void kr__forwards_settle(struct kr_reactor *r) {
+    struct kr__list over;
+    kr__list_init(&over);
+    kr__list_splice(&over, &r->forwards_over);
     struct kr__link *link;
-    while (!kr__in_child(r) && (link = kr__list_pop(&r->forwards_over)))
-        settle_one(r, kr__container_of(link, struct kr__forward, over));
+    while ((link = kr__list_pop(&over))) {
+        if (!kr__in_child(r))
+            settle_one(r, kr__container_of(link, struct kr__forward, over));
+    }
 }
 
 /* At a limit it waits for the pair, whose other parts are looked at by themselves. */

@@ -41,11 +41,17 @@ void kr__forward_sent(struct kr_reactor *r, struct kr__conn *c);
 /* An end is being closed. */
 void kr__forward_cut(struct kr_reactor *r, struct kr__conn *c, int error);
 
-/* Forgets the pair of an end whose reactor goes down. */
+/* Forgets the pair of an end that is left to release with the table (kr__conns_free): nobody is
+ * told. */
 void kr__forward_drop(struct kr_reactor *r, struct kr__conn *c);
 
 /* Tells of those that have ended, and closes their ends. A phase of the turn. */
 void kr__forwards_settle(struct kr_reactor *r);
+
+/* Whether the pair of an end waits to be told of its own end. */
+static inline bool kr__forward_is_over(const struct kr__conn *c) {
+    return c->paired && kr__link_on(&c->more->forward->over);
+}
 
 /* For the audit: will something let a dammed end read on? */
 bool kr__forward_moves(const struct kr__conn *c);

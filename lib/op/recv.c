@@ -256,8 +256,10 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
  * phase. */
 void kr__recv_show(struct kr_reactor *r, struct kr__conn *c) {
     kr__assert(c->state == KR__CONN_OPEN && !kr__conn_stopped(c));
-    if (kr__unlikely(c->takes_fds))
+    if (kr__unlikely(c->takes_fds)) {
         kr__fds_show(r, c);
+        kr__conn_dirty(r, c); /* which has waited for that */
+    }
     if (c->kept_size && c->state == KR__CONN_OPEN && !kr__conn_stopped(c))
         show_kept(r, c);
     if (c->state == KR__CONN_OPEN && c->eof && !c->eof_told && !kr__conn_stopped(c))
