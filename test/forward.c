@@ -785,4 +785,66 @@ TEST_EACH(forward_told_of_in_a_reactor_that_never_ran) {
     test_close(p.fds[1]);
 }
 
-TAP_MAIN(forward, 26 * 4)
+/* Ours: with keep_open an end of stream ends its way only: the other end can still be written to,
+ * and the users are told of the end when they have their connections again. */
+static void check_kept_open(bool one_way) {
+    struct pair p = {.by_hand = true, .stays = true};
+    begin(&p);
+    p.opts.keep_open = true;
+    p.opts.one_way = one_way;
+    pair_up(&p);
+    struct flow ab = {.from = p.fds[0], .to = p.fds[1], .seed = 1, .total = 5000};
+    flow_run(p.r, &ab);
+    shut(p.fds[0]);
+    if (!one_way) { /* the other way goes on */
+        struct flow ba = {.from = p.fds[1], .to = p.fds[0], .seed = 2, .total = 30000};
+        flow_run(p.r, &ba);
+        CHECK_EQ(p.overs + p.eofs[0], 0u);
+        shut(p.fds[1]);
+    }
+    TEST_UNTIL(p.r, p.overs == 1);
+    CHECK_EQ(p.what.error, 0);
+    CHECK_EQ(p.what.bytes_ab, 5000u);
+    TEST_UNTIL(p.r, p.eofs[0] == 1 && p.eofs[1] == (one_way ? 0 : 1));
+    for (unsigned i = 0; i < 2; i++) {
+        char byte;
+        CHECK_EQ(test_recv_some(p.fds[i], &byte, 1), 0); /* neither an end nor a byte */
+        CHECK_OK(kr_conn_send(p.r, p.ends[i], "more", 4));
+        char more[4];
+        test_recv(p.r, p.fds[i], more, 4);
+        CHECK_MEM_EQ(more, "more", 4);
+    }
+    CHECK_EQ(p.closed, 0u);
+    CHECK_OK(kr_conn_close(p.r, p.ends[0], KR_CLOSE_FLUSH));
+    CHECK_OK(kr_conn_close(p.r, p.ends[1], KR_CLOSE_FLUSH));
+    finish(&p);
+}
+
+TEST_EACH(forward_kept_open_passes_no_end_of_stream) {
+    check_kept_open(true);
+    check_kept_open(false);
+}
+
+/* Ours: callbacks that are swapped while an end forwards are not told of an end of stream that the
+ * other end has got: the answer still comes. */
+TEST_EACH(forward_goes_on_when_callbacks_are_swapped) {
+    struct pair p = {0};
+    begin(&p);
+    struct flow ab = {.from = p.fds[0], .to = p.fds[1], .seed = 1, .total = 1000};
+    flow_run(p.r, &ab);
+    shut(p.fds[0]);
+    CHECK_EQ(test_recv_end(p.r, p.fds[1], NULL), 0);
+    CHECK_OK(kr_conn_swap(p.r, p.ends[0], &plain_ops, &p));
+    CHECK_OK(kr_conn_pause(p.r, p.ends[0]));
+    CHECK_OK(kr_conn_resume(p.r, p.ends[0]));
+    struct flow ba = {.from = p.fds[1], .to = p.fds[0], .seed = 2, .total = 50000};
+    flow_run(p.r, &ba);
+    CHECK_EQ(p.overs, 0u);
+    shut(p.fds[1]);
+    CHECK_EQ(test_recv_end(p.r, p.fds[0], NULL), 0);
+    TEST_UNTIL(p.r, p.closed == 2);
+    CHECK_EQ(p.what.error, 0);
+    finish(&p);
+}
+
+TAP_MAIN(forward, 28 * 4)

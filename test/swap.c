@@ -232,4 +232,24 @@ TEST_EACH(swap_refuses_bad_arguments) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(swap, 6 * 4)
+/* Ours: a connection that does not stand yet may be taken over too; then on_open is the new one's,
+ * since the old one's has not run. */
+TEST_EACH(swap_before_it_stands) {
+    static struct stage s, peer;
+    s = peer = (struct stage){.header = 1};
+    struct kr_reactor *r = test_reactor(NULL);
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", test_listen(r, NULL, NULL, &old_ops, &peer)));
+    CHECK_OK(kr_connect(r, &s.conn, &addr, NULL, &old_ops, &s));
+    CHECK_OK(kr_conn_swap(r, s.conn, &new_ops, &s.new));
+    TEST_UNTIL(r, s.new.opens == 1 && peer.old.opens == 1);
+    CHECK_OK(kr_conn_send(r, peer.conn, "hello", 5));
+    TEST_UNTIL(r, s.new.size == 5);
+    CHECK_OK(kr_conn_close(r, peer.conn, KR_CLOSE_FLUSH));
+    TEST_UNTIL(r, s.new.closes == 1 && peer.old.closes == 1);
+    CHECK_EQ(s.old.opens + s.old.closes, 0u);
+    test_rest(r, (struct test_levels){.listeners = 1});
+    test_reactor_free(r);
+}
+
+TAP_MAIN(swap, 7 * 4)

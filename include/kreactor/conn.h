@@ -272,8 +272,10 @@ KR_API int kr_conn_set_user(struct kr_reactor *r, kr_conn conn, void *user);
  * protocol is upgraded. No callback of the old ones runs any more, on_close included, and on_open
  * of the new ones does not run. Bytes that were not consumed are shown to the new on_data: those
  * that were kept in a turn that follows, those that a running on_data leaves by its return value
- * with them; an end of stream that the old ones have heard of is told again. `ops` is borrowed as
- * by kr_listen. Legal in any callback but on_close. -EPIPE once the connection is being closed. */
+ * with them; an end of stream that the old ones have heard of is told again. Of a connection of
+ * kr_connect or kr_conn_adopt that does not stand yet the on_open of the new ones runs, when it
+ * does. `ops` is borrowed as by kr_listen. Legal in any callback but on_close. -EPIPE once the
+ * connection is being closed or released. */
 KR_API int kr_conn_swap(struct kr_reactor *r, kr_conn conn, const struct kr_conn_ops *ops,
                         void *user);
 

@@ -3,7 +3,7 @@
  * A proxy is: accept one, kr_connect another, kr_conn_forward the two. Received buffers are handed
  * to the sender as they are, small ones are copied. Back-pressure goes through: each end is read
  * only while the other's queue is below its send_high. The end of one stream becomes the end of the
- * other, when all bytes before it have been sent. All functions: the reactor's thread. */
+ * other, when all bytes before it have been sent (not with keep_open). All functions: the reactor's thread. */
 #ifndef KREACTOR_FORWARD_H
 #define KREACTOR_FORWARD_H
 
@@ -26,8 +26,10 @@ struct kr_forward_opts {
     uint64_t max_ab, max_ba;
 
     /* When forwarding ends, leave both connections open to their users; else they are closed:
-     * with KR_CLOSE_FLUSH, or, when an error ended one, the other with KR_CLOSE_RESET. Default
-     * false. */
+     * with KR_CLOSE_FLUSH, or, when an error ended one, the other with KR_CLOSE_RESET. With
+     * keep_open the end of one stream is not made the end of the other, which would leave that one
+     * half open. It only ends its way, as a limit does; when both ways are over, the on_eof of the
+     * connection whose peer has ended is called behind `done`. Default false. */
     bool keep_open;
 };
 
@@ -57,8 +59,8 @@ typedef void kr_forward_fn(struct kr_reactor *r, kr_conn a, kr_conn b, void *use
  * its on_data has not consumed are forwarded first: a proxy that has parsed a header calls this in
  * on_data and returns the header's size.
  *
- * While it lasts neither on_data nor on_eof runs for a connection whose bytes are forwarded;
- * on_drain runs for neither; on_timeout and on_close run as ever, and idle deadlines see all
+ * While it lasts neither on_data nor on_eof runs for a connection whose bytes are forwarded, nor
+ * after kr_conn_swap, which such a connection allows; on_drain runs for neither; on_timeout and on_close run as ever, and idle deadlines see all
  * traffic. Pausing an end stops what comes from it. Descriptors that come with the bytes (on_fds)
  * are not forwarded but closed. Sending to an end beside what is forwarded is legal; the bytes are
  * put in between.

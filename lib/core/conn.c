@@ -78,7 +78,7 @@ void kr__conn_vector_put(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 void kr__conn_show_later(struct kr_reactor *r, struct kr__conn *c) {
-    bool something = c->kept_size || (c->eof && !c->eof_told);
+    bool something = c->kept_size || kr__conn_owes_eof(c);
     if (c->state != KR__CONN_OPEN || !something || kr__conn_stopped(c))
         return;
     kr__line_leave(r, c);

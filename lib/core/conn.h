@@ -64,7 +64,7 @@ struct kr__conn {
     bool parked : 1;    /* in the line for a receive buffer, and may not receive yet */
     bool trying : 1;    /* in the line, and may receive */
     bool eof : 1;       /* the peer ended its side */
-    bool eof_told : 1;  /* on_eof was called */
+    bool eof_told : 1;  /* on_eof was called, or is not to be */
     bool reset : 1;     /* a RESET is owed before the CLOSE */
     bool promised : 1;  /* has a place in the timers' heap */
     bool half : 1;      /* this side is to end when the queue is sent; no more is taken */
@@ -255,6 +255,12 @@ void kr__conn_hold(struct kr_reactor *r, struct kr__conn *c);
 /* True while received bytes are to be kept rather than shown. */
 static inline bool kr__conn_stopped(const struct kr__conn *c) {
     return c->paused || c->dammed || (c->blocked && !c->forwarding);
+}
+
+/* True while the end of its stream is to be told: to its user, or to the other end of a pair, also
+ * when its user knows. */
+static inline bool kr__conn_owes_eof(const struct kr__conn *c) {
+    return c->eof && (c->forwarding || !c->eof_told);
 }
 
 /* True while bytes are to be received. */

@@ -76,7 +76,7 @@ int kr_conn_swap(struct kr_reactor *r, kr_conn conn, const struct kr_conn_ops *o
         return rc;
     if (!ops || !ops->on_data)
         return -EINVAL;
-    if (c->state != KR__CONN_OPEN)
+    if (!kr__conn_lives(c))
         return -EPIPE;
     c->ops = ops;
     c->user = user;

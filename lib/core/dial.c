@@ -133,6 +133,7 @@ static void stands(struct kr_reactor *r, struct kr__conn *c) {
     kr__mark_if(dial_stands_flushing, closed);
     c->state = closed ? c->state : KR__CONN_OPEN;
     kr__conn_stands(r, c);
+    kr__conn_show_later(r, c); /* the end that the writing end of a pipe has from the start */
     if (!closed && c->ops->on_open)
         c->ops->on_open(r, kr__conn_handle(c), c->user);
 }

@@ -60,23 +60,30 @@ static void forward_check(struct kr_reactor *r, struct kr__forward *f) {
         forward_over(r, f, 0, false);
 }
 
+/* What its source has still to say, be it bytes or an end of stream, waits for the pair to be
+ * over. */
 static void way_end(struct kr_reactor *r, struct kr__forward *f, unsigned i) {
+    struct kr__conn *source = f->ends[i];
     f->ways[i].ended = true;
-    f->ends[i]->forwarding = false;
-    kr__conn_dirty(r, f->ends[i]);
+    source->forwarding = false;
+    source->dammed = true;
+    kr__conn_hold(r, source);
+    kr__conn_dirty(r, source);
 }
 
 /* The close that follows tells the peer as well as a shutdown would, and at less cost. Nothing else
  * would tell the reader of a pipe. */
 static bool close_follows(const struct kr__forward *f, unsigned i) {
-    return f->ends[!i]->deaf || (!f->keep_open && (!f->ways[!i].used || f->ways[!i].ended));
+    return f->ends[!i]->deaf || !f->ways[!i].used || f->ways[!i].ended;
 }
 
+/* Where no close follows a pair, the end is not the other's: its own user is told of it, when the
+ * pair is over. */
 void kr__forward_eof(struct kr_reactor *r, struct kr__conn *c) {
     struct kr__forward *f = forward_of(c);
     unsigned i = side_of(c);
     way_end(r, f, i);
-    if (!close_follows(f, i)) {
+    if (!f->keep_open && !close_follows(f, i)) {
         kr__mark(forward_shuts_down);
         f->ends[!i]->half = true;
         kr__conn_dirty(r, f->ends[!i]);
@@ -89,8 +96,6 @@ static void way_filled(struct kr_reactor *r, struct kr__conn *c) {
     kr__mark(forward_limit);
     struct kr__forward *f = forward_of(c);
     way_end(r, f, side_of(c));
-    c->dammed = true;
-    kr__conn_hold(r, c);
     forward_check(r, f);
 }
 
@@ -237,16 +242,14 @@ static struct kr__forward *forward_new(struct kr_reactor *r, struct kr__conn *a,
     return f;
 }
 
-/* What was received and not consumed goes first, an end of stream that was told goes at once. */
+/* What was received and not consumed goes first, then an end of stream, if it was told or not. */
 static void way_begin(struct kr_reactor *r, struct kr__forward *f, unsigned i, uint64_t most) {
     struct kr__conn *from = f->ends[i];
     f->ways[i] = (struct kr__way){.used = true, .left = most ? most : UINT64_MAX};
     from->forwarding = true;
     kr__conn_dirty(r, from);
     kr__mark_if(forward_after_the_end, from->eof_told);
-    if (from->eof_told)
-        kr__forward_eof(r, from);
-    else if (f->ends[!i]->blocked)
+    if (f->ends[!i]->blocked)
         kr__forward_dam(r, f->ends[!i]);
     else
         kr__conn_show_later(r, from);

@@ -169,10 +169,12 @@ static void deliver(struct kr_reactor *r, struct kr__conn *c, const char *data, 
 }
 
 static void tell_eof(struct kr_reactor *r, struct kr__conn *c) {
-    c->eof_told = true;
-    if (c->forwarding)
+    if (c->forwarding) {
         kr__forward_eof(r, c);
-    else if (c->ops->on_eof)
+        return;
+    }
+    c->eof_told = true;
+    if (c->ops->on_eof)
         c->ops->on_eof(r, kr__conn_handle(c), c->user);
     else
         kr__conn_end(r, c, KR_CLOSE_FLUSH, 0, KR_WHY_PEER);
@@ -262,7 +264,7 @@ void kr__recv_show(struct kr_reactor *r, struct kr__conn *c) {
     }
     if (c->kept_size && c->state == KR__CONN_OPEN && !kr__conn_stopped(c))
         show_kept(r, c);
-    if (c->state == KR__CONN_OPEN && c->eof && !c->eof_told && !kr__conn_stopped(c))
+    if (c->state == KR__CONN_OPEN && kr__conn_owes_eof(c) && !kr__conn_stopped(c))
         tell_eof(r, c);
 }
 

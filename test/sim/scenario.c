@@ -126,6 +126,22 @@ const struct scenario scenarios[] = {
      .free_early = 60,
      .lease = 20,
      .drain = 1},
+    {.name = "pairs",
+     .clients = 24,
+     .bytes = 20000,
+     .proxy = true,
+     .options = 700,
+     .swap = 60,
+     .slow = true,
+     .close = 30,
+     .pause = 120,
+     .release = 30,
+     .timers = 40,
+     .rude = 60,
+     .lazy = 60,
+     .no_memory = 4,
+     .free_early = 100,
+     .drain = 1},
 };
 const unsigned scenario_count = sizeof scenarios / sizeof *scenarios;
 

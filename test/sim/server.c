@@ -61,6 +61,11 @@ static void session_deadline(struct storm *s, struct session *x, enum kr_deadlin
     x->not_before[which] = now + (rc == 0 ? ns : 0);
 }
 
+/* Its bytes are another's: it is served only as an end of pairs. */
+static bool is_proxied(const struct session *x) {
+    return x->storm->scenario->proxy && !x->alone;
+}
+
 static void close_someone(struct storm *s, struct session *self, enum mark closing) {
     struct session *x = likely(s, 600) && self ? self : anyone(s);
     if (!x || !x->open)
@@ -103,6 +108,15 @@ static void pause_someone(struct storm *s) {
     int64_t in_ns = (int64_t)some(s, (uint64_t)(5 * MS));
     if (kr_timer_start(s->r, &timer, in_ns, 0, resume, x) < 0)
         resume(s->r, timer, x);
+}
+
+void server_act_between(struct storm *s) {
+    struct session *x = anyone(s);
+    s->between = true;
+    if (x && x->paused)
+        resume(s->r, (kr_timer){0}, x);
+    server_act(s, NULL, MARK_close_between);
+    s->between = false;
 }
 
 static void close_later(struct kr_reactor *r, kr_timer timer, void *user) {
@@ -296,8 +310,8 @@ static void churn(struct storm *s) {
 /* Back as another session, which goes on with the stream. Where something of it would wait for the
  * old one it is not, and its client is cut off. */
 static bool adopt_again(struct storm *s, struct session *x, const struct kr_released *what) {
-    if (what->unread_size || what->eof || x->half || x->hoards || s->ending || s->draining ||
-        s->session_count == s->session_room || likely(s, 200))
+    if (is_proxied(x) || what->unread_size || what->eof || x->half || x->hoards || s->ending || s->draining ||
+        s->session_count + CLIENTS_MAX >= s->session_room || likely(s, 200))
         return false;
     struct session *y = &s->sessions[s->session_count];
     *y = *x;
@@ -308,7 +322,7 @@ static bool adopt_again(struct storm *s, struct session *x, const struct kr_rele
     mark(s, MARK_adopted_again);
     s->session_count++;
     s->open++;
-    *y = (struct session){.storm = s, .conn = y->conn, .open = true, .cut = x->cut, .id = x->id, .consumed = x->consumed};
+    *y = (struct session){.storm = s, .conn = y->conn, .open = true, .cut = x->cut, .alone = x->alone, .id = x->id, .consumed = x->consumed};
     x->consumed = 0; /* who looks for the client's session finds the other */
     rc = kr_conn_sendv(s->r, y->conn, what->unsent, (int)what->unsent_count);
     MUST(rc == 0 || (rc == -ENOMEM && s->refuse));
@@ -355,7 +369,7 @@ static void released(struct kr_reactor *r, kr_conn conn, void *user,
         MUST(what->unread_size >= x->shown || x->eof);
         check(x, what->unread, what->unread_size);
         if (!adopt_again(s, x, what)) {
-            x->cut = true;
+            x->cut = s->closed_any = true;
             MUST(kr_sim_fd_close(s->sim, what->fd) == 0);
         }
     }
@@ -364,8 +378,13 @@ static void released(struct kr_reactor *r, kr_conn conn, void *user,
 
 static void release(struct storm *s, struct session *self) {
     struct session *x = self ? self : anyone(s);
-    if (!x || !x->open || x->closing || x->twin)
+    if (!x || !x->open || x->closing)
         return;
+    if (x->twin) {
+        int rc = kr_conn_release(s->r, x->conn, released, x);
+        MUST(rc == -EBUSY || rc == -EPIPE || rc == -ENOTCONN);
+        return;
+    }
     int rc = kr_conn_release(s->r, x->conn, released, x);
     bool able = s->opts.conn.keep_fd || s->r->ring.caps & KR__CAP_FD_INSTALL;
     MUST(rc == 0 || rc == -EPIPE || rc == -ENOTCONN || (rc == -ENOMEM && s->refuse) ||
@@ -398,6 +417,24 @@ static void tune(struct storm *s, struct session *x) {
     x->tunings += rc == 0;
 }
 
+/* ---- swaps: the other callbacks are told what they must know, and of an end once more ---- */
+
+static void swap_someone(struct storm *s) {
+    struct session *x = anyone(s);
+    if (!x)
+        return;
+    int rc = kr_conn_swap(s->r, x->conn, likely(s, 512) ? &ops : &adopted_ops, x);
+    MUST(rc == 0 || rc == -EPIPE);
+    if (rc < 0)
+        return;
+    mark(s, MARK_swapped);
+    if (x->twin)
+        mark(s, MARK_swapped_forwarding);
+    if (x->eof)
+        mark(s, MARK_swapped_after_the_end);
+    x->eof = false;
+}
+
 void server_act(struct storm *s, struct session *self, enum mark closing) {
     const struct scenario *how = s->scenario;
     if (likely(s, how->close))
@@ -410,6 +447,8 @@ void server_act(struct storm *s, struct session *self, enum mark closing) {
         tune(s, self ? self : anyone(s));
     if (likely(s, how->pause))
         pause_someone(s);
+    if (likely(s, how->swap))
+        swap_someone(s);
     if (likely(s, how->timers))
         timer_act(s);
     if (likely(s, how->posts))
@@ -420,7 +459,7 @@ void server_act(struct storm *s, struct session *self, enum mark closing) {
         drain(s);
     if (likely(s, 20))
         use_stale(s);
-    if (likely(s, 20))
+    if (!s->between && likely(s, 20))
         MUST(kr_step(s->r, 0) == -EBUSY && kr_reactor_free(s->r) == -EBUSY);
     /* a leap is not its fault */
     if (self && self->open && !self->closing && likely(s, how->idle)) {
@@ -459,6 +498,64 @@ static void leave(struct session *x) {
 /* ---- a proxy between each two ---- */
 
 static void forward_over(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
+                         const struct kr_forwarded *what);
+
+/* What is not forwarded whole is nothing that a client could miss. */
+static struct kr_forward_opts forward_options(struct storm *s) {
+    struct kr_forward_opts o;
+    kr_forward_opts_init(&o);
+    if (!likely(s, s->scenario->options))
+        return o;
+    s->closed_any = true;
+    o.one_way = likely(s, 300);
+    o.keep_open = likely(s, 512);
+    o.max_ab = likely(s, 400) ? some(s, 4096) : 0;
+    o.max_ba = likely(s, 400) ? some(s, 4096) : 0;
+    return o;
+}
+
+static void pair_forward(struct storm *s, struct session *x, struct session *y) {
+    struct kr_forward_opts o = forward_options(s);
+    int rc = kr_conn_forward(s->r, x->conn, y->conn, &o, forward_over, x);
+    MUST(rc == 0 || rc == -EPIPE || (rc == -ENOMEM && s->refuse));
+    if (rc == 0) {
+        x->twin = y;
+        y->twin = x;
+        x->feeds = true;
+        y->feeds = !o.one_way;
+        x->keeps_open = o.keep_open;
+        if (o.max_ab || o.max_ba)
+            mark(s, MARK_forward_limited);
+        if (o.one_way)
+            mark(s, MARK_forward_one_way);
+        return;
+    }
+    if (!x->closing)
+        session_close(s, x, KR_CLOSE_NOW);
+    if (!y->closing)
+        session_close(s, y, KR_CLOSE_NOW);
+}
+
+/* Both are the server's again: they are forwarded once more, or closed, now or later. */
+static void goes_on(struct storm *s, struct session *x, struct session *y) {
+    mark(s, MARK_forward_kept_open);
+    if (!s->ending && !x->closing && !y->closing && likely(s, 512)) {
+        mark(s, MARK_forward_again);
+        pair_forward(s, x, y);
+        return;
+    }
+    struct session *const both[] = {x, y};
+    for (unsigned i = 0; i < 2; i++) {
+        struct session *each = both[i];
+        int64_t in_ns = (int64_t)some(s, (uint64_t)MS);
+        if (each->closing || (likely(s, 512) &&
+                              kr_timer_start(s->r, NULL, in_ns, 0, close_later, each) == 0))
+            continue;
+        session_close(s, each, (enum kr_close)below(s, 4));
+    }
+}
+
+static void forward_over(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
                          const struct kr_forwarded *what) {
     struct session *x = user, *y = x->twin;
     struct storm *s = x->storm;
@@ -471,7 +568,11 @@ static void forward_over(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
     mark(s, what->error ? MARK_forward_cut : MARK_forwarded);
     s->in_callback = true;
     x->twin = y->twin = NULL;
-    x->closing = y->closing = true; /* both follow */
+    x->feeds = y->feeds = false;
+    if (x->keeps_open && what->error != -ENOMEM)
+        goes_on(s, x, y);
+    else
+        x->closing = y->closing = true; /* both follow */
     if (!s->ending)
         server_act(s, NULL, MARK_close_in_timer);
     s->in_callback = false;
@@ -497,15 +598,7 @@ static void pair_up(struct storm *s, struct session *x) {
         return;
     }
     s->single = NULL;
-    int rc = kr_conn_forward(s->r, x->conn, y->conn, NULL, forward_over, x);
-    MUST(rc == 0 || rc == -EPIPE || (rc == -ENOMEM && s->refuse));
-    if (rc == 0) {
-        x->twin = y;
-        y->twin = x;
-        return;
-    }
-    session_close(s, x, KR_CLOSE_NOW);
-    session_close(s, y, KR_CLOSE_NOW);
+    pair_forward(s, x, y);
 }
 
 static void stop_someone(struct storm *s) {
@@ -535,7 +628,8 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
          (rc == -ENOTCONN && s->opts.conn.keep_fd));
     if (rc == 0)
         mark(s, MARK_accept_with_address);
-    if (s->scenario->proxy)
+    x->alone = s->scenario->proxy && likely(s, s->scenario->options / 2);
+    if (is_proxied(x))
         pair_up(s, x);
     if (s->scenario->proxy && s->scenario->close && likely(s, 100))
         stop_someone(s);
@@ -798,8 +892,9 @@ static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void
     struct storm *s = x->storm;
     const unsigned char *data = bytes;
     enter(s, x, conn, "on_data");
-    if (s->scenario->proxy) { /* nobody's but the other's to take, once there is one */
-        MUST(!x->twin);
+    if (is_proxied(x)) { /* nobody's but the other's to take, once there is one */
+        MUST(!x->feeds);
+        server_act(s, x, MARK_close_in_data);
         leave(x);
         return 0;
     }
@@ -832,7 +927,7 @@ static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
     struct session *x = user;
     struct storm *s = x->storm;
     enter(s, x, conn, "on_eof");
-    MUST(!x->twin);
+    MUST(!x->feeds);
     MUST(!x->closing && !x->paused && !x->eof);
     MUST(x->hoards || x->shown < (s->scenario->messages ? MESSAGE_MAX : 1));
     x->eof = true;

@@ -273,6 +273,8 @@ static int64_t wait_choose(struct storm *s) {
 
 /* False: completions were lost, and the reactor can only be freed. */
 static bool turn(struct storm *s, unsigned *idle) {
+    if (likely(s, 100))
+        server_act_between(s);
     s->turn++;
     int64_t since = kr_sim_now(s->sim);
     int rc = kr_step(s->r, wait_choose(s));

@@ -30,6 +30,8 @@ struct scenario {
     bool messages;         /* the server consumes whole messages only */
     bool slow;             /* clients read little, and caps are low */
     bool proxy;            /* connections are forwarded to each other, two and two */
+    unsigned options;      /* of forwarding; and some connections are served by the server itself */
+    unsigned swap;         /* callbacks are swapped for others */
     unsigned close, pause, timers, posts, idle, churn, hoard, lease, drain,
         release; /* what the server's callbacks do */
     /* clients send descriptors, over Unix sockets; the server sends them back */
@@ -85,6 +87,7 @@ const struct scenario *scenario_named(const char *name);
     X(close_in_drain)                                                                              \
     X(close_in_close)                                                                              \
     X(close_in_timer)                                                                              \
+    X(close_between)                                                                               \
     X(close_in_shutdown)                                                                           \
     X(drain_begun)                                                                                 \
     X(drain_over)                                                                                  \
@@ -107,6 +110,13 @@ const struct scenario *scenario_named(const char *name);
     X(forwarded)                                                                                   \
     X(forward_cut)                                                                                 \
     X(forward_stopped)                                                                             \
+    X(forward_limited)                                                                             \
+    X(forward_one_way)                                                                             \
+    X(forward_kept_open)                                                                           \
+    X(forward_again)                                                                               \
+    X(swapped)                                                                                     \
+    X(swapped_forwarding)                                                                          \
+    X(swapped_after_the_end)                                                                       \
     X(fds_came)                                                                                    \
     X(fds_truncated)                                                                               \
     X(fds_sent)                                                                                    \
@@ -139,6 +149,9 @@ struct session {
     kr_conn conn;
     bool open, closing, paused, eof, cut;
     struct session *twin; /* the other end, while it is forwarded */
+    bool feeds;           /* what it receives is forwarded to the twin */
+    bool keeps_open;      /* the pair's ends are not closed when it is over */
+    bool alone;           /* in a scenario with a proxy: it is served by the server */
     bool half; /* it sends no more */
     bool told; /* of the drain */
     bool releasing;
@@ -229,6 +242,7 @@ struct storm {
     uintptr_t posts_made, posts_ran;
     uint64_t turn, moves;
     bool ending, in_callback, draining;
+    bool between; /* turns */
     uint64_t marks[MARK_COUNT];
     struct kr_stats before;
     uint64_t feeds;               /* turns that brought bytes */
@@ -277,6 +291,7 @@ unsigned char stream_byte(uint32_t id, uint64_t at);
 /* server.c */
 void server_listen(struct storm *s, unsigned i);
 void server_act(struct storm *s, struct session *self, enum mark closing);
+void server_act_between(struct storm *s);
 void server_return_leases(struct storm *s);
 void server_check_beats(struct storm *s, int64_t since);
 void server_post(struct kr_sim *sim, void *arg);
