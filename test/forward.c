@@ -825,6 +825,25 @@ TEST_EACH(forward_kept_open_passes_no_end_of_stream) {
     check_kept_open(false);
 }
 
+/* Ours: with keep_open bytes that the destination refuses, because it was shut down, are their
+ * source's again. */
+TEST_EACH(forward_kept_open_keeps_what_is_refused) {
+    struct pair p = {.by_hand = true, .stays = true};
+    begin(&p);
+    p.opts.keep_open = true;
+    pair_up(&p);
+    CHECK_OK(kr_conn_shutdown(p.r, p.ends[1]));
+    test_send(p.r, p.fds[0], "late", 4);
+    TEST_UNTIL(p.r, p.seen_size[0] == 4);
+    CHECK_MEM_EQ(p.seen[0], "late", 4);
+    CHECK_EQ(p.overs, 1u);
+    CHECK_EQ(p.what.error, -EPIPE);
+    CHECK_EQ(p.what.bytes_ab, 0u);
+    CHECK_OK(kr_conn_close(p.r, p.ends[0], KR_CLOSE_FLUSH));
+    CHECK_OK(kr_conn_close(p.r, p.ends[1], KR_CLOSE_FLUSH));
+    finish(&p);
+}
+
 /* Ours: callbacks that are swapped while an end forwards are not told of an end of stream that the
  * other end has got: the answer still comes. */
 TEST_EACH(forward_goes_on_when_callbacks_are_swapped) {
@@ -847,4 +866,4 @@ TEST_EACH(forward_goes_on_when_callbacks_are_swapped) {
     finish(&p);
 }
 
-TAP_MAIN(forward, 28 * 4)
+TAP_MAIN(forward, 29 * 4)

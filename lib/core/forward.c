@@ -123,7 +123,7 @@ size_t kr__forward_data(struct kr_reactor *r, struct kr__conn *c, const char *da
     if (rc < 0) {
         kr__mark(forward_refused);
         forward_over(r, f, rc, true);
-        return size;
+        return rc == -EPIPE ? 0 : size; /* they are kept for those who keep the end open */
     }
     way->moved += part;
     way->left -= way->left == UINT64_MAX ? 0 : part;
