@@ -462,4 +462,44 @@ TEST_EACH(sock_options_and_free) {
     each_way(freed);
 }
 
-TAP_MAIN(sock, 12 * 4)
+static void told_before_bytes(struct kr_reactor *r, kr_conn conn, void *user, int error) {
+    CHECK_EQ(test_stats(r).bytes_out, 0u);
+    told(r, conn, user, error);
+}
+
+/* Four steps, and then bytes, with or without a close that flushes them. */
+static void before_bytes(bool closes) {
+    struct living l;
+    living_begin(&l, false);
+    static const enum kr_sockopt which[] = {KR_SOCKOPT_NO_DELAY, KR_SOCKOPT_KEEP_IDLE_S,
+                                            KR_SOCKOPT_KEEP_EVERY_S};
+    for (unsigned i = 0; i < 3; i++)
+        CHECK_OK(kr_conn_sockopt(l.r, l.conn, which[i], 1, told_before_bytes, &l));
+    CHECK_OK(kr_conn_send(l.r, l.conn, "hello", 5));
+    if (closes)
+        CHECK_OK(kr_conn_close(l.r, l.conn, KR_CLOSE_FLUSH));
+    char hello[5];
+    test_recv(l.r, l.fd, hello, sizeof hello);
+    CHECK_EQ(l.tells, 3u);
+    for (unsigned i = 0; i < 3; i++)
+        CHECK_EQ(l.errors[i], 0);
+    if (!closes) {
+        living_end(&l);
+        return;
+    }
+    TEST_UNTIL(l.r, l.closes == 1);
+    test_close(l.fd);
+    test_rest(l.r, (struct test_levels){.listeners = 1});
+    test_reactor_free(l.r);
+}
+
+/* Ours: bytes that are queued behind options go when all of these are set, however many turns that
+ * takes, also when the connection is closed behind them. */
+TEST_EACH(sock_options_are_set_before_bytes_behind_them) {
+    if (!by_request())
+        return;
+    before_bytes(false);
+    before_bytes(true);
+}
+
+TAP_MAIN(sock, 13 * 4)

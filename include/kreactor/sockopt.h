@@ -28,8 +28,9 @@ enum kr_sockopt {
 typedef void kr_sockopt_fn(struct kr_reactor *r, kr_conn conn, void *user, int error);
 
 /* Sets an option. With keep_fd at once; else by request (kernel >= 6.8) in the next turn, or when
- * the connection stands, and then before any byte that is queued after this call is sent. What is
- * set is in order of the calls. `done` may be NULL: what the ranges above allow the kernel does not
+ * the connection stands, and then before any byte that is queued after this call is sent, also when
+ * the connection is closed meanwhile in a manner that sends it. Sending waits for that, for a turn
+ * an option as a rule. What is set is in order of the calls. `done` may be NULL: what the ranges above allow the kernel does not
  * refuse, but for MARK, and what a security module or a BPF program may say.
  *
  * Errors, with nothing done: -EINVAL, a value out of its range; -EOPNOTSUPP, any on a pipe, one of

@@ -26,6 +26,16 @@ static uint32_t verbs_of_queue(const struct kr__conn *c) {
            (kr__files_want(c->more->files) ? KR__SET(read) : 0);
 }
 
+/* What brings it on to send what it has, and then to end its side. Options that wait are set first:
+ * bytes may have been queued behind them. What is in flight goes on meanwhile. */
+static uint32_t verbs_of_sending(const struct kr__conn *c, bool ends) {
+    if (kr__unlikely(c->tuning) && (c->queued || c->state == KR__CONN_OPEN))
+        return KR__SET(sockopt) | (c->owner.armed & ~KR__SET(recv));
+    if (c->queued)
+        return verbs_of_queue(c);
+    return ends && !c->fin ? KR__SET(shutdown) : 0;
+}
+
 struct kr__wants kr__conn_wants(const struct kr__conn *c) {
     uint32_t desired = 0;
     if (kr__unlikely(c->calling)) /* OPENING, LINGERING or DRAINING: nothing else can be done yet */
@@ -36,12 +46,7 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
     case KR__CONN_OPEN:
         if (kr__conn_reads(c) && !c->parked && !kr__conn_curbed(c) && !kr__fds_wait(c))
             desired |= KR__SET(recv);
-        if (kr__unlikely(c->tuning))
-            desired |= KR__SET(sockopt);
-        if (c->queued)
-            desired |= verbs_of_queue(c);
-        else if (c->half && !c->fin)
-            desired |= KR__SET(shutdown);
+        desired |= verbs_of_sending(c, c->half);
         break;
     case KR__CONN_RELEASING:
         if (kr__release_lacks_fd(c) && !(c->owner.armed & ~KR__SET(export)) && !kr__conn_flies(c))
@@ -50,11 +55,10 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
     case KR__CONN_LINGERING:
         if (kr__conn_reads(c) && !c->parked && !kr__conn_curbed(c))
             desired |= KR__SET(recv);
-        desired |= c->queued ? verbs_of_queue(c) : c->fin || c->eof ? 0 : KR__SET(shutdown);
+        desired |= verbs_of_sending(c, !c->eof);
         break;
     case KR__CONN_DRAINING:
-        if (c->queued)
-            desired |= verbs_of_queue(c);
+        desired |= verbs_of_sending(c, false);
         break;
     case KR__CONN_JOINING:
         if (c->reset && kr__conn_flies(c) && !(c->owner.armed & ~KR__SET(reset)))
@@ -216,7 +220,7 @@ static bool calling_moves(const struct kr__conn *c) {
 }
 
 bool kr__conn_queue_moves(const struct kr__conn *c) {
-    uint32_t verbs = c->queued ? verbs_of_queue(c) : 0;
+    uint32_t verbs = c->queued ? verbs_of_sending(c, false) : 0;
     return verbs && !(verbs & ~c->owner.armed);
 }
 
@@ -234,7 +238,7 @@ bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {
             return false;
         if (c->tuning && !(armed & KR__SET(sockopt)))
             return false;
-        if (!c->queued && c->half && !c->fin && !(armed & KR__SET(shutdown)))
+        if (!c->queued && !c->tuning && c->half && !c->fin && !(armed & KR__SET(shutdown)))
             return false;
         if (c->parked)
             return !kr__bufs_some(&r->bufs);
