@@ -718,6 +718,44 @@ TEST_EACH(zerocopy_ends_with_the_reactor) {
     test_close(p.fd);
 }
 
+static unsigned entered;
+
+static int counting_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
+                          unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
+    entered++;
+    return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+}
+
+static void stop_on_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                          enum kr_why why) {
+    kr_stop(r);
+    on_close(r, conn, user, error, why);
+}
+
+static const struct kr_conn_ops stopping_ops = {.on_data = on_data, .on_close = stop_on_close};
+
+/* Ours: while kr_reactor_free waits it sleeps, also after a kr_stop that ended no run, and after one
+ * from a callback. */
+TEST_EACH(zerocopy_free_sleeps_after_a_stop) {
+    struct kr__kernel kernel = kr__linux;
+    kernel.enter = counting_enter;
+    struct pair p = pair_on(&kernel, 3600000 * MS);
+    int fds[2];
+    CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds));
+    struct lender other = {0};
+    CHECK_OK(kr_conn_adopt(p.r, NULL, fds[0], NULL, &stopping_ops, &other));
+    CHECK_OK(lend(p.r, p.lender, MIB / 2));
+    await_flight(&p);
+    kr_stop(p.r);
+    entered = 0;
+    test_reactor_free(p.r);
+    CHECK_LT(entered, 100u);
+    CHECK_EQ(p.lender->closes, 1u);
+    CHECK_EQ(other.closes, 1u);
+    test_close(p.fd);
+    test_close(fds[1]);
+}
+
 static bool losing;
 
 static int losing_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
@@ -817,4 +855,4 @@ TEST_EACH(zerocopy_holds_up_a_release_no_longer_than_a_close) {
     pair_end(&p);
 }
 
-TAP_MAIN(zerocopy, 116)
+TAP_MAIN(zerocopy, 120)

@@ -152,8 +152,9 @@ KR_API int kr_run(struct kr_reactor *r);
 KR_API int kr_step(struct kr_reactor *r, int64_t max_wait_ns);
 
 /* Makes kr_run return 0 after the turn it is in, or, when none is running, the next one before it
- * waits. One stop ends one run; more of them before that run ends are the same one. Never fails,
- * however many posts wait. Any thread, and signal handlers. */
+ * waits. One stop ends one run; more of them before that run ends are the same one, and one that is
+ * left when kr_reactor_free begins means nothing any more. Never fails, however many posts wait. Any
+ * thread, and signal handlers. */
 KR_API void kr_stop(struct kr_reactor *r);
 
 /* The monotonic time in nanoseconds at which this turn began to handle completions, in all callbacks

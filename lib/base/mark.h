@@ -133,6 +133,7 @@
     X(file_end_met, sim)                                                                           \
     /* op/recv.c */                                                                                \
     X(kept_closed_up, sim)                                                                         \
+    X(stop_left_over, zerocopy)                                                                        \
     X(kept_grown, sim)                                                                             \
     X(kept_refused, sim)                                                                           \
     X(kept_too_much, sim)                                                                          \

@@ -118,6 +118,8 @@ void kr__inbox_close(struct kr__inbox *inbox) {
     __atomic_store_n(&inbox->closed, true, __ATOMIC_SEQ_CST);
     while (__atomic_load_n(&inbox->inside, __ATOMIC_ACQUIRE))
         inbox->kernel->yield(inbox->kernel);
+    kr__mark_if(stop_left_over, inbox->stop);
+    (void)kr__inbox_take_stop(inbox); /* there is no run to end, and no turn could sleep */
 }
 
 /* The door of what any thread may call. After success, leave() is owed. */
@@ -190,7 +192,9 @@ int kr_notify(struct kr_reactor *r, struct kr_notice *notice) {
 void kr_stop(struct kr_reactor *r) {
     if (visit(r) < 0)
         return;
-    __atomic_store_n(&r->inbox.stop, true, __ATOMIC_SEQ_CST);
-    inbox_wake(&r->inbox);
+    if (!__atomic_load_n(&r->inbox.closed, __ATOMIC_SEQ_CST)) {
+        __atomic_store_n(&r->inbox.stop, true, __ATOMIC_SEQ_CST);
+        inbox_wake(&r->inbox);
+    }
     leave(r);
 }
