@@ -532,17 +532,17 @@ TEST_EACH(send_refuses_bad_arguments) {
     CHECK_ERR(kr_conn_send(p.r, c, NULL, 1), EINVAL);
     CHECK_OK(kr_conn_send(p.r, c, NULL, 0));
     static char bytes[1001];
-    CHECK_ERR(kr_conn_send(p.r, c, bytes, 1001), ENOBUFS);
+    CHECK_ERR(kr_conn_send(p.r, c, bytes, 1001), EMSGSIZE);
 
     struct iovec iov[2] = {{bytes, 1}, {bytes, SIZE_MAX}};
     CHECK_ERR(kr_conn_sendv(p.r, c, NULL, 1), EINVAL);
     CHECK_ERR(kr_conn_sendv(p.r, c, iov, -1), EINVAL);
     CHECK_ERR(kr_conn_sendv(p.r, c, iov, 2), EINVAL);
     CHECK_ERR(kr_conn_sendv(p.r, c, &(struct iovec){NULL, 1}, 1), EINVAL);
-    CHECK_ERR(kr_conn_sendv(p.r, c, &(struct iovec){bytes, 1001}, 1), ENOBUFS);
+    CHECK_ERR(kr_conn_sendv(p.r, c, &(struct iovec){bytes, 1001}, 1), EMSGSIZE);
     CHECK_OK(kr_conn_sendv(p.r, c, NULL, 0));
     CHECK_ERR(kr_conn_send_ref(p.r, c, NULL, 1, NULL, NULL), EINVAL);
-    CHECK_ERR(kr_conn_send_ref(p.r, c, bytes, 1001, NULL, NULL), ENOBUFS);
+    CHECK_ERR(kr_conn_send_ref(p.r, c, bytes, 1001, NULL, NULL), EMSGSIZE);
     CHECK_OK(kr_conn_sendv(p.r, c, &(struct iovec){NULL, 0}, 1));
 
     void *room = bytes;
@@ -550,7 +550,7 @@ TEST_EACH(send_refuses_bad_arguments) {
     CHECK_ERR(kr_conn_reserve(p.r, c, 8, NULL), EINVAL);
     CHECK_ERR(kr_conn_reserve(p.r, c, ((size_t)1 << 20) + 1, &room), EINVAL);
     CHECK_ERR(kr_conn_reserve(p.r, c, SIZE_MAX, &room), EINVAL);
-    CHECK_ERR(kr_conn_reserve(p.r, c, 1001, &room), ENOBUFS);
+    CHECK_ERR(kr_conn_reserve(p.r, c, 1001, &room), EMSGSIZE);
     CHECK(room == bytes);
     CHECK_ERR(kr_conn_commit(p.r, c, 0), EINVAL);
     CHECK_OK(kr_conn_reserve(p.r, c, 8, &room));

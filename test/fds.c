@@ -902,7 +902,7 @@ TEST_EACH(fds_refused_change_nothing) {
     refused(r, fds, KR_FDS_MAX + 1, EINVAL);
     refused(r, (const int[]){-1}, 1, EBADF);
     refused(r, (const int[]){file, file, 9999}, 3, EBADF);
-    CHECK_ERR(kr_conn_send_fds(r, one.conn, "x", (64 << 20) + 1, fds, 1), ENOBUFS);
+    CHECK_ERR(kr_conn_send_fds(r, one.conn, "x", (64 << 20) + 1, fds, 1), EMSGSIZE);
     for (unsigned room = 0; room < 3; room++) {
         int before = tap_fd_count();
         struct rlimit old = leave_room_for(room);

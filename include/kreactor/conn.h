@@ -169,8 +169,10 @@ KR_API void kr_conn_opts_init(struct kr_conn_opts *opts);
  * together. size 0 does nothing. Legal in on_open, on_data, on_eof, on_drain, on_timeout, timers,
  * posts.
  *
- * Errors, with nothing taken: -ENOBUFS when more than send_cap bytes would be queued; -EPIPE once
- * the connection is being closed, by either side, and after kr_conn_shutdown; -ENOMEM. */
+ * Errors, with nothing taken: -ENOBUFS when more than send_cap bytes would be queued, and on_drain
+ * tells when there is room; -EMSGSIZE when `size` alone is more than send_cap, so that there never
+ * will be; -EPIPE once the connection is being closed, by either side, and after kr_conn_shutdown;
+ * -ENOMEM. */
 KR_API int kr_conn_send(struct kr_reactor *r, kr_conn conn, const void *data, size_t size);
 
 /* kr_conn_send of `count` pieces, 0 or more, as if they were one; `iov` and the bytes are borrowed

@@ -149,7 +149,7 @@ int kr_conn_send_file(struct kr_reactor *r, kr_conn conn, int fd, uint64_t offse
     if (rc < 0)
         return rc;
     uint32_t counts = kr__file_counts(size);
-    rc = kr__send_admit(r, c, c->queued ? counts : 0);
+    rc = kr__send_room(r, c, c->queued ? counts : 0);
     if (rc < 0)
         return rc;
     if (r->reservation.conn == c)

@@ -138,15 +138,22 @@ void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
     kr__conn_end(r, c, KR_CLOSE_NOW, how->res, KR_WHY_ERROR);
 }
 
-int kr__send_admit(struct kr_reactor *r, struct kr__conn *c, size_t size) {
+int kr__send_room(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     if (!kr__conn_takes(c))
         return -EPIPE;
-    if (c->queued + size >= size && c->queued + size <= kr__conn_opts(c)->send_cap)
+    size_t cap = kr__conn_opts(c)->send_cap;
+    if (kr__likely(size <= cap && c->queued <= cap - size))
         return 0;
     kr__mark(send_refused);
     if (c->queued)
         kr__conn_block(r, c);
     return -ENOBUFS;
+}
+
+int kr__send_admit(struct kr_reactor *r, struct kr__conn *c, size_t size) {
+    if (kr__unlikely(size > kr__conn_opts(c)->send_cap) && kr__conn_takes(c))
+        return -EMSGSIZE; /* there will never be room */
+    return kr__send_room(r, c, size);
 }
 
 /* Inline: a copy for each of its two callers, the hot one of which has one piece. */
