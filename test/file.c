@@ -1039,4 +1039,42 @@ TEST_EACH(file_leaves_in_whole_segments) {
     pair_end(&p);
 }
 
-TAP_MAIN(file, 30 * 4)
+static int size_of_a_page(const struct kr__kernel *k, int fd, uint64_t *ret) {
+    (void)k;
+    (void)fd;
+    *ret = 4096;
+    return 0;
+}
+
+/* Ours: a file that reports more than it holds, as those of sysfs do, does not have its last bytes
+ * held back for what never comes. */
+TEST_EACH(file_shorter_than_reported_is_not_held_back) {
+    static struct kr__kernel kernel;
+    kernel = kr__linux;
+    kernel.enter = seeing_enter;
+    kernel.file_size = size_of_a_page;
+    struct pair p = pair_on(&kernel, NULL, 0);
+    int fd = file_of(6);
+    corks = sends = 0;
+    CHECK_OK(send_file_as(p.r, p.s, fd, 6, KR_FILE_END));
+    check_stream(&p);
+    TEST_UNTIL(p.r, jobs[0].told);
+    CHECK_EQ(sends, 1u);
+    CHECK_EQ(corks, 0u);
+    test_close(fd);
+    pair_end(&p);
+}
+
+/* Ours: an offset from which no read could be made is refused at the call. */
+TEST_EACH(file_offsets_near_the_end_of_all_are_refused) {
+    struct pair p = pair_make(NULL, 0);
+    int fd = file_of(6);
+    static const uint64_t offsets[] = {INT64_MAX, INT64_MAX - 100, (uint64_t)INT64_MAX + 1};
+    for (unsigned i = 0; i < 3; i++)
+        CHECK_ERR(kr_conn_send_file(p.r, p.s->conn, fd, offsets[i], KR_FILE_END, NULL, NULL),
+                  EINVAL);
+    test_close(fd);
+    pair_end(&p);
+}
+
+TAP_MAIN(file, 32 * 4)

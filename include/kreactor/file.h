@@ -49,10 +49,12 @@ typedef void kr_file_fn(struct kr_reactor *r, void *arg, uint64_t sent, int erro
  * What is sent is what the file has when it is read, which for a file that is being written is a
  * mixture. Bytes in front of a file that is expected to go on are sent with MSG_MORE: they may stay
  * in the kernel for up to 200 ms if the disk is slow, or if the file has lost its rest meanwhile.
+ * One that holds less than it reports, as those of sysfs and procfs, is not expected to.
  *
  * Errors, with nothing taken, and `done` is not called: -EPIPE and -ENOBUFS as kr_conn_send;
  * -ENOMEM; -EBADF: not open for reading; -EISDIR; -ESPIPE: cannot be read at an offset (a pipe, a
- * socket, a terminal); -EINVAL also: opened with O_DIRECT; -ENODATA: a regular file that has no
+ * socket, a terminal); -EINVAL also: opened with O_DIRECT, or to its end from an offset within 64
+ * KiB of 2^63; -ENODATA: a regular file that has no
  * `size` bytes from `offset` on, now. */
 KR_API int kr_conn_send_file(struct kr_reactor *r, kr_conn conn, int fd, uint64_t offset,
                              uint64_t size, kr_file_fn *done, void *arg);

@@ -107,7 +107,8 @@ void kr__done_read(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
 
 static int check_file(const struct kr_reactor *r, struct kr__file_plan *plan) {
     bool to_end = plan->size == KR_FILE_END;
-    if (plan->offset > INT64_MAX || (!to_end && plan->size > INT64_MAX - plan->offset))
+    uint64_t asked = to_end ? KR__CHUNK_SIZE : plan->size; /* no read may go beyond 2^63 - 1 */
+    if (plan->offset > INT64_MAX || asked > INT64_MAX - plan->offset)
         return -EINVAL;
     uint64_t has;
     int rc = r->kernel->file_size(r->kernel, plan->fd, &has);

@@ -141,6 +141,8 @@ void kr__files_came(struct kr__files *files, struct kr__sends *sends, struct kr_
     file->offset += size;
     file->left -= file->left == KR_FILE_END ? 0 : size;
     file->expected -= size < file->expected ? size : file->expected;
+    if (file->left == KR_FILE_END && size < chunk->send.room)
+        file->expected = 0; /* most likely that was the last of it, and is not to wait for more */
     file->ahead += (uint32_t)size;
     kr__sendq_add_chunk(sends, q, chunk);
     if (!file->left)
