@@ -1,9 +1,11 @@
 /* Back-pressure: pauses reach the peer, queues stay within their marks, and nothing is lost for
  * having had to wait. */
+#include "core/reactor.h"
 #include "harness/echo.h"
 
 #include <errno.h>
 #include <string.h>
+#include <sys/socket.h>
 
 static size_t pausing_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                            size_t size) {
@@ -349,4 +351,187 @@ TEST_EACH(flow_to_a_peer_that_reads_nothing_is_bounded) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(flow, 32)
+/* A reader that leaves bytes, and what it was shown. */
+struct reader {
+    kr_conn conn;
+    unsigned opens, shows, eofs, closes;
+    size_t size;     /* shown last */
+    size_t leaves;   /* so many, if there are as many */
+    bool resumes;    /* within on_data */
+    int error;
+    enum kr_why why;
+};
+
+static void reader_open(struct kr_reactor *r, kr_conn conn, void *user) {
+    struct reader *reader = user;
+    (void)r;
+    reader->conn = conn;
+    reader->opens++;
+}
+
+static size_t reader_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                          size_t size) {
+    struct reader *reader = user;
+    (void)data;
+    reader->shows++;
+    reader->size = size;
+    if (reader->resumes) {
+        CHECK_OK(kr_conn_resume(r, conn));
+        CHECK_OK(kr_conn_pause(r, conn));
+        CHECK_OK(kr_conn_resume(r, conn));
+    }
+    return size > reader->leaves ? size - reader->leaves : 0;
+}
+
+static void reader_eof(struct kr_reactor *r, kr_conn conn, void *user) {
+    struct reader *reader = user;
+    (void)r;
+    (void)conn;
+    reader->eofs++;
+}
+
+static void reader_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                         enum kr_why why) {
+    struct reader *reader = user;
+    (void)r;
+    (void)conn;
+    reader->closes++;
+    reader->error = error;
+    reader->why = why;
+}
+
+static const struct kr_conn_ops reader_ops = {
+    .on_open = reader_open, .on_data = reader_data, .on_eof = reader_eof, .on_close = reader_close};
+static const struct kr_conn_ops reader_plain_ops = {
+    .on_open = reader_open, .on_data = reader_data, .on_close = reader_close};
+
+/* Ours: a resume within on_data does not have the bytes that it leaves shown again, which would go
+ * on for ever; one from outside does, paused or not. */
+TEST_EACH(flow_resume_within_on_data_shows_nothing_again) {
+    struct kr_reactor *r = test_reactor(NULL);
+    struct reader reader = {.leaves = SIZE_MAX, .resumes = true};
+    int fd = test_connect(test_listen(r, NULL, NULL, &reader_ops, &reader));
+    for (unsigned i = 1; i <= 2; i++) {
+        test_send(r, fd, "x", 1);
+        TEST_UNTIL(r, reader.size == i);
+        for (unsigned turns = 0; turns < 20; turns++)
+            test_step(r, "nothing");
+        CHECK_EQ(reader.shows, i);
+    }
+    CHECK_OK(kr_conn_resume(r, reader.conn));
+    TEST_UNTIL(r, reader.shows == 3);
+    CHECK_EQ(reader.size, 2u);
+    test_rest(r, (struct test_levels){.conns = 1, .listeners = 1, .blocks = 1});
+    test_close(fd);
+    TEST_UNTIL(r, reader.eofs == 1);
+    test_reactor_free(r);
+}
+
+static uint32_t kept_room(struct kr_reactor *r, kr_conn conn) {
+    return kr__conn_find(r, conn)->kept_room;
+}
+
+/* Ours: a connection that has consumed most of what it kept does not keep the memory. */
+TEST_EACH(flow_kept_memory_shrinks) {
+    struct kr_reactor *r = test_reactor(NULL);
+    struct reader reader = {.leaves = SIZE_MAX};
+    int fd = test_connect(test_listen(r, NULL, NULL, &reader_ops, &reader));
+    static char bytes[500000];
+    test_send(r, fd, bytes, sizeof bytes);
+    TEST_UNTIL(r, reader.size == sizeof bytes);
+    CHECK_GE(kept_room(r, reader.conn), sizeof bytes);
+    reader.leaves = 1;
+    test_send(r, fd, "x", 1);
+    TEST_UNTIL(r, reader.size == sizeof bytes + 1);
+    CHECK_LE(kept_room(r, reader.conn), 4096u);
+    test_send(r, fd, "y", 1);
+    TEST_UNTIL(r, reader.size == 2);
+    test_close(fd);
+    TEST_UNTIL(r, reader.eofs == 1);
+    test_reactor_free(r);
+}
+
+/* Ours: bytes that a program leaves for later are not lost when the peer ends its side meanwhile: it
+ * is told of the end, and is shown them when it asks for them. */
+TEST_EACH(flow_bytes_left_at_the_end_are_kept) {
+    struct kr_reactor *r = test_reactor(NULL);
+    struct reader reader = {.leaves = 4};
+    int fd = test_connect(test_listen(r, NULL, NULL, &reader_ops, &reader));
+    test_send(r, fd, "one\ntwo\n", 8);
+    CHECK_SYS(shutdown(fd, SHUT_WR));
+    TEST_UNTIL(r, reader.eofs == 1);
+    unsigned shows = reader.shows;
+    reader.leaves = 0;
+    CHECK_OK(kr_conn_resume(r, reader.conn));
+    TEST_UNTIL(r, reader.shows == shows + 1);
+    CHECK_EQ(reader.size, 4u);
+    CHECK_OK(kr_conn_send(r, reader.conn, "answer", 6));
+    char answer[6];
+    test_recv(r, fd, answer, sizeof answer);
+    CHECK_EQ(reader.eofs, 1u);
+    CHECK_OK(kr_conn_close(r, reader.conn, KR_CLOSE_FLUSH));
+    TEST_UNTIL(r, reader.closes == 1);
+    CHECK_EQ(reader.error, 0);
+    test_close(fd);
+    test_reactor_free(r);
+}
+
+/* Ours: without on_eof the connection closes, and on_close tells whether bytes were left. */
+TEST_EACH(flow_bytes_left_at_the_end_are_told) {
+    struct kr_reactor *r = test_reactor(NULL);
+    struct reader reader = {0};
+    uint16_t port = test_listen(r, NULL, NULL, &reader_plain_ops, &reader);
+    for (size_t left = 0; left <= 2; left += 2) {
+        reader = (struct reader){.leaves = left};
+        int fd = test_connect(port);
+        test_send(r, fd, "half a line", 11);
+        CHECK_SYS(shutdown(fd, SHUT_WR));
+        TEST_UNTIL(r, reader.closes == 1);
+        CHECK_EQ(reader.why, KR_WHY_PEER);
+        CHECK_EQ(reader.error, left ? -ENODATA : 0);
+        test_close(fd);
+    }
+    test_rest(r, (struct test_levels){.listeners = 1});
+    test_reactor_free(r);
+}
+
+struct timed {
+    kr_conn conn;
+    int64_t since; /* on_data is to come after that; 0: it has yet to be paused */
+    bool shown;
+};
+
+static size_t timed_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                         size_t size) {
+    struct timed *timed = user;
+    (void)data;
+    if (!timed->since) {
+        timed->conn = conn;
+        timed->since = INT64_MAX;
+        CHECK_OK(kr_conn_pause(r, conn));
+        return 0;
+    }
+    CHECK_GE(kr_now(r), timed->since);
+    CHECK_LE(kr_now(r), tap_now_ns());
+    timed->shown = true;
+    return size;
+}
+
+/* Ours: time within every callback of a turn is that of the turn, also where kept bytes are
+ * shown. */
+TEST_EACH(flow_time_is_now_when_kept_bytes_are_shown) {
+    struct kr_reactor *r = test_reactor(NULL);
+    static const struct kr_conn_ops ops = {.on_data = timed_data};
+    struct timed timed = {0};
+    int fd = test_connect(test_listen(r, NULL, NULL, &ops, &timed));
+    test_send(r, fd, "x", 1);
+    TEST_UNTIL(r, timed.since == INT64_MAX);
+    for (int64_t until = tap_now_ns() + 2000000; tap_now_ns() < until;) {} /* between turns */
+    timed.since = tap_now_ns();
+    CHECK_OK(kr_conn_resume(r, timed.conn));
+    TEST_UNTIL(r, timed.shown);
+    test_close(fd);
+    test_reactor_free(r);
+}
+
+TAP_MAIN(flow, 32 + 5 * 4)

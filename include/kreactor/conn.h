@@ -38,17 +38,26 @@ struct kr_conn_ops {
      * and shown again, contiguous, with the bytes that follow. If more than recv_cap bytes stay
      * unconsumed, the connection ends with -EMSGSIZE; but while reading is stopped (paused, or
      * above send_high) the rest waits, and is shown again when reading goes on. So after -ENOBUFS
-     * from kr_conn_send, consume nothing: that is the whole of back-pressure. */
+     * from kr_conn_send, consume nothing: that is the whole of back-pressure.
+     *
+     * NOTHING ELSE SHOWS THE REST AGAIN. What is left for another reason than that it is not
+     * complete, as one of several requests that have come together, waits until the peer sends
+     * more, which it may never do. Consume all that is complete, or kr_conn_pause here and
+     * kr_conn_resume later. In builds with checks kr_stats counts the calls that leave bytes while
+     * reading is not stopped (left_unpaused). */
     size_t (*on_data)(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                       size_t size);
 
-    /* The peer ended its side; no on_data follows. Sending is still possible, and the connection
-     * stays until it is closed. Unconsumed bytes are dropped after it. NULL: as if it called
-     * kr_conn_close(KR_CLOSE_FLUSH), with KR_WHY_PEER. */
+    /* The peer ended its side, and all that it sent was shown. Sending is still possible, and the
+     * connection stays until it is closed. Bytes that on_data has left unconsumed stay, too:
+     * kr_conn_resume shows them once more; no other on_data follows. NULL: as if it called
+     * kr_conn_close(KR_CLOSE_FLUSH), with KR_WHY_PEER; if bytes were left, on_close gets
+     * -ENODATA. */
     void (*on_eof)(struct kr_reactor *r, kr_conn conn, void *user);
 
     /* After more than send_high bytes were queued, send_low or fewer are. Once for each such
-     * rise. */
+     * rise, and after -ENOBUFS. A mark of the program's own below send_high brings none: set
+     * send_high to it. */
     void (*on_drain)(struct kr_reactor *r, kr_conn conn, void *user);
 
     /* A deadline passed: IDLE, READ or LIFE. It counts anew from this call, unless that closes the
@@ -222,9 +231,13 @@ KR_API int kr_conn_commit(struct kr_reactor *r, kr_conn conn, size_t size);
 KR_API size_t kr_conn_queued(const struct kr_reactor *r, kr_conn conn);
 
 /* Stops, and lets go on, the reading. While paused no on_data and no on_eof runs; a few bytes that
- * the kernel had already received are kept. While paused the end of the peer goes unnoticed, but
- * for the idle deadline and for sends that fail. Neither counts: two pauses need one resume. -EPIPE
- * once the connection is being closed. */
+ * the kernel had already received are kept. While paused the end of the peer goes unnoticed, be it
+ * a FIN or a reset, but for the idle deadline and for sends that fail: it is told after the resume.
+ * Calls do not nest: two pauses need one resume.
+ *
+ * kr_conn_resume has the bytes that on_data left shown again in the turn that follows, also of a
+ * connection that was not paused, and after on_eof. Within that connection's own on_data it does
+ * not: what that leaves would be shown for ever. -EPIPE once the connection is being closed. */
 KR_API int kr_conn_pause(struct kr_reactor *r, kr_conn conn);
 KR_API int kr_conn_resume(struct kr_reactor *r, kr_conn conn);
 

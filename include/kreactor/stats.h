@@ -50,6 +50,9 @@ struct kr_stats {
     uint64_t zerocopy_sends;  /* requests to send without a copy */
     /* of these, the ones that the kernel copied all the same, as far as it tells */
     uint64_t zerocopy_copied;
+    /* in builds with checks: times that on_data left bytes while reading was not stopped, so that
+     * only more bytes or kr_conn_resume will show them again */
+    uint64_t left_unpaused;
 };
 
 /* Copies the first `size` bytes of the counters to `ret` (an older program's smaller struct gets

@@ -74,7 +74,9 @@ typedef void kr_release_fn(struct kr_reactor *r, void *arg);
 /* Why a connection ended, with the `error` that on_close gets beside it. */
 enum kr_why {
     KR_WHY_LOCAL = 0,   /* this program called kr_conn_close; error is 0 */
-    KR_WHY_PEER = 1,    /* the peer ended its side and there is no on_eof; error is 0 */
+    /* the peer ended its side and there is no on_eof; error is 0, or -ENODATA when it ended behind
+     * bytes that on_data had left unconsumed */
+    KR_WHY_PEER = 1,
     KR_WHY_ERROR = 2,   /* the kernel reported `error`, for example -ECONNRESET or -EPIPE */
     KR_WHY_TIMEOUT = 3, /* a deadline passed; error is -ETIMEDOUT */
     KR_WHY_LIMIT = 4,   /* unconsumed bytes outgrew recv_cap: -EMSGSIZE; memory refused: -ENOMEM */

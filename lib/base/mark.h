@@ -134,6 +134,8 @@
     /* op/recv.c */                                                                                \
     X(kept_closed_up, sim)                                                                         \
     X(stop_left_over, zerocopy)                                                                        \
+    X(kept_shrunk, flow)                                                                           \
+    X(eof_behind_unconsumed, flow)                                                                 \
     X(kept_grown, sim)                                                                             \
     X(kept_refused, sim)                                                                           \
     X(kept_too_much, sim)                                                                          \

@@ -54,6 +54,7 @@ struct kr_reactor {
     struct kr__list dirty, again, showing, forwards_over, releases;
     struct kr__line line;
     struct kr__lent lent;
+    const struct kr__conn *shown; /* whose on_data is running; NULL: nobody's */
     struct kr__reservation reservation;
 
     const struct kr__kernel *kernel;

@@ -33,6 +33,8 @@
 #include "kernel/probe.h"
 #include "op/op.h"
 
+#define KEPT_SMALL 4096u /* bytes of a block that is not worth a smaller one */
+
 /* In the line one turn is one receive. */
 uint16_t kr__prep_recv(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
     struct kr__conn *c = kr__owner_conn(o);
@@ -111,11 +113,33 @@ static void check_cap(struct kr_reactor *r, struct kr__conn *c) {
  * is. */
 static size_t show(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size) {
     size_t used = 0;
-    if (kr__likely(!c->forwarding))
+    if (kr__likely(!c->forwarding)) {
+        r->shown = c;
         used = kr__min_size(c->ops->on_data(r, kr__conn_handle(c), c->user, data, size), size);
+        r->shown = NULL;
+        if (KR_CHECKED && used < size && !kr__conn_stopped(c))
+            kr__count(&r->stats.left_unpaused, 1);
+    }
     if (kr__unlikely(c->forwarding && !c->paused && used < size))
         used += kr__forward_data(r, c, data + used, size - used);
     return used;
+}
+
+/* A block of which little is used any more is changed for a smaller one: each byte is moved for
+ * three at least that were consumed. Without memory it stays. */
+static void kept_fit(struct kr_reactor *r, struct kr__conn *c) {
+    size_t room;
+    if (c->kept_room <= KEPT_SMALL || c->kept_size > c->kept_room / 4)
+        return;
+    char *kept = kr__block_get(&r->blocks, c->kept_size, &room);
+    if (!kept)
+        return;
+    kr__mark(kept_shrunk);
+    memcpy(kept, c->kept + c->kept_at, c->kept_size);
+    kr__block_put(&r->blocks, c->kept, c->kept_room);
+    c->kept = kept;
+    c->kept_at = 0;
+    c->kept_room = (uint32_t)room;
 }
 
 static void show_kept(struct kr_reactor *r, struct kr__conn *c) {
@@ -126,6 +150,8 @@ static void show_kept(struct kr_reactor *r, struct kr__conn *c) {
     if (c->kept_size == 0) {
         kr__block_put(&r->blocks, c->kept, c->kept_room);
         c->kept = NULL;
+    } else {
+        kept_fit(r, c);
     }
     check_cap(r, c);
 }
@@ -174,15 +200,14 @@ static void tell_eof(struct kr_reactor *r, struct kr__conn *c) {
         return;
     }
     c->eof_told = true;
-    if (c->ops->on_eof)
+    if (c->ops->on_eof) {
         c->ops->on_eof(r, kr__conn_handle(c), c->user);
-    else
-        kr__conn_end(r, c, KR_CLOSE_FLUSH, 0, KR_WHY_PEER);
-    if (c->kept && c->eof_told) { /* else others have taken over */
-        kr__block_put(&r->blocks, c->kept, c->kept_room);
-        c->kept = NULL;
-        c->kept_size = 0;
+        return;
     }
+    kr__conn_end(r, c, KR_CLOSE_FLUSH, 0, KR_WHY_PEER);
+    kr__mark_if(eof_behind_unconsumed, c->kept_size);
+    if (c->kept_size)
+        c->error = -ENODATA;
 }
 
 /* The end of the stream comes after all bytes: not before those that are held back. */
@@ -280,7 +305,7 @@ static int set_paused(struct kr_reactor *r, kr_conn conn, bool paused) {
     c->paused = paused;
     if (paused)
         kr__conn_hold(r, c);
-    else
+    else if (r->shown != c) /* what a running on_data leaves it does not want now */
         kr__conn_show_later(r, c);
     kr__conn_dirty(r, c);
     return 0;

@@ -203,7 +203,7 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     CHECK(!l->twin && !l->releasing && !l->owed); /* told of first */
     bool fine = why == KR_WHY_LOCAL || why == KR_WHY_PEER || why == KR_WHY_REACTOR ||
                 why == KR_WHY_RELEASED;
-    CHECK_EQ(error == 0, fine);
+    CHECK(error == 0 ? fine : !fine || (why == KR_WHY_PEER && error == -ENODATA));
     CHECK(kr_conn_user(r, conn) == l);
     CHECK_ERR(kr_conn_send(r, conn, "x", 1), EPIPE);
     l->closing = true;

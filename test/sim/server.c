@@ -366,7 +366,7 @@ static void released(struct kr_reactor *r, kr_conn conn, void *user,
             mark(s, MARK_released_with_unread);
         if (what->unsent_size)
             mark(s, MARK_released_with_unsent);
-        MUST(what->unread_size >= x->shown || x->eof);
+        MUST(what->unread_size >= x->shown);
         check(x, what->unread, what->unread_size);
         if (!adopt_again(s, x, what)) {
             x->cut = s->closed_any = true;
@@ -898,7 +898,8 @@ static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void
         leave(x);
         return 0;
     }
-    MUST(!x->closing && !x->paused && !x->eof && size > 0 && size >= x->shown);
+    MUST(!x->closing && !x->paused && size > 0 && size >= x->shown);
+    MUST(!x->eof || size == x->shown); /* what was left, as it was asked for */
     if (size > x->shown && x->shown)
         mark(s, MARK_kept);
     check(x, data, size);
