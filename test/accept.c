@@ -1061,4 +1061,60 @@ TEST_EACH(accepts_at_a_full_descriptor_table) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(accept, 96)
+struct visit {
+    unsigned opens, closes;
+    size_t got;
+    int error;
+};
+
+static void visit_open(struct kr_reactor *r, kr_conn conn, void *user) {
+    struct visit *v = user;
+    struct kr_addr addr;
+    CHECK_ERR(kr_conn_peer(r, conn, &addr), ENODATA);
+    v->opens++;
+}
+
+static size_t visit_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                         size_t size) {
+    struct visit *v = user;
+    (void)r;
+    (void)conn;
+    (void)data;
+    v->got += size;
+    return size;
+}
+
+static void visit_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
+                        enum kr_why why) {
+    struct visit *v = user;
+    (void)r;
+    (void)conn;
+    (void)why;
+    v->error = error;
+    v->closes++;
+}
+
+/* Ours: a client that says something and resets before it is accepted is heard, with addresses as
+ * without; only its own is not known any more. */
+TEST_EACH(client_that_resets_before_the_accept_is_heard) {
+    static const struct kr_conn_ops ops = {
+        .on_open = visit_open, .on_data = visit_data, .on_close = visit_close};
+    for (unsigned with = 0; with < 2; with++) {
+        struct kr_reactor *r = test_reactor(NULL);
+        struct kr_listen_opts opts = default_opts();
+        struct visit v = {0};
+        opts.addresses = with;
+        opts.backlog = 64;
+        int fd = test_connect(test_listen(r, NULL, &opts, &ops, &v));
+        CHECK_EQ(test_send_some(fd, "heard", 5), 5);
+        test_close_reset(fd);
+        TEST_UNTIL(r, v.closes == 1);
+        CHECK_EQ(v.opens, 1u);
+        CHECK_EQ(v.got, 5u);
+        CHECK_EQ(v.error, -ECONNRESET);
+        rest_without_conns(r, 1);
+        test_reactor_free(r);
+    }
+}
+
+TAP_MAIN(accept, 100)

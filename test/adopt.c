@@ -50,6 +50,18 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
 static const struct kr_conn_ops ops = {
     .on_open = on_open, .on_data = on_data, .on_eof = on_eof, .on_close = on_close};
 
+static size_t take(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
+    struct seen *s = user;
+    (void)r;
+    (void)conn;
+    (void)data;
+    s->got += size;
+    return size;
+}
+
+static const struct kr_conn_ops ops_quiet = {
+    .on_open = on_open, .on_data = take, .on_eof = on_eof, .on_close = on_close};
+
 /* Two ends of a connection: a pair of Unix sockets, or over TCP. */
 static void ends_make(int ends[2], bool tcp, int flags) {
     if (!tcp) {
@@ -270,4 +282,39 @@ TEST_EACH(adopt_is_bounded) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(adopt, 8 * 4)
+/* Ours: a socket whose both sides have ended is taken for the bytes that it has left; without any it
+ * is not connected. The kernel's: such a socket of TCP has no peer's address any more. */
+TEST_EACH(adopt_for_what_is_unread) {
+    struct kr_reactor *r = test_reactor(NULL);
+    for (unsigned unread = 0; unread <= 5; unread += 5) {
+        struct seen s = {0};
+        int ends[2];
+        ends_make(ends, true, 0);
+        CHECK_EQ(send(ends[1], "bytes", unread, MSG_NOSIGNAL), (long)unread);
+        CHECK_SYS(shutdown(ends[0], SHUT_WR));
+        char end;
+        CHECK_EQ(read(ends[1], &end, 1), 0);
+        test_close(ends[1]);
+        struct sockaddr_in in;
+        socklen_t size = sizeof in;
+        while (getpeername(ends[0], (struct sockaddr *)&in, &size) == 0)
+            test_step(r, "the end of both sides");
+        CHECK_EQ(errno, ENOTCONN);
+        int rc = kr_conn_adopt(r, &s.conn, ends[0], NULL, &ops_quiet, &s);
+        if (!unread) {
+            CHECK_EQ(rc, -ENOTCONN);
+            test_close(ends[0]);
+            continue;
+        }
+        CHECK_OK(rc);
+        struct kr_addr addr;
+        CHECK_ERR(kr_conn_peer(r, s.conn, &addr), ENODATA);
+        CHECK_OK(kr_conn_local(r, s.conn, &addr));
+        TEST_UNTIL(r, s.closes == 1);
+        CHECK_EQ(s.got, 5u);
+        CHECK_EQ(s.eofs, 1u);
+    }
+    test_reactor_free(r);
+}
+
+TAP_MAIN(adopt, 9 * 4)

@@ -270,7 +270,9 @@ KR_API int kr_conn_close(struct kr_reactor *r, kr_conn conn, enum kr_close how);
 
 /* The peer's, and this side's, address. Known for connections of a listener with `addresses` set;
  * of kr_connect the peer's, and with `local_address` this side's once it stands; with keep_fd the
- * kernel is asked for what is not known (-ENOTCONN: the peer is gone); others answer -ENODATA. */
+ * kernel is asked for what is not known (-ENOTCONN: the peer is gone); others answer -ENODATA, as
+ * does, of a listener with `addresses`, one whose client had reset before it was accepted and is
+ * served for the bytes that it has left. */
 KR_API int kr_conn_peer(const struct kr_reactor *r, kr_conn conn, struct kr_addr *ret);
 KR_API int kr_conn_local(const struct kr_reactor *r, kr_conn conn, struct kr_addr *ret);
 

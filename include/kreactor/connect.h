@@ -87,7 +87,7 @@ KR_API int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *
  * writing end is taken only while this process ignores the signal, and must go on to.
  *
  * Errors, with nothing begun: -EBADF; -ESOCKTNOSUPPORT when it is a socket, but no stream;
- * -ENOTCONN when it is not connected; -ENOTSUP when it is neither a socket nor an end of a pipe,
+ * -ENOTCONN when it is not connected, and has no bytes left to be read; -ENOTSUP when it is neither a socket nor an end of a pipe,
  * but a file, a terminal, or a pipe opened for both reading and writing; -ENOSYS when it writes,
  * SIGPIPE is not ignored, and the kernel is older than 6.18; -EMFILE and -ENFILE, as finding that
  * out takes two descriptors; -ENOSPC, -ENOMEM and -ESHUTDOWN as for kr_connect. */

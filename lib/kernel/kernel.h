@@ -93,6 +93,7 @@ struct kr__kernel {
     /* The flags of a write (rw_flags) to a pipe whose reader may be gone, which ends no process;
      * -ENOSYS: there are none. `newest`: the kernel may know some. */
     int (*pipe_quiet)(const struct kr__kernel *k, bool newest);
+    /* The peer's is of size 0 when that is gone and has left bytes to be read. */
     int (*sock_addrs)(const struct kr__kernel *k, int fd, struct kr_addr *peer,
                       struct kr_addr *local);
     int (*sock_set)(const struct kr__kernel *k, int fd, const struct kr__sock_step *step);

@@ -114,7 +114,8 @@ static unsigned arrival_slot(const struct kr__listener *l) {
     return i;
 }
 
-/* A client that has gone again has no address: -ENOTCONN. It is one we need not serve. */
+/* A client that has gone again, and has left no bytes, has no address: -ENOTCONN. It is one we need
+ * not serve. */
 static void arrive_by_fd(struct kr_reactor *r, struct kr__listener *l, int fd) {
     unsigned i = arrival_slot(l);
     struct kr__arrival *a = &l->arrivals[i];

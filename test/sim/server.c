@@ -625,7 +625,7 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     struct kr_addr addr;
     int rc = kr_conn_peer(r, conn, &addr);
     MUST(rc == (s->opts.addresses || s->opts.conn.keep_fd ? 0 : -ENODATA) ||
-         (rc == -ENOTCONN && s->opts.conn.keep_fd));
+         (rc == -ENOTCONN && s->opts.conn.keep_fd) || (rc == -ENODATA && s->opts.addresses));
     if (rc == 0)
         mark(s, MARK_accept_with_address);
     x->alone = s->scenario->proxy && likely(s, s->scenario->options / 2);

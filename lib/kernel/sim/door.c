@@ -241,10 +241,12 @@ static int door_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *p
     if (!file)
         return -EBADF;
     bool joined = file->kind == KR__SIM_STREAM && file->stream.phase == KR__SIM_JOINED;
-    if (!joined || file->stream.dead) /* man getpeername */
+    if (!joined || (file->stream.dead && !file->stream.size)) /* man getpeername */
         return -ENOTCONN;
     *peer = file->stream.there;
     *local = file->stream.here;
+    if (file->stream.dead)
+        *peer = (struct kr_addr){.u.sa.sa_family = local->u.sa.sa_family};
     return 0;
 }
 
