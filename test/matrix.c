@@ -1728,6 +1728,29 @@ TEST_EACH(reset_results) {
     }
 }
 
+/* man setsockopt; and what a filter (BPF) may say. */
+static const int unlinger_results[] = {
+    0, -EAGAIN, -EBADF, -ECANCELED, -EFAULT, -EINTR, -EINVAL, -ENOMEM, -ENOPROTOOPT, -EOPNOTSUPP,
+    -EPERM,
+};
+
+/* Ours: whether or not SO_LINGER could be taken from the socket, the close follows, once. */
+TEST_EACH(unlinger_results) {
+    for (size_t i = 0; i < COUNT(unlinger_results); i++) {
+        cell_begin("unlinger", "closing", unlinger_results[i], 0);
+        struct world *w = world_begin(BY_MULTISHOT, KR__SET(unlinger));
+        connect_client(w);
+        conn_of(w)->lingers = true;
+        CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
+        await_stolen(w, KR__VERB_unlinger, slot_of(w->conn));
+        CHECK_EQ(conn_of(w)->owner.inflight, 1u);
+        complete(w, KR__VERB_unlinger, slot_of(w->conn), unlinger_results[i], 0);
+        CHECK_EQ(w->closes, 0u);
+        check_ended(w, 0, KR_WHY_LOCAL);
+        world_end(w);
+    }
+}
+
 /* man close; -ENXIO and -EBADF: the slot was empty (io_uring/filetable.c); -EINVAL: no such
  * slot. */
 static const int close_results[] = {
@@ -2271,7 +2294,7 @@ enum {
             (COUNT(shutdown_errors) + 1) * CONN_STATES +
             COUNT(connect_errors) * (CONNECT_STATES + 1) + CONNECT_STATES + 1 +
             COUNT(read_errors) * (SEND_STATES + 1) + (DIGITS + 2) * SEND_STATES + 1 +
-            COUNT(reset_results) + 2 * COUNT(close_results) +
+            COUNT(reset_results) + COUNT(unlinger_results) + 2 * COUNT(close_results) +
             (COUNT(client_errors) + COUNT(own_errors) + 1) * COUNT(accept_kinds) * LISTENER_STATES +
             2 * (COUNT(client_errors) + COUNT(own_errors)) + COUNT(accept_flags) * LISTENER_STATES +
             COUNT(poll_results) * LISTENER_STATES + LISTENER_STATES +

@@ -277,7 +277,8 @@ KR_API int kr_conn_peer(const struct kr_reactor *r, kr_conn conn, struct kr_addr
 KR_API int kr_conn_local(const struct kr_reactor *r, kr_conn conn, struct kr_addr *ret);
 
 /* The descriptor that was kept (keep_fd), for getsockopt, getpeername and the like: lent until the
- * connection is closed. It must be neither read nor written, nor closed, nor made another's.
+ * connection is closed. It must be neither read nor written, nor closed, nor made another's. Options
+ * may be set, but SO_LINGER, which is taken back before the connection is closed.
  * -ENODATA: none was kept, or the connection is on its way out. */
 KR_API int kr_conn_fd(const struct kr_reactor *r, kr_conn conn);
 

@@ -70,6 +70,16 @@ KR_API int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *
  * keep_fd) and untouched on failure. `opts` (NULL = defaults) is borrowed for the call; its socket
  * options are not set. `ops` and `user` as for kr_connect.
  *
+ * What others have set on a socket and would harm a reactor is taken back, for all who share the
+ * socket, and stays so after kr_conn_release: SO_LINGER (closing would wait, or reset; it is taken
+ * back again before the close, on kernels >= 6.8, should somebody have set it meanwhile),
+ * SO_RCVLOWAT, TCP_CORK, time stamps, IP_RECVERR and IPV6_RECVERR, with what lies in the queue of
+ * errors; of a Unix socket SO_PASSCRED, SO_PASSSEC, SO_PASSPIDFD and SO_INQ. All other options stay
+ * as they are, and do no harm that is known of: SO_RCVTIMEO and SO_SNDTIMEO mean nothing here, nor
+ * does SO_PEEK_OFF. Bytes that have come before, peeked at or not, are received first; a side that
+ * was ended before is as if it ended now: on_eof, or sends that fail with -EPIPE. A TCP socket
+ * whose peer has reset is not connected any more (-ENOTCONN).
+ *
  * *ret, which may be NULL, is its handle, good and to be sent to at once; on_open runs in a turn
  * that follows. Its addresses are known (kr_conn_peer, kr_conn_local). Whether it is a non-blocking
  * one does not matter and is not changed. It counts against connect_max.

@@ -90,6 +90,13 @@ KR_API int kr_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_add
  * anew, with opts->backlog, and what opts->conn says of sockets is set; its name stays what it is,
  * so that reuse_*, v6_only and unix_* mean nothing. All else as kr_listen.
  *
+ * What kr_conn_adopt takes back of a socket is taken back here, for all who share it. Accepted
+ * sockets inherit what is set when they come: clients in the backlog, and those that come after
+ * another owner has set an option again, have it. SO_LINGER is then taken from each connection
+ * itself, before it is closed; on kernels before 6.8 when it is accepted, at the cost that
+ * `addresses` has. TCP_DEFER_ACCEPT stays as it is: a client is accepted when it has sent
+ * something.
+ *
  * Errors: -EBADF, -ENOTSOCK; -EINVAL also when the socket does not listen, is no stream, or is
  * neither IPv4 nor IPv6 nor Unix; those of setsockopt and listen; -ENOSPC, -ENOMEM and -ESHUTDOWN
  * as kr_listen. */

@@ -159,6 +159,8 @@
     X(flight_result_lost, matrix)                                                                  \
     /* op/shutdown.c */                                                                            \
     X(shutdown_failed, matrix)                                                                     \
+    /* op/unlinger.c */                                                                            \
+    X(unlinger_refused, matrix)                                                                    \
     /* pool/blocks.c */                                                                            \
     X(block_not_kept, blocks)                                                                      \
     /* pool/bufs.c */                                                                              \

@@ -67,7 +67,9 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
     case KR__CONN_CLOSING:
         if (kr__unlikely(c->paired)) /* the pair is over, and is told of first */
             break;
-        desired |= c->reset ? KR__SET(reset) : KR__SET(close);
+        desired |= c->reset     ? KR__SET(reset)
+                   : c->lingers ? KR__SET(unlinger)
+                                : KR__SET(close);
         break;
     case KR__CONN_FREE:
         break;
@@ -122,6 +124,15 @@ void kr__conn_grew(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     kr__conn_dirty(r, c);
 }
 
+/* With a descriptor left the CLOSE would not be the end that the peer sees. Who was lent it may have
+ * set SO_LINGER. */
+static void leave_fd(struct kr_reactor *r, struct kr__conn *c) {
+    if (!c->more || c->more->fd < 0)
+        return;
+    r->kernel->sock_unlinger(r->kernel, c->more->fd);
+    kr__conn_fd_drop(r, c);
+}
+
 /* No more than what is in flight keeps it now. */
 static void conn_join(struct kr_reactor *r, struct kr__conn *c) {
     kr__conn_hold(r, c);
@@ -129,7 +140,7 @@ static void conn_join(struct kr_reactor *r, struct kr__conn *c) {
         kr__deadline_unfile(&r->timers, &c->deadline);
     if (c->calling)
         kr__dial_give_up(r, c);
-    kr__conn_fd_drop(r, c); /* or the CLOSE would not be the end that the peer sees */
+    leave_fd(r, c);
     c->state = c->owner.inflight ? KR__CONN_JOINING : KR__CONN_CLOSING;
     if (kr__conn_flies(c))
         kr__conn_count(r, c, KR_DEADLINE_FLUSH);

@@ -38,7 +38,7 @@ enum kr__conn_state {
     /* Armed requests are cancelled and their last completions awaited; join before close, because
      * the kernel may give a closed slot to the very next accept. Left at nothing in flight. */
     KR__CONN_JOINING,
-    /* RESET, if asked for, then CLOSE in flight. Left at the completion of CLOSE, to FREE. */
+    /* RESET, if asked for, UNLINGER, if others made the socket, then CLOSE in flight. Left at the completion of CLOSE, to FREE. */
     KR__CONN_CLOSING,
 };
 
@@ -79,6 +79,7 @@ struct kr__conn {
     bool leaving : 1;    /* kr_conn_release was called, and its callback is owed */
     bool tuning : 1;     /* socket options wait to be set (core/sockopt.c) */
     bool missed : 1;     /* a drain has passed it by, as it was leaving */
+    bool lingers : 1;    /* others may have set SO_LINGER: it goes before the CLOSE */
     /* had more than its share of a turn, and receives by one shot (core/share.c) */
     bool greedy : 1;
     bool streams : 1;    /* its receive in flight, if there is one, is a multishot */

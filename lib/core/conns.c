@@ -12,6 +12,7 @@
 #include "core/reactor.h"
 #include "core/release.h"
 #include "core/sockopt.h"
+#include "kernel/probe.h"
 #include "pool/files.h"
 
 #include <string.h>
@@ -184,6 +185,13 @@ static void conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
     kr__conn_dirty(r, c);
 }
 
+/* One that came by a descriptor has lost it already (op/accept.c). What became of its listener is
+ * not known without one. */
+static bool may_linger(const struct kr_reactor *r, const struct kr__listener *l) {
+    bool rid = l && (!l->foreign || l->arrivals || l->bound.u.sa.sa_family == AF_UNIX);
+    return !rid && (r->ring.caps & KR__CAP_FD_INSTALL);
+}
+
 static void conn_inherit(struct kr__conn *c, const struct kr__listener *l) {
     c->ops = l->ops;
     c->user = l->user;
@@ -218,6 +226,7 @@ static int conn_fd_keep(struct kr_reactor *r, struct kr__conn *c, int fd) {
 static void conn_open(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
                       struct kr__listener *l, const struct kr_addr *addrs, int fd) {
     conn_begin(r, c, slot, KR__CONN_OPEN);
+    c->lingers = may_linger(r, l);
     if (!l || l->state != KR__LISTENER_OPEN) { /* nobody is there to serve it */
         kr__mark(arrived_at_nobody);
         if (fd >= 0)

@@ -85,6 +85,12 @@ static int plan_pipe(struct kr_reactor *r, int fd, struct kr__conn_plan *plan) {
     return rc < 0 ? rc : 0;
 }
 
+/* Others may share the socket, and set SO_LINGER again. */
+static void own(struct kr_reactor *r, struct kr__conn *c, int fd) {
+    r->kernel->sock_own(r->kernel, fd, kr__dial_addr(c)->u.sa.sa_family);
+    c->lingers = !c->local && (r->ring.caps & KR__CAP_FD_INSTALL);
+}
+
 /* As one that knocks, at a door that is open. */
 int kr__dial_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *opts,
                    const struct kr_conn_ops *ops, void *user, struct kr__conn **ret) {
@@ -99,6 +105,8 @@ int kr__dial_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *opts
     if (rc < 0)
         return rc;
     struct kr__conn *c = *ret;
+    if (plan.addrs)
+        own(r, c, fd);
     c->calling = c->knocks = c->more->adopted = true;
     c->more->until = KR__NEVER;
     c->idle_from = dial_now(r);

@@ -10,6 +10,7 @@
 
 #include "core/addr.h"
 #include "core/reactor.h"
+#include "kernel/probe.h"
 
 static size_t table_bytes(unsigned max) {
     return ((size_t)max * sizeof(struct kr__listener) + 4095) / 4096 * 4096;
@@ -153,9 +154,17 @@ static struct kr__listen_plan listener_plan(const struct kr__listener *l,
     };
 }
 
+/* Whether its user wants of its connections what only a descriptor gives. */
+static bool asks_for_fds(const struct kr__listener *l) {
+    return l->opts.addresses || l->opts.conn.keep_fd;
+}
+
+/* Unix sockets do not linger, so that nothing need be taken from those that are accepted. */
 static int slot_of_given(struct kr_reactor *r, int fd, struct kr__listener *l) {
     const struct kr__listen_plan plan = listener_plan(l, NULL);
     int rc = r->kernel->listen_fd(r->kernel, fd, &plan, &l->bound);
+    if (rc == 0 && l->bound.u.sa.sa_family == AF_UNIX && !asks_for_fds(l))
+        arrivals_free(r, l);
     return rc < 0 ? rc : listener_slot(r, fd);
 }
 
@@ -186,7 +195,7 @@ static int listener_equip(struct kr_reactor *r, struct kr__listener *l) {
     l->profile = kr__profile_new(&r->profiles, &l->opts.conn);
     if (!l->profile)
         return -ENOMEM;
-    bool by_fd = l->opts.addresses || l->opts.conn.keep_fd;
+    bool by_fd = asks_for_fds(l) || (l->foreign && !(r->ring.caps & KR__CAP_FD_INSTALL));
     if (by_fd)
         l->arrivals = kr__mem_get_zeroed(&r->mem, KR__ACCEPT_ONES * sizeof *l->arrivals);
     for (unsigned i = 0; l->arrivals && i < KR__ACCEPT_ONES; i++)
@@ -226,7 +235,8 @@ static int listen_from(struct kr_reactor *r, kr_listener *ret, const struct orig
     if (kr__shutting_down(r))
         return -ESHUTDOWN;
 
-    struct kr__listener fresh = {.opts = *opts, .ops = ops, .user = user};
+    struct kr__listener fresh = {
+        .opts = *opts, .ops = ops, .user = user, .foreign = !from->addr};
     int rc = listener_equip(r, &fresh);
     if (rc < 0)
         return rc;

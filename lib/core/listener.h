@@ -20,7 +20,8 @@ enum kr__listener_state {
     KR__LISTENER_CLOSING,
 };
 
-/* With `addresses` or `keep_fd`: a descriptor between accept and its slot in the table. */
+/* With `addresses` or `keep_fd`, and of a foreign listener on kernels before 6.8: a descriptor
+ * between accept and its slot in the table. */
 struct kr__arrival {
     int fd;       /* -1: free */
     int32_t cell; /* the kernel reads the descriptor here and writes the slot */
@@ -66,6 +67,7 @@ struct kr__listener {
     const struct kr_conn_ops *ops;
     void *user;
     struct kr_addr bound;
+    bool foreign; /* others made the socket, and may share it still */
     bool removes; /* the file that it is bound to, when it ends */
     struct kr__path_id path;
 };

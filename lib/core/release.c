@@ -49,7 +49,7 @@ static void hand_over(struct kr_reactor *r, struct kr__conn *c, struct kr_releas
     if (c->takes_fds)
         kr__fds_hand_over(c, what);
     more->fd = -1;
-    c->leaving = false;
+    c->leaving = c->lingers = false;
     kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_RELEASED);
     kr__count(&r->stats.releases, 1);
     more->released(r, kr__conn_handle(c), more->released_user, what);

@@ -31,6 +31,7 @@
     X(shutdown, SLOT, true, false)                                                                 \
     X(export, SLOT, true, false)                                                                   \
     X(reset, SLOT, true, false)                                                                    \
+    X(unlinger, SLOT, true, false)                                                                 \
     X(close, INDEX, true, false)                                                                   \
     X(cancel, NONE, false, true)
 

@@ -97,6 +97,11 @@ struct kr__kernel {
     int (*sock_addrs)(const struct kr__kernel *k, int fd, struct kr_addr *peer,
                       struct kr_addr *local);
     int (*sock_set)(const struct kr__kernel *k, int fd, const struct kr__sock_step *step);
+    /* It was made by others: what they may have set that does not suit a reactor is taken back.
+     * `listen_fd` does so itself. */
+    void (*sock_own)(const struct kr__kernel *k, int fd, int family);
+    /* SO_LINGER off: closing it will neither wait nor reset. */
+    int (*sock_unlinger)(const struct kr__kernel *k, int fd);
     /* another descriptor of the same, close-on-exec */
     int (*dup)(const struct kr__kernel *k, int fd);
     /* Of a file that can be read at offsets; UINT64_MAX: not known. -EBADF, -EISDIR, -ESPIPE,

@@ -201,8 +201,10 @@ static int linux_listen_fd(const struct kr__kernel *k, int fd, const struct kr__
     (void)k;
     int family;
     int rc = check_listens(fd, &family);
-    if (rc == 0)
-        rc = kr__sock_set(fd, family, plan->conn);
+    if (rc < 0)
+        return rc;
+    kr__sock_own(fd, family);
+    rc = kr__sock_set(fd, family, plan->conn);
     if (rc < 0)
         return rc;
     bound->size = sizeof bound->u;
@@ -347,6 +349,16 @@ static int linux_dup(const struct kr__kernel *k, int fd) {
     return copy < 0 ? -errno : copy;
 }
 
+static void linux_sock_own(const struct kr__kernel *k, int fd, int family) {
+    (void)k;
+    kr__sock_own(fd, family);
+}
+
+static int linux_sock_unlinger(const struct kr__kernel *k, int fd) {
+    (void)k;
+    return kr__sock_unlinger(fd);
+}
+
 /* O_PATH and O_DIRECT are GNU's; the latter wants memory and offsets of its own liking (man
  * open). */
 static int readable_at(int fd) {
@@ -469,6 +481,8 @@ const struct kr__kernel kr__linux = {
     .sock_addrs = linux_sock_addrs,
     .sock_stream = linux_sock_stream,
     .sock_set = linux_sock_set,
+    .sock_own = linux_sock_own,
+    .sock_unlinger = linux_sock_unlinger,
     .pipe_end = linux_pipe_end,
     .pipe_quiet = linux_pipe_quiet,
     .dup = linux_dup,

@@ -50,6 +50,62 @@ int kr__sock_set(int fd, int family, const struct kr_conn_opts *o) {
     return rc;
 }
 
+int kr__sock_unlinger(int fd) {
+    const struct linger off = {0};
+    return setsockopt(fd, SOL_SOCKET, SO_LINGER, &off, sizeof off) < 0 ? -errno : 0;
+}
+
+/* What is refused here was not there to be taken back: each option is one that this kernel, or a
+ * socket of this kind, may not know. */
+static void take_back(int fd, const struct option *options, unsigned count) {
+    for (unsigned i = 0; i < count; i++)
+        kr__sock_set_one(fd, options[i].level, options[i].name, (int)options[i].value);
+}
+
+/* SO_RCVLOWAT keeps fewer bytes than that from being told of, TCP_CORK keeps the last segment of a
+ * reply for 200 ms (man tcp). SO_TIMESTAMP off clears its variants as well (sock_set_timestamp,
+ * net/core/sock.c). Time stamps of what is sent, and errors (IP_RECVERR), are put into a queue that
+ * nobody here reads, and EPOLLERR stands until somebody does. */
+static const struct option others_set[] = {
+    {SOL_SOCKET, SO_RCVLOWAT, 1},     {SOL_SOCKET, SO_TIMESTAMP, 0},
+    {SOL_SOCKET, SO_TIMESTAMPING, 0}, {IPPROTO_TCP, TCP_CORK, 0},
+    {IPPROTO_IP, IP_RECVERR, 0},      {IPPROTO_IPV6, IPV6_RECVERR, 0},
+};
+
+/* These bring control data with the bytes. */
+static const struct option others_set_local[] = {
+    {SOL_SOCKET, SO_PASSCRED, 0},
+    {SOL_SOCKET, SO_PASSSEC, 0},
+    {SOL_SOCKET, KR__SO_PASSPIDFD, 0},
+    {SOL_SOCKET, KR__SO_INQ, 0},
+    {SOL_SOCKET, SO_RCVLOWAT, 1},
+};
+
+static bool is_tcp(int fd) {
+    int protocol;
+    socklen_t size = sizeof protocol;
+    return getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) == 0 &&
+           protocol == IPPROTO_TCP;
+}
+
+/* What lies in the queue of errors, each by a call. Of TCP only: protocols that have no such queue
+ * may take the call for one that receives bytes. */
+static void errors_drop(int fd) {
+    struct msghdr msg = {0};
+    while (recvmsg(fd, &msg, MSG_ERRQUEUE | MSG_DONTWAIT) >= 0)
+        msg = (struct msghdr){0};
+}
+
+void kr__sock_own(int fd, int family) {
+    kr__sock_unlinger(fd);
+    if (family == AF_UNIX)
+        take_back(fd, others_set_local, sizeof others_set_local / sizeof *others_set_local);
+    else
+        take_back(fd, others_set, sizeof others_set / sizeof *others_set);
+    if (family != AF_UNIX && is_tcp(fd))
+        errors_drop(fd);
+}
+
 /* By enum kr_sockopt. */
 static const struct {
     int level, name;

@@ -12,6 +12,13 @@
  * refused. */
 int kr__sock_set(int fd, int family, const struct kr_conn_opts *opts);
 
+/* A socket that others have made behaves as one of ours from now on: what they may have set on it
+ * that does not suit a reactor is taken back. It may be one that listens. */
+void kr__sock_own(int fd, int family);
+
+/* SO_LINGER off. 0, or -errno. */
+int kr__sock_unlinger(int fd);
+
 /* What setting one of a living connection is. */
 struct kr__sock_steps {
     bool tcp; /* only TCP knows it */

@@ -30,6 +30,20 @@
 /* A control message with the descriptor of the sender's process (kernel >= 6.5, linux/socket.h). */
 #define KR__SCM_PIDFD 4
 
+/* Socket options that are newer than glibc's headers may be (asm-generic/socket.h; two architectures
+ * number them otherwise): the sender's process as a descriptor (kernel >= 6.5), and how many bytes
+ * are there (6.18), come with the bytes of a Unix socket. */
+#if defined __hppa__
+#define KR__SO_PASSPIDFD 0x404A
+#define KR__SO_INQ 0x4052
+#elif defined __sparc__
+#define KR__SO_PASSPIDFD 0x0055
+#define KR__SO_INQ 0x005d
+#else
+#define KR__SO_PASSPIDFD 76
+#define KR__SO_INQ 84
+#endif
+
 /* IORING_OP_URING_CMD at a socket, in sqe->off (kernel >= 6.7, man io_uring_prep_cmd_sock). */
 #define KR__SOCKET_GETSOCKOPT 2u
 #define KR__SOCKET_SETSOCKOPT 3u

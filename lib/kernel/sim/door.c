@@ -257,6 +257,21 @@ static int door_sock_set(const struct kr__kernel *k, int fd, const struct kr__so
     return file->kind == KR__SIM_STREAM ? kr__sim_option_set(file, step) : -ENOTSOCK;
 }
 
+static void door_sock_own(const struct kr__kernel *k, int fd, int family) {
+    (void)family;
+    struct kr__sim_file *file = kr__sim_fd_file(entered(k), fd);
+    if (file)
+        file->resets = false;
+}
+
+static int door_sock_unlinger(const struct kr__kernel *k, int fd) {
+    struct kr__sim_file *file = kr__sim_fd_file(entered(k), fd);
+    if (!file)
+        return -EBADF;
+    file->resets = false;
+    return file->kind == KR__SIM_STREAM ? 0 : -ENOTSOCK;
+}
+
 /* There are no pipes in this world. */
 static int door_pipe_end(const struct kr__kernel *k, int fd) {
     return kr__sim_fd_file(entered(k), fd) ? -ENOTSUP : -EBADF;
@@ -351,6 +366,8 @@ void kr__sim_door_init(struct kr_sim *sim) {
         .sock_addrs = door_sock_addrs,
         .sock_stream = door_sock_stream,
         .sock_set = door_sock_set,
+        .sock_own = door_sock_own,
+        .sock_unlinger = door_sock_unlinger,
         .pipe_end = door_pipe_end,
         .pipe_quiet = door_pipe_quiet,
         .dup = door_dup,
