@@ -90,7 +90,13 @@ struct kr_conn_ops {
      * before may be shown together with theirs. While reading is stopped they wait, as the bytes
      * do. Nobody is told of those that come while the connection is being closed or forwarded, nor
      * of any if this is NULL: they are closed. After kr_conn_swap those that wait go to the new
-     * callbacks. */
+     * callbacks.
+     *
+     * Whoever closes the last descriptor of a socket with SO_LINGER may wait for its peer, as long
+     * as the sender likes. For those that nobody is told of the library sees to that: SO_LINGER with
+     * a time is taken from such a socket, which its sender, if that keeps it, shares. Of those that
+     * you are told of it is yours to see to: setsockopt before close. Where this process has no room
+     * for another descriptor the kernel closes the surplus, and may wait. */
     void (*on_fds)(struct kr_reactor *r, kr_conn conn, void *user, const int *fds, unsigned count,
                    bool truncated);
 };
@@ -139,9 +145,12 @@ struct kr_conn_opts {
 
     size_t recv_cap; /* unconsumed bytes a connection may keep, 1 to 2^31 - 1. Default 1 MiB */
 
-    /* Descriptors to be taken with one receive at most, 0 to KR_FDS_MAX; see on_fds. 0: the kernel
-     * closes what is sent. Other sockets than Unix ones bring none, whatever is asked for. Default
-     * 0. */
+    /* Descriptors to be taken with one receive at most, 0 to KR_FDS_MAX; see on_fds. 0: who sends any
+     * is refused (EPERM, and the bytes are not sent either), on kernels >= 6.16; on older ones they
+     * are closed. A connection to which descriptors may come, wanted or not, has 2 KiB of memory
+     * for that, and what lies unread when it is closed is received first and dropped, so that its
+     * peer sees a clean end. Other sockets than Unix ones bring none, whatever is asked for.
+     * Default 0. */
     unsigned recv_fds;
 
     /* Deadlines of each connection, 0 = none, which is their default. A byte counts from kr_now of

@@ -78,7 +78,7 @@ KR_API int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *
  * as they are, and do no harm that is known of: SO_RCVTIMEO and SO_SNDTIMEO mean nothing here, nor
  * does SO_PEEK_OFF. Bytes that have come before, peeked at or not, are received first; a side that
  * was ended before is as if it ended now: on_eof, or sends that fail with -EPIPE. A TCP socket
- * whose peer has reset is not connected any more (-ENOTCONN).
+ * whose peer has reset, and has left no bytes, is not connected any more (-ENOTCONN).
  *
  * *ret, which may be NULL, is its handle, good and to be sent to at once; on_open runs in a turn
  * that follows. Its addresses are known (kr_conn_peer, kr_conn_local). Whether it is a non-blocking

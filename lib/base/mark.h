@@ -104,6 +104,9 @@
     X(fds_while_closing, sim)                                                                      \
     X(fds_held_back, sim)                                                                          \
     X(fds_lost, fds)                                                                               \
+    X(fds_surplus, sim)                                                                            \
+    X(fds_purged, sim)                                                                             \
+    X(fds_beside_others, foreign)                                                                  \
     /* core/drain.c */                                                                             \
     X(drain_walks_on, drain)                                                                       \
     X(drain_cuts_off, sim)                                                                         \

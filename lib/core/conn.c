@@ -36,6 +36,15 @@ static uint32_t verbs_of_sending(const struct kr__conn *c, bool ends) {
     return ends && !c->fin ? KR__SET(shutdown) : 0;
 }
 
+/* CLOSE comes last. */
+static uint32_t verb_of_end(const struct kr__conn *c) {
+    if (c->reset)
+        return KR__SET(reset);
+    if (kr__unlikely(c->lingers))
+        return KR__SET(unlinger);
+    return kr__unlikely(c->purges) ? KR__SET(purge) : KR__SET(close);
+}
+
 struct kr__wants kr__conn_wants(const struct kr__conn *c) {
     uint32_t desired = 0;
     if (kr__unlikely(c->calling)) /* OPENING, LINGERING or DRAINING: nothing else can be done yet */
@@ -67,9 +76,7 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
     case KR__CONN_CLOSING:
         if (kr__unlikely(c->paired)) /* the pair is over, and is told of first */
             break;
-        desired |= c->reset     ? KR__SET(reset)
-                   : c->lingers ? KR__SET(unlinger)
-                                : KR__SET(close);
+        desired |= verb_of_end(c);
         break;
     case KR__CONN_FREE:
         break;

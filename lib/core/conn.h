@@ -38,7 +38,8 @@ enum kr__conn_state {
     /* Armed requests are cancelled and their last completions awaited; join before close, because
      * the kernel may give a closed slot to the very next accept. Left at nothing in flight. */
     KR__CONN_JOINING,
-    /* RESET, if asked for, UNLINGER, if others made the socket, then CLOSE in flight. Left at the completion of CLOSE, to FREE. */
+    /* RESET, if asked for, UNLINGER, if others made the socket, PURGE, if descriptors may lie in
+     * it, then CLOSE in flight. Left at the completion of CLOSE, to FREE. */
     KR__CONN_CLOSING,
 };
 
@@ -80,6 +81,7 @@ struct kr__conn {
     bool tuning : 1;     /* socket options wait to be set (core/sockopt.c) */
     bool missed : 1;     /* a drain has passed it by, as it was leaving */
     bool lingers : 1;    /* others may have set SO_LINGER: it goes before the CLOSE */
+    bool purges : 1;     /* descriptors may lie unread: they are taken before the CLOSE */
     /* had more than its share of a turn, and receives by one shot (core/share.c) */
     bool greedy : 1;
     bool streams : 1;    /* its receive in flight, if there is one, is a multishot */
@@ -241,6 +243,7 @@ struct kr__conn_plan {
     const struct kr_conn_ops *ops;
     void *user;
     const struct kr_addr *addrs; /* of a socket */
+    bool foreign;                /* others have made it */
     enum kr__pipe { KR__PIPE_NONE, KR__PIPE_READS, KR__PIPE_WRITES } pipe;
     int write_flags; /* of one that writes */
 };

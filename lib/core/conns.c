@@ -200,14 +200,15 @@ static void conn_inherit(struct kr__conn *c, const struct kr__listener *l) {
     c->listener = kr__owner_handle(&l->owner);
 }
 
-static int conn_equip(struct kr_reactor *r, struct kr__conn *c, const struct kr_addr *addrs) {
+static int conn_equip(struct kr_reactor *r, struct kr__conn *c, const struct kr_addr *addrs,
+                      bool foreign) {
     int rc = kr__deadline_promise(&r->timers, &c->deadline, KR__KIND_CONN);
     if (rc < 0)
         return rc;
     c->promised = true;
     rc = conn_inline_ready(r, c, kr__conn_opts(c)->inline_size);
     if (rc == 0)
-        rc = kr__fds_ready(r, c);
+        rc = kr__fds_ready(r, c, foreign);
     return rc < 0 || !addrs ? rc : addrs_keep(r, c, addrs);
 }
 
@@ -238,7 +239,7 @@ static void conn_open(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
     kr__listener_opened(l);
     int rc = conn_fd_keep(r, c, fd);
     if (rc == 0)
-        rc = conn_equip(r, c, addrs);
+        rc = conn_equip(r, c, addrs, l->foreign);
     if (rc < 0) {
         kr__count(&r->stats.accept_errors, 1);
         kr__mark(arrival_refused);
@@ -288,7 +289,7 @@ static int conn_furnish(struct kr_reactor *r, struct kr__conn *c, const struct k
     c->user = plan->user;
     c->singly = c->local = plan->addrs && plan->addrs->u.sa.sa_family == AF_UNIX;
     c->profile = kr__profile_share(&r->profiles, plan->opts);
-    int rc = c->profile ? conn_equip(r, c, plan->addrs) : -ENOMEM;
+    int rc = c->profile ? conn_equip(r, c, plan->addrs, plan->foreign) : -ENOMEM;
     if (rc == 0 && plan->pipe)
         rc = conn_pipe(r, c, plan);
     return rc < 0 ? rc : kr__slots_put(&r->slots, c->owner.slot, fd);

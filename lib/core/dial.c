@@ -15,6 +15,7 @@
  * 6.18). A thousand clients of one slow listener would be a thousand threads. */
 #include "core/dial.h"
 
+#include "core/fds.h"
 #include "core/reactor.h"
 #include "kernel/probe.h"
 
@@ -51,6 +52,7 @@ int kr__dial(struct kr_reactor *r, const struct kr_addr *addr, const struct kr_c
         .family = addr->u.sa.sa_family,
         .source = opts->source,
         .conn = &opts->conn,
+        .refuse_fds = kr__fds_refused(r, &opts->conn),
     };
     int fd = r->kernel->socket(r->kernel, &socket);
     if (fd < 0)
@@ -87,7 +89,8 @@ static int plan_pipe(struct kr_reactor *r, int fd, struct kr__conn_plan *plan) {
 
 /* Others may share the socket, and set SO_LINGER again. */
 static void own(struct kr_reactor *r, struct kr__conn *c, int fd) {
-    r->kernel->sock_own(r->kernel, fd, kr__dial_addr(c)->u.sa.sa_family);
+    bool refuse_fds = kr__fds_refused(r, kr__conn_opts(c));
+    r->kernel->sock_own(r->kernel, fd, kr__dial_addr(c)->u.sa.sa_family, refuse_fds);
     c->lingers = !c->local && (r->ring.caps & KR__CAP_FD_INSTALL);
 }
 
@@ -95,7 +98,7 @@ static void own(struct kr_reactor *r, struct kr__conn *c, int fd) {
 int kr__dial_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *opts,
                    const struct kr_conn_ops *ops, void *user, struct kr__conn **ret) {
     struct kr_addr addrs[2];
-    struct kr__conn_plan plan = {.opts = opts, .ops = ops, .user = user};
+    struct kr__conn_plan plan = {.opts = opts, .ops = ops, .user = user, .foreign = true};
     int rc = plan_socket(r, fd, &plan, addrs);
     if (rc == -ENOTSOCK)
         rc = plan_pipe(r, fd, &plan);

@@ -4,19 +4,43 @@
  * told of before the bytes, and are their user's. While reading is stopped they wait, as the bytes
  * do.
  * Failure modes: more come than are asked for, or the process has no room for them (MSG_CTRUNC: the
- * kernel has closed the surplus, and the user is told); nobody is there to be told, as while
- * closing or forwarding (closed); the completion is lost (they are found where they were to be put,
- * and closed).
+ * kernel has closed the surplus), and the user is told; nobody is there to be told, as while closing
+ * or forwarding (closed); the completion is lost (they are found where they were to be put, and
+ * closed).
+ *
+ * Those that nobody wants are taken all the same, where the kernel cannot refuse them at the sender:
+ * a receive without room for them drops them in this thread, and if that was the last reference to a
+ * socket with SO_LINGER and a peer that does not read, the thread stands still for as long as the
+ * sender likes. Before one that was taken is closed, a time to linger is taken from it
+ * (`close_taken` of the door). The sender, should it keep the socket, loses no more than that its
+ * own close waits. A kernel worker could close them without touching them, but would stand still in
+ * our place, and few of them are all that there are.
+ *
+ * For the same reason what lies unread when such a connection is closed is received before the CLOSE
+ * (op/purge.c), which would drop it.
+ *
+ * Not to be had: descriptors for which the process has no room (RLIMIT_NOFILE) are dropped by the
+ * kernel, here, and so are those that lie in the backlog of a listener which is closed.
  *
  * Relies on: one receive brings descriptors of one message at most, and nothing that was sent
- * behind that (unix_stream_read_generic, net/unix/af_unix.c); msg_controllen and msg_flags are
- * written when the receive completes with 0 or more (____sys_recvmsg, net/socket.c); only as many
- * are made as there is room for (scm_detach_fds, net/core/scm.c; all observed on 6.18). While any
- * wait no receive is made, which would overwrite them: reading is stopped, or goes on when they
+ * behind that (unix_stream_read_generic, net/unix/af_unix.c); msg_flags is written when the receive
+ * completes with 0 or more (____sys_recvmsg, net/socket.c); only as many are made as there is room
+ * for (scm_detach_fds, net/core/scm.c; all observed on 6.18). msg_controllen is not to be relied
+ * on: with SO_PASSCRED a first try, for which nothing had come, leaves a credential in front, and
+ * only what the second has written behind it is counted (observed on 6.18; liburing #1509 is the
+ * same of SCM_INQ). So the control memory is zeroed before and gone through from its front. While
+ * any wait no receive is made, which would overwrite them: reading is stopped, or goes on when they
  * have been shown. */
 #include "core/fds.h"
 
 #include "core/reactor.h"
+#include "kernel/probe.h"
+
+#define BYTES_LEAST 256u
+
+/* A Unix socket holds 554 messages at most, unless a privileged peer has a larger buffer than
+ * net.core.wmem_max lets others have: 425,984 bytes of 768 and more for each (observed on 6.18). */
+#define PURGES_MOST 1024u
 
 static struct kr__fds *fds_of(const struct kr__conn *c) {
     return c->more->fds;
@@ -24,54 +48,85 @@ static struct kr__fds *fds_of(const struct kr__conn *c) {
 
 static void close_all(struct kr_reactor *r, const int *fds, size_t count) {
     for (size_t i = 0; i < count; i++)
-        r->kernel->close(r->kernel, fds[i]);
+        r->kernel->close_taken(r->kernel, fds[i]);
 }
 
-int kr__fds_ready(struct kr_reactor *r, struct kr__conn *c) {
+bool kr__fds_refused(const struct kr_reactor *r, const struct kr_conn_opts *opts) {
+    return !opts->recv_fds && (r->ring.caps & KR__CAP_REFUSES_FDS);
+}
+
+void kr__fds_leave(struct kr_reactor *r, const struct kr__conn *c, int fd) {
+    const struct kr__sock_step step = {SOL_SOCKET, KR__SO_PASSRIGHTS, 1};
+    if (c->local && kr__fds_refused(r, kr__conn_opts(c)))
+        r->kernel->sock_set(r->kernel, fd, &step);
+}
+
+/* To a socket of others they may have been sent before it refused them. */
+int kr__fds_ready(struct kr_reactor *r, struct kr__conn *c, bool foreign) {
     unsigned max = kr__conn_opts(c)->recv_fds;
-    if (!c->local || !max)
+    if (!c->local || (!foreign && kr__fds_refused(r, kr__conn_opts(c))))
         return 0;
     size_t room;
     if (!kr__conn_more(r, c))
         return -ENOMEM;
-    struct kr__fds *f = kr__block_get(&r->blocks, sizeof *f + CMSG_SPACE(max * sizeof(int)), &room);
+    struct kr__fds *f = kr__block_get(&r->blocks, sizeof *f + BYTES_LEAST, &room);
     if (!f)
         return -ENOMEM;
     *f = (struct kr__fds){.room = room, .max = max};
+    f->refused = !max || !(r->ring.caps & KR__CAP_REFUSES_FDS);
     c->more->fds = f;
-    c->takes_fds = true;
+    c->takes_fds = c->purges = true;
     return 0;
 }
 
-/* Its room is for exactly as many as are asked for. */
 struct msghdr *kr__fds_ask(struct kr__conn *c) {
     struct kr__fds *f = fds_of(c);
     kr__assert(!f->asked && !f->waiting);
-    memset(f->control, 0, sizeof(struct cmsghdr));
-    f->msg = (struct msghdr){.msg_control = f->control,
-                             .msg_controllen = CMSG_LEN(f->max * sizeof(int))};
+    memset(f->control, 0, sizeof f->control);
+    f->msg = (struct msghdr){.msg_control = f->control, .msg_controllen = sizeof f->control};
     f->asked = true;
     return &f->msg;
 }
 
-/* Whoever adopts a socket may have asked for control data of other kinds, of which one is a
- * descriptor. */
+/* The control message there; NULL behind the last. */
+static struct cmsghdr *cmsg_at(struct kr__fds *f, size_t at) {
+    struct cmsghdr *cmsg = (struct cmsghdr *)(void *)(f->control + at);
+    bool there = at + sizeof *cmsg <= sizeof f->control && cmsg->cmsg_len >= sizeof *cmsg;
+    return there ? cmsg : NULL;
+}
+
+static void cmsg_take(struct kr_reactor *r, struct kr__fds *f, struct cmsghdr *cmsg) {
+    int *fds = (int *)(void *)CMSG_DATA(cmsg);
+    size_t count = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof *fds;
+    if (cmsg->cmsg_type == KR__SCM_PIDFD)
+        close_all(r, fds, count);
+    if (cmsg->cmsg_type != SCM_RIGHTS)
+        return;
+    f->fds = fds;
+    f->count = (unsigned)count;
+}
+
+/* Those that have come, whatever stands beside them. */
 static void fds_find(struct kr_reactor *r, struct kr__fds *f) {
     /* of none, too: nobody is handed NULL */
-    f->fds = (int *)CMSG_DATA((struct cmsghdr *)f->control);
+    f->fds = (int *)(void *)CMSG_DATA((struct cmsghdr *)(void *)f->control);
     f->count = 0;
-    for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(&f->msg); cmsg; cmsg = CMSG_NXTHDR(&f->msg, cmsg)) {
-        if (cmsg->cmsg_level != SOL_SOCKET)
-            continue;
-        int *fds = (int *)CMSG_DATA(cmsg);
-        size_t count = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof *fds;
-        if (cmsg->cmsg_type == KR__SCM_PIDFD)
-            close_all(r, fds, count);
-        if (cmsg->cmsg_type != SCM_RIGHTS)
-            continue;
-        f->fds = fds;
-        f->count = (unsigned)count;
+    struct cmsghdr *cmsg;
+    for (size_t at = 0; (cmsg = cmsg_at(f, at)); at += CMSG_ALIGN(cmsg->cmsg_len)) {
+        kr__mark_if(fds_beside_others, cmsg->cmsg_type != SCM_RIGHTS);
+        if (cmsg->cmsg_level == SOL_SOCKET)
+            cmsg_take(r, f, cmsg);
     }
+}
+
+/* No more than are wanted stay; whoever wants none is not told of any. */
+static void fds_limit(struct kr_reactor *r, struct kr__fds *f) {
+    bool surplus = f->count > f->max;
+    kr__mark_if(fds_surplus, surplus);
+    if (surplus)
+        close_all(r, f->fds + f->max, f->count - f->max);
+    f->count = surplus ? f->max : f->count;
+    f->truncated = f->max && (surplus || f->msg.msg_flags & MSG_CTRUNC);
 }
 
 static void fds_close(struct kr_reactor *r, struct kr__fds *f) {
@@ -100,7 +155,7 @@ void kr__fds_came(struct kr_reactor *r, struct kr__conn *c, int res) {
     if (res <= 0)
         return;
     fds_find(r, f);
-    f->truncated = f->msg.msg_flags & MSG_CTRUNC;
+    fds_limit(r, f);
     if (!f->count && !f->truncated)
         return;
     kr__mark_if(fds_truncated, f->truncated);
@@ -113,6 +168,27 @@ void kr__fds_came(struct kr_reactor *r, struct kr__conn *c, int res) {
     } else {
         fds_tell(r, c);
     }
+}
+
+struct msghdr *kr__fds_ask_purge(struct kr__conn *c) {
+    struct kr__fds *f = fds_of(c);
+    size_t size = f->room - offsetof(struct kr__fds, bytes);
+    for (unsigned i = 0; i < KR__FDS_PIECES; i++)
+        f->pieces[i] = (struct iovec){f->bytes, size};
+    struct msghdr *msg = kr__fds_ask(c);
+    msg->msg_iov = f->pieces;
+    msg->msg_iovlen = KR__FDS_PIECES;
+    return msg;
+}
+
+void kr__fds_purged(struct kr_reactor *r, struct kr__conn *c, int res) {
+    struct kr__fds *f = fds_of(c);
+    f->asked = false;
+    fds_find(r, f);
+    kr__mark_if(fds_purged, f->count);
+    fds_close(r, f);
+    f->purges++;
+    c->purges = res > 0 && f->purges < PURGES_MOST;
 }
 
 void kr__fds_show(struct kr_reactor *r, struct kr__conn *c) {

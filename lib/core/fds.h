@@ -1,8 +1,19 @@
-/* Descriptors that come with the bytes of a Unix socket. */
+/* Descriptors that come with the bytes of a Unix socket, wanted or not. */
 #ifndef KR_CORE_FDS_H
 #define KR_CORE_FDS_H
 
 #include "core/conn.h"
+
+/* Room for all control data that one receive can bring: as many descriptors as go with a message,
+ * or the kernel would close the surplus itself, and wait for it; and what stands in front and behind
+ * if others have set options on the socket: the sender's credentials (twice: a first try leaves one,
+ * too), its security label, its process, the count of bytes. */
+#define KR__FDS_LABEL_MOST 256u
+#define KR__FDS_CONTROL                                                                            \
+    (CMSG_SPACE(KR_FDS_MAX * sizeof(int)) + 2 * CMSG_SPACE(sizeof(struct ucred)) +                 \
+     CMSG_SPACE(KR__FDS_LABEL_MOST) + 2 * CMSG_SPACE(sizeof(int)))
+
+#define KR__FDS_PIECES 8u
 
 /* Where a receive has them put, and where they stay until their user has them. A block. */
 struct kr__fds {
@@ -10,17 +21,27 @@ struct kr__fds {
     bool asked;       /* the receive in flight has them put here */
     /* some have come, or were lost, and this is to be told when reading goes on */
     bool waiting;
-    bool truncated;   /* not all have come */
-    unsigned max;     /* with one receive, at most */
+    bool truncated;   /* not all have come, or more than the user wants */
+    unsigned max;     /* the user wants so many with one receive, at most; 0: none at all */
     unsigned count;   /* of those that have come and are nobody's else yet */
     int *fds;         /* within `control` */
+    bool refused;     /* no more are sent: what lies there can be taken to its end */
+    unsigned purges;  /* receives of that */
     struct msghdr msg;
-    _Alignas(struct cmsghdr) char control[];
+    struct iovec pieces[KR__FDS_PIECES]; /* of a purge, all of them the same place, `bytes` */
+    _Alignas(struct cmsghdr) char control[KR__FDS_CONTROL];
+    char bytes[]; /* that nobody wants; to the end of the block */
 };
 
-/* Of a connection that begins: what its receives will need, if it is to take descriptors.
- * -ENOMEM. */
-int kr__fds_ready(struct kr_reactor *r, struct kr__conn *c);
+/* Whether a socket of connections with these limits is to refuse descriptors. */
+bool kr__fds_refused(const struct kr_reactor *r, const struct kr_conn_opts *opts);
+
+/* The socket is to be another's, whom descriptors may be sent to as to any. */
+void kr__fds_leave(struct kr_reactor *r, const struct kr__conn *c, int fd);
+
+/* Of a connection that begins: what its receives will need, if descriptors may come. `foreign`: the
+ * socket, or the one that it was accepted from, was made by others. -ENOMEM. */
+int kr__fds_ready(struct kr_reactor *r, struct kr__conn *c, bool foreign);
 
 /* True while some wait for reading to go on. */
 static inline bool kr__fds_wait(const struct kr__conn *c) {
@@ -39,6 +60,11 @@ void kr__fds_show(struct kr_reactor *r, struct kr__conn *c);
 
 /* Those that wait are whoever's `what` is shown to. */
 void kr__fds_hand_over(struct kr__conn *c, struct kr_released *what);
+
+/* The connection is about to be closed: the message of a receive that takes what lies unread, and
+ * what becomes of its result. */
+struct msghdr *kr__fds_ask_purge(struct kr__conn *c);
+void kr__fds_purged(struct kr_reactor *r, struct kr__conn *c, int res);
 
 /* Closes those that wait: the connection is being closed. */
 void kr__fds_close(struct kr_reactor *r, struct kr__conn *c);

@@ -9,6 +9,7 @@
 #include "core/listener.h"
 
 #include "core/addr.h"
+#include "core/fds.h"
 #include "core/reactor.h"
 #include "kernel/probe.h"
 
@@ -140,7 +141,8 @@ struct origin {
     int fd;
 };
 
-static struct kr__listen_plan listener_plan(const struct kr__listener *l,
+static struct kr__listen_plan listener_plan(const struct kr_reactor *r,
+                                            const struct kr__listener *l,
                                             const struct kr_addr *addr) {
     return (struct kr__listen_plan){
         .addr = addr,
@@ -149,6 +151,7 @@ static struct kr__listen_plan listener_plan(const struct kr__listener *l,
         .reuse_port = l->opts.reuse_port,
         .v6_only = l->opts.v6_only,
         .conn = &l->opts.conn,
+        .refuse_fds = kr__fds_refused(r, &l->opts.conn),
         .mode = l->opts.unix_mode,
         .replace = l->opts.unix_replace,
     };
@@ -161,7 +164,7 @@ static bool asks_for_fds(const struct kr__listener *l) {
 
 /* Unix sockets do not linger, so that nothing need be taken from those that are accepted. */
 static int slot_of_given(struct kr_reactor *r, int fd, struct kr__listener *l) {
-    const struct kr__listen_plan plan = listener_plan(l, NULL);
+    const struct kr__listen_plan plan = listener_plan(r, l, NULL);
     int rc = r->kernel->listen_fd(r->kernel, fd, &plan, &l->bound);
     if (rc == 0 && l->bound.u.sa.sa_family == AF_UNIX && !asks_for_fds(l))
         arrivals_free(r, l);
@@ -169,7 +172,7 @@ static int slot_of_given(struct kr_reactor *r, int fd, struct kr__listener *l) {
 }
 
 static int slot_of_new(struct kr_reactor *r, const struct kr_addr *addr, struct kr__listener *l) {
-    const struct kr__listen_plan plan = listener_plan(l, addr);
+    const struct kr__listen_plan plan = listener_plan(r, l, addr);
     int fd = r->kernel->listen(r->kernel, &plan, &l->bound);
     if (fd < 0)
         return fd;

@@ -48,8 +48,9 @@ static void hand_over(struct kr_reactor *r, struct kr__conn *c, struct kr_releas
     what->shutting = c->half && !c->fin;
     if (c->takes_fds)
         kr__fds_hand_over(c, what);
+    kr__fds_leave(r, c, what->fd);
     more->fd = -1;
-    c->leaving = c->lingers = false;
+    c->leaving = c->lingers = c->purges = false;
     kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_RELEASED);
     kr__count(&r->stats.releases, 1);
     more->released(r, kr__conn_handle(c), more->released_user, what);

@@ -32,6 +32,7 @@
     X(export, SLOT, true, false)                                                                   \
     X(reset, SLOT, true, false)                                                                    \
     X(unlinger, SLOT, true, false)                                                                 \
+    X(purge, SLOT, true, false)                                                                    \
     X(close, INDEX, true, false)                                                                   \
     X(cancel, NONE, false, true)
 

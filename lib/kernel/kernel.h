@@ -33,6 +33,7 @@ struct kr__listen_plan {
     unsigned backlog;
     bool reuse_addr, reuse_port, v6_only;
     const struct kr_conn_opts *conn; /* what its connections inherit; NULL: nothing */
+    bool refuse_fds; /* a Unix socket's connections take none */
     unsigned mode; /* of a path; 0: as the umask has it */
     bool replace;  /* a path at which nobody listens any more */
 };
@@ -46,6 +47,7 @@ struct kr__path_id {
 struct kr__socket_plan {
     int family;
     const struct kr_addr *source; /* bound to this; NULL: to nothing */
+    bool refuse_fds;
     const struct kr_conn_opts *conn;
 };
 
@@ -86,6 +88,8 @@ struct kr__kernel {
     int (*socket)(const struct kr__kernel *k, const struct kr__socket_plan *plan);
     /* Of a Unix socket, and without waiting: -EAGAIN when too many wait to be accepted there. */
     int (*connect)(const struct kr__kernel *k, int fd, const struct kr_addr *addr);
+    /* Whether Unix sockets can refuse descriptors that are sent to them. */
+    bool (*refuses_fds)(const struct kr__kernel *k);
     /* 0 if it is a stream socket. */
     int (*sock_stream)(const struct kr__kernel *k, int fd);
     /* Which end of a pipe it is: 0 the reading one, 1 the writing one; -ENOTSUP: none. */
@@ -97,9 +101,9 @@ struct kr__kernel {
     int (*sock_addrs)(const struct kr__kernel *k, int fd, struct kr_addr *peer,
                       struct kr_addr *local);
     int (*sock_set)(const struct kr__kernel *k, int fd, const struct kr__sock_step *step);
-    /* It was made by others: what they may have set that does not suit a reactor is taken back.
-     * `listen_fd` does so itself. */
-    void (*sock_own)(const struct kr__kernel *k, int fd, int family);
+    /* It was made by others: what they may have set that does not suit a reactor is taken back, and
+     * a Unix socket refuses descriptors or takes them. `listen_fd` does so itself. */
+    void (*sock_own)(const struct kr__kernel *k, int fd, int family, bool refuse_fds);
     /* SO_LINGER off: closing it will neither wait nor reset. */
     int (*sock_unlinger)(const struct kr__kernel *k, int fd);
     /* another descriptor of the same, close-on-exec */
@@ -108,6 +112,8 @@ struct kr__kernel {
      * -EINVAL. */
     int (*file_size)(const struct kr__kernel *k, int fd, uint64_t *ret);
     int (*close)(const struct kr__kernel *k, int fd);
+    /* One that others have sent, and that nobody wants: does not wait for SO_LINGER. */
+    int (*close_taken)(const struct kr__kernel *k, int fd);
     /* bytes written */
     int (*write)(const struct kr__kernel *k, int fd, const void *data, size_t size);
 

@@ -138,10 +138,16 @@ static int set_flag(int fd, int level, int name, bool wanted) {
     return wanted ? kr__sock_set_one(fd, level, name, 1) : 0;
 }
 
+/* Before it listens: a client's end of the connection has this from the moment it connects
+ * (unix_stream_connect, net/unix/af_unix.c; observed on 6.18). */
+static int set_fds(int fd, int family, bool refuse) {
+    return refuse && family == AF_UNIX ? kr__sock_pass_fds(fd, false) : 0;
+}
+
 static int set_listen_flags(int fd, const struct kr__listen_plan *plan) {
     int family = plan->addr->u.sa.sa_family;
-    if (family == AF_UNIX) /* which knows none of them */
-        return 0;
+    if (family == AF_UNIX) /* which knows none of the others */
+        return set_fds(fd, family, plan->refuse_fds);
     bool v6_only = plan->v6_only && family == AF_INET6;
     int rc = set_flag(fd, SOL_SOCKET, SO_REUSEADDR, plan->reuse_addr);
     if (rc == 0)
@@ -203,7 +209,7 @@ static int linux_listen_fd(const struct kr__kernel *k, int fd, const struct kr__
     int rc = check_listens(fd, &family);
     if (rc < 0)
         return rc;
-    kr__sock_own(fd, family);
+    kr__sock_own(fd, family, plan->refuse_fds);
     rc = kr__sock_set(fd, family, plan->conn);
     if (rc < 0)
         return rc;
@@ -246,6 +252,8 @@ static int linux_socket(const struct kr__kernel *k, const struct kr__socket_plan
     if (fd < 0)
         return -errno;
     int rc = kr__sock_set(fd, plan->family, plan->conn);
+    if (rc == 0)
+        rc = set_fds(fd, plan->family, plan->refuse_fds);
     if (rc == 0 && plan->source)
         rc = bind_source(fd, plan->source);
     if (rc < 0) {
@@ -349,9 +357,19 @@ static int linux_dup(const struct kr__kernel *k, int fd) {
     return copy < 0 ? -errno : copy;
 }
 
-static void linux_sock_own(const struct kr__kernel *k, int fd, int family) {
+static void linux_sock_own(const struct kr__kernel *k, int fd, int family, bool refuse_fds) {
     (void)k;
-    kr__sock_own(fd, family);
+    kr__sock_own(fd, family, refuse_fds);
+}
+
+static bool linux_refuses_fds(const struct kr__kernel *k) {
+    (void)k;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return false;
+    bool refuses = kr__sock_pass_fds(fd, false) == 0;
+    close(fd);
+    return refuses;
 }
 
 static int linux_sock_unlinger(const struct kr__kernel *k, int fd) {
@@ -389,6 +407,16 @@ static int linux_file_size(const struct kr__kernel *k, int fd, uint64_t *ret) {
 static int linux_close(const struct kr__kernel *k, int fd) {
     (void)k;
     return close(fd) < 0 ? -errno : 0;
+}
+
+/* SO_LINGER without a time does not wait: it stays, since others may share the socket. */
+static int linux_close_taken(const struct kr__kernel *k, int fd) {
+    struct linger linger;
+    socklen_t size = sizeof linger;
+    if (getsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, &size) == 0 && linger.l_onoff &&
+        linger.l_linger)
+        kr__sock_unlinger(fd);
+    return k->close(k, fd);
 }
 
 static int linux_write(const struct kr__kernel *k, int fd, const void *data, size_t size) {
@@ -482,12 +510,14 @@ const struct kr__kernel kr__linux = {
     .sock_stream = linux_sock_stream,
     .sock_set = linux_sock_set,
     .sock_own = linux_sock_own,
+    .refuses_fds = linux_refuses_fds,
     .sock_unlinger = linux_sock_unlinger,
     .pipe_end = linux_pipe_end,
     .pipe_quiet = linux_pipe_quiet,
     .dup = linux_dup,
     .file_size = linux_file_size,
     .close = linux_close,
+    .close_taken = linux_close_taken,
     .write = linux_write,
     .wake_open = linux_wake_open,
     .wake_send = linux_wake_send,

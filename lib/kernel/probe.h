@@ -16,6 +16,8 @@
 #define KR__CAP_QUIET_PIPES (1u << 5) /* kernel >= 6.18; asked for when a pipe is adopted */
 /* a multishot receive tells of a reset that comes with bytes: tried (kernel/reset.h) */
 #define KR__CAP_RESET_TOLD (1u << 7)
+/* kernel >= 6.16: Unix sockets can refuse descriptors; tried on one of them */
+#define KR__CAP_REFUSES_FDS (1u << 6)
 #define KR__CAPS_ALL (~0u)
 #define KR__CAPS_6_1 0u
 

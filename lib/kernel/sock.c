@@ -96,13 +96,19 @@ static void errors_drop(int fd) {
         msg = (struct msghdr){0};
 }
 
-void kr__sock_own(int fd, int family) {
+int kr__sock_pass_fds(int fd, bool takes) {
+    return kr__sock_set_one(fd, SOL_SOCKET, KR__SO_PASSRIGHTS, takes);
+}
+
+void kr__sock_own(int fd, int family, bool refuse_fds) {
     kr__sock_unlinger(fd);
-    if (family == AF_UNIX)
+    if (family == AF_UNIX) {
         take_back(fd, others_set_local, sizeof others_set_local / sizeof *others_set_local);
-    else
-        take_back(fd, others_set, sizeof others_set / sizeof *others_set);
-    if (family != AF_UNIX && is_tcp(fd))
+        kr__sock_pass_fds(fd, !refuse_fds);
+        return;
+    }
+    take_back(fd, others_set, sizeof others_set / sizeof *others_set);
+    if (is_tcp(fd))
         errors_drop(fd);
 }
 

@@ -14,7 +14,11 @@ int kr__sock_set(int fd, int family, const struct kr_conn_opts *opts);
 
 /* A socket that others have made behaves as one of ours from now on: what they may have set on it
  * that does not suit a reactor is taken back. It may be one that listens. */
-void kr__sock_own(int fd, int family);
+void kr__sock_own(int fd, int family, bool refuse_fds);
+
+/* A Unix socket takes descriptors (as it does from the start), or refuses them. 0, or -errno:
+ * -ENOPROTOOPT on kernels before 6.16. */
+int kr__sock_pass_fds(int fd, bool takes);
 
 /* SO_LINGER off. 0, or -errno. */
 int kr__sock_unlinger(int fd);

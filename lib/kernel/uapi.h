@@ -32,15 +32,19 @@
 
 /* Socket options that are newer than glibc's headers may be (asm-generic/socket.h; two architectures
  * number them otherwise): the sender's process as a descriptor (kernel >= 6.5), and how many bytes
- * are there (6.18), come with the bytes of a Unix socket. */
+ * are there (6.18), come with the bytes of a Unix socket; whether descriptors may (6.16; else who
+ * sends one is told EPERM). */
 #if defined __hppa__
 #define KR__SO_PASSPIDFD 0x404A
+#define KR__SO_PASSRIGHTS 0x4051
 #define KR__SO_INQ 0x4052
 #elif defined __sparc__
 #define KR__SO_PASSPIDFD 0x0055
+#define KR__SO_PASSRIGHTS 0x005c
 #define KR__SO_INQ 0x005d
 #else
 #define KR__SO_PASSPIDFD 76
+#define KR__SO_PASSRIGHTS 83
 #define KR__SO_INQ 84
 #endif
 

@@ -35,6 +35,8 @@ static unsigned find_caps(struct kr__ring *ring, const struct io_uring_params *p
     unsigned caps = kr__probe_caps(params) | kr__probe_ops(k, &ring->uring);
     if (mask & KR__CAP_RESET_TOLD && k->reset_told(k))
         caps |= KR__CAP_RESET_TOLD;
+    if (mask & KR__CAP_REFUSES_FDS && k->refuses_fds(k))
+        caps |= KR__CAP_REFUSES_FDS;
     return caps & mask;
 }
 

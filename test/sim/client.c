@@ -153,6 +153,8 @@ static bool give(struct client *c) {
     for (size_t i = 0; i < size; i++)
         piece[i] = stream_byte(c->id, c->sent + i);
     int64_t sent = deliver(c, piece, size);
+    if (sent == -EPERM) /* it is being closed, and refuses descriptors */
+        return false;
     if (sent < 0) {
         MUST(sent == -EAGAIN || sent == -EPIPE || sent == -ECONNRESET || sent == -ETIMEDOUT);
         c->shut = c->failed = sent != -EAGAIN;

@@ -200,6 +200,7 @@ static int dial_local(struct kr__sim_file *file, const struct sockaddr *to, size
     s->told = KR__SIM_JOINED;
     joined(file, kr__sim_stream_far(file), queue);
     if (listener) {
+        file->stream.other->refuses = listener->refuses;
         listener->listener.queued++;
         kr__sim_wake(listener, KR__SIM_READABLE);
     }

@@ -183,6 +183,7 @@ static int door_listen(const struct kr__kernel *k, const struct kr__listen_plan 
     file->listener.backlog = plan->backlog;
     file->listener.reuse_port = plan->reuse_port;
     file->listener.inode = inode;
+    file->refuses = plan->refuse_fds;
     kr__list_push(&sim->listeners, &file->listener.on_port);
     return kr__sim_fd_new(sim, file);
 }
@@ -195,6 +196,7 @@ static int door_listen_fd(const struct kr__kernel *k, int fd, const struct kr__l
     if (file->kind != KR__SIM_LISTENER)
         return file->kind == KR__SIM_STREAM ? -EINVAL : -ENOTSOCK;
     file->listener.backlog = plan->backlog;
+    file->refuses = plan->refuse_fds;
     *bound = file->listener.bound;
     return 0;
 }
@@ -220,6 +222,8 @@ static int door_socket(const struct kr__kernel *k, const struct kr__socket_plan 
     int fd = kr__sim_socket(sim, plan->family);
     if (fd >= 0 && plan->source)
         kr__sim_fd_file(sim, fd)->stream.here = *plan->source;
+    if (fd >= 0)
+        kr__sim_fd_file(sim, fd)->refuses = plan->refuse_fds;
     return fd;
 }
 
@@ -257,11 +261,16 @@ static int door_sock_set(const struct kr__kernel *k, int fd, const struct kr__so
     return file->kind == KR__SIM_STREAM ? kr__sim_option_set(file, step) : -ENOTSOCK;
 }
 
-static void door_sock_own(const struct kr__kernel *k, int fd, int family) {
-    (void)family;
+static void door_sock_own(const struct kr__kernel *k, int fd, int family, bool refuse_fds) {
     struct kr__sim_file *file = kr__sim_fd_file(entered(k), fd);
-    if (file)
-        file->resets = false;
+    if (!file)
+        return;
+    file->resets = false;
+    file->refuses = refuse_fds && family == AF_UNIX;
+}
+
+static bool door_refuses_fds(const struct kr__kernel *k) {
+    return entered(k)->version >= KR__SIM_LINUX(6, 16);
 }
 
 static int door_sock_unlinger(const struct kr__kernel *k, int fd) {
@@ -301,6 +310,10 @@ static int door_file_size(const struct kr__kernel *k, int fd, uint64_t *ret) {
 
 static int door_close(const struct kr__kernel *k, int fd) {
     return kr__sim_fd_close(entered(k), fd);
+}
+
+static int door_close_taken(const struct kr__kernel *k, int fd) {
+    return k->close(k, fd);
 }
 
 /* A dump is for who looks at the world from outside: it leaves by the real kernel. */
@@ -367,12 +380,14 @@ void kr__sim_door_init(struct kr_sim *sim) {
         .sock_stream = door_sock_stream,
         .sock_set = door_sock_set,
         .sock_own = door_sock_own,
+        .refuses_fds = door_refuses_fds,
         .sock_unlinger = door_sock_unlinger,
         .pipe_end = door_pipe_end,
         .pipe_quiet = door_pipe_quiet,
         .dup = door_dup,
         .file_size = door_file_size,
         .close = door_close,
+        .close_taken = door_close_taken,
         .write = door_write,
         .wake_open = door_wake_open,
         .wake_send = door_wake_send,

@@ -75,6 +75,7 @@ struct kr__sim_file {
     struct kr__link in_backlog;
     uint64_t counter; /* of a waker */
     bool resets;      /* its close is a reset: SO_LINGER */
+    bool refuses;     /* descriptors, at their sender: SO_PASSRIGHTS */
     int options[KR__SIM_OPTIONS]; /* option.c */
     struct kr__sim_listener listener;
     struct kr__sim_stream stream;

@@ -8,7 +8,8 @@
  *
  * Files go with the first byte of what they were sent with; who receives that byte has them, and
  * receives nothing of what was sent after (unix_stream_read_generic). A receive without room for
- * them closes them. */
+ * them closes them. An end may refuse them (SO_PASSRIGHTS, since 6.16), as one has it that came to
+ * be from a listener that does: who sends any is told -EPERM, and nothing is sent. */
 #include "kernel/sim/request.h"
 #include "kernel/sim/stream.h"
 
@@ -76,6 +77,8 @@ int64_t kr__sim_local_send(struct kr__sim_file *file, const char *data, size_t s
     size = kr__min_size(size, kr__sim_stream_room(s));
     if (!size)
         return -EAGAIN;
+    if (gift && s->other->refuses)
+        return -EPERM;
     struct kr__sim_stream *far = &s->other->stream;
     if (gift) {
         gift->at = far->taken + far->size;

@@ -72,9 +72,24 @@ static int linger_set(struct kr__sim_file *file, const struct demand *d) {
     return 0;
 }
 
+static int rights_set(struct kr__sim_file *file, const struct demand *d) {
+    int value;
+    if (file->sim->version < KR__SIM_LINUX(6, 16))
+        return -ENOPROTOOPT;
+    if (file->kind != KR__SIM_STREAM || !file->stream.local)
+        return -EOPNOTSUPP;
+    if (d->size < sizeof value)
+        return -EINVAL;
+    memcpy(&value, d->value, sizeof value);
+    file->refuses = !value;
+    return 0;
+}
+
 static int option_set(struct kr__sim_file *file, const struct demand *d) {
     if (d->level == SOL_SOCKET && d->name == SO_LINGER)
         return linger_set(file, d);
+    if (d->level == SOL_SOCKET && d->name == KR__SO_PASSRIGHTS)
+        return rights_set(file, d);
     unsigned i;
     int rc = option_find(file, d, &i), value;
     if (rc < 0)

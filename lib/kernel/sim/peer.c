@@ -74,6 +74,7 @@ int kr_sim_connect_to(struct kr_sim *sim, kr_sim_peer *ret, const struct kr_addr
     client_name(sim, &addrs[1]);
     struct kr__sim_file *ends[2];
     kr__sim_stream_pair(sim, ends, addrs);
+    ends[0]->refuses = listener->refuses;
     kr__list_push(&listener->listener.queue, &ends[0]->in_backlog);
     listener->listener.queued++;
     *ret = kr__sim_peer_new(sim, ends[1]);
