@@ -508,6 +508,8 @@ static struct pair pair_failing(int error, unsigned count) {
     static struct kr__kernel kernel;
     kernel = kr__linux;
     kernel.enter = failing_enter;
+    if (error < 0)
+        tap_need_kernel(6, 10); /* NOP with a result */
     fault = error;
     faults = by_workers = 0;
     struct pair p = pair_on(&kernel, NULL, 0);

@@ -104,6 +104,13 @@ static void inject(struct world *w, struct io_uring_sqe *sqe, uint32_t verb) {
     w->injections++;
 }
 
+/* The next request of these verbs completes with `result`, by a NOP in its place. */
+static void inject_next(struct world *w, uint32_t verbs, int32_t result) {
+    tap_need_kernel(6, 10); /* NOP with a result */
+    w->inject = verbs;
+    w->injected = result;
+}
+
 /* The tag that a swallowed cancel was about; 0: it goes its way. */
 static uint64_t swallow_cancel(struct world *w, struct io_uring_sqe *sqe) {
     uint64_t target = sqe->addr;
@@ -605,8 +612,7 @@ TEST_EACH(recv_errors_through_the_ring) {
     for (size_t i = 0; i < COUNT(recv_errors); i++) {
         cell_begin("recv through the ring", "open", -recv_errors[i], 0);
         struct world *w = world_begin(BY_MULTISHOT, 0);
-        w->inject = KR__SET(recv);
-        w->injected = -recv_errors[i];
+        inject_next(w, KR__SET(recv), -recv_errors[i]);
         w->fd = test_connect(w->port);
         TEST_UNTIL(w->r, w->opens == 1);
         check_ended(w, -recv_errors[i], KR_WHY_ERROR);
@@ -621,8 +627,7 @@ TEST_EACH(recv_that_passes_through_the_ring) {
     for (size_t i = 0; i < COUNT(recv_passing_ring); i++) {
         cell_begin("recv through the ring", "open", -recv_passing_ring[i], 0);
         struct world *w = world_begin(BY_MULTISHOT, 0);
-        w->inject = KR__SET(recv);
-        w->injected = -recv_passing_ring[i];
+        inject_next(w, KR__SET(recv), -recv_passing_ring[i]);
         connect_client(w);
         check_echoes(w);
         CHECK_EQ(w->injections, 1u);
@@ -784,8 +789,7 @@ TEST_EACH(recv_refused_again_keeps_its_place) {
     struct pair p = pair_begin("the buffer is taken", 1);
     refuse(&p, p.first);
     refuse(&p, p.second);
-    p.w->inject = KR__SET(recv);
-    p.w->injected = -ENOBUFS;
+    inject_next(p.w, KR__SET(recv), -ENOBUFS);
     TEST_UNTIL(p.w->r, p.w->injections == 1);
     CHECK(p.w->r->line.list.head.next == &of_pair(&p, p.first)->wait);
     CHECK(of_pair(&p, p.second)->parked);
@@ -909,8 +913,7 @@ TEST_EACH(send_errors_through_the_ring) {
         cell_begin("send through the ring", "open", -send_errors[i], 0);
         struct world *w = world_begin(BY_MULTISHOT, 0);
         connect_client(w);
-        w->inject = KR__SET(send);
-        w->injected = -send_errors[i];
+        inject_next(w, KR__SET(send), -send_errors[i]);
         CHECK_OK(kr_conn_send(w->r, w->conn, digits, DIGITS));
         check_ended(w, -send_errors[i], KR_WHY_ERROR);
         CHECK_EQ(w->injections, 1u);
@@ -923,8 +926,7 @@ TEST_EACH(send_that_is_short_through_the_ring) {
         cell_begin("send through the ring", "open", taken, 0);
         struct world *w = world_begin(BY_MULTISHOT, 0);
         connect_client(w);
-        w->inject = KR__SET(send);
-        w->injected = taken;
+        inject_next(w, KR__SET(send), taken);
         CHECK_OK(kr_conn_send(w->r, w->conn, digits, DIGITS));
         check_came(w, digits + taken, DIGITS - taken);
         CHECK_EQ(w->injections, 1u);
@@ -1283,8 +1285,7 @@ TEST_EACH(read_errors_through_the_ring) {
         connect_client(w);
         memset(&file_seen, 0, sizeof file_seen);
         int fd = digits_file();
-        w->inject = KR__SET(read);
-        w->injected = -read_errors[i];
+        inject_next(w, KR__SET(read), -read_errors[i]);
         CHECK_OK(kr_conn_send_file(w->r, w->conn, fd, 0, DIGITS, file_told, w));
         TEST_UNTIL(w->r, file_seen.told);
         CHECK_EQ(w->injections, 1u);
@@ -1417,8 +1418,7 @@ TEST_EACH(connect_fails_through_the_ring) {
     for (size_t i = 0; i < COUNT(connect_errors); i++) {
         cell_begin("connect through the ring", "opening", -connect_errors[i], 0);
         struct world *w = world_begin(BY_MULTISHOT, 0);
-        w->inject = KR__SET(connect);
-        w->injected = -connect_errors[i];
+        inject_next(w, KR__SET(connect), -connect_errors[i]);
         struct kr_addr addr;
         CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", w->port));
         CHECK_OK(kr_connect(w->r, &w->conn, &addr, NULL, &world_ops, w));
@@ -1578,8 +1578,7 @@ TEST_EACH(export_errors, .needs = KR__CAP_FD_INSTALL) {
         bool stolen_one = i % 2;
         struct leaving l;
         struct world *w = leaving_begin("export", stolen_one ? KR__SET(export) : 0, error, &l);
-        w->inject = stolen_one ? 0 : KR__SET(export);
-        w->injected = error;
+        inject_next(w, stolen_one ? 0 : KR__SET(export), error);
         CHECK_OK(kr_conn_release(w->r, w->conn, left, &l));
         if (stolen_one) {
             await_stolen(w, KR__VERB_export, slot_of(w->conn));
@@ -2044,8 +2043,7 @@ TEST_EACH(accept_errors_through_the_ring) {
         int error = own ? own_errors[i - COUNT(client_errors)] : client_errors[i];
         cell_begin("accept through the ring", "open", -error, 0);
         struct world *w = world_begin(BY_MULTISHOT, 0);
-        w->inject = KR__SET(accept);
-        w->injected = -error;
+        inject_next(w, KR__SET(accept), -error);
         TEST_UNTIL(w->r, test_stats(w->r).accept_errors == 1);
         CHECK_EQ(listener_of(w)->backing_off, own);
         CHECK_EQ(w->injections, 1u);

@@ -68,13 +68,25 @@ void tap_need_ipv6(void) {
         tap_skip("needs IPv6 on loopback");
 }
 
-void tap_need_kernel(unsigned major, unsigned minor) {
+static bool kernel_is(unsigned major, unsigned minor) {
     struct utsname name;
     unsigned is_major = 0, is_minor = 0;
     CHECK_SYS(uname(&name));
     CHECK_EQ(sscanf(name.release, "%u.%u", &is_major, &is_minor), 2);
-    if (is_major < major || (is_major == major && is_minor < minor))
+    return is_major > major || (is_major == major && is_minor >= minor);
+}
+
+void tap_need_kernel(unsigned major, unsigned minor) {
+    if (!kernel_is(major, minor))
         tap_skip("needs kernel %u.%u", major, minor);
+}
+
+bool tap_has_caps(unsigned caps) {
+    for (size_t i = 0; i < tap_cap_count; i++) {
+        if (caps & tap_caps[i].bit && !kernel_is(tap_caps[i].major, tap_caps[i].minor))
+            return false;
+    }
+    return !(caps & ~tap_variant()->caps_mask);
 }
 
 void tap_need_caps(unsigned caps) {

@@ -101,6 +101,10 @@ void tap_need_checked(void);               /* a checked build of the library */
 /* Ends the case as skipped for what none of these looks for, by a reason that explain.sh knows. */
 __attribute__((noreturn, format(printf, 1, 2))) void tap_skip(const char *format, ...);
 
+/* Whether the case may use these capabilities, and the kernel has them: for what a case expects that
+ * differs with them. */
+bool tap_has_caps(unsigned caps);
+
 /* Gives the process a mount namespace: what it mounts below /proc is seen by nobody else. */
 bool tap_mounts_private(void);
 

@@ -16,6 +16,6 @@ const size_t tap_variant_count = sizeof(tap_variants) / sizeof(tap_variants[0]);
 
 const struct tap_cap tap_caps[] = {
     {KR__CAP_NO_SQARRAY, 6, 6},  {KR__CAP_MIN_WAIT, 6, 12}, {KR__CAP_NO_IOWAIT, 6, 15},
-    {KR__CAP_FD_INSTALL, 6, 8},  {KR__CAP_ZC_REPORT, 6, 2}, {KR__CAP_QUIET_PIPES, 6, 18},
+    {KR__CAP_FD_INSTALL, 6, 8},  {KR__CAP_ZC_REPORT, 6, 3}, {KR__CAP_QUIET_PIPES, 6, 18},
 };
 const size_t tap_cap_count = sizeof(tap_caps) / sizeof(tap_caps[0]);
