@@ -34,6 +34,9 @@
 #define REAP_CHUNK 64u /* COOP posts while we handle: give CQEs back at least this often */
 #define PREFETCH_AHEAD 2u
 #define REST_NS 1000000
+#define VAIN_TURNS 20000u
+#define SLEEP_TURNS 16u
+#define SLEEP_NS 1000000
 
 static uint64_t owner_tag(const struct kr__owner *o, enum kr__verb verb, uint16_t operand) {
     return kr__tag_pack((struct kr__tag){
@@ -64,14 +67,16 @@ static void start(struct kr_reactor *r, struct kr__owner *o, enum kr__verb verb,
     kr__count(&r->stats.inflight, 1);
 }
 
-/* One cancel ends all requests of the verb, where several may be in flight. */
+/* One cancel ends all requests of the verb, where several may be in flight. Such a one is never
+ * -ENOENT, so its success is told, too (op/cancel.c). */
 static void cancel(struct kr_reactor *r, struct kr__owner *o, enum kr__verb verb,
                    struct io_uring_sqe *sqe) {
     kr__ops[KR__VERB_cancel].prep(r, o, sqe);
     sqe->addr = owner_tag(o, verb, KR__NUMBERED & 1u << verb ? o->number : 0);
     if (kr__ops[verb].many)
         sqe->cancel_flags = IORING_ASYNC_CANCEL_ALL;
-    sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+    else
+        sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
     sqe->user_data = owner_tag(o, KR__VERB_cancel, (uint16_t)verb);
     o->cancelled |= 1u << verb;
 }
@@ -170,6 +175,10 @@ static void audit(const struct kr_reactor *r) {
 
 static int64_t wait_time(const struct kr_reactor *r, int64_t max_wait_ns) {
     int64_t due = r->freeing ? KR__NEVER : kr__heap_next(&r->timers.heap);
+    if (kr__unlikely(r->rest_until < due))
+        due = r->rest_until;
+    if (kr__unlikely(r->line.retry_at < due))
+        due = r->line.retry_at;
     if (due == KR__NEVER)
         return max_wait_ns;
     int64_t left = due - r->kernel->clock(r->kernel);
@@ -312,6 +321,7 @@ static unsigned reap(struct kr_reactor *r) {
     }
     kr__count(&r->stats.cqes, done);
     kr__mark_if(turn_cqes_spent, done >= budget && kr__ring_ready(&r->ring));
+    kr__bufs_reckon(&r->bufs, kr__ring_ready(&r->ring) || kr__ring_overflown(&r->ring));
     kr__bufs_publish(&r->bufs);
     if (kr__unlikely(!kr__line_empty(&r->line)))
         kr__line_move(r);
@@ -346,6 +356,28 @@ static unsigned expire(struct kr_reactor *r) {
     return done;
 }
 
+/* What turns are for. A request made, refused and made again is none of it. */
+static uint64_t progress_of(const struct kr_reactor *r) {
+    const struct kr_stats *s = &r->stats;
+    return s->accepts + s->accept_errors + s->closes + s->timer_fires + s->posts + s->bytes_in +
+           s->bytes_out + s->connects + s->connect_errors + s->timeouts + s->bytes_read +
+           s->releases + s->cq_overflows;
+}
+
+/* The other wedge: turns without end that bring nothing on. One that took long has slept, or only
+ * lost its core for a while, so it makes up for some, not for all. */
+static void watch_progress(struct kr_reactor *r, int64_t began_at) {
+    uint64_t progress = progress_of(r);
+    bool slept = r->kernel->clock(r->kernel) - began_at >= SLEEP_NS;
+    if (progress != r->progress)
+        r->vain_turns = 0;
+    else if (slept)
+        r->vain_turns -= r->vain_turns < SLEEP_TURNS ? r->vain_turns : SLEEP_TURNS;
+    r->progress = progress;
+    kr__assert(r->vain_turns < VAIN_TURNS);
+    r->vain_turns++;
+}
+
 static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
     kr__count(&r->stats.turns, 1);
     arm(r);
@@ -355,6 +387,8 @@ static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
     if (kr__unlikely(r->line.trying))
         kr__line_mark(r);
     r->now = r->kernel->clock(r->kernel);
+    if (kr__unlikely(r->rest_until <= r->now))
+        kr__conns_wake(r);
     unsigned done = reap(r);
     if (kr__unlikely(r->sends.due.head) && !kr__in_child(r))
         done += kr__sends_tell(&r->sends, r);
@@ -374,7 +408,10 @@ static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
 int kr__loop_turn(struct kr_reactor *r, int64_t max_wait_ns) {
     r->in_turn = true;
     kr__reservation_drop(r); /* made between turns */
+    int64_t began_at = KR_CHECKED ? r->kernel->clock(r->kernel) : 0;
     int rc = turn(r, max_wait_ns);
+    if (KR_CHECKED && max_wait_ns && rc >= 0)
+        watch_progress(r, began_at);
     kr__reservation_drop(r);
     r->in_turn = false;
     if (kr__unlikely(rc == -EBADR))

@@ -115,6 +115,7 @@ static struct kr_reactor *build_self(const struct kr_config *config, const struc
     r->config = *config;
     kr__list_init(&r->dirty);
     kr__list_init(&r->again);
+    r->rest_until = KR__NEVER;
     kr__list_init(&r->showing);
     kr__list_init(&r->forwards_over);
     kr__list_init(&r->releases);

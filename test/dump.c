@@ -205,10 +205,10 @@ TEST_EACH(dump_tells_what_holds_a_connection_up) {
     for (unsigned i = 0; i < 2; i++)
         CHECK_OK(kr_conn_send(r, crowd.conns[i], much, sizeof much));
     for (unsigned i = 0; i < 2; i++)
-        TEST_UNTIL(r, r->conns.table[i].owner.armed & KR__SET(send));
+        TEST_UNTIL(r, r->conns.table[i].owner.armed & KR__SET(send_poll));
     dump(r);
     check_line("conn 0", " open ");
-    check_line("conn 0", " armed:send queued ");
+    check_line("conn 0", " armed:send_poll queued ");
     check_line("conn 0", " blocked");
     check_line("conn 3", " eof");
     CHECK_OK(kr_conn_close(r, crowd.conns[1], KR_CLOSE_FLUSH));
@@ -341,7 +341,7 @@ TEST_EACH(dump_tells_who_is_stuck) {
     static const char much[4 << 20];
     CHECK_OK(kr_conn_send(r, crowd.conns[0], much, sizeof much));
     CHECK_OK(kr_conn_close(r, crowd.conns[0], KR_CLOSE_FLUSH));
-    TEST_UNTIL(r, c->owner.armed == KR__SET(send));
+    TEST_UNTIL(r, c->owner.armed == KR__SET(send_poll));
     dump(r);
     CHECK(!strstr(text, "STUCK"));
     CHECK_STUCK(c, owner.armed, 0);

@@ -686,7 +686,7 @@ TEST_EACH(pipe_read_that_fails_takes_no_buffer) {
     settle(r);
     CHECK_OK(kr_conn_close(r, left.conn, KR_CLOSE_NOW));
     TEST_UNTIL(r, left.closes == 1);
-    CHECK_EQ(flagged, 1u);
+    CHECK_GE(flagged, 1u);
     CHECK_EQ(bufs->published, published);
     CHECK_EQ(bufs->published + bufs->free_count, bufs->count);
 

@@ -82,16 +82,18 @@ KR_API int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *
  *
  * *ret, which may be NULL, is its handle, good and to be sent to at once; on_open runs in a turn
  * that follows. Its addresses are known (kr_conn_peer, kr_conn_local). Whether it is a non-blocking
- * one does not matter and is not changed. It counts against connect_max.
+ * one does not matter and is not changed: no request waits in the socket. It counts against
+ * connect_max.
  *
  * A pipe, also one with a name, is a connection in one direction. The reading end answers sends
  * with -EPIPE, as one that was shut down; on_eof runs when the last writer has gone. The writing
  * end never receives, as one whose peer has ended, but on_eof does not run; kr_conn_shutdown on it
  * is KR_CLOSE_FLUSH, since a pipe cannot tell its reader otherwise. That the readers have gone
  * shows in the next write, which ends the connection with -EPIPE. There are no addresses
- * (-ENODATA). A named pipe that nobody has opened for writing is at its end already. On older
- * kernels, before 6.4 at least, an end that was not opened with O_NONBLOCK may have a kernel thread
- * wait for it; that flag is shared with all who hold the same end, so it is yours to set.
+ * (-ENODATA). A named pipe that nobody has opened for writing is at its end already. A named pipe
+ * on any kernel, and any pipe before Linux 6.4, cannot be read without waiting unless it was opened
+ * with O_NONBLOCK: the library polls it first, and a kernel worker makes each read. It then writes
+ * 4,096 bytes at a time. That flag is shared with all who hold the same end, so it is yours to set.
  *
  * A write to a pipe without readers raises SIGPIPE. Linux 6.18 can do without; on an older one the
  * writing end is taken only while this process ignores the signal, and must go on to.

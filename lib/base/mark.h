@@ -27,6 +27,8 @@
     X(lost, sim)                                                                                   \
     X(forked_inside, owner)                                                                        \
     X(sq_shared, sim)                                                                              \
+    /* core/rest.c */                                                                              \
+    X(rested, matrix)                                                                              \
     /* core/inbox.c */                                                                             \
     X(sleep_forestalled, sim)                                                                      \
     X(turn_posts_spent, sim)                                                                       \
@@ -66,6 +68,7 @@
     X(tried_for_nothing, sim)                                                                      \
     X(still_under_cancel, sim)                                                                     \
     X(tries_unread, sim)                                                                           \
+    X(tried_stuck_buffers, matrix)                                                                 \
     X(passed_the_line, sim)                                                                        \
     /* core/listener.c */                                                                          \
     X(arrival_left, door)                                                                          \
@@ -148,6 +151,7 @@
     X(recv_failed, sim)                                                                            \
     X(recv_ended_with_data, sim)                                                                   \
     X(read_flags_no_buffer, pipe)                                                                  \
+    X(recv_met_nothing, sim)                                                                       \
     /* op/send.c */                                                                                \
     X(vector_full, ref)                                                                            \
     X(vector_refused, torture)                                                                     \
@@ -155,6 +159,12 @@
     X(send_cancelled, sim)                                                                         \
     X(send_failed, sim)                                                                            \
     X(send_refused, sim)                                                                           \
+    X(send_met_full, sim)                                                                          \
+    X(send_had_room, matrix)                                                                       \
+    /* op/send_poll.c */                                                                           \
+    X(send_by_wake, workers)                                                                       \
+    /* op/recv_poll.c */                                                                           \
+    X(recv_by_wake, workers)                                                                       \
     /* op/send_zc.c */                                                                             \
     X(flight_copied, sim)                                                                          \
     X(flight_refused, sim)                                                                         \
@@ -169,6 +179,7 @@
     /* pool/bufs.c */                                                                              \
     X(bufs_doubled, bufs)                                                                          \
     X(bufs_fell, bufs)                                                                             \
+    X(bufs_stuck, bufs)                                                                            \
     /* pool/files.c */                                                                             \
     X(chunk_refused, sim)                                                                          \
     /* pool/flights.c */                                                                           \

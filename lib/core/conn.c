@@ -18,11 +18,21 @@ void kr__conn_dirty(struct kr_reactor *r, struct kr__conn *c) {
     kr__owner_dirty(r, &c->owner);
 }
 
+/* The verbs by which it sends, or waits for room. */
+static uint32_t verbs_of_send(const struct kr__conn *c) {
+    if (kr__likely(!c->send_waits && !c->send_by_wake && !c->rests))
+        return kr__conn_send_verb(c);
+    if (c->rests)
+        return c->owner.armed & (KR__SENDS | KR__SET(send_poll));
+    bool polls = c->send_waits || c->send_by_wake;
+    return (polls ? KR__SET(send_poll) : 0) | (c->send_waits ? 0 : kr__conn_send_verb(c));
+}
+
 /* What brings a queue on that is not empty. */
 static uint32_t verbs_of_queue(const struct kr__conn *c) {
     if (kr__likely(!c->files))
-        return kr__conn_send_verb(c);
-    return (kr__sendq_some(&c->queue) ? kr__conn_send_verb(c) : 0) |
+        return verbs_of_send(c);
+    return (kr__sendq_some(&c->queue) ? verbs_of_send(c) : 0) |
            (kr__files_want(c->more->files) ? KR__SET(read) : 0);
 }
 
@@ -30,7 +40,7 @@ static uint32_t verbs_of_queue(const struct kr__conn *c) {
  * bytes may have been queued behind them. What is in flight goes on meanwhile. */
 static uint32_t verbs_of_sending(const struct kr__conn *c, bool ends) {
     if (kr__unlikely(c->tuning) && (c->queued || c->state == KR__CONN_OPEN))
-        return KR__SET(sockopt) | (c->owner.armed & ~KR__SET(recv));
+        return KR__SET(sockopt) | (c->owner.armed & ~KR__RECEIVES);
     if (c->queued)
         return verbs_of_queue(c);
     return ends && !c->fin ? KR__SET(shutdown) : 0;
@@ -54,7 +64,7 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
         break;
     case KR__CONN_OPEN:
         if (kr__conn_reads(c) && !c->parked && !kr__conn_curbed(c) && !kr__fds_wait(c))
-            desired |= KR__SET(recv);
+            desired |= kr__conn_recv_verbs(c);
         desired |= verbs_of_sending(c, c->half);
         break;
     case KR__CONN_RELEASING:
@@ -63,7 +73,7 @@ struct kr__wants kr__conn_wants(const struct kr__conn *c) {
         break;
     case KR__CONN_LINGERING:
         if (kr__conn_reads(c) && !c->parked && !kr__conn_curbed(c))
-            desired |= KR__SET(recv);
+            desired |= kr__conn_recv_verbs(c);
         desired |= verbs_of_sending(c, !c->eof);
         break;
     case KR__CONN_DRAINING:
@@ -100,6 +110,7 @@ void kr__conn_show_later(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 void kr__conn_hold(struct kr_reactor *r, struct kr__conn *c) {
+    c->recv_goes_on = false; /* the read deadline counts anew from the next receive */
     kr__line_leave(r, c);
     kr__link_off(&c->wait);
 }
@@ -237,7 +248,14 @@ static bool calling_moves(const struct kr__conn *c) {
     return asked && (filed || (c->state == KR__CONN_OPENING && !c->knocks));
 }
 
+/* Its receive, or the poll in front of it, is in flight, or will be after a while. */
+static bool receives(const struct kr__conn *c) {
+    return (c->owner.armed & KR__RECEIVES) || (c->rests && c->recv_waits);
+}
+
 bool kr__conn_queue_moves(const struct kr__conn *c) {
+    if (c->rests)
+        return true;
     uint32_t verbs = c->queued ? verbs_of_sending(c, false) : 0;
     return verbs && !(verbs & ~c->owner.armed);
 }
@@ -262,12 +280,13 @@ bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {
             return !kr__bufs_some(&r->bufs);
         if (c->dammed)
             return kr__forward_moves(c);
-        return c->paused || c->eof || (c->blocked && !c->forwarding) || (armed & KR__SET(recv));
+        return c->paused || c->eof || (c->blocked && !c->forwarding) ||
+               receives(c);
     case KR__CONN_LINGERING:
         if (!(c->queued ? kr__conn_queue_moves(c)
                         : c->fin || c->eof || (armed & KR__SET(shutdown))))
             return false;
-        if (!c->eof && !(c->parked ? !kr__bufs_some(&r->bufs) : armed & KR__SET(recv)))
+        if (!c->eof && !(c->parked ? !kr__bufs_some(&r->bufs) : receives(c)))
             return false;
         return kr__heap_filed(&c->deadline.node);
     case KR__CONN_DRAINING:

@@ -2,6 +2,7 @@
 #ifndef KR_CORE_CONN_H
 #define KR_CORE_CONN_H
 
+#include "base/mark.h"
 #include "core/owner.h"
 #include "core/profile.h"
 #include "core/timers.h"
@@ -9,6 +10,9 @@
 
 #include <kreactor/conn.h>
 #include <kreactor/release.h>
+
+#include <errno.h>
+#include <sys/uio.h>
 
 struct kr__listener;
 struct kr__forward;
@@ -85,6 +89,14 @@ struct kr__conn {
     /* had more than its share of a turn, and receives by one shot (core/share.c) */
     bool greedy : 1;
     bool streams : 1;    /* its receive in flight, if there is one, is a multishot */
+    bool recv_waits : 1; /* nothing was there to receive: first a poll (op/recv_poll.c) */
+    /* the last receive met nothing, or the last poll something, and reading was not stopped since */
+    bool recv_goes_on : 1;
+    bool recv_by_wake : 1; /* that poll is a multishot */
+    bool send_waits : 1;   /* there was no room for more: first a poll (op/send_poll.c) */
+    bool send_room : 1;    /* the poll before the next send had found room */
+    bool send_by_wake : 1; /* that poll is a multishot */
+    bool rests : 1;        /* neither sends nor polls for now (core/rest.c) */
     bool modest : 1;     /* counted in kr_reactor.modest, */
     bool was_modest : 1; /* and in modest_before */
     uint8_t calm : 3;    /* how calm it has been since it was found greedy */
@@ -160,7 +172,7 @@ struct kr__conn_more {
     bool local;           /* this side's address is to be asked */
     bool adopted;         /* it stands already, and is only to be told of */
 
-    int write_flags; /* of a deaf one's writes: RWF_* */
+    int pipe_flags; /* of a pipe's reads and writes: RWF_* */
     unsigned backoff_ms;  /* between two knocks */
     int64_t until;        /* the deadline; KR__NEVER: none */
 };
@@ -245,7 +257,7 @@ struct kr__conn_plan {
     const struct kr_addr *addrs; /* of a socket */
     bool foreign;                /* others have made it */
     enum kr__pipe { KR__PIPE_NONE, KR__PIPE_READS, KR__PIPE_WRITES } pipe;
-    int write_flags; /* of one that writes */
+    int pipe_flags; /* of its reads or writes: RWF_* */
 };
 int kr__conn_make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd,
                   struct kr__conn **ret);
@@ -314,6 +326,35 @@ static inline bool kr__conn_stays(const struct kr__conn *c) {
 /* True while what is received is for its user, be it shown or kept. */
 static inline bool kr__conn_keeps(const struct kr__conn *c) {
     return c->state == KR__CONN_OPEN || c->state == KR__CONN_RELEASING;
+}
+
+/* True of a pipe that cannot be asked not to wait: a poll comes before each read and write. Pipes
+ * can since kernel 6.4, but not those with a name (fs/pipe.c: FMODE_NOWAIT; observed on 6.18). */
+static inline bool kr__pipe_polls(const struct kr__conn *c) {
+    return (c->deaf || c->mute) && !(c->more->pipe_flags & RWF_NOWAIT);
+}
+
+/* A read or write was refused because of RWF_NOWAIT: false if that was not why. */
+static inline bool kr__pipe_refuses(struct kr__conn *c, int error) {
+    if (error != -EOPNOTSUPP || !(c->deaf || c->mute) || kr__pipe_polls(c))
+        return false;
+    c->more->pipe_flags &= ~RWF_NOWAIT;
+    c->recv_waits = c->mute;
+    c->send_waits = c->deaf;
+    return true;
+}
+
+/* The verbs by which it receives, or waits for something to receive. */
+static inline uint32_t kr__conn_recv_verbs(const struct kr__conn *c) {
+    if (kr__likely(!c->recv_waits && !c->recv_by_wake))
+        return KR__SET(recv);
+    return (c->rests ? 0 : KR__SET(recv_poll)) | (c->recv_waits ? 0 : KR__SET(recv));
+}
+
+/* The poll in front of its receives is made once, and tells of each wake-up. */
+static inline void kr__recv_by_wake(struct kr__conn *c) {
+    kr__mark_if(recv_by_wake, !c->recv_by_wake);
+    c->recv_by_wake = true;
 }
 
 /* True while its receive is a multishot and shall not be, or shall be another. */

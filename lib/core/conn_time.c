@@ -38,7 +38,7 @@ static bool applies(const struct kr__conn *c, enum kr_deadline which) {
     case KR_DEADLINE_IDLE:
         return open;
     case KR_DEADLINE_READ:
-        return open && !kr__conn_stopped(c) && !c->parked && (c->owner.armed & KR__SET(recv));
+        return open && !kr__conn_stopped(c) && !c->parked && (c->owner.armed & KR__RECEIVES);
     case KR_DEADLINE_WRITE:
         return open && c->queued;
     case KR_DEADLINE_LIFE:

@@ -279,7 +279,7 @@ static int conn_pipe(struct kr_reactor *r, struct kr__conn *c, const struct kr__
     c->singly = true;
     c->deaf = c->eof = c->eof_told = plan->pipe == KR__PIPE_WRITES;
     c->mute = c->half = c->fin = plan->pipe == KR__PIPE_READS;
-    c->more->write_flags = plan->write_flags;
+    c->more->pipe_flags = plan->pipe_flags;
     return 0;
 }
 

@@ -83,8 +83,10 @@ static int plan_pipe(struct kr_reactor *r, int fd, struct kr__conn_plan *plan) {
     plan->pipe = rc ? KR__PIPE_WRITES : KR__PIPE_READS;
     if (rc)
         rc = r->kernel->pipe_quiet(r->kernel, r->ring.caps & KR__CAP_QUIET_PIPES);
-    plan->write_flags = rc;
-    return rc < 0 ? rc : 0;
+    if (rc < 0)
+        return rc;
+    plan->pipe_flags = rc | RWF_NOWAIT;
+    return 0;
 }
 
 /* Others may share the socket, and set SO_LINGER again. */

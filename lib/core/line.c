@@ -5,7 +5,8 @@
  * place); one that tries finds nothing to receive (it leaves the line with its receive armed, or it
  * would keep those behind it from a buffer); completions are read late (nobody else may try until
  * it is known what came of those who do, or one just served would try again before one whose
- * refusal is still unread).
+ * refusal is still unread); the kernel keeps buffers without a completion (tried again after a
+ * while).
  *
  * Relies on: a receive is tried, and if need be refused, while it is submitted (io_recv,
  * io_uring/net.c); what completes then is in the CQ when the enter returns, unless the CQ has
@@ -14,8 +15,10 @@
 
 #include "core/reactor.h"
 
+#define RETRY_NS INT64_C(10000000)
+
 void kr__line_init(struct kr__line *line) {
-    *line = (struct kr__line){0};
+    *line = (struct kr__line){.retry_at = KR__NEVER};
     kr__list_init(&line->list);
 }
 
@@ -29,7 +32,7 @@ static bool is_armed(const struct kr__conn *c) {
 
 /* No buffer would be left for one more. */
 static bool is_short(const struct kr_reactor *r) {
-    return r->line.parked + r->line.trying + r->line.passing >= r->bufs.published;
+    return r->line.parked + r->line.trying + r->line.passing >= kr__bufs_at_hand(&r->bufs);
 }
 
 bool kr__line_pass(struct kr_reactor *r) {
@@ -39,9 +42,10 @@ bool kr__line_pass(struct kr_reactor *r) {
     return may;
 }
 
-/* One that is first to be shown bytes comes in after that. */
+/* One that is first to be shown bytes comes in after that, and one that polls when the poll has told
+ * of something. */
 void kr__line_join(struct kr_reactor *r, struct kr__conn *c) {
-    if (!kr__conn_reads(c) || kr__link_on(&c->wait))
+    if (!kr__conn_reads(c) || c->recv_waits || kr__link_on(&c->wait))
         return;
     kr__list_push(&r->line.list, &c->wait);
     c->parked = true;
@@ -123,7 +127,7 @@ static void dismiss(struct kr_reactor *r) {
 static void let_try(struct kr_reactor *r) {
     struct kr__line *line = &r->line;
     struct kr__link *link = line->list.head.next;
-    for (; link != &line->list.head && line->trying < r->bufs.published; link = link->next) {
+    for (; link != &line->list.head && line->trying < kr__bufs_at_hand(&r->bufs); link = link->next) {
         struct kr__conn *c = conn_of(link);
         kr__assert(c->parked && !c->trying && kr__conn_reads(c));
         kr__mark_if(still_under_cancel, is_armed(c));
@@ -139,9 +143,27 @@ static void let_try(struct kr_reactor *r) {
         kr__bufs_starved(&r->bufs);
 }
 
+/* Buffers that the kernel has taken without a completion may go back to the ring without one, too:
+ * after a while the next one tries whether they have. */
+static void try_stuck(struct kr_reactor *r) {
+    struct kr__line *line = &r->line;
+    if (kr__likely(!r->bufs.stuck || kr__bufs_some(&r->bufs))) {
+        line->retry_at = KR__NEVER;
+        return;
+    }
+    if (line->retry_at == KR__NEVER)
+        line->retry_at = kr__time_add(r->now, RETRY_NS);
+    if (r->now < line->retry_at)
+        return;
+    kr__mark(tried_stuck_buffers);
+    line->retry_at = KR__NEVER;
+    kr__bufs_unstick(&r->bufs);
+}
+
 void kr__line_move(struct kr_reactor *r) {
     struct kr__line *line = &r->line;
     line->passing = 0;
+    try_stuck(r);
     if (line->marked && kr__ring_passed(&r->ring, line->mark)) {
         line->marked = false;
         dismiss(r);

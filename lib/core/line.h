@@ -26,6 +26,7 @@ struct kr__line {
     bool marked;
     /* when marked: a place in the CQ, behind all that was to come of those who try */
     unsigned mark;
+    int64_t retry_at; /* when no buffer is at hand that a completion would tell of; else KR__NEVER */
 };
 
 void kr__line_init(struct kr__line *line);

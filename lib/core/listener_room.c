@@ -10,7 +10,7 @@
  * slots from another.
  *
  * Failure modes: -EMFILE, -ENFILE, -ENOMEM, -ENOBUFS and unknown errors are waited out by a timer
- * of 10, 20, then 40 ms; -ECONNABORTED, -EINTR, -EAGAIN and a client's own network errors (man
+ * of 10, 20, then 40 ms; -ECONNABORTED, -EINTR and a client's own network errors (man
  * accept) are not: the next client may be well. What will not get better ends the listener
  * (listener_end.c). */
 #include "core/listener.h"
@@ -175,7 +175,6 @@ struct kr__wants kr__listener_wants(struct kr_reactor *r, struct kr__listener *l
 
 static bool is_of_the_client(int error) {
     switch (-error) {
-    case EAGAIN:
     case EINTR:
     case ECONNABORTED:
     case EPROTO:
@@ -193,7 +192,7 @@ static bool is_of_the_client(int error) {
 
 void kr__listener_failed(struct kr_reactor *r, struct kr__listener *l, int error) {
     kr__owner_dirty(r, &l->owner);
-    if (error == -ECANCELED)
+    if (error == -ECANCELED || error == -EAGAIN) /* there is no client, or no longer */
         return;
     kr__count(&r->stats.accept_errors, 1);
     kr__mark_if(accept_of_a_lost_client, is_of_the_client(error));

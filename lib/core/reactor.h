@@ -43,6 +43,8 @@ struct kr_reactor {
     bool in_turn, freeing;
     bool lost; /* the kernel has lost completions: some may never come */
     bool freed_inside; /* by a forked child, in a callback: to be razed when that has returned */
+    unsigned vain_turns; /* in a row; checked builds only (loop.c) */
+    uint64_t progress;   /* what had been done before them */
     unsigned flights; /* zero-copy notifications owed */
 
     int64_t now;
@@ -52,6 +54,7 @@ struct kr_reactor {
     uint64_t share_turn, share_turn_before;
     unsigned modest, modest_before;
     struct kr__list dirty, again, showing, forwards_over, releases;
+    int64_t rest_until; /* when those connections that rest go on (rest.c); KR__NEVER: none does */
     struct kr__line line;
     struct kr__lent lent;
     const struct kr__conn *shown; /* whose on_data is running; NULL: nobody's */
@@ -139,5 +142,10 @@ static inline void kr__owner_dirty(struct kr_reactor *r, struct kr__owner *o) {
     if (!kr__link_on(&o->dirty))
         kr__list_push(&r->dirty, &o->dirty);
 }
+
+/* The kernel has refused a send or a poll for a reason that no completion tells the end of: both are
+ * made again after a while. */
+void kr__conn_rest(struct kr_reactor *r, struct kr__conn *c);
+void kr__conns_wake(struct kr_reactor *r);
 
 #endif

@@ -25,7 +25,9 @@
     X(connect, SLOT, true, false)                                                                  \
     X(sockopt, SLOT, true, false)                                                                  \
     X(recv, SLOT, true, false)                                                                     \
+    X(recv_poll, SLOT, true, false)                                                                \
     X(send, SLOT, true, false)                                                                     \
+    X(send_poll, SLOT, true, false)                                                                \
     X(read, RAW_FD, true, false)                                                                   \
     X(send_zc, SLOT, true, true)                                                                   \
     X(shutdown, SLOT, true, false)                                                                 \
@@ -49,6 +51,9 @@ _Static_assert(KR__VERB_COUNT <= 32, "a set of verbs is 32 bits");
 
 /* Of a stream, of which one is in flight at a time. */
 #define KR__SENDS (KR__SET(send) | KR__SET(send_zc))
+
+/* By which a connection receives, or waits for something to receive. */
+#define KR__RECEIVES (KR__SET(recv) | KR__SET(recv_poll))
 
 /* Those whose requests are told apart by the tag's operand; the last one is what a cancel is
  * about. */

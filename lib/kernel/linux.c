@@ -27,6 +27,10 @@
 #include <time.h>
 #include <unistd.h>
 
+/* Kernel workers of a reactor's thread, of either kind. What needs one is a shutdown or a read of a
+ * file. */
+#define KR__WORKERS_MOST 16u
+
 static int linux_ring_open(const struct kr__kernel *k, struct io_uring *ring, unsigned entries,
                            struct io_uring_params *params) {
     (void)k;
@@ -50,6 +54,14 @@ static int linux_ring_open(const struct kr__kernel *k, struct io_uring *ring, un
     return rc;
 }
 
+/* The kernel's own bounds are RLIMIT_NPROC for requests on sockets and pipes, and four a CPU for
+ * others (io_wq_create, io_uring/io-wq.c). They are of the thread, not of the ring; an older kernel
+ * that does not know this keeps its own. */
+static void bound_workers(struct io_uring *ring) {
+    unsigned most[2] = {KR__WORKERS_MOST, KR__WORKERS_MOST};
+    io_uring_register((unsigned)ring->ring_fd, IORING_REGISTER_IOWQ_MAX_WORKERS, most, 2);
+}
+
 /* A registered ring descriptor saves a reference count in each enter; a thread has 16 of them, and
  * when they are spent the plain one does as well. The index is the thread's own: in another one it
  * names another ring, or none (io_uring/register.c). So liburing is not told of it, which would
@@ -64,6 +76,7 @@ static int linux_ring_bind(const struct kr__kernel *k, struct io_uring *ring, bo
     *registered = rc == 1;
     if (*registered)
         ring->enter_ring_fd = (int)place.offset;
+    bound_workers(ring);
     return 0;
 }
 

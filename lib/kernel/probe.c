@@ -32,14 +32,18 @@ unsigned kr__probe_caps(const struct io_uring_params *params) {
 /* As many as are looked at; the kernel tells of fewer if it has fewer (io_probe,
  * io_uring/register.c). */
 unsigned kr__probe_ops(const struct kr__kernel *k, struct io_uring *ring) {
-    enum { OPS = KR__OP_FIXED_FD_INSTALL + 1 };
+    enum { OPS = KR__OP_BIND + 1 };
     _Alignas(struct io_uring_probe) char
         room[sizeof(struct io_uring_probe) + OPS * sizeof(struct io_uring_probe_op)] = {0};
     struct io_uring_probe *probe = (struct io_uring_probe *)(void *)room;
     if (k->reg(k, ring, IORING_REGISTER_PROBE, probe, OPS) < 0)
         return 0;
-    bool exports = probe->ops[KR__OP_FIXED_FD_INSTALL].flags & IO_URING_OP_SUPPORTED;
-    return exports ? KR__CAP_FD_INSTALL : 0;
+    unsigned caps = 0;
+    if (probe->ops[KR__OP_FIXED_FD_INSTALL].flags & IO_URING_OP_SUPPORTED)
+        caps |= KR__CAP_FD_INSTALL;
+    if (probe->ops[KR__OP_BIND].flags & IO_URING_OP_SUPPORTED)
+        caps |= KR__CAP_ACCEPT_DONTWAIT;
+    return caps;
 }
 
 #define SAY(field, ...) snprintf((field), sizeof(field), __VA_ARGS__)

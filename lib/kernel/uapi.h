@@ -48,6 +48,12 @@
 #define KR__SO_INQ 84
 #endif
 
+/* An accept that finds no client is -EAGAIN, and does not wait (kernel >= 6.10, man
+ * io_uring_prep_accept); in sqe->ioprio. Nothing tells of it before IORING_OP_BIND, kernel >=
+ * 6.11. */
+#define KR__ACCEPT_DONTWAIT (1u << 1)
+#define KR__OP_BIND 56u
+
 /* IORING_OP_URING_CMD at a socket, in sqe->off (kernel >= 6.7, man io_uring_prep_cmd_sock). */
 #define KR__SOCKET_GETSOCKOPT 2u
 #define KR__SOCKET_SETSOCKOPT 3u

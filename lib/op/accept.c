@@ -83,10 +83,18 @@ static void one_ended(struct kr__listener *l, enum kr__verb verb, bool took) {
     kr__listener_tried(l, took);
 }
 
+/* Others may accept from the same socket, and take the client that the poll has told of. An accept
+ * that waits for the next one would be tried in vain whenever they do, and be given to a kernel
+ * worker in the end (op/send_poll.c). */
+static void do_not_wait(const struct kr_reactor *r, struct io_uring_sqe *sqe) {
+    if (r->ring.caps & KR__CAP_ACCEPT_DONTWAIT)
+        sqe->ioprio |= KR__ACCEPT_DONTWAIT;
+}
+
 uint16_t kr__prep_accept_one(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
-    (void)r;
     one_begins(kr__owner_listener(o));
     io_uring_prep_accept(sqe, 0, NULL, NULL, 0);
+    do_not_wait(r, sqe);
     /* liburing 2.3's direct helper would add 1, making it 0 */
     sqe->file_index = IORING_FILE_INDEX_ALLOC;
     return 0;
@@ -101,9 +109,9 @@ void kr__done_accept_one(struct kr_reactor *r, struct kr__owner *o,
 }
 
 uint16_t kr__prep_accept_fd(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
-    (void)r;
     one_begins(kr__owner_listener(o));
     io_uring_prep_accept(sqe, 0, NULL, NULL, SOCK_CLOEXEC);
+    do_not_wait(r, sqe);
     return 0;
 }
 

@@ -3,9 +3,13 @@
  *
  * Happy path: the cancel leaves no completion of its own (CQE_SKIP_SUCCESS), the cancelled request
  * completes with -ECANCELED, or with what it had done already.
- * Failure: -ENOENT, it has completed meanwhile, and its completion is on the way; -EALREADY, it is
- * just running, and the cancel is made again; but not of a read, which runs on to its end. The loop
- * fills the SQE: only it knows the tag to cancel. */
+ * Failure: -ENOENT, it has completed, and its completion is on the way, or it is between two tries
+ * of its own, where no cancel finds it (io_poll_check_events, io_uring/poll.c; observed on 6.18);
+ * -EALREADY, it is just running. In either case the cancel is made again, until the completion has
+ * come; but not of a read that a worker has begun, which runs on to its end, and not after the
+ * kernel has lost completions, of which that may be one. Where a cancel is for
+ * several requests its completion says how many it has found, and those that it has not found are
+ * cancelled again. The loop fills the SQE: only it knows the tag to cancel. */
 #include "op/op.h"
 
 uint16_t kr__prep_cancel(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
@@ -17,7 +21,8 @@ uint16_t kr__prep_cancel(struct kr_reactor *r, struct kr__owner *o, struct io_ur
 
 void kr__done_cancel(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     kr__mark_if(cancel_came_late, how->res == -ENOENT);
-    if (how->res != -EALREADY || how->operand == KR__VERB_read)
+    bool begun = how->res == -EALREADY && how->operand == KR__VERB_read;
+    if (begun || r->lost || !(o->armed & o->cancelled & 1u << how->operand))
         return;
     kr__mark(cancel_again);
     o->cancelled &= ~(1u << how->operand);

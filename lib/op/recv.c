@@ -17,11 +17,12 @@
  * Where a multishot may keep a reset to itself that came with bytes (kernel/reset.c), it is made
  * again when nothing has followed them for a while (core/conn_time.c).
  *
- * Pipes: a READ at a time. It waits as a receive does, whether the pipe is a blocking one or not,
- * and its end takes a buffer too (observed on 6.18). One that fails takes none, whatever its flags
- * say: 6.12 flags the buffer at the head of the ring, which stays there (liburing #1530; mended by
- * "recycle buffers manually for non-mshot reads" in 6.17). To take that one would be to publish it
- * twice.
+ * Pipes: a READ at a time, whose end takes a buffer too (observed on 6.18). One that fails takes none,
+ * whatever its flags say: 6.12 flags the buffer at the head of the ring, which stays there (liburing
+ * #1530; mended by "recycle buffers manually for non-mshot reads" in 6.17). To take that one would
+ * be to publish it twice.
+ *
+ * Receives of one shot do not wait: what they wait for is op/recv_poll.c.
  *
  * Relies on: man io_uring_prep_recv_multishot; `len` is 0 before kernel 6.17; a completion of
  * another receive with F_BUFFER hands the buffer over whatever its result. */
@@ -35,21 +36,25 @@
 
 #define KEPT_SMALL 4096u /* bytes of a block that is not worth a smaller one */
 
-/* In the line one turn is one receive. */
+static void prep_read(const struct kr__conn *c, struct io_uring_sqe *sqe) {
+    io_uring_prep_read(sqe, 0, NULL, 0, (uint64_t)-1);
+    sqe->rw_flags = c->more->pipe_flags & RWF_NOWAIT;
+}
+
+/* In the line one turn is one receive. None of one shot waits in the kernel (op/recv_poll.c). */
 uint16_t kr__prep_recv(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
     struct kr__conn *c = kr__owner_conn(o);
-    if (kr__unlikely(kr__conn_opts(c)->read_ns))
-        kr__conn_count(r, c, KR_DEADLINE_READ);
+    kr__recv_begins(r, c);
     c->streams = kr__line_empty(&r->line) && !c->singly && !c->greedy;
     c->unsure = c->looks = false;
     if (kr__likely(c->streams))
         io_uring_prep_recv_multishot(sqe, 0, NULL, 0, 0);
     else if (c->takes_fds)
-        io_uring_prep_recvmsg(sqe, 0, kr__fds_ask(c), MSG_CMSG_CLOEXEC);
+        io_uring_prep_recvmsg(sqe, 0, kr__fds_ask(c), MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
     else if (c->mute)
-        io_uring_prep_read(sqe, 0, NULL, 0, (uint64_t)-1);
+        prep_read(c, sqe);
     else
-        io_uring_prep_recv(sqe, 0, NULL, 0, 0);
+        io_uring_prep_recv(sqe, 0, NULL, 0, MSG_DONTWAIT);
     sqe->flags = IOSQE_BUFFER_SELECT;
     sqe->buf_group = KR__BUFS_GROUP;
     return 0;
@@ -220,19 +225,33 @@ static void ended(struct kr_reactor *r, struct kr__conn *c) {
         tell_eof(r, c);
 }
 
-static void failed(struct kr_reactor *r, struct kr__conn *c, int error) {
+/* Nothing is there to be received. When a poll had told of something, what stands for ever is
+ * something else. */
+static void met_nothing(struct kr_reactor *r, struct kr__conn *c, bool polled) {
+    kr__mark(recv_met_nothing);
+    c->recv_waits = true;
+    if (polled)
+        kr__recv_by_wake(c);
+    kr__line_leave(r, c);
+}
+
+static void failed(struct kr_reactor *r, struct kr__conn *c, int error, bool polled) {
     switch (-error) {
     case ENOBUFS:
-        kr__bufs_starved(&r->bufs);
+        kr__bufs_refused(&r->bufs);
         kr__mark_if(starved_with_bytes_to_show,
                     c->state == KR__CONN_OPEN && kr__link_on(&c->wait) && !c->trying);
         kr__line_refused(r, c);
         return;
+    case EAGAIN:
+        met_nothing(r, c, polled);
+        return;
     case ECANCELED:
     case EINTR:
-    case EAGAIN:
         return; /* armed again if it is wanted */
     default:
+        if (kr__pipe_refuses(c, error))
+            return;
         kr__mark(recv_failed);
         kr__conn_end(r, c, KR_CLOSE_NOW, error, KR_WHY_ERROR);
     }
@@ -258,6 +277,10 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
     uint16_t buf = (uint16_t)(how->flags >> IORING_CQE_BUFFER_SHIFT);
     if (filled)
         kr__buf_take(&r->bufs, buf, size);
+    bool polled = c->recv_goes_on;
+    c->recv_goes_on = how->res == -EAGAIN;
+    if (kr__unlikely(c->singly))
+        c->recv_waits = !c->recv_by_wake && (size < r->bufs.size || kr__pipe_polls(c));
     if (kr__unlikely(c->takes_fds))
         kr__fds_came(r, c, how->res);
     if (kr__likely(size)) {
@@ -273,7 +296,7 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
     } else if (how->res == 0) {
         ended(r, c);
     } else {
-        failed(r, c, how->res);
+        failed(r, c, how->res, polled);
     }
     if (filled)
         kr__buf_unref(&r->bufs, buf);

@@ -2,7 +2,14 @@
 #ifndef KR_OP_RECV_H
 #define KR_OP_RECV_H
 
-#include "core/conn.h"
+#include "core/reactor.h"
+
+/* To be called where a receive, or a poll in front of it, is made: the read deadline counts from
+ * when reading began. */
+static inline void kr__recv_begins(struct kr_reactor *r, struct kr__conn *c) {
+    if (kr__unlikely(kr__conn_opts(c)->read_ns) && !c->recv_goes_on)
+        kr__conn_count(r, c, KR_DEADLINE_READ);
+}
 
 /* Shows what waited while reading was stopped. */
 void kr__recv_show(struct kr_reactor *r, struct kr__conn *c);

@@ -22,6 +22,7 @@
 #include "op/op.h"
 #include "pool/files.h"
 
+#include <limits.h>
 #include <sys/socket.h>
 
 static struct kr__vector *vector_new(struct kr_reactor *r, unsigned pieces) {
@@ -67,7 +68,7 @@ unsigned kr__send_fill(struct kr_reactor *r, struct kr__conn *c, struct io_uring
     if (count > 1)
         count = vector_ready(r, c, count);
     bool more = kr__sendq_run(&c->queue, SIZE_MAX, count + 1) > count || file_goes_on(c);
-    int flags = more ? MSG_NOSIGNAL | MSG_MORE : MSG_NOSIGNAL;
+    int flags = more ? KR__SEND_FLAGS | MSG_MORE : KR__SEND_FLAGS;
     if (c->vector)
         io_uring_prep_sendmsg(sqe, 0, &c->vector->msg, (unsigned)flags);
     else
@@ -75,18 +76,22 @@ unsigned kr__send_fill(struct kr_reactor *r, struct kr__conn *c, struct io_uring
     return count;
 }
 
-/* The same to a pipe. */
+/* The same to a pipe. One that cannot be asked not to wait has room for PIPE_BUF bytes when a poll
+ * has said so, and is given no more (man 7 pipe). */
 static void prep_write(struct kr_reactor *r, struct kr__conn *c, struct io_uring_sqe *sqe) {
-    unsigned count = kr__sendq_run(&c->queue, SIZE_MAX, KR__VECTOR_PIECES);
+    bool polls = kr__pipe_polls(c);
+    unsigned count = polls ? 1 : kr__sendq_run(&c->queue, SIZE_MAX, KR__VECTOR_PIECES);
     if (count > 1)
         count = vector_ready(r, c, count);
     struct iovec piece;
     kr__sendq_pieces(&c->queue, &piece, 1);
+    if (polls && piece.iov_len > PIPE_BUF)
+        piece.iov_len = PIPE_BUF;
     if (c->vector)
         io_uring_prep_writev(sqe, 0, c->vector->pieces, count, (uint64_t)-1);
     else
         io_uring_prep_write(sqe, 0, piece.iov_base, (unsigned)piece.iov_len, (uint64_t)-1);
-    sqe->rw_flags = c->more->write_flags;
+    sqe->rw_flags = c->more->pipe_flags;
 }
 
 uint16_t kr__prep_send(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
@@ -95,15 +100,18 @@ uint16_t kr__prep_send(struct kr_reactor *r, struct kr__owner *o, struct io_urin
     if (kr__unlikely(c->deaf))
         prep_write(r, c, sqe);
     else if (kr__unlikely(kr__sendq_gives(&c->queue)))
-        io_uring_prep_sendmsg(sqe, 0, kr__sendq_message(&c->queue), MSG_NOSIGNAL);
+        io_uring_prep_sendmsg(sqe, 0, kr__sendq_message(&c->queue), KR__SEND_FLAGS);
     else if (c->queue.head->next)
         kr__send_fill(r, c, sqe, kr__sendq_run(&c->queue, kr__zerocopy_min(c), KR__VECTOR_PIECES));
     else
-        prep_one(c, sqe, MSG_NOSIGNAL);
+        prep_one(c, sqe, KR__SEND_FLAGS);
     return 0;
 }
 
 void kr__send_took(struct kr_reactor *r, struct kr__conn *c, size_t size) {
+    c->send_room = false;
+    if (kr__unlikely(c->deaf))
+        c->send_waits = kr__pipe_polls(c);
     kr__time_reach(&c->idle_from, r->now);
     kr__time_reach(&c->write_from, r->now);
     kr__count(&r->stats.bytes_out, size);
@@ -124,6 +132,18 @@ void kr__send_ended(struct kr_reactor *r, struct kr__conn *c) {
         kr__reservation_drop(r);
 }
 
+/* A poll had found room all the same: the kernel is short of memory, and no wake-up tells when it
+ * is not (sk_stream_wait_memory, net/core/stream.c, has a timer for that). */
+void kr__send_met_full(struct kr_reactor *r, struct kr__conn *c) {
+    kr__mark(send_met_full);
+    kr__mark_if(send_had_room, c->send_room);
+    if (c->send_room)
+        kr__conn_rest(r, c);
+    else
+        c->send_waits = true;
+    c->send_room = false;
+}
+
 void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     struct kr__conn *c = kr__owner_conn(o);
     kr__send_ended(r, c);
@@ -131,8 +151,12 @@ void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
         kr__send_took(r, c, (size_t)how->res);
         return;
     }
+    if (how->res == -EAGAIN) {
+        kr__send_met_full(r, c);
+        return;
+    }
     kr__mark_if(send_cancelled, how->res == -ECANCELED);
-    if (how->res == -ECANCELED || how->res == -EINTR || how->res == -EAGAIN)
+    if (how->res == -ECANCELED || how->res == -EINTR || kr__pipe_refuses(c, how->res))
         return; /* sent again if it is wanted */
     kr__mark(send_failed);
     kr__conn_end(r, c, KR_CLOSE_NOW, how->res, KR_WHY_ERROR);

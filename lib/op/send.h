@@ -4,6 +4,11 @@
 
 #include "op/op.h"
 
+#include <sys/socket.h>
+
+/* Of each send to a socket: it does not wait in the kernel (op/send_poll.c). */
+#define KR__SEND_FLAGS (MSG_NOSIGNAL | MSG_DONTWAIT)
+
 /* Whether `size` more bytes may be queued now: 0, -EPIPE, -ENOBUFS. A refusal counts as a rise above
  * send_high, so that a caller who then consumes nothing is shown the same bytes again when there is
  * room. */
@@ -20,6 +25,9 @@ unsigned kr__send_fill(struct kr_reactor *r, struct kr__conn *c, struct io_uring
 
 /* The result of a send: so many bytes were taken. */
 void kr__send_took(struct kr_reactor *r, struct kr__conn *c, size_t size);
+
+/* The socket is full: nothing was sent, and it is sent again when there is room. */
+void kr__send_met_full(struct kr_reactor *r, struct kr__conn *c);
 
 /* The list of pieces and the open reservation end with the result of a send, whatever it is. */
 void kr__send_ended(struct kr_reactor *r, struct kr__conn *c);

@@ -65,8 +65,10 @@ static void refused(struct kr_reactor *r, struct kr__conn *c, const struct kr__c
     case 0:
     case ECANCELED:
     case EINTR:
-    case EAGAIN:
         return; /* sent again if it is wanted */
+    case EAGAIN:
+        kr__send_met_full(r, c);
+        return;
     case ENOMEM:
     case ENOBUFS:
         kr__mark(flight_refused);

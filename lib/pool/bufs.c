@@ -2,7 +2,9 @@
  *
  * Happy path: take on a completion, unref when the callback and the sends are done, publish once a
  * turn.
- * Failure: all are out, and connections wait in a line (core/line.c) until one comes back.
+ * Failure modes: all are out, and connections wait in a line (core/line.c) until one comes back; the
+ * kernel has taken buffers without a completion, as a worker does that waits with one in its hands
+ * (io_uring/kbuf.c): these do not count as published, and the reserve takes their place.
  *
  * Relies on: entries are consumed in the order of publishing, the tail is 16 bits and free-running,
  * the kernel does not check for more than `count` published (man io_uring_register_buf_ring). A
@@ -89,6 +91,8 @@ void kr__bufs_free(struct kr__bufs *bufs, bool child) {
 void kr__buf_take(struct kr__bufs *bufs, uint16_t id, size_t filled) {
     kr__assert(id < bufs->count && bufs->refs[id] == 0 && bufs->published > 0);
     bufs->published--;
+    if (kr__unlikely(bufs->stuck > bufs->published))
+        bufs->stuck = bufs->published;
     bufs->refs[id] = 1;
     kr__unpoison(kr__buf_at(bufs, id), filled);
     bufs->usual += (filled >> 4) - (bufs->usual >> 4);
@@ -114,10 +118,22 @@ static void adjust_target(struct kr__bufs *bufs) {
         bufs->target = warm;
 }
 
+/* A refusal of before the last publish says nothing of what was published then. */
+void kr__bufs_reckon(struct kr__bufs *bufs, bool behind) {
+    bool known = !behind && !bufs->behind;
+    bool refused = bufs->refused;
+    bufs->behind = behind;
+    bufs->refused = false;
+    if (kr__likely(!refused || !known))
+        return;
+    kr__mark_if(bufs_stuck, bufs->published);
+    bufs->stuck = bufs->published;
+}
+
 void kr__bufs_publish(struct kr__bufs *bufs) {
     adjust_target(bufs);
     uint16_t tail = bufs->tail;
-    while (bufs->published < bufs->target && bufs->free_count) {
+    while (kr__bufs_at_hand(bufs) < bufs->target && bufs->free_count) {
         uint16_t id = bufs->free[--bufs->free_count];
         struct io_uring_buf *entry = &bufs->ring->bufs[tail++ & bufs->mask];
         kr__assert(bufs->size > 0);

@@ -27,6 +27,9 @@ struct kr__bufs {
     unsigned count, mask;
     unsigned published, target;
     bool starved;       /* since the last publish */
+    bool refused;       /* a receive, since the last publish, as the ring was empty */
+    bool behind;        /* at the last publish, completions were still to be handled */
+    unsigned stuck;     /* published ones that the kernel has taken without a completion */
     uint16_t tail;      /* of the ring; published by kr__bufs_publish */
     uint16_t *free;     /* a stack of buffer ids */
     unsigned free_count;
@@ -59,14 +62,33 @@ void kr__buf_unref(struct kr__bufs *bufs, uint16_t id);
 /* Hands free buffers to the kernel up to the target, with one store of the tail. */
 void kr__bufs_publish(struct kr__bufs *bufs);
 
-/* A connection found the ring empty: the next publish raises the target, if there is a reserve. */
+/* A receive found the ring empty. */
+static inline void kr__bufs_refused(struct kr__bufs *bufs) {
+    bufs->starved = bufs->refused = true;
+}
+
+/* More wait than there are buffers: the next publish raises the target, if there is a reserve. */
 static inline void kr__bufs_starved(struct kr__bufs *bufs) {
     bufs->starved = true;
 }
 
+/* Published buffers that a receive can have. */
+static inline unsigned kr__bufs_at_hand(const struct kr__bufs *bufs) {
+    return bufs->published - bufs->stuck;
+}
+
 /* True while a buffer is there, or will be with the next publish. */
 static inline bool kr__bufs_some(const struct kr__bufs *bufs) {
-    return bufs->published || bufs->free_count;
+    return kr__bufs_at_hand(bufs) || bufs->free_count;
+}
+
+/* To be called before each publish: a receive was refused, and all completions have been handled
+ * (else `behind`), so what counts as published is not in the ring. */
+void kr__bufs_reckon(struct kr__bufs *bufs, bool behind);
+
+/* Whether they are still out of the ring is found out by the next receive. */
+static inline void kr__bufs_unstick(struct kr__bufs *bufs) {
+    bufs->stuck = 0;
 }
 
 #endif

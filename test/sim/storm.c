@@ -18,7 +18,7 @@
 
 #define MS INT64_C(1000000)
 #define LONG_NS (INT64_C(3600000) * MS)
-#define SESSIONS_A_CLIENT 4
+#define SESSIONS_A_CLIENT 8
 /* turns in which others got bytes, while it waited for a buffer */
 #define FEEDS_MAX (8u * CLIENTS_MAX)
 #define IDLE_TURNS 64     /* turns in a row that may come to nothing */

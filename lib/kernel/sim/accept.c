@@ -51,7 +51,10 @@ static void accept_run(struct kr__sim_request *req) {
             return;
         }
     }
-    kr__sim_wait(req, POLLIN);
+    if (req->sqe.ioprio & KR__ACCEPT_DONTWAIT)
+        kr__sim_end(req, -EAGAIN, 0);
+    else
+        kr__sim_wait(req, POLLIN);
 }
 
 /* io_accept_prep, io_uring/net.c. */

@@ -73,14 +73,15 @@ static int update_file(struct kr__sim_ring *ring, const void *arg, unsigned coun
     return rc < 0 ? rc : 1;
 }
 
-/* io_probe, io_uring/register.c. Told is what is modelled here, which is what the library asks
- * for. */
+/* io_probe, io_uring/register.c. Told is what is modelled here, which is what the library asks for;
+ * and BIND, which stands for the accept that does not wait. */
 static int probe(const struct kr_sim *sim, const void *arg, unsigned count) {
     struct io_uring_probe *probe = (struct io_uring_probe *)(uintptr_t)arg;
     if (count > 256)
         return -EINVAL;
+    bool bind = sim->version >= KR__SIM_LINUX(6, 11);
     for (unsigned op = 0; op < count; op++) {
-        bool known = kr__sim_verb_find(sim, op) != NULL;
+        bool known = kr__sim_verb_find(sim, op) || (op == KR__OP_BIND && bind);
         probe->ops[op] = (struct io_uring_probe_op){.op = (uint8_t)op,
                                                     .flags = known ? IO_URING_OP_SUPPORTED : 0};
         if (known)
