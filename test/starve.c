@@ -6,6 +6,8 @@
  * the receives that the bytes need. */
 #include "harness/echo.h"
 
+#include "core/reactor.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
