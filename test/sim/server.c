@@ -14,7 +14,7 @@
 #define MS INT64_C(1000000)
 #define MESSAGE_MAX 64u
 
-static const struct kr_conn_ops ops, adopted_ops;
+static const struct kr_conn_ops ops, adopted_ops, swapped_ops;
 
 /* ---- what callbacks do beside their duty ---- */
 
@@ -423,7 +423,7 @@ static void swap_someone(struct storm *s) {
     struct session *x = anyone(s);
     if (!x)
         return;
-    int rc = kr_conn_swap(s->r, x->conn, likely(s, 512) ? &ops : &adopted_ops, x);
+    int rc = kr_conn_swap(s->r, x->conn, likely(s, 512) ? &swapped_ops : &adopted_ops, x);
     MUST(rc == 0 || rc == -EPIPE);
     if (rc < 0)
         return;
@@ -1025,6 +1025,18 @@ static const struct kr_conn_ops adopted_ops = {
     .on_timeout = on_timeout,
     .on_shutdown = on_shutdown,
     .on_close = on_close,
+};
+
+/* Those of a session that has other callbacks from now on. It may be one that was adopted and is not
+ * told of yet: no on_open, whose user is the storm. */
+static const struct kr_conn_ops swapped_ops = {
+    .on_data = on_data,
+    .on_eof = on_eof,
+    .on_drain = on_drain,
+    .on_timeout = on_timeout,
+    .on_shutdown = on_shutdown,
+    .on_close = on_close,
+    .on_fds = on_fds,
 };
 
 static const struct kr_conn_ops ops = {
