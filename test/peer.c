@@ -112,9 +112,9 @@ TEST_EACH(fin_while_paused_is_told_later) {
     test_reactor_free(r);
 }
 
-/* Ours: bytes that are unconsumed at the peer's FIN are dropped after on_eof, and the connection
+/* Ours: bytes that are unconsumed at the peer's FIN are left after on_eof, and the connection
  * lives on. */
-TEST_EACH(fin_drops_unconsumed_bytes) {
+TEST_EACH(fin_leaves_unconsumed_bytes) {
     static const struct kr_conn_ops eof_ops = {.on_open = house_open,
                                                .on_data = house_keep_all,
                                                .on_eof = house_eof,
@@ -125,7 +125,7 @@ TEST_EACH(fin_drops_unconsumed_bytes) {
     test_send(r, fd, "abc", 3);
     test_rest(r, (struct test_levels){.conns = 1, .listeners = 1, .blocks = 1});
     CHECK_SYS(shutdown(fd, SHUT_WR));
-    test_rest(r, (struct test_levels){.conns = 1, .listeners = 1, .paused = 1});
+    test_rest(r, (struct test_levels){.conns = 1, .listeners = 1, .paused = 1, .blocks = 1});
     CHECK_EQ(house.lives[0].events[END], 1u);
     CHECK_EQ(house.lives[0].events[DATA], 1u);
     life_close(r, &house.lives[0], KR_CLOSE_FLUSH);

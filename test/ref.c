@@ -425,8 +425,8 @@ TEST_EACH(ref_that_is_refused_borrows_nothing) {
     CHECK_ERR(kr_conn_send_ref(r, conn, NULL, 1, loan_end, NULL), EINVAL);
     CHECK_ERR(kr_conn_send_ref(NULL, conn, "x", 1, loan_end, NULL), EINVAL);
     CHECK_ERR(kr_conn_send_ref(r, (kr_conn){0}, "x", 1, loan_end, NULL), ESTALE);
-    CHECK_ERR(lend(r, p.lender, 1001), ENOBUFS);
-    CHECK_ERR(kr_conn_send_ref(r, conn, "x", SIZE_MAX, loan_end, NULL), ENOBUFS);
+    CHECK_ERR(lend(r, p.lender, 1001), EMSGSIZE);
+    CHECK_ERR(kr_conn_send_ref(r, conn, "x", SIZE_MAX, loan_end, NULL), EMSGSIZE);
     test_reactor_refuse_memory(r, 0);
     while (lend(r, p.lender, 1) == 0) {} /* until no block is left of those that are kept */
     test_reactor_refuse_memory(r, -1);

@@ -73,7 +73,10 @@ static void peer_reads(struct link *l) {
 static void peer_urges(struct link *l) {
     if (l->urgent || l->twin || l->reads || l->writes)
         return;
-    l->urgent = send(l->fd, "!", 1, MSG_OOB | MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
+    char byte;
+    test_pattern(&byte, 1, l->in_seed, l->in_sent);
+    l->urgent = send(l->fd, &byte, 1, MSG_OOB | MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
+    l->in_sent += l->urgent && !l->local; /* of TCP it is a byte of the stream */
 }
 
 static void peer_accepts(struct link *l) {
