@@ -684,9 +684,11 @@ TEST_EACH(pipe_read_that_fails_takes_no_buffer) {
     struct seen left = {0}, stays = {.seed = 5};
     int ends[] = {begin(r, &left, IN, 0, NULL), begin(r, &stays, IN, 0, NULL)};
     settle(r);
+    uint16_t tail = bufs->tail;
     CHECK_OK(kr_conn_close(r, left.conn, KR_CLOSE_NOW));
     TEST_UNTIL(r, left.closes == 1);
     CHECK_GE(flagged, 1u);
+    CHECK_EQ(bufs->tail, tail); /* nothing was published a second time */
     CHECK_EQ(bufs->published, published);
     CHECK_EQ(bufs->published + bufs->free_count, bufs->count);
 

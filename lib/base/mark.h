@@ -65,7 +65,6 @@
     X(parked, sim)                                                                                 \
     X(gave_way, sim)                                                                               \
     X(tried_in_vain, sim)                                                                          \
-    X(tried_for_nothing, sim)                                                                      \
     X(still_under_cancel, sim)                                                                     \
     X(tries_unread, sim)                                                                           \
     X(tried_stuck_buffers, matrix)                                                                 \
@@ -156,7 +155,6 @@
     X(vector_full, ref)                                                                            \
     X(vector_refused, torture)                                                                     \
     X(reservation_ended_by_a_send, reserve)                                                        \
-    X(send_cancelled, sim)                                                                         \
     X(send_failed, sim)                                                                            \
     X(send_refused, sim)                                                                           \
     X(send_met_full, sim)                                                                          \

@@ -117,7 +117,6 @@ static void dismiss(struct kr_reactor *r) {
     for (unsigned left = r->line.trying; left; left--) {
         struct kr__conn *c = trying_from(link);
         link = c->wait.next;
-        kr__mark_if(tried_for_nothing, is_armed(c));
         if (is_armed(c))
             kr__line_leave(r, c);
     }

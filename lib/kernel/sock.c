@@ -109,8 +109,10 @@ void kr__sock_own(int fd, int family, bool refuse_fds) {
         return;
     }
     take_back(fd, others_set, sizeof others_set / sizeof *others_set);
-    if (is_tcp(fd))
-        errors_drop(fd);
+    if (!is_tcp(fd))
+        return;
+    kr__sock_set_one(fd, SOL_SOCKET, SO_OOBINLINE, 1); /* as kr__sock_set has it */
+    errors_drop(fd);
 }
 
 /* By enum kr_sockopt. */

@@ -155,7 +155,6 @@ void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
         kr__send_met_full(r, c);
         return;
     }
-    kr__mark_if(send_cancelled, how->res == -ECANCELED);
     if (how->res == -ECANCELED || how->res == -EINTR || kr__pipe_refuses(c, how->res))
         return; /* sent again if it is wanted */
     kr__mark(send_failed);

@@ -16,6 +16,11 @@
 
 static const struct kr_conn_ops ops, adopted_ops, swapped_ops;
 
+/* A handle without the number of its reactor, which is another one in each run of a process. */
+static uint64_t of_any_reactor(uint64_t bits) {
+    return bits & ~((uint64_t)KR__REACTOR_MAX << 48);
+}
+
 /* ---- what callbacks do beside their duty ---- */
 
 static struct session *anyone(struct storm *s) {
@@ -150,7 +155,7 @@ static void fired(struct kr_reactor *r, kr_timer timer, void *user) {
     struct beat *b = user;
     struct storm *s = b->storm;
     mark(s, MARK_timer_fired);
-    kr_sim_note(s->sim, "timer", timer.bits, 0);
+    kr_sim_note(s->sim, "timer", of_any_reactor(timer.bits), 0);
     MUST(b->live && b->timer.bits == timer.bits);
     MUST(kr_sim_now(s->sim) >= b->not_before && kr_now(r) >= b->not_before);
     MUST(s->turn > b->started_in_turn); /* what a timer or a post starts fires in a later turn */
@@ -236,7 +241,7 @@ void server_post(struct kr_sim *sim, void *arg) {
 /* Its handle is stale, and another may listen in its place. */
 static void listener_ended(struct kr_reactor *r, kr_listener listener, void *user, int error) {
     struct storm *s = user;
-    kr_sim_note(s->sim, "listener ended", listener.bits, (uint64_t)(int64_t)error);
+    kr_sim_note(s->sim, "listener ended", of_any_reactor(listener.bits), (uint64_t)(int64_t)error);
     MUST(!s->in_callback && !s->ending && (error == 0 || error == -ETIMEDOUT));
     MUST(kr_listener_close(r, listener) == -ESTALE);
     mark(s, error ? MARK_backlog_left : MARK_backlog_served);
@@ -349,7 +354,7 @@ static void released(struct kr_reactor *r, kr_conn conn, void *user,
     (void)r;
     struct session *x = user;
     struct storm *s = x->storm;
-    kr_sim_note(s->sim, "released", conn.bits, (uint64_t)(int64_t)what->error);
+    kr_sim_note(s->sim, "released", of_any_reactor(conn.bits), (uint64_t)(int64_t)what->error);
     MUST(!s->in_callback && x->open && x->releasing && x->conn.bits == conn.bits);
     MUST((what->fd >= 0) == (what->error == 0));
     s->in_callback = true;
@@ -484,7 +489,7 @@ static struct session *session_new(struct storm *s, kr_conn conn) {
 
 /* Every callback of a connection passes here: only a living one is called, and one at a time. */
 static struct session *enter(struct storm *s, struct session *x, kr_conn conn, const char *what) {
-    kr_sim_note(s->sim, what, conn.bits, 0);
+    kr_sim_note(s->sim, what, of_any_reactor(conn.bits), 0);
     MUST(!s->in_callback);
     MUST(x->open && x->conn.bits == conn.bits);
     s->in_callback = true;
@@ -678,7 +683,7 @@ static void loan_end(struct kr_reactor *r, void *arg) {
     struct session *x = loan->session;
     struct storm *s = x->storm;
     (void)r;
-    kr_sim_note(s->sim, "loan_end", x->conn.bits, loan->size);
+    kr_sim_note(s->sim, "loan_end", of_any_reactor(x->conn.bits), loan->size);
     MUST(!s->in_callback && x->open && x->loans > 0);
     x->loans--;
     memset(loan->bytes, 0xdd, loan->size);
@@ -755,7 +760,7 @@ static void file_end(struct kr_reactor *r, void *arg, uint64_t sent, int error) 
     struct session *x = shipment->session;
     struct storm *s = x->storm;
     (void)r;
-    kr_sim_note(s->sim, "file_end", x->conn.bits, sent);
+    kr_sim_note(s->sim, "file_end", of_any_reactor(x->conn.bits), sent);
     MUST(!s->in_callback && x->open && x->loans > 0);
     MUST(sent <= shipment->size && (error || sent == shipment->size));
     MUST(!error || error == -ECANCELED || error == -EIO || error == -ENODATA);
