@@ -387,7 +387,7 @@ static void end_one(struct kr_reactor *r, uint16_t port) {
     int fd = house_open_one(r, port);
     CHECK_SYS(shutdown(fd, SHUT_WR));
     TEST_UNTIL(r, house.lives[i].events[END] == 1);
-    CHECK_EQ(sockets_in(port, TCP_CLOSE_WAIT), 1u);
+    TEST_UNTIL(r, sockets_in(port, TCP_CLOSE_WAIT) == 1u);
     life_close(r, &house.lives[i], KR_CLOSE_NOW);
     CHECK_EQ(test_recv_end(r, fd, NULL), 0);
     TEST_UNTIL(r, sockets_in(port, TCP_CLOSE_WAIT) == 0);
