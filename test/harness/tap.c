@@ -195,6 +195,15 @@ static void on_deadline(int sig) {
     _exit(TAP_STATUS_OVERRUN);
 }
 
+/* An assertion of the library has failed, or a sanitizer has found something: shows what a failed check
+ * would show, and ends as abort(3) does. */
+static void on_abort(int sig) {
+    signal(sig, SIG_DFL);
+    run_hooks();
+    fflush(stdout);
+    raise(sig);
+}
+
 /* Descriptors. */
 
 struct fds {
@@ -270,6 +279,7 @@ void tap_case_run(const struct tap_job *job, struct tap_shared *shared) {
     backtrace(&frame, 1); /* its first call loads libgcc: not for a signal handler */
     case_begin(job, shared);
     signal(SIGXCPU, on_deadline);
+    signal(SIGABRT, on_abort);
     tap_need_caps(job->c->needs);
     fds_read(&fds_before);
     job->c->run();

@@ -104,6 +104,7 @@ TEST(leaks_memory) {
 }
 
 TEST(aborts) {
+    tap_on_fail(print_arg, "last");
     abort();
 }
 
