@@ -197,7 +197,7 @@ static int64_t may_wait(struct kr_reactor *r, int64_t max_wait_ns) {
         return 0;
     if (r->line.parked && kr__bufs_some(&r->bufs))
         return 0; /* the next of the line have their turn */
-    if (kr__unlikely(kr__drain_has_work(&r->drain)))
+    if (kr__unlikely(kr__drain_has_work(&r->drain)) && !r->freeing)
         return 0;
     if (max_wait_ns == 0)
         return 0;

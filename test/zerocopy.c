@@ -735,8 +735,15 @@ static void stop_on_close(struct kr_reactor *r, kr_conn conn, void *user, int er
 
 static const struct kr_conn_ops stopping_ops = {.on_data = on_data, .on_close = stop_on_close};
 
-/* Ours: while kr_reactor_free waits it sleeps, also after a kr_stop that ended no run, and after one
- * from a callback. */
+static void not_drained(struct kr_reactor *r, void *user, unsigned remaining) {
+    (void)r;
+    (void)user;
+    (void)remaining;
+    FAIL("a drain has ended");
+}
+
+/* Ours: while kr_reactor_free waits it sleeps, also after a kr_stop that ended no run, after one from a
+ * callback, and in a drain that has told nobody yet. */
 TEST_EACH(zerocopy_free_sleeps_after_a_stop) {
     struct kr__kernel kernel = kr__linux;
     kernel.enter = counting_enter;
@@ -748,6 +755,7 @@ TEST_EACH(zerocopy_free_sleeps_after_a_stop) {
     CHECK_OK(lend(p.r, p.lender, MIB / 2));
     await_flight(&p);
     kr_stop(p.r);
+    CHECK_OK(kr_drain(p.r, 3600000 * MS, not_drained, NULL));
     entered = 0;
     test_reactor_free(p.r);
     CHECK_LT(entered, 100u);
