@@ -44,7 +44,10 @@ struct kr_conn_ops {
      * complete, as one of several requests that have come together, waits until the peer sends
      * more, which it may never do. Consume all that is complete, or kr_conn_pause here and
      * kr_conn_resume later. In builds with checks kr_stats counts the calls that leave bytes while
-     * reading is not stopped (left_unpaused). */
+     * reading is not stopped (left_unpaused).
+     *
+     * An urgent byte (MSG_OOB) of a TCP peer is a byte of the stream, in its place; one of a peer on a
+     * Unix socket is left out. */
     size_t (*on_data)(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                       size_t size);
 

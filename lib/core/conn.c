@@ -248,8 +248,11 @@ static bool calling_moves(const struct kr__conn *c) {
     return asked && (filed || (c->state == KR__CONN_OPENING && !c->knocks));
 }
 
-/* Its receive, or the poll in front of it, is in flight, or will be after a while. */
+/* Its receive, or the poll in front of it, is in flight, or will be after a while. In its turn at the
+ * buffers it is the receive. */
 static bool receives(const struct kr__conn *c) {
+    if (c->trying)
+        return c->owner.armed & KR__SET(recv);
     return (c->owner.armed & KR__RECEIVES) || (c->rests && c->recv_waits);
 }
 

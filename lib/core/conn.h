@@ -334,13 +334,12 @@ static inline bool kr__pipe_polls(const struct kr__conn *c) {
     return (c->deaf || c->mute) && !(c->more->pipe_flags & RWF_NOWAIT);
 }
 
-/* A read or write was refused because of RWF_NOWAIT: false if that was not why. */
+/* A read or write was refused because of RWF_NOWAIT, and is polled for from now on: false if that was
+ * not why. */
 static inline bool kr__pipe_refuses(struct kr__conn *c, int error) {
     if (error != -EOPNOTSUPP || !(c->deaf || c->mute) || kr__pipe_polls(c))
         return false;
     c->more->pipe_flags &= ~RWF_NOWAIT;
-    c->recv_waits = c->mute;
-    c->send_waits = c->deaf;
     return true;
 }
 

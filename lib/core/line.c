@@ -128,7 +128,7 @@ static void let_try(struct kr_reactor *r) {
     struct kr__link *link = line->list.head.next;
     for (; link != &line->list.head && line->trying < kr__bufs_at_hand(&r->bufs); link = link->next) {
         struct kr__conn *c = conn_of(link);
-        kr__assert(c->parked && !c->trying && kr__conn_reads(c));
+        kr__assert(c->parked && !c->trying && !c->recv_waits && kr__conn_reads(c));
         kr__mark_if(still_under_cancel, is_armed(c));
         if (is_armed(c))
             continue;

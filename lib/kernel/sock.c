@@ -35,9 +35,9 @@ int kr__sock_set(int fd, int family, const struct kr_conn_opts *o) {
         {SOL_SOCKET, SO_SNDBUF, o->send_buf},
         {SOL_SOCKET, SO_RCVBUF, o->recv_buf},
         {SOL_SOCKET, SO_MARK, o->mark},
-        {SOL_SOCKET, SO_OOBINLINE, 1}, /* RFC 6093: an urgent byte is a byte of the stream */
     };
     const struct option tcp[] = {
+        {SOL_SOCKET, SO_OOBINLINE, 1}, /* RFC 6093: an urgent byte is a byte of the stream */
         {IPPROTO_TCP, TCP_NODELAY, o->no_delay},
         {SOL_SOCKET, SO_KEEPALIVE, o->keep_idle_s != 0},
         {IPPROTO_TCP, TCP_KEEPIDLE, o->keep_idle_s},

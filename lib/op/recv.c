@@ -229,10 +229,9 @@ static void ended(struct kr_reactor *r, struct kr__conn *c) {
  * something else. */
 static void met_nothing(struct kr_reactor *r, struct kr__conn *c, bool polled) {
     kr__mark(recv_met_nothing);
-    c->recv_waits = true;
+    kr__recv_wait(r, c);
     if (polled)
         kr__recv_by_wake(c);
-    kr__line_leave(r, c);
 }
 
 static void failed(struct kr_reactor *r, struct kr__conn *c, int error, bool polled) {
@@ -247,11 +246,15 @@ static void failed(struct kr_reactor *r, struct kr__conn *c, int error, bool pol
         met_nothing(r, c, polled);
         return;
     case ECANCELED:
-    case EINTR:
-        return; /* armed again if it is wanted */
+    case EINTR: /* armed again if it is wanted */
+        if (kr__pipe_polls(c))
+            kr__recv_wait(r, c);
+        return;
     default:
-        if (kr__pipe_refuses(c, error))
+        if (kr__pipe_refuses(c, error)) {
+            kr__recv_wait(r, c);
             return;
+        }
         kr__mark(recv_failed);
         kr__conn_end(r, c, KR_CLOSE_NOW, error, KR_WHY_ERROR);
     }
@@ -279,7 +282,7 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
         kr__buf_take(&r->bufs, buf, size);
     bool polled = c->recv_goes_on;
     c->recv_goes_on = how->res == -EAGAIN;
-    if (kr__unlikely(c->singly))
+    if (kr__unlikely(c->singly) && size)
         c->recv_waits = !c->recv_by_wake && (size < r->bufs.size || kr__pipe_polls(c));
     if (kr__unlikely(c->takes_fds))
         kr__fds_came(r, c, how->res);

@@ -11,6 +11,13 @@ static inline void kr__recv_begins(struct kr_reactor *r, struct kr__conn *c) {
         kr__conn_count(r, c, KR_DEADLINE_READ);
 }
 
+/* A poll comes before its next receive. It leaves the line: whoever waited there for a buffer and had
+ * nothing to receive would keep those behind it from theirs. */
+static inline void kr__recv_wait(struct kr_reactor *r, struct kr__conn *c) {
+    c->recv_waits = true;
+    kr__line_leave(r, c);
+}
+
 /* Shows what waited while reading was stopped. */
 void kr__recv_show(struct kr_reactor *r, struct kr__conn *c);
 

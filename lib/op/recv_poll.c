@@ -32,9 +32,11 @@ void kr__done_recv_poll(struct kr_reactor *r, struct kr__owner *o,
     c->recv_goes_on = how->res >= 0;
     if (how->res >= 0 && !(how->res & (POLLIN | POLLHUP | POLLRDHUP)))
         kr__recv_by_wake(c);
-    c->recv_waits = how->res < 0 && how->res != -ECANCELED;
-    if (c->recv_waits)
+    c->recv_waits = false;
+    if (how->res < 0 && how->res != -ECANCELED) {
+        kr__recv_wait(r, c);
         kr__conn_rest(r, c);
+    }
     if (how->flags & IORING_CQE_F_MORE)
         kr__conn_settle(r, c); /* the loop does it for the last completion only */
 }

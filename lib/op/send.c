@@ -155,8 +155,10 @@ void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
         kr__send_met_full(r, c);
         return;
     }
-    if (how->res == -ECANCELED || how->res == -EINTR || kr__pipe_refuses(c, how->res))
+    if (how->res == -ECANCELED || how->res == -EINTR || kr__pipe_refuses(c, how->res)) {
+        c->send_waits = c->send_waits || kr__pipe_polls(c);
         return; /* sent again if it is wanted */
+    }
     kr__mark(send_failed);
     kr__conn_end(r, c, KR_CLOSE_NOW, how->res, KR_WHY_ERROR);
 }

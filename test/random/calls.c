@@ -508,7 +508,7 @@ static void make_conn_release(struct world *w) {
 
 static void make_conn_forward(struct world *w) {
     struct link *a = link_pick(w), *b = link_pick(w);
-    if (!a || !b || a == b || a->urgent || b->urgent || !stream_may_send(a) || !stream_may_send(b))
+    if (!a || !b || a == b || !stream_may_send(a) || !stream_may_send(b))
         return;
     struct kr_forward_opts opts;
     kr_forward_opts_init(&opts);

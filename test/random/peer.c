@@ -65,6 +65,7 @@ static void peer_reads(struct link *l) {
     if (n < 0 && errno == EAGAIN)
         return;
     l->got_end = n == 0 && !l->peer_failed;
+    trace(l->w, "link %u: its peer has read an end, %d", l->index, (int)n);
     stream_check_whole(l);
     peer_gone(l);
 }
@@ -76,7 +77,7 @@ static void peer_urges(struct link *l) {
     char byte;
     test_pattern(&byte, 1, l->in_seed, l->in_sent);
     l->urgent = send(l->fd, &byte, 1, MSG_OOB | MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
-    l->in_sent += l->urgent && !l->local; /* of TCP it is a byte of the stream */
+    l->in_sent += l->urgent && !l->local; /* of TCP it is a byte of the stream, of Unix sockets it is not */
 }
 
 static void peer_accepts(struct link *l) {

@@ -33,6 +33,7 @@ static struct link *enter_open(struct link *l, kr_conn conn) {
 void program_closes(struct link *l, enum kr_close how) {
     l->flushing = !l->closing && how <= KR_CLOSE_FLUSH && !l->twin;
     l->closing = true;
+    trace(l->w, "link %u: close %d", l->index, (int)how);
 }
 
 /* ---- who it is ---- */
@@ -90,7 +91,7 @@ static size_t take(struct link *l, const void *data, size_t size) {
     stream_shown(l, data, size);
     calls_some(w);
     unsigned i = (unsigned)chance_number(w, LEASES);
-    if (!l->urgent && !w->leased[i] && chance(w, 100)) {
+    if (!w->leased[i] && chance(w, 100)) {
         size_t skip = (size_t)chance_number(w, size);
         int rc = kr_lease_take(w->r, l->conn, (const char *)data + skip, size - skip, &w->leases[i]);
         ALLOW(rc, ESTALE);
@@ -126,6 +127,8 @@ static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void
     } else if (size >= sizeof(uint32_t)) {
         l = recognise(l, data);
         used = sizeof(uint32_t);
+        if (size > used)
+            used += take(l, (const char *)data + used, size - used);
     }
     leave(l->w);
     return used;
@@ -136,7 +139,7 @@ static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
     struct link *l = user;
     enter_open(l, conn);
     CHECK(!l->paused && !l->eof && !l->feeds);
-    if (!l->stranger && !l->urgent)
+    if (!l->stranger)
         CHECK_EQ(l->in_shown, l->in_sent);
     l->eof = true;
     calls_some(l->w);
@@ -209,6 +212,8 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     l->closing = true;
     l->known = false;
     l->delivered = l->flushing && error == 0 && why == KR_WHY_LOCAL;
+    trace(w, "link %u: closed, %s, %s, delivered %d", l->index, kr_errname(error), kr_whyname(why),
+          l->delivered);
     stream_check_whole(l);
     w->closes++;
     if (!w->ending)
@@ -298,8 +303,10 @@ void program_forwarded(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
     bool kept_open = from->keeps_open && what->error != -ENOMEM;
     if (!w->ending)
         calls_some(w);
-    if (!kept_open) /* behind this */
+    if (!kept_open) /* behind this; an error has both reset */
         from->closing = to->closing = true;
+    if (!kept_open && what->error)
+        from->flushing = to->flushing = false;
     leave(w);
 }
 
@@ -307,7 +314,7 @@ void program_forwarded(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
 static bool adopt_again(struct link *l, const struct kr_released *what) {
     struct world *w = l->w;
     bool whole = !what->unread_size && !what->eof && !what->shut && !what->fds_count &&
-                 !what->unsent_fds_count && !l->urgent && !l->stranger;
+                 !what->unsent_fds_count && !l->stranger;
     struct link *next = whole && !w->ending && chance(w, 700) ? link_new(w) : NULL;
     if (!next)
         return false;
