@@ -64,7 +64,7 @@ int kr__ring_open(struct kr__ring *ring, const struct kr__kernel *k,
     ring->sq_mask = params.sq_entries - 1;
     ring->cq_entries = params.cq_entries;
     ring->cq_mask = params.cq_entries - 1;
-    ring->sq_tail = *ring->uring.sq.ktail;
+    ring->sq_tail = __atomic_load_n(ring->uring.sq.ktail, __ATOMIC_RELAXED);
     return 0;
 }
 
