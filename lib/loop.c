@@ -68,11 +68,12 @@ static void start(struct kr_reactor *r, struct kr__owner *o, enum kr__verb verb,
 }
 
 /* One cancel ends all requests of the verb, where several may be in flight. Such a one is never
- * -ENOENT, so its success is told, too (op/cancel.c). */
+ * -ENOENT, so its success is told, too (op/cancel.c). A send_zc, whose tag has a number, is not found:
+ * it does not wait, and its result is on the way. */
 static void cancel(struct kr_reactor *r, struct kr__owner *o, enum kr__verb verb,
                    struct io_uring_sqe *sqe) {
     kr__ops[KR__VERB_cancel].prep(r, o, sqe);
-    sqe->addr = owner_tag(o, verb, KR__NUMBERED & 1u << verb ? o->number : 0);
+    sqe->addr = owner_tag(o, verb, 0);
     if (kr__ops[verb].many)
         sqe->cancel_flags = IORING_ASYNC_CANCEL_ALL;
     else

@@ -341,7 +341,6 @@ static void wind_down(struct kr_reactor *r) {
     int64_t patience = kr__time_add(r->kernel->clock(r->kernel), FLIGHT_WAIT_NS);
     bool failed = false;
     while (!is_settled(r)) {
-        kr__inbox_take_stop(&r->inbox); /* it would keep each turn from waiting */
         bool lost = r->lost || failed;
         int rc = kr__loop_turn(r, lost ? LOST_WAIT_NS : flight_wait(r, patience));
         if (rc == -ECHILD)
@@ -386,12 +385,10 @@ static void clear_files(struct kr_reactor *r) {
 }
 
 /* The thread that ran it has ended, and the kernel has cancelled its requests then. The ring takes
- * none any more (-EEXIST), nor brings completions, and can only be closed. Its registered
- * descriptor was the thread's own and has gone with it. */
+ * none any more, nor a registration (-EEXIST), nor brings completions, and can only be closed. */
 static void inherit(struct kr_reactor *r) {
     kr__mark(inherited);
     __atomic_store_n(&r->thread, kr__thread_number(), __ATOMIC_RELAXED);
-    r->ring.registered = false;
 }
 
 static void end_inherited(struct kr_reactor *r) {

@@ -18,7 +18,7 @@ struct kr__owner {
     uint32_t inflight;   /* completions that the kernel owes; changed in loop.c only */
     uint32_t armed;      /* the set of verbs in flight */
     uint32_t cancelled;  /* of these, the ones a cancel was made for */
-    uint16_t number;     /* the operand of the last request of a numbered verb */
+    uint16_t number;     /* the operand of the last send_zc */
     uint16_t kind : 4;
     uint16_t reactor : 12; /* its number (core/identity.h) */
 };

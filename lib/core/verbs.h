@@ -55,8 +55,4 @@ _Static_assert(KR__VERB_COUNT <= 32, "a set of verbs is 32 bits");
 /* By which a connection receives, or waits for something to receive. */
 #define KR__RECEIVES (KR__SET(recv) | KR__SET(recv_poll))
 
-/* Those whose requests are told apart by the tag's operand; the last one is what a cancel is
- * about. */
-#define KR__NUMBERED KR__SET(send_zc)
-
 #endif
