@@ -369,20 +369,41 @@ TEST_EACH(fds_for_which_there_is_no_room) {
 
 /* ---- while reading is stopped ---- */
 
-/* Sent while a receive is in flight, and paused before that is looked at: the receive may have them
- * already. */
-static void send_then_pause(struct kr_reactor *r, int peer, int file) {
-    settle(r);
-    peer_send(peer, "hello", &file, 1);
+static size_t pause_one(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                        size_t size) {
+    (void)conn, (void)user, (void)data;
     CHECK_OK(kr_conn_pause(r, one.conn));
-    settle(r);
-    CHECK_EQ(one.gift_count, 0u);
-    CHECK_EQ(one.got, 0u);
+    return size;
 }
 
-/* Ours: none are told of while paused; they come with their bytes when reading goes on. */
+static const struct kr_conn_ops pausing_ops = {.on_data = pause_one};
+
+/* Received in one turn with a byte of another connection, whose callback comes first and pauses this
+ * one. */
+static void send_then_pause(struct kr_reactor *r, int peer, int file) {
+    int ends[2];
+    CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends));
+    CHECK_OK(kr_conn_adopt(r, NULL, ends[0], NULL, &pausing_ops, NULL));
+    settle(r);
+    uint64_t received = test_stats(r).bytes_in;
+    CHECK_EQ(write(ends[1], "x", 1), 1);
+    peer_send(peer, "hello", &file, 1);
+    settle(r);
+    CHECK_EQ(test_stats(r).bytes_in, received + 6);
+    CHECK_EQ(one.gift_count, 0u);
+    CHECK_EQ(one.got, 0u);
+    test_close(ends[1]);
+    settle(r);
+}
+
+/* Ours: none are told of while paused; they come with their bytes when reading goes on. The bytes fill
+ * their buffer, so that the next receive would be made without a poll. */
 TEST_EACH(fds_wait_while_paused) {
-    struct kr_reactor *r = test_reactor(NULL);
+    struct kr_config config;
+    kr_config_init(&config);
+    config.buf_count = 8;
+    config.buf_size = 5;
+    struct kr_reactor *r = test_reactor(&config);
     int peer = begin(r, &one, 8), file = file_new();
     send_then_pause(r, peer, file);
     CHECK_OK(kr_conn_resume(r, one.conn));

@@ -645,6 +645,34 @@ TEST_EACH(pipe_talks_to_a_child) {
     finish(r);
 }
 
+static struct seen written; /* on the writing end of a pipe */
+
+static void eof_forwards(struct kr_reactor *r, kr_conn conn, void *user) {
+    ((struct seen *)user)->eofs++;
+    CHECK_OK(kr_conn_forward(r, conn, written.conn, NULL, NULL, NULL));
+}
+
+static const struct kr_conn_ops late_ops = {.on_eof = eof_forwards, .on_data = on_data, .on_close = on_close};
+
+/* Ours: a pair, both ways, that begins when its source has ended, and ends at a pipe: that is closed
+ * behind its bytes, not shut down, which no pipe can be. */
+TEST_EACH(pipe_is_forwarded_to_after_the_end) {
+    struct kr_reactor *r = test_reactor(NULL);
+    int from = begin(r, &written, OUT, 0, NULL), pair[2];
+    struct seen source = {0};
+    CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+    CHECK_OK(kr_conn_adopt(r, &source.conn, pair[0], NULL, &late_ops, &source));
+    test_close(pair[1]);
+    CHECK_OK(kr_conn_send(r, written.conn, "last", 4));
+    TEST_UNTIL(r, source.closes == 1 && written.closes == 1);
+    CHECK(source.eofs == 1 && source.error == 0 && written.error == 0);
+    char back[5];
+    CHECK_EQ(read(from, back, 5), 4);
+    CHECK_EQ(read(from, back, 5), 0);
+    test_close(from);
+    finish(r);
+}
+
 /* ---- a read that fails, and flags a buffer ---- */
 
 static unsigned flagged;
@@ -681,10 +709,10 @@ TEST_EACH(pipe_read_that_fails_takes_no_buffer) {
     struct kr_reactor *r = flagging = test_reactor_on(&kernel, NULL);
     const struct kr__bufs *bufs = &r->bufs;
     unsigned published = bufs->published;
+    uint16_t tail = bufs->tail;
     struct seen left = {0}, stays = {.seed = 5};
     int ends[] = {begin(r, &left, IN, 0, NULL), begin(r, &stays, IN, 0, NULL)};
     settle(r);
-    uint16_t tail = bufs->tail;
     CHECK_OK(kr_conn_close(r, left.conn, KR_CLOSE_NOW));
     TEST_UNTIL(r, left.closes == 1);
     CHECK_GE(flagged, 1u);
@@ -755,4 +783,4 @@ TEST_EACH(pipe_is_told_from_other_files) {
     finish(r);
 }
 
-TAP_MAIN(pipe, 18 * 4)
+TAP_MAIN(pipe, 19 * 4)
