@@ -17,15 +17,27 @@
 struct reader {
     struct resp_parser parser;
     char *story;
-    size_t size;
+    size_t size, room;
     char *rest;
-    size_t rest_size;
+    size_t rest_size, rest_room;
     bool over; /* after an error */
 };
 
 static void reader_init(struct reader *d) {
-    *d = (struct reader){.story = malloc(STORY_MAX), .rest = malloc(SHOWN_MAX)};
+    *d = (struct reader){.room = 512, .rest_room = 512};
+    d->story = malloc(d->room);
+    d->rest = malloc(d->rest_room);
     CHECK(d->story && d->rest);
+}
+
+static char *grow(char *bytes, size_t *room, size_t need) {
+    if (need <= *room)
+        return bytes;
+    while (*room < need)
+        *room *= 2;
+    bytes = realloc(bytes, *room);
+    CHECK(bytes != NULL);
+    return bytes;
 }
 
 static void reader_end(struct reader *d) {
@@ -36,6 +48,7 @@ static void reader_end(struct reader *d) {
 
 static void tell(struct reader *d, const void *data, size_t size) {
     CHECK_LE(d->size + size, STORY_MAX);
+    d->story = grow(d->story, &d->room, d->size + size);
     memcpy(d->story + d->size, data, size);
     d->size += size;
 }
@@ -89,6 +102,7 @@ static void show(struct reader *d, const char *piece, size_t size) {
     memcpy(shown + d->rest_size, piece, size);
     size_t used = read_shown(d, shown, total);
     d->rest_size = total - used;
+    d->rest = grow(d->rest, &d->rest_room, d->rest_size);
     memcpy(d->rest, shown + used, d->rest_size);
     free(shown);
 }
