@@ -54,8 +54,8 @@ static void released(struct kr_reactor *r, kr_conn conn, void *user,
     s->unread = malloc(what->unread_size + 1);
     s->unsent = malloc(what->unsent_size + 1);
     CHECK(s->unread && s->unsent);
-    if (what->unread_size)
-        memcpy(s->unread, what->unread, what->unread_size);
+    CHECK(what->unread && what->unsent && what->fds && what->unsent_fds); /* also of nothing */
+    memcpy(s->unread, what->unread, what->unread_size);
     size_t at = 0;
     for (unsigned i = 0; i < what->unsent_count; at += what->unsent[i++].iov_len)
         memcpy(s->unsent + at, what->unsent[i].iov_base, what->unsent[i].iov_len);

@@ -256,7 +256,9 @@ KR_API int kr_conn_resume(struct kr_reactor *r, kr_conn conn);
 /* Ends this side: when what is queued has been sent the peer sees the end of the stream (FIN).
  * Sends answer -EPIPE from now on; reading goes on as before, on_eof included. With both sides
  * ended the connection stays, without any request in flight, until it is closed; without on_eof it
- * closes itself at the end of the peer, as ever. A second call changes nothing and returns 0.
+ * closes itself at the end of the peer, as ever. Where the peer has ended its side and nothing is
+ * being sent, nobody listens to the socket any more: that the peer resets later is noticed by the
+ * next send only, or by a deadline. A second call changes nothing and returns 0.
  * Should the kernel refuse (the peer has reset already), the connection ends with its error.
  *
  * The kernel does this in a worker thread of its own (io_uring/net.c), which costs more than a

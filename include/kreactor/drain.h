@@ -4,7 +4,9 @@
  *     ... on SIGTERM: kr_drain(r, 10 * SECOND, drained, NULL);
  *
  * Nobody new is served from then on. Each connection is told (on_shutdown), so that it may finish
- * what it is at, or is closed with nothing lost. What is left when the time is over is cut off.
+ * what it is at, or is closed with no byte lost that was queued. That says nothing of requests: one
+ * that is still coming in, or is answered later, is dropped with a connection that has no
+ * on_shutdown. What is left when the time is over is cut off.
  *
  * All functions: the reactor's thread, or before its first kr_run any one thread at a time. */
 #ifndef KREACTOR_DRAIN_H

@@ -22,7 +22,7 @@ struct kr_released_fds {
 };
 
 /* What there was when it was released. All of it is lent until the callback returns, but for `fd`
- * and `fds`. */
+ * and `fds`. No pointer is NULL, also where there is nothing. */
 struct kr_released {
     /* 0; else the connection was not released, and what follows `open` is -1, empty and false */
     int error;

@@ -12,6 +12,7 @@
  * completes at each write (kernel >= 5.13), so a wake costs no request at all. */
 #include "core/inbox.h"
 
+#include "base/tsan.h"
 #include "core/reactor.h"
 
 int kr__inbox_init(struct kr__inbox *inbox, const struct kr__kernel *k, struct kr__mem *mem,
@@ -52,14 +53,18 @@ void kr__inbox_awake(struct kr__inbox *inbox) {
 }
 
 bool kr__inbox_take_stop(struct kr__inbox *inbox) {
-    return __atomic_load_n(&inbox->stop, __ATOMIC_RELAXED) &&
-           __atomic_exchange_n(&inbox->stop, false, __ATOMIC_ACQ_REL);
+    bool stop = __atomic_load_n(&inbox->stop, __ATOMIC_RELAXED) &&
+                __atomic_exchange_n(&inbox->stop, false, __ATOMIC_ACQ_REL);
+    if (stop)
+        kr__tsan_acquire(inbox);
+    return stop;
 }
 
 /* All at once, the first one first. */
 static struct kr_notice *take_notices(struct kr__inbox *inbox) {
     struct kr_notice *first = NULL;
     struct kr_notice *last = __atomic_exchange_n(&inbox->notices, NULL, __ATOMIC_ACQUIRE);
+    kr__tsan_acquire(inbox);
     while (last) {
         struct kr_notice *before = last->next;
         last->next = first;
@@ -79,6 +84,7 @@ static unsigned run_notices(struct kr_reactor *r) {
         kr_post_fn *fn = notice->fn;
         void *arg = notice->arg;
         __atomic_exchange_n(&notice->pending, 0, __ATOMIC_ACQ_REL);
+        kr__tsan_acquire(&r->inbox); /* those that found it pending */
         ran++;
         kr__count(&r->stats.posts, 1);
         fn(r, arg);
@@ -96,6 +102,7 @@ unsigned kr__inbox_run(struct kr_reactor *r, unsigned budget) {
     void *arg;
     while (ran < budget && !kr__in_child(r) && r->inbox.queue.pop != end &&
            kr__mpsc_pop(&r->inbox.queue, &fn, &arg)) {
+        kr__tsan_acquire(&r->inbox);
         ran++;
         kr__count(&r->stats.posts, 1);
         ((kr_post_fn *)fn)(r, arg);
@@ -129,6 +136,7 @@ static int visit(struct kr_reactor *r) {
     if (kr__in_child(r))
         return -ECHILD;
     __atomic_fetch_add(&r->inbox.inside, 1, __ATOMIC_SEQ_CST);
+    kr__tsan_release(&r->inbox);
     return 0;
 }
 

@@ -37,6 +37,18 @@ static int list_unsent(struct kr_reactor *r, const struct kr__conn *c, struct kr
     return 0;
 }
 
+/* What is empty is no NULL, which memcpy and the like may not be given, not even for 0 bytes (C11
+ * 7.24.1). */
+static void point_at_nothing(struct kr_released *what) {
+    static const struct iovec no_piece;
+    static const struct kr_released_fds no_gift;
+    static const int no_fd = -1;
+    what->unread = what->unread ? what->unread : "";
+    what->unsent = what->unsent ? what->unsent : &no_piece;
+    what->fds = what->fds ? what->fds : &no_fd;
+    what->unsent_fds = what->unsent_fds ? what->unsent_fds : &no_gift;
+}
+
 /* Its fields are in order before its user hears of it: closed as far as calls can tell. */
 static void hand_over(struct kr_reactor *r, struct kr__conn *c, struct kr_released *what) {
     struct kr__conn_more *more = c->more;
@@ -49,6 +61,7 @@ static void hand_over(struct kr_reactor *r, struct kr__conn *c, struct kr_releas
     if (c->takes_fds)
         kr__fds_hand_over(c, what);
     kr__fds_leave(r, c, what->fd);
+    point_at_nothing(what);
     more->fd = -1;
     c->leaving = c->lingers = c->purges = false;
     kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_RELEASED);
@@ -59,7 +72,8 @@ static void hand_over(struct kr_reactor *r, struct kr__conn *c, struct kr_releas
 void kr__release_fails(struct kr_reactor *r, struct kr__conn *c, int error) {
     c->leaving = false;
     c->more->refusal = 0;
-    const struct kr_released what = {.error = error, .fd = -1, .open = c->state == KR__CONN_OPEN};
+    struct kr_released what = {.error = error, .fd = -1, .open = c->state == KR__CONN_OPEN};
+    point_at_nothing(&what);
     c->more->released(r, kr__conn_handle(c), c->more->released_user, &what);
 }
 
@@ -83,12 +97,13 @@ static void settle_one(struct kr_reactor *r, struct kr__conn *c) {
     int rc = c->more->refusal;
     if (rc == 0)
         rc = list_unsent(r, c, &what, &room);
+    const struct iovec *list = what.unsent;
     if (rc < 0)
         goes_on(r, c, rc);
     else
         hand_over(r, c, &what);
-    if (what.unsent)
-        kr__block_put(&r->blocks, (void *)(uintptr_t)what.unsent, room);
+    if (list)
+        kr__block_put(&r->blocks, (void *)(uintptr_t)list, room);
 }
 
 void kr__releases_settle(struct kr_reactor *r) {

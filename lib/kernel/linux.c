@@ -6,10 +6,11 @@
  * io_uring_queue_init_params writes an index array that IORING_SETUP_NO_SQARRAY rings do not have,
  * so setup and mmap are called apart and the array, where there is one, is filled here. */
 #include "kernel/kernel.h"
+
+#include "base/tsan.h"
+#include "kernel/path.h"
 #include "kernel/reset.h"
 #include "kernel/sock.h"
-
-#include "kernel/path.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -43,6 +44,7 @@ static int linux_ring_open(const struct kr__kernel *k, struct io_uring *ring, un
         close(fd);
         return rc;
     }
+    kr__maps_acquire();
     ring->features = params->features;
     if (!(params->flags & KR__SETUP_NO_SQARRAY)) {
         for (unsigned i = 0; i < params->sq_entries; i++)
@@ -98,6 +100,7 @@ static void linux_ring_close(const struct kr__kernel *k, struct io_uring *ring, 
     }
     if (registered)
         unregister_ring_fd(ring);
+    kr__maps_release();
     io_uring_queue_exit(ring);
 }
 

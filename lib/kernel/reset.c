@@ -14,6 +14,7 @@
  * wait is bounded, as a packet filter may swallow what goes over loopback. */
 #include "kernel/reset.h"
 
+#include "base/tsan.h"
 #include "kernel/uapi.h"
 
 #include <errno.h>
@@ -162,12 +163,14 @@ int kr__reset_try(void) {
     int rc = io_uring_queue_init_params(2, &t.ring, &params);
     if (rc < 0)
         return rc;
+    kr__maps_acquire();
     rc = run(&t);
     const int fds[] = {t.listener, t.client, t.server};
     for (int i = 0; i < 3; i++) {
         if (fds[i] >= 0)
             close(fds[i]);
     }
+    kr__maps_release();
     io_uring_queue_exit(&t.ring);
     if (t.page)
         munmap(t.page, PAGE);
