@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -52,6 +53,8 @@ enum call {
     SOCK_ADDRS,
     DUP,
     FILE_SIZE,
+    FILE_READ,
+    SOCK_END,
     PIPE_END,
     PIPE_QUIET,
     CLOSE,
@@ -218,6 +221,19 @@ static int door_file_size(const struct kr__kernel *k, int fd, uint64_t *ret) {
     return rc < 0 ? rc : kr__linux.file_size(&kr__linux, fd, ret);
 }
 
+static int door_file_read(const struct kr__kernel *k, int fd, void *to, size_t size,
+                          uint64_t offset) {
+    int rc = strike(k, FILE_READ);
+    return rc < 0 ? rc : kr__linux.file_read(&kr__linux, fd, to, size, offset);
+}
+
+/* A descriptor that comes through the ring is first seen here. */
+static int door_sock_end(const struct kr__kernel *k, int fd) {
+    door_of(k)->held++;
+    int rc = strike(k, SOCK_END);
+    return rc < 0 ? rc : kr__linux.sock_end(&kr__linux, fd);
+}
+
 static int door_close(const struct kr__kernel *k, int fd) {
     int rc = strike(k, CLOSE);
     CHECK_OK(kr__linux.close(&kr__linux, fd));
@@ -288,6 +304,8 @@ static struct door *door_open(void) {
     k->pipe_quiet = door_pipe_quiet;
     k->dup = door_dup;
     k->file_size = door_file_size;
+    k->file_read = door_file_read;
+    k->sock_end = door_sock_end;
     k->close = door_close;
     k->wake_open = door_wake_open;
     k->wake_send = door_wake_send;
@@ -1230,6 +1248,73 @@ TEST_EACH(send_file_when_looking_fails) {
     }
 }
 
+/* man shutdown; ENOTCONN: the peer has reset. */
+static const int end_errors[] = {EBADF, EINVAL, ENOTCONN, ENOTSOCK};
+
+/* Ours: a side that cannot be ended ends the connection with the reason, and nothing is left. */
+TEST_EACH(half_when_ending_fails) {
+    for (size_t i = 0; i < COUNT(end_errors); i++) {
+        row_begin("shutdown", end_errors[i], 0, 1);
+        struct door *d = door_open();
+        struct kr_reactor *r;
+        CHECK_OK(make(d, &r, NULL));
+        if (!(r->ring.caps & KR__CAP_FD_INSTALL))
+            tap_skip("needs kernel 6.8");
+        struct seen seen = {0};
+        int ends[2];
+        CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends));
+        kr_conn conn;
+        CHECK_OK(kr_conn_adopt(r, &conn, ends[0], NULL, &seen_ops, &seen));
+        TEST_UNTIL(r, seen.opens == 1);
+        int held = d->held;
+        door_fail(d, SOCK_END, end_errors[i], 0, 1);
+        CHECK_OK(kr_conn_shutdown(r, conn));
+        TEST_UNTIL(r, seen.closes == 1);
+        CHECK_EQ(seen.error, -end_errors[i]);
+        CHECK_EQ(d->struck, 1u);
+        CHECK_LE(d->held, held);
+        free_all(d, r);
+        test_close(ends[1]);
+    }
+}
+
+/* man pread. */
+static const int file_read_errors[] = {EIO, ENXIO, EISDIR, EAGAIN};
+
+static void file_told(struct kr_reactor *r, void *arg, uint64_t sent, int error) {
+    (void)r;
+    CHECK_EQ(sent, 0u);
+    *(int *)arg = error;
+}
+
+/* Ours: a file that this thread reads for want of a worker, and that has an error. */
+TEST_EACH(send_file_when_reading_fails) {
+    for (size_t i = 0; i < COUNT(file_read_errors); i++) {
+        row_begin("pread", file_read_errors[i], 0, FOR_EVER);
+        struct door *d = door_open();
+        struct kr_reactor *r;
+        CHECK_OK(make(d, &r, NULL));
+        struct seen seen = {0};
+        int ends[2], file = CHECK_SYS(memfd_create("door", MFD_CLOEXEC)), error = 0;
+        CHECK_SYS(ftruncate(file, 1000));
+        CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends));
+        kr_conn conn;
+        CHECK_OK(kr_conn_adopt(r, &conn, ends[0], NULL, &seen_ops, &seen));
+        TEST_UNTIL(r, seen.opens == 1);
+        door_fail(d, FILE_READ, file_read_errors[i], 0, FOR_EVER);
+        test_threads_none();
+        CHECK_OK(kr_conn_send_file(r, conn, file, 0, 1000, file_told, &error));
+        TEST_UNTIL(r, seen.closes == 1);
+        test_threads_again();
+        CHECK_EQ(error, -file_read_errors[i]);
+        CHECK_EQ(seen.error, error);
+        CHECK_LE(1u, d->struck);
+        free_all(d, r);
+        test_close(file);
+        test_close(ends[1]);
+    }
+}
+
 /* man fstat, fcntl, pipe, and what we make of them. */
 static const struct {
     enum call call;
@@ -1519,5 +1604,5 @@ _Static_assert(ROWS >= 200, "the table has lost rows");
 int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "--straced") == 0)
         return straced(strcmp(argv[2], "defer") == 0 ? KR_TASKRUN_DEFER : KR_TASKRUN_COOP);
-    return tap_main("door", 150, argc, argv);
+    return tap_main("door", 156, argc, argv);
 }

@@ -519,7 +519,7 @@ static struct pair pair_failing(int error, unsigned count) {
 
 /* Ours: an error of a read ends the connection with it, and the peer sees a reset. */
 TEST_EACH(file_read_error_resets) {
-    static const int errors[] = {-EIO, -EBADF, -ENOMEM, -EOPNOTSUPP, -ECANCELED};
+    static const int errors[] = {-EIO, -EBADF, -ENOMEM, -EOPNOTSUPP};
     for (unsigned i = 0; i < sizeof errors / sizeof *errors; i++) {
         sender_count = job_count = 0;
         struct pair p = pair_failing(errors[i], 1);
@@ -578,6 +578,49 @@ TEST_EACH(file_read_again) {
         test_close(fd);
         pair_end(&p);
     }
+}
+
+/* Ours: a file that needs a worker, where none can be made, is read all the same, and after it the
+ * next; and a read that was refused one for once. (Of a memfd the kernel reads by a worker only.) */
+TEST_EACH(file_without_a_worker) {
+    for (int i = 0; i < 2; i++) {
+        sender_count = job_count = 0;
+        struct pair p = i ? pair_failing(-ECANCELED, 1) : pair_make(NULL, 4096);
+        int fd = file_of(2 * MIB);
+        unsigned before = test_threads();
+        test_threads_none();
+        CHECK_OK(send_bytes(p.r, p.s, 10));
+        CHECK_OK(send_file(p.r, p.s, fd, MIB));
+        CHECK_OK(send_bytes(p.r, p.s, 10));
+        CHECK_OK(send_file_as(p.r, p.s, fd, 2 * MIB - p.s->queued, KR_FILE_END));
+        check_stream(&p);
+        TEST_UNTIL(p.r, jobs[0].told && jobs[1].told);
+        check_told(&jobs[0], 0);
+        check_told(&jobs[1], 0);
+        test_threads_again();
+        CHECK_EQ(test_threads(), before);
+        test_close(fd);
+        pair_end(&p);
+    }
+}
+
+/* Ours: an error of such a read resets as any. */
+TEST_EACH(file_without_a_worker_swapped) {
+    struct pair p = pair_make(NULL, 4096);
+    int fd = file_of(16 * MIB);
+    test_threads_none();
+    CHECK_OK(send_file(p.r, p.s, fd, 16 * MIB));
+    uint64_t got = 0;
+    read_to(&p, &got, 100000, 1000);
+    int dir = CHECK_SYS(open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    CHECK_SYS(dup2(dir, fd));
+    CHECK_EQ(test_recv_end(p.r, p.fd, NULL), ECONNRESET);
+    check_over(&p, -EISDIR, KR_WHY_FILE);
+    check_told(&jobs[0], -EISDIR);
+    test_threads_again();
+    test_close(fd);
+    test_close(dir);
+    pair_end(&p);
 }
 
 /* Ours: reads that bring less than was asked for are gone on with. */
@@ -1079,4 +1122,4 @@ TEST_EACH(file_offsets_near_the_end_of_all_are_refused) {
     pair_end(&p);
 }
 
-TAP_MAIN(file, 32 * 4)
+TAP_MAIN(file, 34 * 4)

@@ -2,9 +2,9 @@
  * other one goes on; what happens to a shutdown that is under way when the connection ends; and the
  * close that ends this side and waits for the other.
  *
- * The kernel runs a shutdown in a worker thread (io_uring/net.c), so its completion comes some time
- * after the turn that asked for it: the cases in which that matters let no turn, one, or a few pass
- * in between, many times over. */
+ * The completion of a shutdown comes in the turn after the one that asked for it, or, where the
+ * kernel runs it in a worker thread (io_uring/net.c), some time later: the cases in which that
+ * matters let no turn, one, or a few pass in between, many times over. */
 #include "harness/net.h"
 
 #include "core/reactor.h"
@@ -12,7 +12,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #define BIG ((size_t)4 << 20)
 
@@ -621,4 +623,86 @@ TEST_EACH(half_linger_then_the_end_of_the_reactor) {
     }
 }
 
-TAP_MAIN(half, 80)
+/* ---- which way it goes ---- */
+
+/* What is queued, and then the end, by whatever way. */
+static void check_half_close(struct seen *s, bool lingers) {
+    we_send(s, 1000, 0);
+    if (lingers)
+        CHECK_OK(kr_conn_close(s->r, s->conn, KR_CLOSE_LINGER));
+    else
+        CHECK_OK(kr_conn_shutdown(s->r, s->conn));
+    client_gets(s, 1000, 0);
+    CHECK_EQ(test_recv_end(s->r, s->fd, NULL), 0);
+    CHECK_EQ(s->closes, 0u);
+    if (!lingers) {
+        client_sends(s, 1000);
+        CHECK_OK(kr_conn_close(s->r, s->conn, KR_CLOSE_LINGER));
+    }
+    CHECK_SYS(shutdown(s->fd, SHUT_WR));
+    end(s);
+}
+
+/* Ours: no thread is made for it where the kernel knows another way (6.8), or the descriptor is
+ * there. */
+TEST_EACH(half_without_a_worker) {
+    for (int i = 0; i < 4; i++) {
+        struct seen s = {0};
+        struct kr_listen_opts opts;
+        kr_listen_opts_init(&opts);
+        opts.conn.keep_fd = i & 1;
+        begin_with(&s, &ops, NULL, &opts);
+        bool needs_none = i & 1 || s.r->ring.caps & KR__CAP_FD_INSTALL;
+        unsigned before = test_threads();
+        if (needs_none)
+            test_threads_none();
+        check_half_close(&s, i & 2);
+        if (needs_none) {
+            test_threads_again();
+            CHECK_EQ(test_threads(), before);
+        }
+    }
+}
+
+/* Ours: where there is no other way and no worker, it is made when there is one; until then the
+ * connection serves on. */
+TEST_EACH(half_when_a_worker_can_be_made) {
+    struct seen s = {0};
+    begin(&s, &ops);
+    s.r->ring.caps &= ~KR__CAP_FD_INSTALL;
+    test_threads_none();
+    CHECK_OK(kr_conn_shutdown(s.r, s.conn));
+    for (int i = 0; i < 5; i++) {
+        test_step(s.r, "turns without a worker");
+        client_sends(&s, 1000);
+    }
+    char byte;
+    CHECK_EQ(test_recv_some(s.fd, &byte, 1), 0);
+    CHECK_EQ(s.closes, 0u);
+    test_threads_again();
+    CHECK_EQ(test_recv_end(s.r, s.fd, NULL), 0);
+    CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_NOW));
+    end(&s);
+}
+
+/* Ours: where no descriptor is left a worker does it; with one that is kept none is needed. */
+TEST_EACH(half_without_a_descriptor) {
+    for (int i = 0; i < 4; i++) {
+        struct seen s = {0};
+        struct kr_listen_opts opts;
+        kr_listen_opts_init(&opts);
+        opts.conn.keep_fd = i & 1;
+        begin_with(&s, &ops, NULL, &opts);
+        struct rlimit was, limit;
+        CHECK_SYS(getrlimit(RLIMIT_NOFILE, &was));
+        limit = was;
+        int fd = CHECK_SYS(dup(s.fd)); /* none is free below it */
+        limit.rlim_cur = (rlim_t)fd;
+        CHECK_SYS(setrlimit(RLIMIT_NOFILE, &limit));
+        check_half_close(&s, i & 2);
+        CHECK_SYS(setrlimit(RLIMIT_NOFILE, &was));
+        test_close(fd);
+    }
+}
+
+TAP_MAIN(half, 92)

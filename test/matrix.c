@@ -1387,8 +1387,10 @@ TEST_EACH(send_zc_that_lands_late) {
 /* ---- read ---- */
 
 /* man 2 read, and what io_uring/rw.c and io-wq.c may answer; 0: the file has become too short. */
-static const int read_errors[] = {EACCES, EBADF,  ECANCELED, EFAULT, EINVAL, EIO,        EISDIR,
-                                  ENODEV, ENOMEM, ENXIO,     EPERM,  ESTALE, EOPNOTSUPP, 0};
+static const int read_errors[] = {EACCES, EBADF, EFAULT, EINVAL, EIO,        EISDIR, ENODEV,
+                                  ENOMEM, ENXIO, EPERM,  ESTALE, EOPNOTSUPP, 0};
+static const int read_passing[] = {-EINTR, -EAGAIN, -ECANCELED};
+#define READ_GOOD (DIGITS + COUNT(read_passing))
 
 static struct {
     unsigned told;
@@ -1468,12 +1470,13 @@ TEST_EACH(read_errors_through_the_ring) {
     }
 }
 
-/* Ours: read in part or not at all, the rest is read from there on; -EAGAIN, by a worker. */
+/* Ours: read in part or not at all, the rest is read from there on; -EAGAIN, by a worker;
+ * -ECANCELED, by this thread. */
 TEST_EACH(read_goes_on) {
-    for (size_t i = 0; i < (DIGITS + 2) * SEND_STATES; i++) {
-        int res = i % (DIGITS + 2) < DIGITS ? (int)(i % (DIGITS + 2)) + 1
-                                            : i % (DIGITS + 2) == DIGITS ? -EINTR : -EAGAIN;
-        enum send_state state = (enum send_state)(i / (DIGITS + 2));
+    for (size_t i = 0; i < READ_GOOD * SEND_STATES; i++) {
+        size_t n = i % READ_GOOD;
+        int res = n < DIGITS ? (int)n + 1 : read_passing[n - DIGITS];
+        enum send_state state = (enum send_state)(i / READ_GOOD);
         int fd;
         struct world *w = read_begin(state, res, &fd);
         if (res > 0)
@@ -1640,9 +1643,9 @@ TEST_EACH(connect_cancelled) {
 
 /* ---- shutdown ---- */
 
-/* man shutdown; -ECANCELED when no worker could be made (io_uring/io-wq.c). */
-static const int shutdown_errors[] = {EAGAIN, EBADF,  ECANCELED, EINTR,   EINVAL,
-                                      EIO,    ENOMEM, ENOTCONN,  ENOTSOCK, EOPNOTSUPP};
+/* man shutdown, man fcntl: of the way by a descriptor, of that by a worker. */
+static const int shutdown_errors[] = {EAGAIN, EBADF,  EINTR,    EINVAL,   EIO,
+                                      ENOMEM, EMFILE, ENOTCONN, ENOTSOCK, EOPNOTSUPP};
 
 /* A connection in that state, whose shutdown is in flight. */
 static struct world *shutdown_begin(enum conn_state state, int32_t res) {
@@ -1662,11 +1665,29 @@ static struct world *shutdown_begin(enum conn_state state, int32_t res) {
     return w;
 }
 
+static bool by_descriptor(const struct world *w) {
+    return w->r->ring.caps & KR__CAP_FD_INSTALL;
+}
+
+/* The kernel's answer that all is well: a descriptor, of another socket here, or 0. */
+static void shutdown_completes(struct world *w) {
+    int ends[2];
+    CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends));
+    bool fresh = by_descriptor(w);
+    complete(w, KR__VERB_shutdown, slot_of(w->conn), fresh ? ends[0] : 0, 0);
+    char byte;
+    if (fresh)
+        CHECK_EQ(read(ends[1], &byte, 1), 0);
+    else
+        test_close(ends[0]);
+    test_close(ends[1]);
+}
+
 /* Ours: done, this side has ended, reading goes on, and no other shutdown is made. */
 TEST_EACH(shutdown_done) {
     for (int state = OPEN; state < CONN_STATES; state++) {
         struct world *w = shutdown_begin((enum conn_state)state, 0);
-        complete(w, KR__VERB_shutdown, slot_of(w->conn), 0, 0);
+        shutdown_completes(w);
         if (state == JOINING) {
             check_ended(w, 0, KR_WHY_LOCAL);
             world_end(w);
@@ -1690,14 +1711,40 @@ TEST_EACH(shutdown_done) {
     }
 }
 
-/* Ours: an error ends the connection, since its peer would wait for the end for ever; one that is
- * ending already it does not change. */
+/* Ours: without a descriptor it is made by a worker, without a worker again. */
+TEST_EACH(shutdown_goes_on) {
+    for (int state = OPEN; state < JOINING; state++) {
+        struct world *w = shutdown_begin((enum conn_state)state, -ECANCELED);
+        if (by_descriptor(w)) {
+            complete(w, KR__VERB_shutdown, slot_of(w->conn), -EMFILE, 0);
+            await_stolen(w, KR__VERB_shutdown, slot_of(w->conn));
+        }
+        complete(w, KR__VERB_shutdown, slot_of(w->conn), -ECANCELED, 0);
+        await_stolen(w, KR__VERB_shutdown, slot_of(w->conn));
+        CHECK_EQ(w->closes, 0u);
+        shutdown_completes(w);
+        if (state == LINGERING) {
+            CHECK_SYS(shutdown(w->fd, SHUT_WR));
+            check_ended(w, 0, KR_WHY_LOCAL);
+        } else {
+            end_conn(w);
+        }
+        world_end(w);
+    }
+}
+
+/* Ours: any other error ends the connection, since its peer would wait for the end for ever; one
+ * that is ending already it does not change. */
 TEST_EACH(shutdown_errors) {
     for (size_t i = 0; i < COUNT(shutdown_errors) * CONN_STATES; i++) {
         int error = -shutdown_errors[i % COUNT(shutdown_errors)];
         enum conn_state state = (enum conn_state)(i / COUNT(shutdown_errors));
         struct world *w = shutdown_begin(state, error);
         complete(w, KR__VERB_shutdown, slot_of(w->conn), error, 0);
+        if (by_descriptor(w) && state != JOINING) {
+            await_stolen(w, KR__VERB_shutdown, slot_of(w->conn));
+            complete(w, KR__VERB_shutdown, slot_of(w->conn), error, 0);
+        }
         if (state == JOINING)
             check_ended(w, 0, KR_WHY_LOCAL);
         else
@@ -2461,9 +2508,9 @@ enum {
             DIGITS * 2 * SEND_STATES + DIGITS + COUNT(send_errors) * SEND_STATES * 2 +
             COUNT(send_passing) * SEND_STATES * 2 + DIGITS * 4 * SEND_STATES + 4 + 2 +
             SEND_STATES * 2 + COUNT(recv_answers) + 4 + COUNT(send_answers) * SEND_STATES + 2 +
-            (COUNT(shutdown_errors) + 1) * CONN_STATES +
+            (COUNT(shutdown_errors) + 2) * CONN_STATES - 1 +
             COUNT(connect_errors) * (CONNECT_STATES + 1) + CONNECT_STATES + 1 +
-            COUNT(read_errors) * (SEND_STATES + 1) + (DIGITS + 2) * SEND_STATES + 1 +
+            COUNT(read_errors) * (SEND_STATES + 1) + READ_GOOD * SEND_STATES + 1 +
             COUNT(reset_results) + COUNT(unlinger_results) + 2 * COUNT(close_results) +
             (COUNT(client_errors) + COUNT(own_errors) + 1) * COUNT(accept_kinds) * LISTENER_STATES +
             2 * (COUNT(client_errors) + COUNT(own_errors)) + COUNT(accept_flags) * LISTENER_STATES +

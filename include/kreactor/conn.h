@@ -261,9 +261,12 @@ KR_API int kr_conn_resume(struct kr_reactor *r, kr_conn conn);
  * next send only, or by a deadline. A second call changes nothing and returns 0.
  * Should the kernel refuse (the peer has reset already), the connection ends with its error.
  *
- * The kernel does this in a worker thread of its own (io_uring/net.c), which costs more than a
- * close: to end a connection as a whole, close it. The writing end of a pipe is closed by this
- * (kr_conn_adopt). -EPIPE once the connection is being closed. */
+ * It takes a descriptor for a moment, unless the connection has kept one (keep_fd). Where none is
+ * left, and on kernels before 6.8, the kernel does it in a worker thread of its own
+ * (io_uring/net.c); should there be no room for a thread either (RLIMIT_NPROC, a pids cgroup), it
+ * is tried until there is. Both cost more than a close: to end a connection as a whole, close it.
+ * The writing end of a pipe is closed by this (kr_conn_adopt). -EPIPE once the connection is being
+ * closed. */
 KR_API int kr_conn_shutdown(struct kr_reactor *r, kr_conn conn);
 
 /* Ends the connection in the given manner. on_close runs in a later turn, when the kernel has let

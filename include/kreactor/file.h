@@ -46,6 +46,11 @@ typedef void kr_file_fn(struct kr_reactor *r, void *arg, uint64_t sent, int erro
  * more, so the connection is reset, and its peer does not take a part for the whole. Memory cannot
  * run out on the way.
  *
+ * Reads of files on tmpfs and overlayfs, and some that wait for a disk, are made by worker threads
+ * of the kernel. Where there is no room for a thread (RLIMIT_NPROC, a pids cgroup) the reactor's
+ * own thread reads the files of that connection, 64 KiB a turn, and waits for the disk as read(2)
+ * does.
+ *
  * What is sent is what the file has when it is read, which for a file that is being written is a
  * mixture. Bytes in front of a file that is expected to go on are sent with MSG_MORE: they may stay
  * in the kernel for up to 200 ms if the disk is slow, or if the file has lost its rest meanwhile.

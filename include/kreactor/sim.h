@@ -223,7 +223,8 @@ enum kr_sim_fault {
     KR_SIM_CONNECT_IGNORED = 23,     /* nobody answers it: -ETIMEDOUT after 131 s */
     KR_SIM_CONNECT_UNREACHABLE = 24, /* -ENETUNREACH at once, or -EHOSTUNREACH later */
     KR_SIM_LATE_WORKER = 25,         /* what a kernel worker does (shutdown) takes up to 5 ms */
-    KR_SIM_NO_WORKER = 26,           /* there is no thread for it: -ECANCELED */
+    /* there is no thread for it, or for a read that has to wait: -ECANCELED */
+    KR_SIM_NO_WORKER = 26,
     KR_SIM_ZC_NO_NOTIF = 27,         /* a zero-copy send is refused: -ENOMEM, and nothing follows */
     /* its memory may not be locked: -ENOMEM, and the notification */
     KR_SIM_ZC_NO_MEMORY = 28,

@@ -132,6 +132,7 @@
     /* op/read.c */                                                                                \
     X(read_short, sim)                                                                             \
     X(read_in_vain, sim)                                                                           \
+    X(read_here, sim)                                                                              \
     X(read_by_a_worker, file)                                                                      \
     X(read_failed, sim)                                                                            \
     X(file_too_short, sim)                                                                         \
@@ -169,6 +170,8 @@
     X(flight_without_notification, sim)                                                            \
     X(flight_result_lost, matrix)                                                                  \
     /* op/shutdown.c */                                                                            \
+    X(shutdown_without_descriptor, sim)                                                            \
+    X(shutdown_without_worker, matrix)                                                             \
     X(shutdown_failed, matrix)                                                                     \
     /* op/unlinger.c */                                                                            \
     X(unlinger_refused, matrix)                                                                    \

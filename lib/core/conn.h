@@ -74,6 +74,7 @@ struct kr__conn {
     bool promised : 1;  /* has a place in the timers' heap */
     bool half : 1;      /* this side is to end when the queue is sent; no more is taken */
     bool fin : 1;       /* this side has ended */
+    bool fd_refused : 1; /* and could not have a descriptor to end by (op/shutdown.c) */
     bool paired : 1;     /* an end of a forwarding pair */
     bool forwarding : 1; /* what it receives goes to the other end */
     /* has `more`; what it sends, and waits for, is to be looked at (core/zerocopy.h) */

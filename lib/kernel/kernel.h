@@ -106,11 +106,15 @@ struct kr__kernel {
     void (*sock_own)(const struct kr__kernel *k, int fd, int family, bool refuse_fds);
     /* SO_LINGER off: closing it will neither wait nor reset. */
     int (*sock_unlinger)(const struct kr__kernel *k, int fd);
+    /* Ends the writing side of a socket. Does not wait. */
+    int (*sock_end)(const struct kr__kernel *k, int fd);
     /* another descriptor of the same, close-on-exec */
     int (*dup)(const struct kr__kernel *k, int fd);
     /* Of a file that can be read at offsets; UINT64_MAX: not known. -EBADF, -EISDIR, -ESPIPE,
      * -EINVAL. */
     int (*file_size)(const struct kr__kernel *k, int fd, uint64_t *ret);
+    /* Bytes read of a file from that offset on; waits for the disk. */
+    int (*file_read)(const struct kr__kernel *k, int fd, void *to, size_t size, uint64_t offset);
     int (*close)(const struct kr__kernel *k, int fd);
     /* One that others have sent, and that nobody wants: does not wait for SO_LINGER. */
     int (*close_taken)(const struct kr__kernel *k, int fd);

@@ -367,6 +367,11 @@ static int linux_sock_set(const struct kr__kernel *k, int fd, const struct kr__s
     return kr__sock_set_one(fd, step->level, step->name, step->value);
 }
 
+static int linux_sock_end(const struct kr__kernel *k, int fd) {
+    (void)k;
+    return shutdown(fd, SHUT_WR) < 0 ? -errno : 0;
+}
+
 static int linux_dup(const struct kr__kernel *k, int fd) {
     (void)k;
     int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
@@ -418,6 +423,13 @@ static int linux_file_size(const struct kr__kernel *k, int fd, uint64_t *ret) {
         return -ESPIPE;
     *ret = S_ISREG(st.st_mode) ? (uint64_t)st.st_size : UINT64_MAX;
     return 0;
+}
+
+static int linux_file_read(const struct kr__kernel *k, int fd, void *to, size_t size,
+                           uint64_t offset) {
+    (void)k;
+    ssize_t n = pread(fd, to, size, (off_t)offset);
+    return n < 0 ? -errno : (int)n;
 }
 
 static int linux_close(const struct kr__kernel *k, int fd) {
@@ -528,10 +540,12 @@ const struct kr__kernel kr__linux = {
     .sock_own = linux_sock_own,
     .refuses_fds = linux_refuses_fds,
     .sock_unlinger = linux_sock_unlinger,
+    .sock_end = linux_sock_end,
     .pipe_end = linux_pipe_end,
     .pipe_quiet = linux_pipe_quiet,
     .dup = linux_dup,
     .file_size = linux_file_size,
+    .file_read = linux_file_read,
     .close = linux_close,
     .close_taken = linux_close_taken,
     .write = linux_write,

@@ -8,11 +8,17 @@
  * that was to be sent up to its end (it has been read), or of one that promised more (-ENODATA: the
  * connection is reset, for its peer must not take a part for the whole); an error, the same;
  * -EAGAIN, as file systems that cannot read without waiting give for files opened with O_NONBLOCK
- * (once more by a worker, who waits).
+ * (once more by a worker, who waits); -ECANCELED, there is no room for a worker (RLIMIT_NPROC, a
+ * pids cgroup), without which files of tmpfs and overlayfs cannot be read in the ring at all: this
+ * connection's files are then read by the reactor's own thread, a chunk a turn. It waits for the
+ * disk, as a server that calls read(2) or sendfile(2) does; the other choices are to answer nobody,
+ * or to try for a worker as long as there is none.
  *
  * Relies on: a read of what is in memory completes as it is submitted; others complete when the
- * pages are there, or are done by a worker (io_read, io_uring/rw.c). A read under way is not
- * cancelled: only one that no worker has begun is. The kernel writes to the chunk until the
+ * pages are there, or are done by a worker (io_read, io_uring/rw.c), always where the file system
+ * has no FMODE_NOWAIT, as tmpfs and overlayfs (observed on 6.18). A read under way is not
+ * cancelled: only one that no worker has begun is. A request that no worker could be made for ends
+ * with -ECANCELED (io_wq_worker_cancel, io_uring/io-wq.c). The kernel writes to the chunk until the
  * completion, so it is kept till then.
  *
  * SPLICE by way of a pipe costs a third less CPU (bench/README.md), but always has a worker, which
@@ -23,6 +29,9 @@
 #include "op/send.h"
 #include "pool/files.h"
 
+/* The tag's operand: who reads. */
+enum { BY_KERNEL, BY_US };
+
 static struct kr__files *files_of(const struct kr__conn *c) {
     return c->more->files;
 }
@@ -31,10 +40,20 @@ uint16_t kr__prep_read(struct kr_reactor *r, struct kr__owner *o, struct io_urin
     struct kr__files *files = files_of(kr__owner_conn(o));
     const struct kr__send_file *file = files->first;
     struct iovec to = kr__files_begin(files, &r->blocks);
+    if (files->here) { /* in a turn, and the loop goes on in between */
+        io_uring_prep_nop(sqe);
+        return BY_US;
+    }
     io_uring_prep_read(sqe, file->fd, to.iov_base, (unsigned)to.iov_len, file->offset);
     if (files->waits)
         sqe->flags |= IOSQE_ASYNC;
-    return 0;
+    return BY_KERNEL;
+}
+
+static int read_here(struct kr_reactor *r, const struct kr__files *files) {
+    struct iovec to = kr__files_target(files);
+    const struct kr__send_file *file = files->first;
+    return r->kernel->file_read(r->kernel, file->fd, to.iov_base, to.iov_len, file->offset);
 }
 
 void kr__conn_files_check(struct kr_reactor *r, struct kr__conn *c) {
@@ -79,6 +98,11 @@ static void failed(struct kr_reactor *r, struct kr__conn *c, int error) {
     struct kr__files *files = files_of(c);
     if (error == -EINTR)
         return; /* read again */
+    if (error == -ECANCELED && !files->here) { /* which is not asked for while it sends */
+        kr__mark(read_here);
+        files->here = true;
+        return;
+    }
     if (error == -EAGAIN && !files->waits) {
         kr__mark(read_by_a_worker);
         files->waits = true;
@@ -92,17 +116,20 @@ void kr__done_read(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
     struct kr__conn *c = kr__owner_conn(o);
     bool sends = c->state == KR__CONN_OPEN || kr__conn_flushes(c);
     kr__mark_if(read_in_vain, !sends);
-    if (sends && how->res > 0) {
-        came(r, c, (size_t)how->res);
+    int res = how->res;
+    if (sends && res == 0 && how->operand == BY_US)
+        res = read_here(r, files_of(c));
+    if (sends && res > 0) {
+        came(r, c, (size_t)res);
         return;
     }
-    if (sends && how->res == 0) {
+    if (sends && res == 0) {
         met_end(r, c);
         return;
     }
     files_of(c)->reading = NULL;
     if (sends)
-        failed(r, c, how->res);
+        failed(r, c, res);
 }
 
 static int check_file(const struct kr_reactor *r, struct kr__file_plan *plan) {

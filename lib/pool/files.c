@@ -120,7 +120,13 @@ struct iovec kr__files_begin(struct kr__files *files, struct kr__blocks *blocks)
     struct kr__chunk *other = &files->chunks[chunk == &files->chunks[0]];
     if (file->expected > chunk->send.room && is_free(files, other))
         chunk_fit(other, blocks, file->expected - chunk->send.room);
-    size_t size = file->left < chunk->send.room ? (size_t)file->left : chunk->send.room;
+    return kr__files_target(files);
+}
+
+struct iovec kr__files_target(const struct kr__files *files) {
+    const struct kr__chunk *chunk = files->reading;
+    uint64_t left = chunk->file->left;
+    size_t size = left < chunk->send.room ? (size_t)left : chunk->send.room;
     return (struct iovec){chunk->block, size};
 }
 

@@ -23,6 +23,7 @@ struct kr__files {
     struct kr__send_file *first, *last;  /* those of which something is left to be read */
     unsigned count;                      /* in the queue */
     bool waits;                          /* the next read is one that waits, by a worker */
+    bool here;                           /* reads are made by this thread: there is no worker */
 };
 
 /* What is to be sent. */
@@ -51,6 +52,9 @@ bool kr__files_want(const struct kr__files *files);
 
 /* A read of the first file begins: where to. */
 struct iovec kr__files_begin(struct kr__files *files, struct kr__blocks *blocks);
+
+/* Where the read that has begun reads to. */
+struct iovec kr__files_target(const struct kr__files *files);
 
 /* It has ended, with so many bytes (> 0) for the queue. */
 void kr__files_came(struct kr__files *files, struct kr__sends *sends, struct kr__sendq *q,

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* ---- the counting allocator ---- */
@@ -285,6 +286,37 @@ void test_thread_stop(struct test_thread *thread) {
     kr_stop(thread->r);
     CHECK_EQ(pthread_join(thread->thread, NULL), 0);
     free(thread);
+}
+
+#define NOBODY 65534u
+
+/* The limit binds whoever has neither CAP_SYS_ADMIN nor CAP_SYS_RESOURCE and is not root (man
+ * setrlimit; copy_process, kernel/fork.c); who runs the suites has more than one process. */
+void test_threads_none(void) {
+    struct rlimit limit;
+    CHECK_SYS(getrlimit(RLIMIT_NPROC, &limit));
+    limit.rlim_cur = 1;
+    CHECK_SYS(setrlimit(RLIMIT_NPROC, &limit));
+    if (geteuid() == 0)
+        CHECK_SYS(setresuid(NOBODY, NOBODY, 0));
+}
+
+void test_threads_again(void) {
+    uid_t real, effective, saved;
+    CHECK_SYS(getresuid(&real, &effective, &saved));
+    if (saved == 0)
+        CHECK_SYS(setresuid(0, 0, 0));
+    struct rlimit limit;
+    CHECK_SYS(getrlimit(RLIMIT_NPROC, &limit));
+    limit.rlim_cur = limit.rlim_max;
+    CHECK_SYS(setrlimit(RLIMIT_NPROC, &limit));
+}
+
+/* proc(5): the number of links of a task directory counts its threads, "." and "..". */
+unsigned test_threads(void) {
+    struct stat st;
+    CHECK_SYS(stat("/proc/self/task", &st));
+    return (unsigned)st.st_nlink - 2;
 }
 
 /* ---- listening and clients ---- */

@@ -71,6 +71,15 @@ struct test_thread;
 struct test_thread *test_thread_start(struct kr_reactor *r);
 void test_thread_stop(struct test_thread *thread);
 
+/* From here on this process can make no thread and no process, as RLIMIT_NPROC has it; and, after
+ * the second, it can again. Root, whom that limit does not bind, is another user meanwhile. The
+ * workers of io_uring are threads. */
+void test_threads_none(void);
+void test_threads_again(void);
+
+/* How many threads this process has, workers of io_uring among them. */
+unsigned test_threads(void);
+
 /* ---- listening and clients: loopback only, ports of the kernel's choice ---- */
 
 /* Listens on 127.0.0.1; *ret may be NULL. Returns the port. `opts` NULL: defaults, but a backlog

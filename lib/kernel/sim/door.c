@@ -282,6 +282,13 @@ static int door_sock_unlinger(const struct kr__kernel *k, int fd) {
     return file->kind == KR__SIM_STREAM ? 0 : -ENOTSOCK;
 }
 
+static int door_sock_end(const struct kr__kernel *k, int fd) {
+    struct kr__sim_file *file = kr__sim_fd_file(entered(k), fd);
+    if (!file)
+        return -EBADF;
+    return file->kind == KR__SIM_STREAM ? (int)kr__sim_stream_shutdown(file, SHUT_WR) : -ENOTSOCK;
+}
+
 /* There are no pipes in this world. */
 static int door_pipe_end(const struct kr__kernel *k, int fd) {
     return kr__sim_fd_file(entered(k), fd) ? -ENOTSUP : -EBADF;
@@ -307,6 +314,12 @@ static int door_file_size(const struct kr__kernel *k, int fd, uint64_t *ret) {
         return -ESPIPE;
     *ret = file->regular.size;
     return 0;
+}
+
+static int door_file_read(const struct kr__kernel *k, int fd, void *to, size_t size,
+                          uint64_t offset) {
+    const struct kr__sim_file *file = kr__sim_fd_file(entered(k), fd);
+    return file ? (int)kr__sim_file_read(file, to, size, offset) : -EBADF;
 }
 
 static int door_close(const struct kr__kernel *k, int fd) {
@@ -383,10 +396,12 @@ void kr__sim_door_init(struct kr_sim *sim) {
         .sock_own = door_sock_own,
         .refuses_fds = door_refuses_fds,
         .sock_unlinger = door_sock_unlinger,
+        .sock_end = door_sock_end,
         .pipe_end = door_pipe_end,
         .pipe_quiet = door_pipe_quiet,
         .dup = door_dup,
         .file_size = door_file_size,
+        .file_read = door_file_read,
         .close = door_close,
         .close_taken = door_close_taken,
         .write = door_write,

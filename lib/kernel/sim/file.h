@@ -96,6 +96,9 @@ struct kr__sim_gift *kr__sim_gift_new(unsigned count);
 /* Lets go of its files (NULL ok). */
 void kr__sim_gift_free(struct kr__sim_gift *gift);
 
+/* As pread: a count, or -errno; faults of the disk apply. */
+int64_t kr__sim_file_read(const struct kr__sim_file *file, void *to, size_t size, uint64_t offset);
+
 /* The lowest free descriptor is given the caller's reference, as open does (POSIX). */
 int kr__sim_fd_new(struct kr_sim *sim, struct kr__sim_file *file);
 
