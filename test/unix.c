@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -378,6 +379,123 @@ TEST_EACH(unix_replaces_nothing_else) {
     place_end(&p);
 }
 
+/* ---- an address whose process was killed ---- */
+
+enum { BY_PORT, BY_PATH, BY_NAME, WAYS };
+#define RESTARTS 50
+
+/* Listens in all ways, tells what came of it, and serves until it is killed. */
+static void serve_until_killed(const struct kr_addr addrs[WAYS], int report) {
+    struct kr_reactor *r = test_reactor(NULL);
+    struct kr_listen_opts opts = default_opts();
+    opts.unix_replace = true;
+    struct server s = {0};
+    for (int i = 0; i < WAYS; i++) {
+        int rc = kr_listen(r, NULL, &addrs[i], &opts, &ops, &s);
+        CHECK_EQ(write(report, &rc, sizeof rc), (ssize_t)sizeof rc);
+    }
+    kr_run(r);
+    tap_exit_child(1);
+}
+
+static pid_t server_start(const struct kr_addr addrs[WAYS], int rc[WAYS]) {
+    int pipe_ends[2];
+    CHECK_SYS(pipe2(pipe_ends, O_CLOEXEC));
+    pid_t pid = CHECK_SYS(fork());
+    if (pid == 0)
+        serve_until_killed(addrs, pipe_ends[1]);
+    test_close(pipe_ends[1]);
+    for (int i = 0; i < WAYS; i++)
+        CHECK_EQ(read(pipe_ends[0], &rc[i], sizeof rc[i]), (ssize_t)sizeof rc[i]);
+    test_close(pipe_ends[0]);
+    return pid;
+}
+
+static void server_kill(pid_t pid) {
+    int status;
+    CHECK_SYS(kill(pid, SIGKILL));
+    CHECK_EQ(CHECK_SYS(waitpid(pid, &status, 0)), pid);
+    CHECK(WIFSIGNALED(status));
+}
+
+/* A port that is free, and a name that is nobody else's. */
+static void choose(struct kr_addr addrs[WAYS], const struct place *p) {
+    CHECK_OK(kr_addr_ip(&addrs[BY_PORT], "127.0.0.1", 0));
+    int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    CHECK_SYS(bind(fd, &addrs[BY_PORT].u.sa, addrs[BY_PORT].size));
+    CHECK_SYS(getsockname(fd, &addrs[BY_PORT].u.sa, &addrs[BY_PORT].size));
+    test_close(fd);
+    addrs[BY_PATH] = p->addr;
+    char name[80];
+    snprintf(name, sizeof name, "@%s", p->path);
+    CHECK_OK(kr_addr_unix(&addrs[BY_NAME], name));
+}
+
+/* Ours: a daemon that was killed, with clients, can be started again at once, at each of its
+ * addresses, which the kernel has not yet let go of. */
+TEST_EACH(listen_after_a_kill, .deadline_s = 60) {
+    struct place p = place_begin();
+    struct kr_addr addrs[WAYS];
+    choose(addrs, &p);
+    for (int i = 0; i < RESTARTS; i++) {
+        int rc[WAYS], fds[WAYS];
+        pid_t pid = server_start(addrs, rc);
+        for (int way = 0; way < WAYS; way++) {
+            CHECK_OK(rc[way]);
+            int family = addrs[way].u.sa.sa_family;
+            fds[way] = CHECK_SYS(socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+            CHECK_SYS(connect(fds[way], &addrs[way].u.sa, addrs[way].size));
+        }
+        server_kill(pid);
+        for (int way = 0; way < WAYS; way++)
+            test_close(fds[way]);
+    }
+    place_end(&p);
+}
+
+static unsigned clients_of(int fd) {
+    unsigned count = 0;
+    for (int client; (client = accept4(fd, NULL, NULL, SOCK_CLOEXEC)) >= 0; count++)
+        test_close(client);
+    CHECK_EQ(errno, EAGAIN);
+    return count;
+}
+
+/* Ours: at a path whose listener lives nothing is waited for: it is asked twice, and no more. */
+TEST_EACH(listen_at_a_path_of_a_living_one) {
+    struct place p = place_begin();
+    struct kr_reactor *r = test_reactor(NULL);
+    int fd = socket_at(&p.addr, SOCK_STREAM | SOCK_NONBLOCK, 64);
+    struct kr_listen_opts opts = default_opts();
+    opts.unix_replace = true;
+    opts.in_use_ns = INT64_MAX / 2; /* would be noticed */
+    struct server s = {0};
+    CHECK_ERR(kr_listen(r, NULL, &p.addr, &opts, &ops, &s), EADDRINUSE);
+    CHECK_EQ(clients_of(fd), 2u);
+    opts.unix_replace = false;
+    CHECK_ERR(kr_listen(r, NULL, &p.addr, &opts, &ops, &s), EADDRINUSE);
+    CHECK_EQ(clients_of(fd), 0u);
+    test_close(fd);
+    test_reactor_free(r);
+    place_end(&p);
+}
+
+/* Ours: nor once the reactor runs, nor when nobody wants it. */
+TEST_EACH(listen_where_one_listens) {
+    struct kr_reactor *r = test_reactor(NULL);
+    struct server s = {0};
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
+    CHECK_OK(kr_listener_addr(r, listen_at(r, &addr, NULL, &s), &addr));
+    struct kr_listen_opts opts = default_opts();
+    opts.in_use_ns = -1;
+    CHECK_ERR(kr_listen(r, NULL, &addr, &opts, &ops, &s), EADDRINUSE);
+    opts.in_use_ns = INT64_MAX / 2;
+    CHECK_OK(kr_step(r, 0));
+    CHECK_ERR(kr_listen(r, NULL, &addr, &opts, &ops, &s), EADDRINUSE);
+    test_reactor_free(r);
+}
+
 /* ---- the end of a path ---- */
 
 static struct kr_listen_opts removing_opts(void) {
@@ -702,4 +820,4 @@ TEST_EACH(unix_end_of_stream_is_never_missed, .deadline_s = 120) {
     place_end(&p);
 }
 
-TAP_MAIN(unix, 77)
+TAP_MAIN(unix, 89)

@@ -43,7 +43,7 @@ struct kr_listen_opts {
      * unix_mode: the permissions of its file, 1 to 0777, whatever the umask; connecting takes the
      * one to write. 0 = what the umask leaves. Default 0.
      * unix_replace: a socket that is there already is replaced, if nobody listens there (connect(2)
-     * is refused), as what a process left that was killed. Anything else that is there stays, and
+     * is refused), as what a process left that was killed (see in_use_ns). Anything else that is there stays, and
      * is -EADDRINUSE. Of two who start at the same moment each may take the other for gone: a
      * daemon that must be alone has a lock. Default false.
      * unix_remove: the file is removed when the listener is closed, drained or freed, unless
@@ -51,6 +51,14 @@ struct kr_listen_opts {
     unsigned unix_mode;
     bool unix_replace;
     bool unix_remove;
+
+    /* How long kr_listen waits for an address that is in use, as one is for up to 350 ms after the
+     * process that listened there was killed: the kernel tears down its ring in the background. The
+     * calling thread sleeps, at most 64 ms at a time, and tries again. Only before the reactor's
+     * first kr_run or kr_step: later, as in callbacks, the answer comes at once. Nor is anything
+     * waited for at a path, unless unix_replace is set and the process that listens there has
+     * ended. 0: 1 s; negative: nothing is waited for. Default 0. */
+    int64_t in_use_ns;
 
     /* connections of this listener at a time; 0 = as many as the reactor's. Default 0 */
     unsigned conn_max;
@@ -74,7 +82,8 @@ KR_API void kr_listen_opts_init(struct kr_listen_opts *opts);
  * socket, by path or abstract name (without either the kernel chooses an abstract one). `addr` and
  * `opts` (NULL = defaults) are borrowed for the call; `ops` until the last of its connections has
  * closed; `user` is handed to the callbacks of each connection. *ret may be NULL when the listener
- * shall live as long as the reactor. Accepting begins with the next turn.
+ * shall live as long as the reactor. Accepting begins with the next turn. Before the first turn it
+ * may sleep for as long as opts->in_use_ns says.
  *
  * Errors: those of socket, setsockopt, bind, listen and chmod (-EADDRINUSE, -EACCES,
  * -EADDRNOTAVAIL, -EMFILE, -EAFNOSUPPORT, -ENOENT of a path's directory ...); -ENOSPC when file_max

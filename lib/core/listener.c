@@ -13,6 +13,8 @@
 #include "core/reactor.h"
 #include "kernel/probe.h"
 
+#define IN_USE_NS INT64_C(1000000000)
+
 static size_t table_bytes(unsigned max) {
     return ((size_t)max * sizeof(struct kr__listener) + 4095) / 4096 * 4096;
 }
@@ -141,6 +143,14 @@ struct origin {
     int fd;
 };
 
+/* A daemon starts before its reactor runs; later this thread has others to serve. */
+static int64_t patience(const struct kr_reactor *r, const struct kr__listener *l) {
+    int64_t in_use_ns = l->opts.in_use_ns;
+    if (r->ring.bound || in_use_ns < 0)
+        return 0;
+    return in_use_ns ? in_use_ns : IN_USE_NS;
+}
+
 static struct kr__listen_plan listener_plan(const struct kr_reactor *r,
                                             const struct kr__listener *l,
                                             const struct kr_addr *addr) {
@@ -154,6 +164,7 @@ static struct kr__listen_plan listener_plan(const struct kr_reactor *r,
         .refuse_fds = kr__fds_refused(r, &l->opts.conn),
         .mode = l->opts.unix_mode,
         .replace = l->opts.unix_replace,
+        .patience_ns = patience(r, l),
     };
 }
 

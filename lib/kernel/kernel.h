@@ -36,6 +36,7 @@ struct kr__listen_plan {
     bool refuse_fds; /* a Unix socket's connections take none */
     unsigned mode; /* of a path; 0: as the umask has it */
     bool replace;  /* a path at which nobody listens any more */
+    int64_t patience_ns; /* how long an address that may become free is waited for, asleep */
 };
 
 /* The file that a Unix socket is bound to, to know it again. */

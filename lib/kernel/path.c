@@ -8,9 +8,11 @@
 #include "kernel/path.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define PATH_AT offsetof(struct sockaddr_un, sun_path)
@@ -52,6 +54,45 @@ static bool is_stale(const struct kr_addr *addr, const struct path *path) {
     bool refused = connect(fd, &addr->u.sa, addr->size) < 0 && errno == ECONNREFUSED;
     close(fd);
     return refused;
+}
+
+/* Of a process that has ended, be it waited for or not, or of an unknown one. */
+static bool has_ended(pid_t pid) {
+    if (pid <= 0)
+        return true;
+    struct pollfd end = {.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};
+    if (end.fd < 0)
+        return errno == ESRCH;
+    bool ended = poll(&end, 1, 0) == 1;
+    close(end.fd);
+    return ended;
+}
+
+/* Nobody listens at the path, or a process that has ended: its listener still takes clients until
+ * the kernel has torn it down. A peer of SO_PEERCRED is whoever has called listen (man unix). */
+static bool is_left_behind(const struct kr_addr *addr, const struct path *path) {
+    struct stat st;
+    if (lstat(path->text, &st) < 0 || !S_ISSOCK(st.st_mode))
+        return false;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return false;
+    bool left = true;
+    struct ucred who = {0};
+    socklen_t size = sizeof who;
+    if (connect(fd, &addr->u.sa, addr->size) < 0)
+        left = errno == ECONNREFUSED || errno == EAGAIN;
+    else if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0)
+        left = has_ended(who.pid);
+    close(fd);
+    return left;
+}
+
+bool kr__path_may_fall_free(const struct kr__listen_plan *plan) {
+    struct path path;
+    if (!path_of(plan->addr, &path))
+        return true;
+    return plan->replace && is_left_behind(plan->addr, &path);
 }
 
 int kr__path_bind(int fd, const struct kr__listen_plan *plan) {

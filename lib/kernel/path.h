@@ -8,6 +8,10 @@
 /* bind(2), with `mode` and `replace` of the plan. 0 or -errno, with no file left behind. */
 int kr__path_bind(int fd, const struct kr__listen_plan *plan);
 
+/* An address that is in use may be free soon: it has no path, or one that is to be replaced, and
+ * the process that listened there has ended. */
+bool kr__path_may_fall_free(const struct kr__listen_plan *plan);
+
 /* -ENOENT for an address without a path. */
 int kr__path_id(const struct kr_addr *addr, struct kr__path_id *ret);
 
