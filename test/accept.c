@@ -10,9 +10,13 @@
 #include "reactor.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -235,6 +239,35 @@ static uint16_t keep_free_port(int fds[2]) {
         test_close(fds[0]);
     } while (tap_remaining_ns() > 0);
     FAIL("no port is free in both families");
+}
+
+/* A network of this case's own, in which IPv6 sockets are for IPv6 only unless they say otherwise;
+ * skips where it may not be made. */
+static void network_of_six(void) {
+    if (unshare(CLONE_NEWNET) < 0)
+        tap_skip("needs the right to make a network namespace");
+    int fd = CHECK_SYS(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    struct ifreq lo = {.ifr_name = "lo", .ifr_flags = IFF_UP};
+    CHECK_SYS(ioctl(fd, SIOCSIFFLAGS, &lo));
+    test_close(fd);
+    fd = open("/proc/sys/net/ipv6/bindv6only", O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        tap_skip("needs IPv6 and a writable /proc/sys");
+    CHECK_EQ(write(fd, "1", 1), 1);
+    test_close(fd);
+}
+
+/* Ours: false means both, whatever the system's default. */
+TEST_EACH(v6_only_false_beside_the_sysctl) {
+    network_of_six();
+    struct kr_reactor *r = test_reactor(NULL);
+    struct server s = {0};
+    kr_listener both;
+    CHECK_OK(listen_on(r, &both, "::", 0, NULL, &s));
+    struct kr_addr addr;
+    CHECK_OK(kr_listener_addr(r, both, &addr));
+    one_is_served(r, kr_addr_port(&addr));
+    test_reactor_free(r);
 }
 
 /* Ours: v6_only decides whether an IPv6 listener takes IPv4. With it, another may listen on the

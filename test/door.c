@@ -48,6 +48,7 @@ enum call {
     LISTEN,
     LISTEN_FD,
     PATH_ID,
+    PATH_DIR,
     SOCKET,
     CONNECT,
     SOCK_ADDRS,
@@ -178,6 +179,13 @@ static int door_path_id(const struct kr__kernel *k, const struct kr_addr *addr,
     return rc < 0 ? rc : kr__linux.path_id(&kr__linux, addr, ret);
 }
 
+static int door_path_dir(const struct kr__kernel *k, const struct kr_addr *addr) {
+    int rc = strike(k, PATH_DIR);
+    rc = rc < 0 ? rc : kr__linux.path_dir(&kr__linux, addr);
+    door_of(k)->held += rc >= 0;
+    return rc;
+}
+
 static int door_socket(const struct kr__kernel *k, const struct kr__socket_plan *plan) {
     int rc = strike(k, SOCKET);
     rc = rc < 0 ? rc : kr__linux.socket(&kr__linux, plan);
@@ -297,6 +305,7 @@ static struct door *door_open(void) {
     k->listen = door_listen;
     k->listen_fd = door_listen_fd;
     k->path_id = door_path_id;
+    k->path_dir = door_path_dir;
     k->socket = door_socket;
     k->connect = door_connect;
     k->sock_addrs = door_sock_addrs;
@@ -1035,6 +1044,33 @@ TEST_EACH(listen_when_the_path_fails) {
         CHECK_OK(kr_step(r, 0));
         free_all(d, r);
         CHECK_SYS(unlink(path));
+    }
+}
+
+/* man open. */
+static const int dir_errors[] = {EACCES, EMFILE, ENFILE, ENOMEM};
+
+/* Ours: a listener that could not remove its file is refused, and leaves none. */
+TEST_EACH(listen_when_the_directory_fails) {
+    for (size_t i = 0; i < COUNT(dir_errors); i++) {
+        row_begin("open of the directory", dir_errors[i], 0, 1);
+        struct door *d = door_open();
+        struct kr_reactor *r;
+        CHECK_OK(make(d, &r, NULL));
+        char path[] = "/tmp/kr-door-XXXXXX";
+        test_close(CHECK_SYS(mkstemp(path)));
+        CHECK_SYS(unlink(path));
+        struct kr_addr addr;
+        CHECK_OK(kr_addr_unix(&addr, path));
+        struct kr_listen_opts opts;
+        kr_listen_opts_init(&opts);
+        opts.unix_remove = true;
+        struct seen seen = {0};
+        door_fail(d, PATH_DIR, dir_errors[i], 0, 1);
+        CHECK_ERR(kr_listen(r, NULL, &addr, &opts, &seen_ops, &seen), dir_errors[i]);
+        CHECK_EQ(d->struck, 1u);
+        CHECK_EQ(access(path, F_OK), -1);
+        free_all(d, r);
     }
 }
 

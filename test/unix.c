@@ -3,6 +3,7 @@
  * Each case has a directory of its own, which must be empty but for the path when it ends. */
 #include "harness/net.h"
 
+#include "kernel/path.h"
 #include "kernel/probe.h"
 #include "reactor.h"
 
@@ -315,6 +316,40 @@ TEST(unix_file_begins_with_the_mode_of_its_socket) {
     place_end(&p);
 }
 
+static mode_t mode_of(const char *path) {
+    struct stat st;
+    CHECK_SYS(stat(path, &st));
+    return st.st_mode & 07777;
+}
+
+/* Ours: what others have put in the socket's place before it has its mode keeps the one it has,
+ * and so does what a link there leads to. */
+TEST(unix_mode_follows_no_link) {
+    struct place p = place_begin();
+    char victim[80];
+    snprintf(victim, sizeof victim, "%s/victim", p.dir);
+    test_close(CHECK_SYS(open(victim, O_CREAT | O_WRONLY | O_CLOEXEC, 0600)));
+    CHECK_SYS(symlink(victim, p.path));
+    CHECK_NE(kr__path_mode(&p.addr, 0666), 0);
+    CHECK_EQ(mode_of(victim), 0600u);
+    CHECK_SYS(unlink(p.path));
+    CHECK_SYS(link(victim, p.path));
+    CHECK_ERR(kr__path_mode(&p.addr, 0666), EPERM);
+    CHECK_EQ(mode_of(victim), 0600u);
+    CHECK_SYS(unlink(p.path));
+    test_close(socket_at(&p.addr, SOCK_STREAM, -1));
+    CHECK_SYS(chmod(p.path, 0600));
+    CHECK_OK(kr__path_mode(&p.addr, 0666));
+    CHECK_EQ(mode_of(p.path), 0666u);
+    if (geteuid() == 0) { /* a socket of another user's */
+        CHECK_SYS(chown(p.path, 65534, 65534));
+        CHECK_ERR(kr__path_mode(&p.addr, 0600), EPERM);
+        CHECK_EQ(mode_of(p.path), 0666u);
+    }
+    CHECK_SYS(unlink(victim));
+    place_end(&p);
+}
+
 /* ---- a path that is taken ---- */
 
 static void check_taken(struct kr_reactor *r, const struct place *p, bool replace) {
@@ -377,6 +412,110 @@ TEST_EACH(unix_replaces_nothing_else) {
     check_taken(r, &p, true);
     test_reactor_free(r);
     place_end(&p);
+}
+
+/* ---- the longest path ---- */
+
+/* Fills all of sun_path; there is no closing 0. */
+static struct kr_addr long_addr(const struct place *p, char path[109]) {
+    struct kr_addr addr = {.size = sizeof addr.u.un, .u.un.sun_family = AF_UNIX};
+    memset(path, 'q', 108);
+    path[108] = 0;
+    memcpy(path, p->path, strlen(p->path));
+    memcpy(addr.u.un.sun_path, path, 108);
+    return addr;
+}
+
+/* Ours: a path of 108 bytes is one as any other, and what kr_listener_addr and kr_conn_peer say of
+ * it can be connected to. */
+TEST_EACH(unix_path_of_108_bytes) {
+    struct place p = place_begin();
+    struct kr_reactor *r = test_reactor(NULL);
+    char path[109];
+    struct kr_addr addr = long_addr(&p, path), told, peer;
+    struct kr_listen_opts opts = default_opts();
+    opts.unix_mode = 0600;
+    opts.unix_remove = opts.unix_replace = opts.addresses = true;
+    struct server s = {0}, client = {0};
+    kr_listener listener = listen_at(r, &addr, &opts, &s);
+    CHECK_EQ(mode_of(path), 0600u);
+    CHECK_OK(kr_listener_addr(r, listener, &told));
+    CHECK_EQ(told.size, addr.size);
+    CHECK_MEM_EQ(&told.u, &addr.u, addr.size);
+    kr_conn conn;
+    CHECK_OK(kr_connect(r, &conn, &told, NULL, &ops, &client));
+    TEST_UNTIL(r, client.opens == 1 && s.opens == 1);
+    CHECK_OK(kr_conn_peer(r, conn, &peer));
+    CHECK_OK(kr_connect(r, NULL, &peer, NULL, &ops, &client));
+    TEST_UNTIL(r, client.opens == 2 && s.opens == 2);
+    CHECK_OK(kr_listener_close(r, listener));
+    CHECK_EQ(access(path, F_OK), -1);
+    test_reactor_free(r);
+    place_end(&p);
+}
+
+/* Ours: a size beyond what the kernel takes is refused before anything is read. */
+TEST_EACH(unix_address_too_large) {
+    struct place p = place_begin();
+    struct kr_reactor *r = test_reactor(NULL);
+    struct kr_listen_opts opts = default_opts();
+    opts.unix_mode = 0600;
+    opts.unix_remove = opts.unix_replace = true;
+    struct server s = {0};
+    char path[109];
+    struct kr_addr addr = long_addr(&p, path);
+    for (addr.size = sizeof addr.u.un + 1; addr.size <= sizeof addr.u + 1; addr.size++) {
+        CHECK_ERR(kr_listen(r, NULL, &addr, &opts, &ops, &s), EINVAL);
+        CHECK_ERR(kr_connect(r, NULL, &addr, NULL, &ops, &s), EINVAL);
+    }
+    CHECK_EQ(access(path, F_OK), -1);
+    test_reactor_free(r);
+    place_end(&p);
+}
+
+/* ---- options of accepted sockets ---- */
+
+static int send_buf_of(int fd) {
+    int size;
+    socklen_t length = sizeof size;
+    CHECK_SYS(getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &length));
+    return size;
+}
+
+static void take_fd(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
+    (void)r;
+    (void)conn;
+    *(int *)user = what->fd;
+}
+
+/* Ours: buffer sizes are those that were asked for, which a Unix socket does not inherit (man
+ * socket 7: twice as much is told). With or without a descriptor kept, made or inherited. */
+TEST_EACH(unix_buffer_sizes_of_accepted, .needs = KR__CAP_FD_INSTALL) {
+    for (int i = 0; i < 4; i++) {
+        struct place p = place_begin();
+        struct kr_reactor *r = test_reactor(NULL);
+        struct kr_listen_opts opts = default_opts();
+        opts.conn.send_buf = 20000;
+        opts.conn.keep_fd = i & 1;
+        struct server s = {0};
+        kr_listener listener;
+        int given = i & 2 ? socket_at(&p.addr, SOCK_STREAM, 8) : -1;
+        if (given >= 0)
+            CHECK_OK(kr_listen_fd(r, &listener, given, &opts, &ops, &s));
+        else
+            listener = listen_at(r, &p.addr, &opts, &s);
+        int fd = client_begin(&p.addr), released = -1;
+        TEST_UNTIL(r, s.opens == 1);
+        CHECK_OK(kr_conn_release(r, s.conn, take_fd, &released));
+        TEST_UNTIL(r, released >= 0);
+        CHECK_EQ(send_buf_of(released), 40000);
+        test_close(released);
+        test_close(fd);
+        if (given >= 0)
+            test_close(given);
+        test_reactor_free(r);
+        place_end(&p);
+    }
 }
 
 /* ---- an address whose process was killed ---- */
@@ -497,6 +636,32 @@ TEST_EACH(listen_where_one_listens) {
 }
 
 /* ---- the end of a path ---- */
+
+/* Ours: a relative path is removed where it was made, wherever the process has gone since; and not
+ * what has the same name there. */
+TEST_EACH(unix_remove_after_a_chdir) {
+    struct place p = place_begin(), other = place_begin();
+    struct kr_reactor *r = test_reactor(NULL);
+    int back = CHECK_SYS(open(".", O_PATH | O_CLOEXEC));
+    CHECK_SYS(chdir(p.dir));
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_unix(&addr, "socket"));
+    struct kr_listen_opts opts = default_opts();
+    opts.unix_remove = true;
+    struct server s = {0};
+    kr_listener listener = listen_at(r, &addr, &opts, &s);
+    CHECK_SYS(chdir(other.dir));
+    test_close(CHECK_SYS(open("socket", O_CREAT | O_WRONLY | O_CLOEXEC, 0600)));
+    CHECK_OK(kr_step(r, 0));
+    CHECK_OK(kr_listener_close(r, listener));
+    CHECK(!is_there(&p));
+    CHECK(is_there(&other));
+    CHECK_SYS(fchdir(back));
+    test_close(back);
+    test_reactor_free(r);
+    place_end(&p);
+    place_end(&other);
+}
 
 static struct kr_listen_opts removing_opts(void) {
     struct kr_listen_opts opts = default_opts();
@@ -820,4 +985,4 @@ TEST_EACH(unix_end_of_stream_is_never_missed, .deadline_s = 120) {
     place_end(&p);
 }
 
-TAP_MAIN(unix, 89)
+TAP_MAIN(unix, 106)

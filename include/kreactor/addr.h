@@ -16,7 +16,9 @@ extern "C" {
 
 /* An address as the kernel takes it. A caller may also fill `u` and `size` itself. */
 struct kr_addr {
-    socklen_t size; /* bytes of `u` in use; 0 = no address */
+    /* Bytes of `u` in use; 0 = no address. A Unix socket's at most sizeof(struct sockaddr_un), with
+     * a path of 108 bytes, which has no closing 0 then. */
+    socklen_t size;
     union {
         struct sockaddr sa;
         struct sockaddr_in in;

@@ -113,7 +113,8 @@ struct kr_conn_opts {
     size_t size; /* sizeof(struct kr_conn_opts), set by kr_conn_opts_init */
 
     /* Of the socket; what 0 leaves is the system's own. A listener hands these to what it accepts,
-     * at no cost. Those of TCP mean nothing to Unix sockets. */
+     * at no cost; a Unix listener sets the buffer sizes and the mark of each socket, at that of two
+     * system calls and one for each. Those of TCP mean nothing to Unix sockets. */
     bool no_delay;            /* TCP_NODELAY. Default true */
     /* SO_KEEPALIVE: probe a peer that is silent so long, 1 to 32767; 0: never. Default 0 */
     unsigned keep_idle_s;

@@ -33,7 +33,8 @@ struct kr_listen_opts {
     bool reuse_addr; /* SO_REUSEADDR. Default true */
     /* SO_REUSEPORT: a reactor a thread, each with a listener on the port. Default false */
     bool reuse_port;
-    bool v6_only;    /* IPV6_V6ONLY: an IPv6 listener takes no IPv4. Default false */
+    bool v6_only;    /* IPV6_V6ONLY: an IPv6 listener takes no IPv4. False: it takes both,
+                      * whatever net.ipv6.bindv6only says. Default false */
 
     /* Make peer and local address known (kr_conn_peer, kr_conn_local), at the cost of three system
      * calls a connection and of a descriptor while it is being accepted. Default false. */
@@ -47,7 +48,8 @@ struct kr_listen_opts {
      * is -EADDRINUSE. Of two who start at the same moment each may take the other for gone: a
      * daemon that must be alone has a lock. Default false.
      * unix_remove: the file is removed when the listener is closed, drained or freed, unless
-     * another has taken its place. Default false. */
+     * another has taken its place; a relative path's too, after chdir(2) or chroot(2). Default
+     * false. */
     unsigned unix_mode;
     bool unix_replace;
     bool unix_remove;
@@ -86,9 +88,10 @@ KR_API void kr_listen_opts_init(struct kr_listen_opts *opts);
  * may sleep for as long as opts->in_use_ns says.
  *
  * Errors: those of socket, setsockopt, bind, listen and chmod (-EADDRINUSE, -EACCES,
- * -EADDRNOTAVAIL, -EMFILE, -EAFNOSUPPORT, -ENOENT of a path's directory ...); -ENOSPC when file_max
- * files are in use; -ENOMEM; -ESHUTDOWN during a kr_drain and once kr_reactor_free has begun. Uses
- * no descriptor afterwards. */
+ * -EADDRNOTAVAIL, -EMFILE, -EAFNOSUPPORT, -ENOENT of a path's directory ...); -EPERM also when
+ * somebody has put another file in the place of the socket's before it had its unix_mode; -ENOSPC
+ * when file_max files are in use; -ENOMEM; -ESHUTDOWN during a kr_drain and once kr_reactor_free
+ * has begun. Uses no descriptor afterwards, but one of the path's directory with unix_remove. */
 KR_API int kr_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_addr *addr,
                      const struct kr_listen_opts *opts, const struct kr_conn_ops *ops, void *user);
 

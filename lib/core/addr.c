@@ -54,11 +54,22 @@ int kr_addr_ip(struct kr_addr *ret, const char *ip, uint16_t port) {
     return 0;
 }
 
+/* The kernel refuses more than sizeof(struct sockaddr_un), of which `u` has two bytes more. */
+static size_t size_most(int family) {
+    switch (family) {
+    case AF_INET:
+    case AF_INET6:
+        return sizeof((struct kr_addr *)0)->u;
+    case AF_UNIX:
+        return sizeof(struct sockaddr_un);
+    default:
+        return 0;
+    }
+}
+
 bool kr__addr_good(const struct kr_addr *addr) {
-    if (!addr || addr->size < sizeof addr->u.sa.sa_family || addr->size > sizeof addr->u)
-        return false;
-    int family = addr->u.sa.sa_family;
-    return family == AF_INET || family == AF_INET6 || family == AF_UNIX;
+    return addr && addr->size >= sizeof addr->u.sa.sa_family &&
+           addr->size <= size_most(addr->u.sa.sa_family);
 }
 
 int kr_addr_unix(struct kr_addr *ret, const char *path) {

@@ -43,9 +43,16 @@ static void arrivals_free(struct kr_reactor *r, struct kr__listener *l) {
     l->arrivals = NULL;
 }
 
+static void dir_drop(struct kr_reactor *r, struct kr__listener *l) {
+    if (l->removes)
+        r->kernel->close(r->kernel, l->dir);
+    l->removes = false;
+}
+
 /* All that a listener holds beside its file. */
 static void listener_strip(struct kr_reactor *r, struct kr__listener *l) {
     arrivals_free(r, l);
+    dir_drop(r, l);
     kr__profile_unref(&r->profiles, l->profile);
     l->profile = NULL;
 }
@@ -78,8 +85,8 @@ void kr__arrival_drop(struct kr_reactor *r, struct kr__listener *l, unsigned ind
 
 void kr__listener_unname(struct kr_reactor *r, struct kr__listener *l) {
     if (l->removes)
-        r->kernel->path_remove(r->kernel, &l->bound, &l->path);
-    l->removes = false;
+        r->kernel->path_remove(r->kernel, &l->bound, &l->path, l->dir);
+    dir_drop(r, l);
 }
 
 void kr__listener_end(struct kr_reactor *r, struct kr__listener *l) {
@@ -182,16 +189,25 @@ static int slot_of_given(struct kr_reactor *r, int fd, struct kr__listener *l) {
     return rc < 0 ? rc : listener_slot(r, fd);
 }
 
+/* It removes its file by the directory that it is in now, wherever the process is then. */
+static int will_remove(struct kr_reactor *r, struct kr__listener *l) {
+    int rc = r->kernel->path_dir(r->kernel, &l->bound);
+    l->removes = rc >= 0;
+    l->dir = rc;
+    return rc < 0 ? rc : 0;
+}
+
 static int slot_of_new(struct kr_reactor *r, const struct kr_addr *addr, struct kr__listener *l) {
     const struct kr__listen_plan plan = listener_plan(r, l, addr);
     int fd = r->kernel->listen(r->kernel, &plan, &l->bound);
     if (fd < 0)
         return fd;
     bool named = r->kernel->path_id(r->kernel, &l->bound, &l->path) == 0;
-    l->removes = named && l->opts.unix_remove;
-    int slot = listener_slot(r, fd);
+    int slot = named && l->opts.unix_remove ? will_remove(r, l) : 0;
+    if (slot == 0)
+        slot = listener_slot(r, fd);
     if (slot < 0 && named)
-        r->kernel->path_remove(r->kernel, &l->bound, &l->path);
+        r->kernel->path_remove(r->kernel, &l->bound, &l->path, -1);
     r->kernel->close(r->kernel, fd); /* the table has its own reference */
     return slot;
 }
@@ -204,12 +220,22 @@ static int listener_socket(struct kr_reactor *r, const struct origin *from,
     return from->addr ? slot_of_new(r, from->addr, l) : slot_of_given(r, from->fd, l);
 }
 
+/* What each client's socket must be given by itself: those of Unix listeners inherit nothing
+ * (unix_stream_connect, net/unix/af_unix.c). */
+static bool gives_each(const struct kr_conn_opts *o, const struct origin *from) {
+    bool may_be_local = !from->addr || from->addr->u.sa.sa_family == AF_UNIX;
+    return may_be_local && (o->send_buf || o->recv_buf || o->mark);
+}
+
 /* What may fail for want of memory comes before the socket. */
-static int listener_equip(struct kr_reactor *r, struct kr__listener *l) {
+static int listener_equip(struct kr_reactor *r, const struct origin *from,
+                          struct kr__listener *l) {
     l->profile = kr__profile_new(&r->profiles, &l->opts.conn);
     if (!l->profile)
         return -ENOMEM;
-    bool by_fd = asks_for_fds(l) || (l->foreign && !(r->ring.caps & KR__CAP_FD_INSTALL));
+    l->equips = gives_each(&l->opts.conn, from);
+    bool by_fd = asks_for_fds(l) || l->equips ||
+                 (l->foreign && !(r->ring.caps & KR__CAP_FD_INSTALL));
     if (by_fd)
         l->arrivals = kr__mem_get_zeroed(&r->mem, KR__ACCEPT_ONES * sizeof *l->arrivals);
     for (unsigned i = 0; l->arrivals && i < KR__ACCEPT_ONES; i++)
@@ -251,7 +277,7 @@ static int listen_from(struct kr_reactor *r, kr_listener *ret, const struct orig
 
     struct kr__listener fresh = {
         .opts = *opts, .ops = ops, .user = user, .foreign = !from->addr};
-    int rc = listener_equip(r, &fresh);
+    int rc = listener_equip(r, from, &fresh);
     if (rc < 0)
         return rc;
     int slot = listener_socket(r, from, &fresh);

@@ -20,8 +20,8 @@ enum kr__listener_state {
     KR__LISTENER_CLOSING,
 };
 
-/* With `addresses` or `keep_fd`, and of a foreign listener on kernels before 6.8: a descriptor
- * between accept and its slot in the table. */
+/* With `addresses`, `keep_fd` or `equips`, and of a foreign listener on kernels before 6.8: a
+ * descriptor between accept and its slot in the table. */
 struct kr__arrival {
     int fd;       /* -1: free */
     int32_t cell; /* the kernel reads the descriptor here and writes the slot */
@@ -70,6 +70,8 @@ struct kr__listener {
     bool foreign; /* others made the socket, and may share it still */
     bool removes; /* the file that it is bound to, when it ends */
     struct kr__path_id path;
+    int dir;     /* while `removes`: the directory it is in */
+    bool equips; /* each client's socket is given its options, if it is a Unix one */
 };
 
 struct kr__listeners {

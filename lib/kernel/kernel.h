@@ -84,8 +84,11 @@ struct kr__kernel {
     int (*listen_fd)(const struct kr__kernel *k, int fd, const struct kr__listen_plan *plan,
                      struct kr_addr *bound);
     int (*path_id)(const struct kr__kernel *k, const struct kr_addr *addr, struct kr__path_id *ret);
+    /* a descriptor of the directory it is in */
+    int (*path_dir)(const struct kr__kernel *k, const struct kr_addr *addr);
+    /* If it is still that one. `dir`: of path_dir; -1: where the path leads now. */
     void (*path_remove)(const struct kr__kernel *k, const struct kr_addr *addr,
-                        const struct kr__path_id *id); /* if it is still that one */
+                        const struct kr__path_id *id, int dir);
     int (*socket)(const struct kr__kernel *k, const struct kr__socket_plan *plan);
     /* Of a Unix socket, and without waiting: -EAGAIN when too many wait to be accepted there. */
     int (*connect)(const struct kr__kernel *k, int fd, const struct kr_addr *addr);
@@ -107,6 +110,8 @@ struct kr__kernel {
     void (*sock_own)(const struct kr__kernel *k, int fd, int family, bool refuse_fds);
     /* SO_LINGER off: closing it will neither wait nor reset. */
     int (*sock_unlinger)(const struct kr__kernel *k, int fd);
+    /* Sets what the options say of an accepted Unix socket, which inherits nothing. */
+    int (*sock_equip)(const struct kr__kernel *k, int fd, const struct kr_conn_opts *opts);
     /* Ends the writing side of a socket. Does not wait. */
     int (*sock_end)(const struct kr__kernel *k, int fd);
     /* another descriptor of the same, close-on-exec */

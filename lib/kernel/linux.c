@@ -162,17 +162,33 @@ static int set_fds(int fd, int family, bool refuse) {
 
 static int set_listen_flags(int fd, const struct kr__listen_plan *plan) {
     int family = plan->addr->u.sa.sa_family;
-    if (family == AF_UNIX) /* which knows none of the others */
-        return set_fds(fd, family, plan->refuse_fds);
-    bool v6_only = plan->v6_only && family == AF_INET6;
+    if (family == AF_UNIX) { /* which hands none of these down, but says now what is refused */
+        int error = kr__sock_set(fd, family, plan->conn);
+        return error ? error : set_fds(fd, family, plan->refuse_fds);
+    }
     int rc = set_flag(fd, SOL_SOCKET, SO_REUSEADDR, plan->reuse_addr);
     if (rc == 0)
         rc = set_flag(fd, SOL_SOCKET, SO_REUSEPORT, plan->reuse_port);
-    if (rc == 0)
-        rc = set_flag(fd, IPPROTO_IPV6, IPV6_V6ONLY, v6_only);
+    if (rc == 0 && family == AF_INET6) /* whatever net.ipv6.bindv6only has made the default */
+        rc = kr__sock_set_one(fd, IPPROTO_IPV6, IPV6_V6ONLY, plan->v6_only);
     if (rc == 0)
         rc = kr__sock_set(fd, family, plan->conn);
     return rc;
+}
+
+/* A path that fills sun_path is told with a size that counts a closing 0 behind it (unix_mkname_bsd,
+ * net/unix/af_unix.c), and which no call takes. */
+static void fit(struct kr_addr *addr) {
+    if (addr->u.sa.sa_family == AF_UNIX && addr->size > sizeof addr->u.un)
+        addr->size = sizeof addr->u.un;
+}
+
+static int name_of(int fd, struct kr_addr *ret) {
+    ret->size = sizeof ret->u;
+    if (getsockname(fd, &ret->u.sa, &ret->size) < 0)
+        return -errno;
+    fit(ret);
+    return 0;
 }
 
 static int listen_once(const struct kr__listen_plan *plan, struct kr_addr *bound) {
@@ -185,12 +201,11 @@ static int listen_once(const struct kr__listen_plan *plan, struct kr_addr *bound
     bool has_path = rc == 0;
     if (rc == 0 && listen(fd, (int)plan->backlog) < 0)
         rc = -errno;
-    bound->size = sizeof bound->u;
-    if (rc == 0 && getsockname(fd, &bound->u.sa, &bound->size) < 0)
-        rc = -errno;
+    if (rc == 0)
+        rc = name_of(fd, bound);
     if (rc < 0) {
         if (has_path)
-            kr__path_remove(plan->addr, NULL);
+            kr__path_remove(plan->addr, NULL, -1);
         close(fd);
         return rc;
     }
@@ -252,10 +267,7 @@ static int linux_listen_fd(const struct kr__kernel *k, int fd, const struct kr__
     rc = kr__sock_set(fd, family, plan->conn);
     if (rc < 0)
         return rc;
-    bound->size = sizeof bound->u;
-    if (listen(fd, (int)plan->backlog) < 0 || getsockname(fd, &bound->u.sa, &bound->size) < 0)
-        return -errno;
-    return 0;
+    return listen(fd, (int)plan->backlog) < 0 ? -errno : name_of(fd, bound);
 }
 
 static int linux_path_id(const struct kr__kernel *k, const struct kr_addr *addr,
@@ -264,10 +276,15 @@ static int linux_path_id(const struct kr__kernel *k, const struct kr_addr *addr,
     return kr__path_id(addr, ret);
 }
 
-static void linux_path_remove(const struct kr__kernel *k, const struct kr_addr *addr,
-                              const struct kr__path_id *id) {
+static int linux_path_dir(const struct kr__kernel *k, const struct kr_addr *addr) {
     (void)k;
-    kr__path_remove(addr, id);
+    return kr__path_dir(addr);
+}
+
+static void linux_path_remove(const struct kr__kernel *k, const struct kr_addr *addr,
+                              const struct kr__path_id *id, int dir) {
+    (void)k;
+    kr__path_remove(addr, id, dir);
 }
 
 /* Port 0 is left open until connect, so that it need only be free for that destination (man ip,
@@ -373,11 +390,14 @@ static bool has_unread(int fd) {
 static int linux_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *peer,
                             struct kr_addr *local) {
     (void)k;
-    peer->size = local->size = sizeof peer->u;
-    if (getsockname(fd, &local->u.sa, &local->size) < 0)
-        return -errno;
-    if (getpeername(fd, &peer->u.sa, &peer->size) == 0)
+    int rc = name_of(fd, local);
+    if (rc < 0)
+        return rc;
+    peer->size = sizeof peer->u;
+    if (getpeername(fd, &peer->u.sa, &peer->size) == 0) {
+        fit(peer);
         return 0;
+    }
     int error = errno;
     if (error != ENOTCONN || !has_unread(fd))
         return -error;
@@ -388,6 +408,11 @@ static int linux_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *
 static int linux_sock_set(const struct kr__kernel *k, int fd, const struct kr__sock_step *step) {
     (void)k;
     return kr__sock_set_one(fd, step->level, step->name, step->value);
+}
+
+static int linux_sock_equip(const struct kr__kernel *k, int fd, const struct kr_conn_opts *opts) {
+    (void)k;
+    return kr__sock_set(fd, AF_UNIX, opts);
 }
 
 static int linux_sock_end(const struct kr__kernel *k, int fd) {
@@ -554,6 +579,7 @@ const struct kr__kernel kr__linux = {
     .listen = linux_listen,
     .listen_fd = linux_listen_fd,
     .path_id = linux_path_id,
+    .path_dir = linux_path_dir,
     .path_remove = linux_path_remove,
     .socket = linux_socket,
     .connect = linux_connect,
@@ -563,6 +589,7 @@ const struct kr__kernel kr__linux = {
     .sock_own = linux_sock_own,
     .refuses_fds = linux_refuses_fds,
     .sock_unlinger = linux_sock_unlinger,
+    .sock_equip = linux_sock_equip,
     .sock_end = linux_sock_end,
     .pipe_end = linux_pipe_end,
     .pipe_quiet = linux_pipe_quiet,

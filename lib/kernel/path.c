@@ -1,14 +1,17 @@
 /* Paths of Unix sockets.
  *
  * Happy path: bind makes the file, with the mode that the socket's own inode has, less the umask
- * (unix_bind_bsd, net/unix/af_unix.c); then chmod adds what the umask took. So the file is at no
+ * (unix_bind_bsd, net/unix/af_unix.c); then what the umask took is added. So the file is at no
  * moment more open than asked for, and nobody can connect before listen.
  * Failure modes: a file is there (-EADDRINUSE; a socket at which nobody listens is replaced, if
- * asked for); the mode cannot be set (the file is removed again). */
+ * asked for); the mode cannot be set (the file is removed again); another has put something else in
+ * the file's place before its mode is set (-EPERM, and its mode stays what it is). */
 #include "kernel/path.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -26,9 +29,37 @@ struct path {
 static bool path_of(const struct kr_addr *addr, struct path *ret) {
     if (addr->u.sa.sa_family != AF_UNIX || addr->size <= PATH_AT || addr->u.un.sun_path[0] == 0)
         return false;
+    size_t size = addr->size - PATH_AT, room = sizeof addr->u.un.sun_path;
     *ret = (struct path){0};
-    memcpy(ret->text, addr->u.un.sun_path, addr->size - PATH_AT);
+    memcpy(ret->text, addr->u.un.sun_path, size < room ? size : room);
     return true;
+}
+
+/* The mode of what O_PATH has opened: fchmodat2(2) since 6.6, else by proc(5). */
+static int set_mode_of(int fd, unsigned mode) {
+    if (syscall(KR__SYS_FCHMODAT2, fd, "", mode, AT_EMPTY_PATH) == 0)
+        return 0;
+    char link[32];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    return chmod(link, mode) < 0 ? -errno : 0;
+}
+
+/* chmod follows a symbolic link, which others may have put there meanwhile where the directory lets
+ * them: what is opened must be a socket, and ours. */
+int kr__path_mode(const struct kr_addr *addr, unsigned mode) {
+    struct path path;
+    if (!path_of(addr, &path))
+        return -ENOENT;
+    int fd = open(path.text, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    struct stat st;
+    int rc = fstat(fd, &st) < 0 ? -errno : S_ISSOCK(st.st_mode) ? 0 : -EPERM;
+    bool lacks = rc == 0 && (st.st_mode & 0777) != mode;
+    if (lacks)
+        rc = st.st_uid == geteuid() ? set_mode_of(fd, mode) : -EPERM;
+    close(fd);
+    return rc;
 }
 
 static int bind_once(int fd, const struct kr_addr *addr, const struct path *path, unsigned mode) {
@@ -36,10 +67,9 @@ static int bind_once(int fd, const struct kr_addr *addr, const struct path *path
         return -errno;
     if (bind(fd, &addr->u.sa, addr->size) < 0)
         return -errno;
-    if (!mode || chmod(path->text, mode) == 0)
-        return 0;
-    int rc = -errno;
-    unlink(path->text);
+    int rc = mode ? kr__path_mode(addr, mode) : 0;
+    if (rc < 0)
+        unlink(path->text);
     return rc;
 }
 
@@ -116,11 +146,33 @@ int kr__path_id(const struct kr_addr *addr, struct kr__path_id *ret) {
     return 0;
 }
 
-void kr__path_remove(const struct kr_addr *addr, const struct kr__path_id *id) {
+/* Where the name in the directory begins. */
+static char *name_in(struct path *path) {
+    char *slash = strrchr(path->text, '/');
+    return slash ? slash + 1 : path->text;
+}
+
+int kr__path_dir(const struct kr_addr *addr) {
     struct path path;
-    struct kr__path_id now = {0};
-    if (!path_of(addr, &path) || kr__path_id(addr, &now) < 0)
+    if (!path_of(addr, &path))
+        return -ENOENT;
+    char *name = name_in(&path);
+    bool root = name == path.text + 1;
+    bool here = name == path.text;
+    name[root || here ? 0 : -1] = 0;
+    int fd = open(here ? "." : path.text, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+void kr__path_remove(const struct kr_addr *addr, const struct kr__path_id *id, int dir) {
+    struct path path;
+    if (!path_of(addr, &path))
         return;
-    if (!id || (now.device == id->device && now.inode == id->inode))
-        unlink(path.text);
+    const char *name = dir < 0 ? path.text : name_in(&path);
+    dir = dir < 0 ? AT_FDCWD : dir;
+    struct stat st;
+    if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return;
+    if (!id || (st.st_dev == id->device && st.st_ino == id->inode))
+        unlinkat(dir, name, 0);
 }

@@ -27,6 +27,9 @@
  * linux/fs.h). */
 #define KR__RWF_NOSIGNAL 0x100
 
+/* 6.6: fchmodat2(2), on all architectures that number their calls alike since 5.0 */
+#define KR__SYS_FCHMODAT2 452
+
 /* A control message with the descriptor of the sender's process (kernel >= 6.5, linux/socket.h). */
 #define KR__SCM_PIDFD 4
 

@@ -4,8 +4,8 @@
  *   accept_poll  one-shot poll: is a client waiting? For when slots are few (core/listener.c)
  *   accept_one   one-shot accept into a slot that the kernel chooses
  *   accept_fd    one-shot accept to a plain descriptor, whose addresses can be asked, or which is
- *                kept, or from which SO_LINGER is taken that others have set (op/unlinger.c); then
- *                install.c
+ *                kept, or from which SO_LINGER is taken that others have set (op/unlinger.c), or
+ *                whose options are set (core/listener.c); then install.c
  *
  * Happy path: the result is the slot, the connection arrives there. Failure modes: see
  * core/listener.c.
@@ -132,7 +132,9 @@ static void arrive_by_fd(struct kr_reactor *r, struct kr__listener *l, int fd) {
     if (l->foreign)
         r->kernel->sock_unlinger(r->kernel, fd);
     int rc = 0;
-    if (l->opts.addresses)
+    if (l->equips && l->bound.u.sa.sa_family == AF_UNIX)
+        rc = r->kernel->sock_equip(r->kernel, fd, &l->opts.conn);
+    if (rc == 0 && l->opts.addresses)
         rc = r->kernel->sock_addrs(r->kernel, fd, &a->addrs[0], &a->addrs[1]);
     kr__mark_if(arrival_dropped, rc < 0 || l->state != KR__LISTENER_OPEN);
     if (rc < 0 || l->state != KR__LISTENER_OPEN)

@@ -211,8 +211,17 @@ static int door_path_id(const struct kr__kernel *k, const struct kr_addr *addr,
     return 0;
 }
 
+/* There is one directory, in which all paths are. */
+static int door_path_dir(const struct kr__kernel *k, const struct kr_addr *addr) {
+    struct kr_sim *sim = entered(k);
+    if (!kr__sim_path_find(sim, addr))
+        return -ENOENT;
+    return kr__sim_fd_new(sim, kr__sim_file_new(sim, KR__SIM_REGULAR));
+}
+
 static void door_path_remove(const struct kr__kernel *k, const struct kr_addr *addr,
-                             const struct kr__path_id *id) {
+                             const struct kr__path_id *id, int dir) {
+    (void)dir;
     struct kr__sim_path *path = kr__sim_path_find(entered(k), addr);
     if (path && (!id || id->inode == path->inode))
         kr__sim_path_remove(path);
@@ -280,6 +289,12 @@ static int door_sock_unlinger(const struct kr__kernel *k, int fd) {
         return -EBADF;
     file->resets = false;
     return file->kind == KR__SIM_STREAM ? 0 : -ENOTSOCK;
+}
+
+static int door_sock_equip(const struct kr__kernel *k, int fd, const struct kr_conn_opts *opts) {
+    const struct kr__sim_file *file = kr__sim_fd_file(entered(k), fd);
+    (void)opts;
+    return !file ? -EBADF : file->kind == KR__SIM_STREAM ? 0 : -ENOTSOCK;
 }
 
 static int door_sock_end(const struct kr__kernel *k, int fd) {
@@ -387,6 +402,7 @@ void kr__sim_door_init(struct kr_sim *sim) {
         .listen = door_listen,
         .listen_fd = door_listen_fd,
         .path_id = door_path_id,
+        .path_dir = door_path_dir,
         .path_remove = door_path_remove,
         .socket = door_socket,
         .connect = door_connect,
@@ -396,6 +412,7 @@ void kr__sim_door_init(struct kr_sim *sim) {
         .sock_own = door_sock_own,
         .refuses_fds = door_refuses_fds,
         .sock_unlinger = door_sock_unlinger,
+        .sock_equip = door_sock_equip,
         .sock_end = door_sock_end,
         .pipe_end = door_pipe_end,
         .pipe_quiet = door_pipe_quiet,
