@@ -40,31 +40,42 @@ static int try_enter(struct kr_reactor *r) {
     return rc == -EBADFD ? 0 : rc;
 }
 
-/* The rooms on an open ring. *tried says which step failed. */
-static int build_rooms(struct kr_reactor *r, const char **tried) {
+/* What each step maps, for the explanation of its failure. */
+static size_t bytes_of_bufs(const struct kr_config *c) {
+    return (c->buf_size + PAGE + sizeof(struct io_uring_buf)) * c->buf_count;
+}
+
+static size_t bytes_of_tables(const struct kr_config *c) {
+    size_t conns = (size_t)c->conn_max + c->connect_max;
+    return conns * sizeof(struct kr__conn) + c->file_max * sizeof(struct kr__listener);
+}
+
+/* The rooms on an open ring. *at says which step failed. */
+static int build_rooms(struct kr_reactor *r, struct kr__attempt *at) {
     const struct kr_config *c = &r->config;
     kr__blocks_init(&r->blocks, &r->mem);
     r->sends = (struct kr__sends){.blocks = &r->blocks, .bufs = &r->bufs};
     kr__timers_init(&r->timers, &r->mem);
     kr__profiles_init(&r->profiles, &r->mem);
     kr__leases_init(&r->leases, &r->mem);
-    *tried = "io_uring_enter";
+    *at = (struct kr__attempt){.tried = "io_uring_enter"};
     int rc = try_enter(r);
     if (rc == 0) {
-        *tried = "io_uring_register of the file table";
+        at->tried = "io_uring_register of the file table";
         rc = kr__slots_init(&r->slots, &r->ring, &r->mem,
                             &(struct kr__slots_plan){c->conn_max, c->connect_max, c->file_max});
     }
     if (rc == 0) {
-        *tried = "io_uring_register of the buffers";
+        at->tried = "io_uring_register of the buffers";
+        at->mapped = bytes_of_bufs(c);
         rc = kr__bufs_init(&r->bufs, &r->ring, &r->mem, c->buf_count, c->buf_size);
     }
     if (rc == 0) {
-        *tried = "eventfd";
+        *at = (struct kr__attempt){.tried = "eventfd"};
         rc = kr__inbox_init(&r->inbox, r->kernel, &r->mem, kr__power_of_two(c->post_max));
     }
     if (rc == 0) {
-        *tried = "mmap of the tables";
+        *at = (struct kr__attempt){.tried = "mmap of the tables", .mapped = bytes_of_tables(c)};
         rc = kr__conns_init(&r->conns, r, c->conn_max, c->connect_max);
     }
     if (rc == 0)
@@ -96,12 +107,15 @@ static void raze_self(struct kr_reactor *r) {
     kr__mem_put(&mem, r, sizeof *r);
 }
 
+/* NULL: memory is refused, *at says by whom. */
 static struct kr_reactor *build_self(const struct kr_config *config, const struct kr__kernel *k,
-                                     unsigned number) {
+                                     unsigned number, struct kr__attempt *at) {
     struct kr__mem mem = {.alloc = *config->alloc};
+    *at = (struct kr__attempt){.tried = "the allocator"};
     struct kr_reactor *r = kr__mem_get_zeroed(&mem, sizeof *r);
     if (!r)
         return NULL;
+    *at = (struct kr__attempt){.tried = "mmap of a page", .mapped = PAGE};
     uint32_t *alive = k->map(k, PAGE, KR__MAP_WIPE);
     if (!alive) {
         kr__mem_put(&mem, r, sizeof *r);
@@ -133,17 +147,24 @@ static size_t locked_bytes(const struct kr_reactor *r, const char *tried) {
     return r->ring.locked + r->config.buf_count * sizeof(struct io_uring_buf);
 }
 
+static void explain(const struct kr_reactor *r, struct kr_failure *why, struct kr__attempt *at,
+                    int error) {
+    at->locked = locked_bytes(r, at->tried);
+    at->files = r->config.conn_max + r->config.connect_max + r->config.file_max;
+    kr__probe_explain(r->kernel, why, at, error);
+}
+
 static int build(struct kr_reactor *r, struct kr_failure *why, unsigned caps_mask) {
-    unsigned files = r->config.conn_max + r->config.connect_max + r->config.file_max;
-    const char *tried = "io_uring_setup";
+    struct kr__attempt at = {.tried = "io_uring_setup"};
     int rc = build_ring(r, caps_mask);
     if (rc < 0) {
-        kr__probe_explain(r->kernel, why, tried, rc, locked_bytes(r, tried), files);
+        at.mapped = r->ring.locked;
+        explain(r, why, &at, rc);
         return rc;
     }
-    rc = build_rooms(r, &tried);
+    rc = build_rooms(r, &at);
     if (rc < 0) {
-        kr__probe_explain(r->kernel, why, tried, rc, locked_bytes(r, tried), files);
+        explain(r, why, &at, rc);
         kr__ring_close(&r->ring, false);
         raze_rooms(r, false);
         return rc;
@@ -159,13 +180,14 @@ int kr__reactor_new(struct kr_reactor **ret, const struct kr_config *config, str
     if (fault)
         return kr__probe_refuse_config(why, fault);
 
+    struct kr__attempt at = {.tried = "a number for the reactor"};
     int rc = kr__reactor_number_take();
     if (rc < 0)
-        return kr__probe_explain(kernel, why, "a number for the reactor", rc, 0, 0);
-    struct kr_reactor *r = build_self(&resolved, kernel, (unsigned)rc);
+        return kr__probe_explain(kernel, why, &at, rc);
+    struct kr_reactor *r = build_self(&resolved, kernel, (unsigned)rc, &at);
     if (!r) {
         kr__reactor_number_put((unsigned)rc);
-        return kr__probe_explain(kernel, why, "the allocator", -ENOMEM, 0, 0);
+        return kr__probe_explain(kernel, why, &at, -ENOMEM);
     }
     rc = build(r, why, caps_mask);
     if (rc < 0) {

@@ -72,7 +72,8 @@ struct door {
     unsigned struck;          /* how often it did */
     int held;                 /* rings, mappings, descriptors and blocks not given back */
     bool dials;               /* the sockets whose addresses are asked are of its own making */
-    uint64_t nofile, memlock;
+    uint64_t nofile, memlock, as, data;
+    bool advice; /* of mappings only those with advice fail */
     int sysctl;
     struct kr_alloc alloc;
 };
@@ -149,8 +150,11 @@ static int door_reg(const struct kr__kernel *k, struct io_uring *ring, unsigned 
 }
 
 static void *door_map(const struct kr__kernel *k, size_t size, enum kr__map how) {
-    void *pages = strike(k, MAP) < 0 ? NULL : kr__linux.map(&kr__linux, size, how);
+    bool fails = (how != KR__MAP_PLAIN || !door_of(k)->advice) && strike(k, MAP) < 0;
+    void *pages = fails ? NULL : kr__linux.map(&kr__linux, size, how);
     door_of(k)->held += pages != NULL;
+    if (fails)
+        errno = door_of(k)->error;
     return pages;
 }
 
@@ -269,6 +273,14 @@ static uint64_t door_memlock(const struct kr__kernel *k) {
     return door_of(k)->memlock;
 }
 
+static uint64_t door_as(const struct kr__kernel *k) {
+    return door_of(k)->as;
+}
+
+static uint64_t door_data(const struct kr__kernel *k) {
+    return door_of(k)->data;
+}
+
 static int door_sysctl(const struct kr__kernel *k) {
     return door_of(k)->sysctl;
 }
@@ -291,6 +303,8 @@ static struct door *door_open(void) {
         .kernel = kr__linux,
         .nofile = 1024,
         .memlock = 8 << 20,
+        .as = UINT64_MAX,
+        .data = UINT64_MAX,
         .sysctl = 0,
         .alloc = {.alloc = door_alloc, .free = door_free, .ctx = &door},
     };
@@ -320,6 +334,8 @@ static struct door *door_open(void) {
     k->wake_send = door_wake_send;
     k->limit_nofile = door_nofile;
     k->limit_memlock = door_memlock;
+    k->limit_as = door_as;
+    k->limit_data = door_data;
     k->sysctl_disabled = door_sysctl;
     return &door;
 }
@@ -626,7 +642,7 @@ static const struct {
     unsigned nth;
     const char *tried;
 } map_rows[] = {
-    {0, "allocator"}, {1, "buffers"}, {2, "buffers"}, {3, "tables"}, {4, "tables"},
+    {0, "page"}, {1, "buffers"}, {2, "buffers"}, {3, "tables"}, {4, "tables"},
 };
 
 /* Ours: mmap knows one error here, and it does not matter which mapping meets it. */
@@ -644,6 +660,44 @@ TEST_EACH(new_when_a_mapping_fails) {
     CHECK_OK(make(d, &r, NULL));
     CHECK_EQ(d->struck, 0u); /* the table names them all */
     free_all(d, r);
+}
+
+/* man mmap, man madvise: what the memory of the process is refused with, under which limits, and
+ * which of them is blamed. */
+static const struct {
+    int error;
+    uint64_t as, data;
+    bool advice;
+    enum kr_refusal refused;
+    const char *cause;
+} space_rows[] = {
+    {ENOMEM, 1 << 30, UINT64_MAX, false, KR_REFUSED_MEMORY, "RLIMIT_AS is 1048576 KiB"},
+    {ENOMEM, UINT64_MAX, 1 << 30, false, KR_REFUSED_MEMORY, "RLIMIT_DATA is 1048576 KiB"},
+    {ENOMEM, UINT64_MAX, UINT64_MAX, false, KR_REFUSED_MEMORY, "out of memory"},
+    {EAGAIN, UINT64_MAX, UINT64_MAX, false, KR_REFUSED_MEMLOCK, "mlockall"},
+    {EPERM, UINT64_MAX, UINT64_MAX, false, KR_REFUSED_SECCOMP, "mmap is answered"},
+    {EPERM, UINT64_MAX, UINT64_MAX, true, KR_REFUSED_SECCOMP, "madvise is answered"},
+    {EINVAL, UINT64_MAX, UINT64_MAX, true, KR_REFUSED_SECCOMP, "madvise is answered"},
+};
+
+/* Ours: whichever mapping meets it first, and the ring's own, which only the kernel makes. */
+TEST_EACH(new_when_the_process_gets_no_memory) {
+    for (size_t i = 0; i < COUNT(space_rows) * 3; i++) {
+        size_t n = i % COUNT(space_rows);
+        unsigned nth = space_rows[n].advice ? 0 : (unsigned)(i / COUNT(space_rows));
+        row_begin("mmap for ever", space_rows[n].error, nth, FOR_EVER);
+        struct door *d = door_open();
+        d->as = space_rows[n].as;
+        d->data = space_rows[n].data;
+        d->advice = space_rows[n].advice;
+        door_fail(d, MAP, space_rows[n].error, nth, FOR_EVER);
+        struct kr_reactor *r;
+        struct kr_failure why;
+        CHECK_ERR(make(d, &r, &why), ENOMEM);
+        CHECK_EQ(why.refused, space_rows[n].refused);
+        CHECK(strstr(why.cause, space_rows[n].cause));
+        CHECK_EQ(d->held, 0);
+    }
 }
 
 /* What the limits and the sysctl say beside an error. */
@@ -1640,5 +1694,5 @@ _Static_assert(ROWS >= 200, "the table has lost rows");
 int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "--straced") == 0)
         return straced(strcmp(argv[2], "defer") == 0 ? KR_TASKRUN_DEFER : KR_TASKRUN_COOP);
-    return tap_main("door", 156, argc, argv);
+    return tap_main("door", 160, argc, argv);
 }

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -174,6 +175,53 @@ TEST_EACH(memlock_too_small) {
     tap_need_kernel(6, 14); /* which charges rings (about that; 6.12 does not, 6.16 does) */
     as_nobody(0, refused_memlock);
     as_nobody(16384, refused_memlock);
+}
+
+/* Bytes of address space, of data: proc(5), statm. */
+static rlim_t bytes_in_use(unsigned field) {
+    unsigned long pages[7];
+    FILE *file = fopen("/proc/self/statm", "re");
+    CHECK(file != NULL);
+    for (unsigned i = 0; i < 7; i++)
+        CHECK_EQ(fscanf(file, "%lu", &pages[i]), 1);
+    fclose(file);
+    return (rlim_t)pages[field] * (rlim_t)sysconf(_SC_PAGESIZE);
+}
+
+#define SOME_MORE ((rlim_t)32 << 20) /* the default's buffers are 64 MiB */
+
+static void refused_by(__rlimit_resource_t limit, unsigned field, const char *cause) {
+    pid_t child = CHECK_SYS(fork());
+    if (child == 0) {
+        rlim_t most = bytes_in_use(field) + SOME_MORE;
+        CHECK_SYS(setrlimit(limit, &(struct rlimit){most, most}));
+        struct kr_failure why;
+        check_refused(NULL, ENOMEM, KR_REFUSED_MEMORY, &why);
+        CHECK(strstr(why.cause, cause));
+        tap_exit_child(0);
+    }
+    int status;
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(status, 0);
+}
+
+/* Ours: a limit of the process's own memory is not taken for that of locked memory. */
+TEST_EACH(memory_limits_by_their_names) {
+    refused_by(RLIMIT_AS, 0, "RLIMIT_AS");
+    refused_by(RLIMIT_DATA, 5, "RLIMIT_DATA");
+}
+
+static void refused_mlockall(void) {
+    CHECK_SYS(mlockall(MCL_FUTURE));
+    struct kr_failure why;
+    check_refused(NULL, ENOMEM, KR_REFUSED_MEMLOCK, &why);
+    CHECK(strstr(why.cause, "mlockall"));
+}
+
+/* Ours: nor what mlockall makes of it. */
+TEST_EACH(mlockall_by_its_name) {
+    tap_need_users();
+    as_nobody((rlim_t)4 << 20, refused_mlockall);
 }
 
 static struct kr_reactor *fitting[512];

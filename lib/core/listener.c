@@ -184,7 +184,7 @@ static bool asks_for_fds(const struct kr__listener *l) {
 static int slot_of_given(struct kr_reactor *r, int fd, struct kr__listener *l) {
     const struct kr__listen_plan plan = listener_plan(r, l, NULL);
     int rc = r->kernel->listen_fd(r->kernel, fd, &plan, &l->bound);
-    if (rc == 0 && l->bound.u.sa.sa_family == AF_UNIX && !asks_for_fds(l))
+    if (rc == 0 && l->bound.u.sa.sa_family == AF_UNIX && !asks_for_fds(l) && !l->equips)
         arrivals_free(r, l);
     return rc < 0 ? rc : listener_slot(r, fd);
 }

@@ -73,7 +73,7 @@ struct kr__kernel {
 
     int64_t (*clock)(const struct kr__kernel *k); /* monotonic nanoseconds */
 
-    /* zeroed; NULL: none */
+    /* zeroed; NULL: none, and errno says why */
     void *(*map)(const struct kr__kernel *k, size_t size, enum kr__map how);
     void (*unmap)(const struct kr__kernel *k, void *pages, size_t size);
 
@@ -139,6 +139,8 @@ struct kr__kernel {
 
     uint64_t (*limit_nofile)(const struct kr__kernel *k);   /* soft RLIMIT_NOFILE */
     uint64_t (*limit_memlock)(const struct kr__kernel *k);  /* soft RLIMIT_MEMLOCK */
+    uint64_t (*limit_as)(const struct kr__kernel *k);       /* soft RLIMIT_AS */
+    uint64_t (*limit_data)(const struct kr__kernel *k);     /* soft RLIMIT_DATA */
     /* kernel.io_uring_disabled; -1: not there */
     int (*sysctl_disabled)(const struct kr__kernel *k);
 };

@@ -139,7 +139,9 @@ static void *linux_map(const struct kr__kernel *k, size_t size, enum kr__map how
         return NULL;
     if ((how == KR__MAP_WIPE && madvise(pages, size, MADV_WIPEONFORK) < 0) ||
         (how == KR__MAP_KEEP && madvise(pages, size, MADV_DONTFORK) < 0)) {
+        int error = errno;
         munmap(pages, size);
+        errno = error;
         return NULL;
     }
     return pages;
@@ -555,6 +557,16 @@ static uint64_t linux_limit_memlock(const struct kr__kernel *k) {
     return soft_limit(RLIMIT_MEMLOCK);
 }
 
+static uint64_t linux_limit_as(const struct kr__kernel *k) {
+    (void)k;
+    return soft_limit(RLIMIT_AS);
+}
+
+static uint64_t linux_limit_data(const struct kr__kernel *k) {
+    (void)k;
+    return soft_limit(RLIMIT_DATA);
+}
+
 /* The file is there since kernel 6.6. */
 static int linux_sysctl_disabled(const struct kr__kernel *k) {
     (void)k;
@@ -605,5 +617,7 @@ const struct kr__kernel kr__linux = {
     .yield = linux_yield,
     .limit_nofile = linux_limit_nofile,
     .limit_memlock = linux_limit_memlock,
+    .limit_as = linux_limit_as,
+    .limit_data = linux_limit_data,
     .sysctl_disabled = linux_sysctl_disabled,
 };

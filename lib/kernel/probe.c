@@ -9,7 +9,9 @@
  *   ENOMEM       RLIMIT_MEMLOCK, which rings of one user share, charged again since about 6.14
  *                (io_uring/memmap.c); root is not charged
  *   EMFILE       no descriptor left, or a file table longer than RLIMIT_NOFILE (io_uring/rsrc.c)
- *   EINVAL       a set-up flag that the kernel does not know: older than 6.1 */
+ *   EINVAL       a set-up flag that the kernel does not know: older than 6.1
+ * Any of these may be mmap's or madvise's own, of the pages that a step needs: that is tried
+ * first. */
 #include "kernel/probe.h"
 
 #include <errno.h>
@@ -83,6 +85,70 @@ static void explain_missing(struct kr_failure *why, int sysctl) {
     SAY(why->remedy, "run on Linux 6.1 or newer, built with CONFIG_IO_URING");
 }
 
+/* 0 if so many bytes can be mapped in that way; else why not. */
+static int map_error(const struct kr__kernel *k, size_t size, enum kr__map how) {
+    errno = 0;
+    void *pages = k->map(k, size, how);
+    if (!pages)
+        return errno ? errno : ENOMEM;
+    k->unmap(k, pages, size);
+    return 0;
+}
+
+static void explain_space(const struct kr__kernel *k, struct kr_failure *why, size_t size) {
+    uint64_t as = k->limit_as(k), data = k->limit_data(k);
+    why->refused = KR_REFUSED_MEMORY;
+    if (as != UINT64_MAX)
+        SAY(why->cause, "%zu KiB cannot be mapped; RLIMIT_AS is %llu KiB", size / 1024,
+            (unsigned long long)(as / 1024));
+    else if (data != UINT64_MAX)
+        SAY(why->cause, "%zu KiB cannot be mapped; RLIMIT_DATA is %llu KiB", size / 1024,
+            (unsigned long long)(data / 1024));
+    else
+        SAY(why->cause, "%zu KiB cannot be mapped: the system is out of memory, or has set aside "
+            "too much (vm.overcommit_memory, vm.max_map_count)", size / 1024);
+    SAY(why->remedy, "%s, or configure fewer connections and buffers",
+        as != UINT64_MAX     ? "raise it (ulimit -v, LimitAS=)"
+        : data != UINT64_MAX ? "raise it (ulimit -d, LimitDATA=)"
+                             : "give the process more memory");
+}
+
+static void explain_mapping(const struct kr__kernel *k, struct kr_failure *why, size_t size,
+                            int error, const char *call) {
+    switch (error) {
+    case ENOMEM:
+        explain_space(k, why, size);
+        break;
+    case EAGAIN:
+        why->refused = KR_REFUSED_MEMLOCK;
+        SAY(why->cause,
+            "mlockall(MCL_FUTURE) locks what is mapped, %zu KiB here, and RLIMIT_MEMLOCK is %llu "
+            "KiB", size / 1024, (unsigned long long)(k->limit_memlock(k) / 1024));
+        SAY(why->remedy, "raise it (ulimit -l, LimitMEMLOCK=), or call mlockall(MCL_CURRENT) once "
+            "the reactor is made");
+        break;
+    default:
+        why->refused = KR_REFUSED_SECCOMP;
+        SAY(why->cause, "%s is answered with %s, by a system call filter as a rule", call,
+            strerror(error));
+        SAY(why->remedy, "allow mmap and madvise with all their arguments in the sandbox");
+    }
+}
+
+/* Whether it is the memory of the process, rather than the ring's own, that is refused: mapped
+ * once more, as all of it is, it still is. (man mmap, man madvise: what each error means.) */
+static bool explain_pages(const struct kr__kernel *k, struct kr_failure *why, size_t size) {
+    static const enum kr__map hows[] = {KR__MAP_PLAIN, KR__MAP_WIPE, KR__MAP_KEEP};
+    for (unsigned i = 0; size && i < sizeof hows / sizeof *hows; i++) {
+        int error = map_error(k, size, hows[i]);
+        if (!error)
+            continue;
+        explain_mapping(k, why, size, error, i ? "madvise" : "mmap");
+        return true;
+    }
+    return false;
+}
+
 static void explain_memory(const struct kr__kernel *k, struct kr_failure *why, size_t locked) {
     uint64_t limit = k->limit_memlock(k);
     if (locked == 0 || limit == UINT64_MAX) {
@@ -117,12 +183,15 @@ static void explain_old(struct kr_failure *why) {
     SAY(why->remedy, "run on Linux 6.1 or newer");
 }
 
-int kr__probe_explain(const struct kr__kernel *k, struct kr_failure *why, const char *tried,
-                      int error, size_t locked, unsigned files) {
+int kr__probe_explain(const struct kr__kernel *k, struct kr_failure *why,
+                      const struct kr__attempt *attempt, int error) {
     if (!why)
         return error;
+    const char *tried = attempt->tried;
     *why = (struct kr_failure){.error = error, .refused = KR_REFUSED_OTHER};
     SAY(why->tried, "%s", tried);
+    if (explain_pages(k, why, attempt->mapped))
+        return error;
     switch (-error) {
     case EPERM:
     case EACCES:
@@ -132,11 +201,11 @@ int kr__probe_explain(const struct kr__kernel *k, struct kr_failure *why, const 
         explain_missing(why, k->sysctl_disabled(k));
         break;
     case ENOMEM:
-        explain_memory(k, why, locked);
+        explain_memory(k, why, attempt->locked);
         break;
     case EMFILE:
     case ENFILE:
-        explain_files(k, why, files);
+        explain_files(k, why, attempt->files);
         break;
     case EUSERS:
         SAY(why->cause, "as many reactors live in this process as can: 4095");

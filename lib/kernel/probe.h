@@ -28,11 +28,17 @@ unsigned kr__probe_caps(const struct io_uring_params *params);
 /* Those that its operations tell of; none if they cannot be asked for. */
 unsigned kr__probe_ops(const struct kr__kernel *k, struct io_uring *ring);
 
-/* Fills `why` (NULL is allowed) for `error`, met while doing `tried`, and returns `error`. `locked`
- * is how many bytes the ring would lock, `files` how long its file table would be, both for the
- * text. */
-int kr__probe_explain(const struct kr__kernel *k, struct kr_failure *why, const char *tried,
-                      int error, size_t locked, unsigned files);
+/* What was being done, and what it needs of limited things. */
+struct kr__attempt {
+    const char *tried;
+    size_t mapped;  /* bytes of address space; 0: none of it is ours */
+    size_t locked;  /* bytes that the ring would lock; 0: not that memory was refused */
+    unsigned files; /* how long the file table would be */
+};
+
+/* Fills `why` (NULL is allowed) for `error`, met by that attempt, and returns `error`. */
+int kr__probe_explain(const struct kr__kernel *k, struct kr_failure *why,
+                      const struct kr__attempt *attempt, int error);
 
 /* Fills `why` for a field of the config that is out of range; returns -EINVAL. */
 int kr__probe_refuse_config(struct kr_failure *why, const char *cause);

@@ -384,6 +384,11 @@ static uint64_t door_limit_memlock(const struct kr__kernel *k) {
     return MEMLOCK;
 }
 
+static uint64_t door_limit_none(const struct kr__kernel *k) {
+    (void)k;
+    return UINT64_MAX;
+}
+
 static int door_sysctl_disabled(const struct kr__kernel *k) {
     (void)k;
     return 0;
@@ -428,6 +433,8 @@ void kr__sim_door_init(struct kr_sim *sim) {
         .yield = door_yield,
         .limit_nofile = door_limit_nofile,
         .limit_memlock = door_limit_memlock,
+        .limit_as = door_limit_none,
+        .limit_data = door_limit_none,
         .sysctl_disabled = door_sysctl_disabled,
     };
 }
