@@ -5,6 +5,8 @@
  * untouched. */
 #include "harness/net.h"
 
+#include "core/profile.h"
+
 #include <errno.h>
 #include <limits.h>
 #include <stdalign.h>
@@ -273,14 +275,78 @@ TEST(listen_opts_are_as_documented) {
     CHECK_EQ(o.conn_max, 0u);
     CHECK_EQ(o.conn.keep_idle_s | o.conn.keep_every_s | o.conn.keep_probes, 0u);
     CHECK_EQ(o.conn.user_timeout_ms | o.conn.send_buf | o.conn.recv_buf | o.conn.mark, 0u);
-    CHECK_EQ(o.conn.send_low, 64u << 10);
-    CHECK_EQ(o.conn.send_high, 256u << 10);
-    CHECK_EQ(o.conn.send_cap, 16u << 20);
+    CHECK_EQ(o.conn.send_low | o.conn.send_high | o.conn.send_cap, 0u);
     CHECK_EQ(o.conn.zerocopy_min, 0u);
-    CHECK_EQ(o.conn.recv_cap, 1u << 20);
+    CHECK_EQ(o.conn.recv_cap, 0u);
     CHECK_EQ(o.conn.idle_ns, 0);
-    CHECK_EQ(o.conn.flush_ns, 30000 * MS);
+    CHECK_EQ(o.conn.flush_ns, 0);
     CHECK_EQ(o.conn.inline_size, 0u);
+    CHECK_EQ(o.in_use_ns, 0);
+}
+
+#define KIB ((size_t)1 << 10)
+
+/* Given marks, and what they come to. */
+static const struct {
+    size_t low, high, cap, low_is, high_is, cap_is;
+} mark_rows[] = {
+    {0, 0, 0, 64 * KIB, 256 * KIB, 16384 * KIB},
+    {0, 32 * KIB, 0, 8 * KIB, 32 * KIB, 16384 * KIB},
+    {0, 0, 128 * KIB, 32 * KIB, 128 * KIB, 128 * KIB},
+    {512 * KIB, 0, 0, 512 * KIB, 512 * KIB, 16384 * KIB},
+    {0, 32768 * KIB, 0, 64 * KIB, 32768 * KIB, 32768 * KIB},
+    {1, 2, 3, 1, 2, 3},
+};
+
+/* Ours: 0 stands for the default, which makes room for the marks that are given. */
+TEST(listen_opts_of_0_are_the_defaults) {
+    for (size_t i = 0; i < sizeof mark_rows / sizeof *mark_rows; i++) {
+        struct kr_conn_opts o = {.size = sizeof o, .send_low = mark_rows[i].low,
+                                 .send_high = mark_rows[i].high, .send_cap = mark_rows[i].cap};
+        CHECK(!kr__conn_opts_settle(&o));
+        CHECK_EQ(o.send_low, mark_rows[i].low_is);
+        CHECK_EQ(o.send_high, mark_rows[i].high_is);
+        CHECK_EQ(o.send_cap, mark_rows[i].cap_is);
+        CHECK_EQ(o.recv_cap, 1024 * KIB);
+        CHECK_EQ(o.flush_ns, 30000 * MS);
+    }
+}
+
+static void check_words(int rc, const struct kr_failure *why, const char *of, const char *field) {
+    CHECK_EQ(rc, -EINVAL);
+    CHECK_EQ(why->error, -EINVAL);
+    CHECK_EQ(why->refused, KR_REFUSED_CONFIG);
+    CHECK(strstr(why->tried, of) && strstr(why->cause, field) && why->remedy[0]);
+}
+
+/* Ours: what is refused is told by its name, of whichever options it is part. */
+TEST(opts_check_names_the_field) {
+    struct kr_failure why = {.error = 1, .cause = "stale"};
+    CHECK_OK(kr_conn_opts_check(NULL, &why));
+    CHECK(why.error == 0 && !why.cause[0]);
+    CHECK_OK(kr_listen_opts_check(NULL, NULL));
+    CHECK_OK(kr_connect_opts_check(NULL, NULL, NULL));
+    struct kr_listen_opts listen;
+    kr_listen_opts_init(&listen);
+    CHECK_OK(kr_listen_opts_check(&listen, &why));
+    listen.conn.send_low = 3;
+    listen.conn.send_high = 2;
+    check_words(kr_listen_opts_check(&listen, &why), &why, "kr_listen_opts", "send_low");
+    CHECK_ERR(kr_listen_opts_check(&listen, NULL), EINVAL);
+    check_words(kr_conn_opts_check(&listen.conn, &why), &why, "kr_conn_opts", "send_low");
+    listen.backlog = 65536;
+    check_words(kr_listen_opts_check(&listen, &why), &why, "kr_listen_opts", "backlog");
+    struct kr_connect_opts connect;
+    kr_connect_opts_init(&connect);
+    struct kr_addr four, six;
+    CHECK_OK(kr_addr_ip(&four, "127.0.0.1", 0));
+    CHECK_OK(kr_addr_ip(&six, "::1", 0));
+    connect.source = &six;
+    CHECK_OK(kr_connect_opts_check(&connect, NULL, &why));
+    check_words(kr_connect_opts_check(&connect, &four, &why), &why, "kr_connect_opts", "source");
+    connect.source = NULL;
+    connect.conn.keep_probes = 128;
+    check_words(kr_connect_opts_check(&connect, &four, &why), &why, "kr_connect_opts", "keep_probes");
 }
 
 TEST(config_is_as_documented) {
@@ -472,6 +538,7 @@ static void listen_refused(struct kr_reactor *r, const struct kr_addr *addr,
         kr_listen_opts_init(&opts);                                                                \
         opts.field = (value);                                                                      \
         listen_refused(r, &loopback, &opts, &seen_ops);                                            \
+        CHECK_ERR(kr_listen_opts_check(&opts, NULL), EINVAL);                                      \
     } while (0)
 
 /* Ours: each option out of its range, and each pointer that must be, is refused; no descriptor is
@@ -494,23 +561,19 @@ TEST_EACH(listen_refuses_bad_arguments) {
 
     OPTS_REFUSED(size, 0);
     OPTS_REFUSED(size, 8);
-    OPTS_REFUSED(backlog, 0);
     OPTS_REFUSED(backlog, 65536);
     OPTS_REFUSED(turn_accepts, 17);
-    OPTS_REFUSED(conn.send_low, (256u << 10) + 1);
-    OPTS_REFUSED(conn.send_high, (16u << 20) + 1);
-    OPTS_REFUSED(conn.send_cap, (256u << 10) - 1);
+    OPTS_REFUSED(conn.send_low, (size_t)1 << 31);
+    OPTS_REFUSED(conn.send_high, (size_t)1 << 31);
     OPTS_REFUSED(conn.send_cap, (size_t)1 << 31);
     OPTS_REFUSED(conn.send_cap, SIZE_MAX);
     OPTS_REFUSED(conn.zerocopy_min, (size_t)1 << 31);
     OPTS_REFUSED(conn.zerocopy_min, SIZE_MAX);
-    OPTS_REFUSED(conn.recv_cap, 0);
     OPTS_REFUSED(conn.recv_cap, (size_t)1 << 31);
     OPTS_REFUSED(conn.recv_cap, SIZE_MAX);
     OPTS_REFUSED(conn.recv_fds, KR_FDS_MAX + 1);
     OPTS_REFUSED(conn.recv_fds, UINT_MAX);
     OPTS_REFUSED(conn.idle_ns, -1);
-    OPTS_REFUSED(conn.flush_ns, 0);
     OPTS_REFUSED(conn.flush_ns, -1);
     OPTS_REFUSED(conn.inline_size, ((size_t)1 << 20) + 1);
     OPTS_REFUSED(conn.inline_size, SIZE_MAX);
@@ -1161,4 +1224,4 @@ TEST_EACH(listening_at_the_end_of_the_reactor_is_refused) {
     test_close(p.fd);
 }
 
-TAP_MAIN(api, 112)
+TAP_MAIN(api, 114)

@@ -1329,11 +1329,10 @@ TEST_EACH(connect_refuses_bad_arguments) {
     } while (0)
     REFUSE(size, 0);
     REFUSE(size, sizeof opts + 1);
-    REFUSE(timeout_ns, -1);
     REFUSE(conn.size, 0);
-    REFUSE(conn.recv_cap, 0);
-    REFUSE(conn.flush_ns, 0);
-    REFUSE(conn.send_low, opts.conn.send_cap + 1);
+    REFUSE(conn.recv_cap, (size_t)1 << 31);
+    REFUSE(conn.flush_ns, -1);
+    REFUSE(conn.send_low, (size_t)1 << 31);
     bad = good;
     bad.size = 0;
     REFUSE(source, &bad);

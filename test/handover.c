@@ -319,7 +319,7 @@ TEST_EACH(handover_refuses_what_does_not_listen) {
     struct kr_listen_opts opts = small_opts();
     CHECK_ERR(kr_listen_fd(r, NULL, fd, &opts, NULL, NULL), EINVAL);
     CHECK_ERR(kr_listen_fd(r, NULL, fd, &opts, &(struct kr_conn_ops){0}, NULL), EINVAL);
-    opts.backlog = 0;
+    opts.backlog = 65536;
     CHECK_ERR(kr_listen_fd(r, NULL, fd, &opts, &ops, NULL), EINVAL);
     CHECK_ERR(kr_listen_fd(NULL, NULL, fd, NULL, &ops, NULL), EINVAL);
     CHECK_EQ(backlog_of(fd), 8);

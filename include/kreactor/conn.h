@@ -108,7 +108,8 @@ struct kr_conn_ops {
 #define KR_FDS_MAX 253u
 
 /* The limits that a connection starts with. Fill it with kr_conn_opts_init; the options of whatever
- * makes connections contain one, filled by their own init. */
+ * makes connections contain one, filled by their own init. In these and in all other options 0
+ * means the default of a number, and none where a deadline or a limit has none. */
 struct kr_conn_opts {
     size_t size; /* sizeof(struct kr_conn_opts), set by kr_conn_opts_init */
 
@@ -128,7 +129,9 @@ struct kr_conn_opts {
 
     /* Bytes queued to a peer: reading stops above `send_high` and goes on at `send_low`, when
      * on_drain runs; kr_conn_send refuses above `send_cap`. low <= high <= cap <= 2^31 - 1.
-     * `send_cap` also bounds what one kr_conn_send may take. Defaults 64 KiB, 256 KiB, 16 MiB. */
+     * `send_cap` also bounds what one kr_conn_send may take. 0: 64 KiB, 256 KiB, 16 MiB, or what
+     * the others leave room for; `send_low` is then a quarter of `send_high` at most. Defaults
+     * 0. */
     size_t send_low;
     size_t send_high;
     size_t send_cap;
@@ -147,7 +150,7 @@ struct kr_conn_opts {
      * before you set it. Default 0. */
     size_t zerocopy_min;
 
-    size_t recv_cap; /* unconsumed bytes a connection may keep, 1 to 2^31 - 1. Default 1 MiB */
+    size_t recv_cap; /* unconsumed bytes a connection may keep, 1 to 2^31 - 1; 0: 1 MiB. Default 0 */
 
     /* Descriptors to be taken with one receive at most, 0 to KR_FDS_MAX; see on_fds. 0: who sends any
      * is refused (EPERM, and the bytes are not sent either), on kernels >= 6.16; on older ones they
@@ -169,7 +172,7 @@ struct kr_conn_opts {
     int64_t life_ns;
 
     /* How long KR_CLOSE_FLUSH and KR_CLOSE_LINGER wait for a peer that takes nothing, and the
-     * latter for one that does not end, >= 1. Default 30 s. */
+     * latter for one that does not end, >= 1; 0: 30 s. Default 0. */
     int64_t flush_ns;
 
     size_t inline_size; /* bytes of memory in each connection for the user, 0 to 1 MiB. Default 0 */
@@ -184,6 +187,13 @@ struct kr_conn_opts {
 
 /* Fills `opts` with the defaults. Any thread. */
 KR_API void kr_conn_opts_init(struct kr_conn_opts *opts);
+
+/* Says why kr_conn_adopt would answer -EINVAL to these options (NULL: defaults): fills `why`
+ * (reactor.h; NULL ok), whose `cause` names the field, and returns -EINVAL; or clears it and
+ * returns 0. kr_listen_opts_check and kr_connect_opts_check do the same for theirs, with these in
+ * them. Any thread. */
+struct kr_failure;
+KR_API int kr_conn_opts_check(const struct kr_conn_opts *opts, struct kr_failure *why);
 
 /* Queues `size` bytes behind those queued before; all or nothing. The bytes are copied, except that
  * a part of what on_data is being lent may be held in its buffer instead (an echo costs no copy);

@@ -26,8 +26,8 @@ struct kr_connect_opts {
     const struct kr_addr *source;
 
     /* How long it may take until it stands, after which it ends with -ETIMEDOUT and KR_WHY_TIMEOUT;
-     * 0 = as long as the kernel tries, which for TCP is some two minutes, and for a Unix socket
-     * whose listener accepts nobody without end. Default 30 s. */
+     * negative: as long as the kernel tries, which for TCP is some two minutes, and for a Unix
+     * socket whose listener accepts nobody without end. 0: 30 s. Default 30 s. */
     int64_t timeout_ns;
 
     /* Make this side's address known (kr_conn_local) once it stands, at the cost of two system
@@ -40,6 +40,11 @@ struct kr_connect_opts {
 
 /* Fills `opts` with the defaults. Any thread. */
 KR_API void kr_connect_opts_init(struct kr_connect_opts *opts);
+
+/* Says why kr_connect to `addr` (NULL: to any) would answer -EINVAL to these options, as
+ * kr_conn_opts_check does. Any thread. */
+KR_API int kr_connect_opts_check(const struct kr_connect_opts *opts, const struct kr_addr *addr,
+                                 struct kr_failure *why);
 
 /* Connects to `addr`: IPv4, IPv6 or a Unix stream socket. `addr` and `opts` (NULL = defaults) are
  * borrowed for the call; `ops` until the connection has closed; `user` is handed to its callbacks.

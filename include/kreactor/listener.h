@@ -26,7 +26,7 @@ typedef void kr_listener_end_fn(struct kr_reactor *r, kr_listener listener, void
 struct kr_listen_opts {
     size_t size; /* sizeof(struct kr_listen_opts), set by kr_listen_opts_init */
 
-    /* Connections that wait in the kernel to be accepted, 1 to 65535; the kernel takes at most
+    /* Connections that wait in the kernel to be accepted, 1 to 65535; 0: 1024. The kernel takes at most
      * net.core.somaxconn. Default 1024. */
     unsigned backlog;
 
@@ -79,6 +79,10 @@ struct kr_listen_opts {
 
 /* Fills `opts` with the defaults. Any thread. */
 KR_API void kr_listen_opts_init(struct kr_listen_opts *opts);
+
+/* Says why kr_listen and kr_listen_fd would answer -EINVAL to these options, as kr_conn_opts_check
+ * does. Any thread. */
+KR_API int kr_listen_opts_check(const struct kr_listen_opts *opts, struct kr_failure *why);
 
 /* Listens on `addr`: IPv4, IPv6 (port 0: the kernel chooses, ask kr_listener_addr) or a Unix stream
  * socket, by path or abstract name (without either the kernel chooses an abstract one). `addr` and

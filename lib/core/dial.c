@@ -32,10 +32,11 @@ static void dial_begin(struct kr_reactor *r, struct kr__conn *c, const struct kr
     c->calling = true;
     c->knocks = kr__dial_addr(c)->u.sa.sa_family == AF_UNIX;
     c->idle_from = dial_now(r);
-    c->more->until = opts->timeout_ns ? kr__time_add(c->idle_from, opts->timeout_ns) : KR__NEVER;
+    bool bounded = opts->timeout_ns > 0;
+    c->more->until = bounded ? kr__time_add(c->idle_from, opts->timeout_ns) : KR__NEVER;
     if (c->knocks)
         kr__deadline_file(&r->timers, &c->deadline, c->idle_from);
-    else if (opts->timeout_ns)
+    else if (bounded)
         kr__deadline_file(&r->timers, &c->deadline, c->more->until);
     if (c->knocks || opts->local_address || opts->conn.keep_fd)
         c->more->fd = fd;

@@ -13,6 +13,7 @@
 #include "core/reactor.h"
 #include "kernel/probe.h"
 
+#define BACKLOG 1024u
 #define IN_USE_NS INT64_C(1000000000)
 
 static size_t table_bytes(unsigned max) {
@@ -125,15 +126,32 @@ void kr__listener_gone(struct kr_reactor *r, struct kr__listener *l) {
 void kr_listen_opts_init(struct kr_listen_opts *opts) {
     *opts = (struct kr_listen_opts){
         .size = sizeof *opts,
-        .backlog = 1024,
+        .backlog = BACKLOG,
         .reuse_addr = true,
     };
     kr_conn_opts_init(&opts->conn);
 }
 
-static bool opts_good(const struct kr_listen_opts *o) {
-    return o->size == sizeof *o && o->backlog >= 1 && o->backlog <= 65535 && o->unix_mode <= 0777 &&
-           o->turn_accepts <= KR__ACCEPT_ONES && kr__conn_opts_good(&o->conn);
+/* As kr__conn_opts_settle. */
+static const char *opts_settle(struct kr_listen_opts *o) {
+    if (o->size != sizeof *o)
+        return "size is not sizeof(struct kr_listen_opts): call kr_listen_opts_init first";
+    o->backlog = o->backlog ? o->backlog : BACKLOG;
+    if (o->backlog > 65535)
+        return "backlog is above 65535";
+    if (o->unix_mode > 0777)
+        return "unix_mode is above 0777";
+    if (o->turn_accepts > KR__ACCEPT_ONES)
+        return "turn_accepts is above 16";
+    return kr__conn_opts_settle(&o->conn);
+}
+
+int kr_listen_opts_check(const struct kr_listen_opts *opts, struct kr_failure *why) {
+    struct kr_listen_opts settled;
+    if (opts)
+        settled = *opts;
+    const char *fault = opts ? opts_settle(&settled) : NULL;
+    return kr__probe_options(why, "struct kr_listen_opts", fault);
 }
 
 static int listener_slot(struct kr_reactor *r, int fd) {
@@ -267,16 +285,15 @@ static kr_listener listener_begin(struct kr_reactor *r, uint32_t slot,
 static int listen_from(struct kr_reactor *r, kr_listener *ret, const struct origin *from,
                        const struct kr_listen_opts *opts, const struct kr_conn_ops *ops,
                        void *user) {
-    struct kr_listen_opts defaults;
-    kr_listen_opts_init(&defaults);
-    opts = opts ? opts : &defaults;
-    if (!opts_good(opts) || !ops || !ops->on_data)
+    struct kr__listener fresh = {.ops = ops, .user = user, .foreign = !from->addr};
+    kr_listen_opts_init(&fresh.opts);
+    if (opts)
+        fresh.opts = *opts;
+    if (opts_settle(&fresh.opts) || !ops || !ops->on_data)
         return -EINVAL;
     if (kr__shutting_down(r))
         return -ESHUTDOWN;
 
-    struct kr__listener fresh = {
-        .opts = *opts, .ops = ops, .user = user, .foreign = !from->addr};
     int rc = listener_equip(r, from, &fresh);
     if (rc < 0)
         return rc;

@@ -1,36 +1,90 @@
 /* Profiles. Failure: memory is refused, and the caller's profile is as before. */
 #include "core/profile.h"
 
+#include "kernel/probe.h"
+
 #include <errno.h>
 #include <string.h>
 
 #define CAP_MAX ((size_t)INT32_MAX)
 #define INLINE_MAX ((size_t)1 << 20)
 
+#define SEND_LOW ((size_t)64 << 10)
+#define SEND_HIGH ((size_t)256 << 10)
+#define SEND_CAP ((size_t)16 << 20)
+#define RECV_CAP ((size_t)1 << 20)
+#define FLUSH_NS INT64_C(30000000000)
+
 void kr_conn_opts_init(struct kr_conn_opts *opts) {
-    *opts = (struct kr_conn_opts){
-        .size = sizeof *opts,
-        .no_delay = true,
-        .send_low = (size_t)64 << 10,
-        .send_high = (size_t)256 << 10,
-        .send_cap = (size_t)16 << 20,
-        .recv_cap = (size_t)1 << 20,
-        .flush_ns = INT64_C(30000000000),
-    };
+    *opts = (struct kr_conn_opts){.size = sizeof *opts, .no_delay = true};
 }
 
-bool kr__conn_opts_good(const struct kr_conn_opts *o) {
-    bool sends =
-        o->send_low <= o->send_high && o->send_high <= o->send_cap && o->send_cap <= CAP_MAX;
-    bool receives = o->recv_cap >= 1 && o->recv_cap <= CAP_MAX && o->recv_fds <= KR_FDS_MAX;
-    bool sockets = o->keep_idle_s <= 32767 && o->keep_every_s <= 32767 && o->keep_probes <= 127 &&
-                   o->user_timeout_ms <= INT32_MAX && o->send_buf <= INT32_MAX &&
-                   o->recv_buf <= INT32_MAX;
-    bool times = o->idle_ns >= 0 && o->read_ns >= 0 && o->write_ns >= 0 && o->life_ns >= 0 &&
-                 o->flush_ns >= 1;
-    bool lends = o->zerocopy_min <= CAP_MAX;
-    return o->size == sizeof *o && sends && lends && receives && sockets && times &&
-           o->inline_size <= INLINE_MAX;
+static size_t or_default(size_t value, size_t fallback) {
+    return value ? value : fallback;
+}
+
+/* Marks that were not given make room for those that were. */
+static void settle(struct kr_conn_opts *o) {
+    size_t most = kr__max_size(o->send_high, o->send_low);
+    o->send_cap = or_default(o->send_cap, kr__max_size(SEND_CAP, most));
+    size_t high = kr__max_size(SEND_HIGH, o->send_low);
+    o->send_high = or_default(o->send_high, kr__min_size(high, o->send_cap));
+    o->send_low = or_default(o->send_low, kr__min_size(SEND_LOW, o->send_high / 4));
+    o->recv_cap = or_default(o->recv_cap, RECV_CAP);
+    o->flush_ns = o->flush_ns ? o->flush_ns : FLUSH_NS;
+}
+
+static const char *fault_of_queues(const struct kr_conn_opts *o) {
+    if (o->send_cap > CAP_MAX)
+        return "send_cap is above 2^31 - 1";
+    if (o->send_high > o->send_cap)
+        return "send_high is above send_cap";
+    if (o->send_low > o->send_high)
+        return "send_low is above send_high";
+    if (o->zerocopy_min > CAP_MAX)
+        return "zerocopy_min is above 2^31 - 1";
+    if (o->recv_cap > CAP_MAX)
+        return "recv_cap is above 2^31 - 1";
+    if (o->recv_fds > KR_FDS_MAX)
+        return "recv_fds is above KR_FDS_MAX";
+    return o->inline_size > INLINE_MAX ? "inline_size is above 1 MiB" : NULL;
+}
+
+static const char *fault_of_socket(const struct kr_conn_opts *o) {
+    if (o->keep_idle_s > 32767)
+        return "keep_idle_s is above 32767";
+    if (o->keep_every_s > 32767)
+        return "keep_every_s is above 32767";
+    if (o->keep_probes > 127)
+        return "keep_probes is above 127";
+    if (o->user_timeout_ms > INT32_MAX)
+        return "user_timeout_ms is above 2^31 - 1";
+    if (o->send_buf > INT32_MAX || o->recv_buf > INT32_MAX)
+        return "send_buf or recv_buf is above 2^31 - 1";
+    return NULL;
+}
+
+static const char *fault_of_times(const struct kr_conn_opts *o) {
+    if (o->idle_ns < 0 || o->read_ns < 0 || o->write_ns < 0 || o->life_ns < 0)
+        return "idle_ns, read_ns, write_ns or life_ns is negative";
+    return o->flush_ns < 0 ? "flush_ns is negative" : NULL;
+}
+
+const char *kr__conn_opts_settle(struct kr_conn_opts *opts) {
+    if (opts->size != sizeof *opts)
+        return "size is not sizeof(struct kr_conn_opts): call kr_conn_opts_init first";
+    settle(opts);
+    const char *fault = fault_of_queues(opts);
+    fault = fault ? fault : fault_of_socket(opts);
+    return fault ? fault : fault_of_times(opts);
+}
+
+int kr_conn_opts_check(const struct kr_conn_opts *opts, struct kr_failure *why) {
+    struct kr_conn_opts settled;
+    if (opts)
+        settled = *opts;
+    const char *fault = opts ? kr__conn_opts_settle(&settled) : NULL;
+    return kr__probe_options(why, "struct kr_conn_opts", fault);
 }
 
 void kr__profiles_free(struct kr__profiles *profiles) {

@@ -222,13 +222,21 @@ int kr__probe_explain(const struct kr__kernel *k, struct kr_failure *why,
     return error;
 }
 
+int kr__probe_options(struct kr_failure *why, const char *of, const char *fault) {
+    int error = fault ? -EINVAL : 0;
+    if (!why)
+        return error;
+    *why = (struct kr_failure){.error = error};
+    if (!fault)
+        return 0;
+    why->refused = KR_REFUSED_CONFIG;
+    SAY(why->tried, "%s", of);
+    SAY(why->cause, "%s", fault);
+    SAY(why->remedy, "fill it with its init function first, then change fields within their "
+        "ranges; 0 is the default of any number");
+    return error;
+}
+
 int kr__probe_refuse_config(struct kr_failure *why, const char *cause) {
-    if (why) {
-        *why = (struct kr_failure){.error = -EINVAL, .refused = KR_REFUSED_CONFIG};
-        SAY(why->tried, "struct kr_config");
-        SAY(why->cause, "%s", cause);
-        SAY(why->remedy,
-            "fill it with kr_config_init first, then change fields within their ranges");
-    }
-    return -EINVAL;
+    return kr__probe_options(why, "struct kr_config", cause);
 }

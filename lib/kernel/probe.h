@@ -40,6 +40,10 @@ struct kr__attempt {
 int kr__probe_explain(const struct kr__kernel *k, struct kr_failure *why,
                       const struct kr__attempt *attempt, int error);
 
+/* Fills `why` (NULL is allowed) for a field of those options, or clears it if there is no fault;
+ * returns -EINVAL or 0. */
+int kr__probe_options(struct kr_failure *why, const char *of, const char *fault);
+
 /* Fills `why` for a field of the config that is out of range; returns -EINVAL. */
 int kr__probe_refuse_config(struct kr_failure *why, const char *cause);
 

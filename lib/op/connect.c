@@ -24,15 +24,32 @@ void kr__done_connect(struct kr_reactor *r, struct kr__owner *o, const struct kr
     kr__dial_answered(r, kr__owner_conn(o), how->res);
 }
 
+#define TIMEOUT_NS INT64_C(30000000000)
+
 void kr_connect_opts_init(struct kr_connect_opts *opts) {
-    *opts = (struct kr_connect_opts){.size = sizeof *opts, .timeout_ns = INT64_C(30000000000)};
+    *opts = (struct kr_connect_opts){.size = sizeof *opts, .timeout_ns = TIMEOUT_NS};
     kr_conn_opts_init(&opts->conn);
 }
 
-static bool opts_good(const struct kr_connect_opts *o, const struct kr_addr *addr) {
-    bool source = !o->source || (kr__addr_good(o->source) &&
-                                 o->source->u.sa.sa_family == addr->u.sa.sa_family);
-    return o->size == sizeof *o && source && o->timeout_ns >= 0 && kr__conn_opts_good(&o->conn);
+/* As kr__conn_opts_settle; `addr` may be NULL. */
+static const char *opts_settle(struct kr_connect_opts *o, const struct kr_addr *addr) {
+    if (o->size != sizeof *o)
+        return "size is not sizeof(struct kr_connect_opts): call kr_connect_opts_init first";
+    o->timeout_ns = o->timeout_ns ? o->timeout_ns : TIMEOUT_NS;
+    if (o->source && !kr__addr_good(o->source))
+        return "source is no address of a known family";
+    if (o->source && addr && o->source->u.sa.sa_family != addr->u.sa.sa_family)
+        return "source is of another family than the address to connect to";
+    return kr__conn_opts_settle(&o->conn);
+}
+
+int kr_connect_opts_check(const struct kr_connect_opts *opts, const struct kr_addr *addr,
+                          struct kr_failure *why) {
+    struct kr_connect_opts settled;
+    if (opts)
+        settled = *opts;
+    const char *fault = opts ? opts_settle(&settled, addr) : NULL;
+    return kr__probe_options(why, "struct kr_connect_opts", fault);
 }
 
 int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *addr,
@@ -40,15 +57,16 @@ int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *addr,
     int rc = kr__guard(r);
     if (rc < 0)
         return rc;
-    struct kr_connect_opts defaults;
-    kr_connect_opts_init(&defaults);
-    opts = opts ? opts : &defaults;
-    if (!kr__addr_good(addr) || !opts_good(opts, addr) || !ops || !ops->on_data)
+    struct kr_connect_opts settled;
+    kr_connect_opts_init(&settled);
+    if (opts)
+        settled = *opts;
+    if (!kr__addr_good(addr) || opts_settle(&settled, addr) || !ops || !ops->on_data)
         return -EINVAL;
     if (kr__shutting_down(r))
         return -ESHUTDOWN;
     struct kr__conn *c;
-    rc = kr__dial(r, addr, opts, ops, user, &c);
+    rc = kr__dial(r, addr, &settled, ops, user, &c);
     if (rc == 0 && ret)
         *ret = kr__conn_handle(c);
     return rc;
@@ -59,15 +77,16 @@ int kr_conn_adopt(struct kr_reactor *r, kr_conn *ret, int fd, const struct kr_co
     int rc = kr__guard(r);
     if (rc < 0)
         return rc;
-    struct kr_conn_opts defaults;
-    kr_conn_opts_init(&defaults);
-    opts = opts ? opts : &defaults;
-    if (!kr__conn_opts_good(opts) || !ops || !ops->on_data)
+    struct kr_conn_opts settled;
+    kr_conn_opts_init(&settled);
+    if (opts)
+        settled = *opts;
+    if (kr__conn_opts_settle(&settled) || !ops || !ops->on_data)
         return -EINVAL;
     if (kr__shutting_down(r))
         return -ESHUTDOWN;
     struct kr__conn *c;
-    rc = kr__dial_adopt(r, fd, opts, ops, user, &c);
+    rc = kr__dial_adopt(r, fd, &settled, ops, user, &c);
     if (rc == 0 && ret)
         *ret = kr__conn_handle(c);
     return rc;

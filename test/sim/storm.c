@@ -108,6 +108,8 @@ static void plan_listener(struct storm *s) {
     o->conn.send_cap = 1 + some(s, s->scenario->slow ? 8192 : 65536);
     o->conn.send_high = 1 + below(s, o->conn.send_cap);
     o->conn.send_low = below(s, o->conn.send_high + 1);
+    if (!o->conn.send_low) /* which would be the default */
+        o->conn.send_low = 1;
     o->conn.zerocopy_min = likely(s, 400) ? 1 + some(s, 4096) : 0;
     o->conn.recv_cap = s->scenario->proxy ? 1u << 20 : 64 + some(s, 65536);
     o->conn.recv_fds = s->scenario->fds ? 1 + (unsigned)below(s, GIFT_MAX) : 0;
