@@ -123,7 +123,7 @@ static void round_begin(struct world *w) {
     w->r = test_reactor(&config);
     struct kr_conn_opts *o = &w->conn_opts;
     kr_conn_opts_init(o);
-    o->send_low = (size_t)chance_number(w, 2000);
+    o->send_low = (size_t)chance_some(w, 2000);
     o->send_high = o->send_low + (size_t)chance_number(w, 20000);
     o->send_cap = o->send_high + (size_t)chance_some(w, 60000);
     o->recv_cap = (size_t)chance_some(w, 20000) + 4;

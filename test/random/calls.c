@@ -68,6 +68,24 @@ static void make_addr_text(struct world *w) {
 
 /* ---- options ---- */
 
+/* Now and then with a field out of range, which is named. */
+static void make_opts_check(struct world *w) {
+    struct kr_failure why;
+    struct kr_listen_opts listens;
+    struct kr_connect_opts connects;
+    kr_listen_opts_init(&listens);
+    kr_connect_opts_init(&connects);
+    listens.conn = connects.conn = w->conn_opts;
+    bool bad = chance(w, 512);
+    if (bad)
+        listens.conn.inline_size = connects.conn.inline_size = SIZE_MAX;
+    int rc = bad ? -EINVAL : 0;
+    CHECK_EQ(IN_CALL(w, kr_conn_opts_check(&listens.conn, &why)), rc);
+    CHECK(why.error == rc && !why.cause[0] == !bad);
+    CHECK_EQ(IN_CALL(w, kr_listen_opts_check(&listens, &why)), rc);
+    CHECK_EQ(IN_CALL(w, kr_connect_opts_check(&connects, NULL, NULL)), rc);
+}
+
 static void make_conn_opts_init(struct world *w) {
     struct kr_conn_opts opts;
     (void)w;
@@ -677,6 +695,7 @@ const struct call calls[] = {
     {"kr_conn_forward_stop", make_conn_forward_stop, 3},
     {"kr_conn_inline", make_conn_inline, 3},
     {"kr_conn_local", make_conn_local, 3},
+    {"kr_conn_opts_check", make_opts_check, 1},
     {"kr_conn_opts_init", make_conn_opts_init, 1},
     {"kr_conn_pause", make_conn_pause, 12},
     {"kr_conn_peer", make_conn_peer, 3},
@@ -695,6 +714,7 @@ const struct call calls[] = {
     {"kr_conn_swap", make_conn_swap, 6},
     {"kr_conn_user", make_conn_user, 8},
     {"kr_connect", make_connect, 20},
+    {"kr_connect_opts_check", make_opts_check, 1},
     {"kr_connect_opts_init", make_connect, 1},
     {"kr_drain", make_drain, 1},
     {"kr_dump", make_dump, 1},
@@ -705,6 +725,7 @@ const struct call calls[] = {
     {"kr_lease_take", make_lease_take, 4},
     {"kr_listen", make_listen, 10},
     {"kr_listen_fd", make_listen_fd, 5},
+    {"kr_listen_opts_check", make_opts_check, 1},
     {"kr_listen_opts_init", make_listen, 1},
     {"kr_listener_addr", make_listener_addr, 3},
     {"kr_listener_close", make_listener_close, 1},

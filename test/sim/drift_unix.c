@@ -230,7 +230,7 @@ static void listens(struct raw *x) {
     CHECK_OK(kr_sim_connect_to(x->sim, &peer, &addr));
     CHECK_OK(kr_sim_close(x->sim, peer));
     CHECK_ERR(x->door->listen(x->door, &plan, &bound), EADDRINUSE);
-    x->door->path_remove(x->door, &addr, NULL);
+    x->door->path_remove(x->door, &addr, NULL, -1);
     CHECK_ERR(kr_sim_connect_to(x->sim, &second, &addr), ENOENT);
 }
 
