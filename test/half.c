@@ -665,7 +665,7 @@ TEST_EACH(half_without_a_worker) {
 }
 
 /* Ours: where there is no other way and no worker, it is made when there is one; until then the
- * connection serves on. */
+ * connection serves on, and the reactor sleeps between two tries. */
 TEST_EACH(half_when_a_worker_can_be_made) {
     struct seen s = {0};
     begin(&s, &ops);
@@ -676,6 +676,10 @@ TEST_EACH(half_when_a_worker_can_be_made) {
         test_step(s.r, "turns without a worker");
         client_sends(&s, 1000);
     }
+    uint64_t sqes = test_stats(s.r).sqes;
+    for (int64_t until = tap_now_ns() + 50000000; tap_now_ns() < until;)
+        test_step(s.r, "tries");
+    CHECK_LE(test_stats(s.r).sqes - sqes, 30u);
     char byte;
     CHECK_EQ(test_recv_some(s.fd, &byte, 1), 0);
     CHECK_EQ(s.closes, 0u);

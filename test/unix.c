@@ -985,4 +985,4 @@ TEST_EACH(unix_end_of_stream_is_never_missed, .deadline_s = 120) {
     place_end(&p);
 }
 
-TAP_MAIN(unix, 106)
+TAP_MAIN(unix, 104)

@@ -6,8 +6,8 @@
  * on. A connection that has kept its descriptor uses that one, when a NOP has completed.
  * Failure modes: no descriptor can be made, or the kernel is older (SHUTDOWN in the ring); no
  * worker can be made for that (RLIMIT_NPROC, a pids cgroup: -ECANCELED, io_uring/io-wq.c; tried
- * again after a while, by a descriptor first where the kernel has that); any other error ends the
- * connection with it, since a peer that waits for our end would wait for ever (-ENOTCONN: the peer
+ * again, by a descriptor first where the kernel has that: the second request waits in the kernel
+ * until there is a worker, observed on 6.18); any other error ends the connection with it, since a peer that waits for our end would wait for ever (-ENOTCONN: the peer
  * has reset). A close while it is in flight waits for it: it is never cancelled, as it ends by
  * itself.
  *
