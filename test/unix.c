@@ -347,6 +347,13 @@ TEST(unix_mode_follows_no_link) {
         CHECK_EQ(mode_of(p.path), 0666u);
     }
     CHECK_SYS(unlink(victim));
+    CHECK_SYS(rename(p.path, victim));
+    CHECK_SYS(chown(victim, geteuid(), getegid()));
+    CHECK_SYS(chmod(victim, 0600));
+    CHECK_SYS(symlink(victim, p.path)); /* to a socket of one's own */
+    CHECK_ERR(kr__path_mode(&p.addr, 0666), EPERM);
+    CHECK_EQ(mode_of(victim), 0600u);
+    CHECK_SYS(unlink(victim));
     place_end(&p);
 }
 

@@ -39,7 +39,7 @@ uint16_t kr__prep_shutdown(struct kr_reactor *r, struct kr__owner *o, struct io_
         io_uring_prep_shutdown(sqe, 0, SHUT_WR);
     else
         sqe->opcode = way == BY_FRESH ? KR__OP_FIXED_FD_INSTALL : IORING_OP_NOP;
-    return way;
+    return (uint16_t)way;
 }
 
 static int end_by(struct kr_reactor *r, int fd, bool fresh) {
