@@ -144,9 +144,9 @@ static void put_ring(struct dump *d, const struct kr_reactor *r) {
 }
 
 static void put_rooms(struct dump *d, const struct kr_reactor *r) {
-    put(d, "slots conns %u of %u promised %u; made %u of %u; files free %u of %u\n",
-        r->conns.accepted, r->conns.accept_max, r->conns.promised,
-        r->slots.made.count - r->slots.made.free_count, r->slots.made.count,
+    put(d, "slots %s conns %u of %u promised %u; made %u of %u; files free %u of %u\n",
+        kr_reactor_table(r) == KR_TABLE_PLAIN ? "plain" : "registered", r->conns.accepted,
+        r->conns.accept_max, r->conns.promised, r->slots.made.count - r->slots.made.free_count, r->slots.made.count,
         r->slots.files.free_count, r->slots.files.count);
     put(d, "bufs published %u target %u free %u of %u size %zu held %llu usual %zu\n",
         r->bufs.published, r->bufs.target, r->bufs.free_count, r->bufs.count, r->bufs.size,

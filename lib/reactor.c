@@ -50,6 +50,11 @@ static size_t bytes_of_tables(const struct kr_config *c) {
     return conns * sizeof(struct kr__conn) + c->file_max * sizeof(struct kr__listener);
 }
 
+static bool wants_plain_table(const struct kr_reactor *r) {
+    bool lets_go = r->ring.caps & KR__CAP_FILE_TABLE;
+    return r->config.table == KR_TABLE_PLAIN || (r->config.table == KR_TABLE_AUTO && !lets_go);
+}
+
 /* The rooms on an open ring. *at says which step failed. */
 static int build_rooms(struct kr_reactor *r, struct kr__attempt *at) {
     const struct kr_config *c = &r->config;
@@ -61,9 +66,14 @@ static int build_rooms(struct kr_reactor *r, struct kr__attempt *at) {
     *at = (struct kr__attempt){.tried = "io_uring_enter"};
     int rc = try_enter(r);
     if (rc == 0) {
-        at->tried = "io_uring_register of the file table";
-        rc = kr__slots_init(&r->slots, &r->ring, &r->mem,
-                            &(struct kr__slots_plan){c->conn_max, c->connect_max, c->file_max});
+        const struct kr__slots_plan plan = {
+            .accepted = c->conn_max,
+            .made = c->connect_max,
+            .files = c->file_max,
+            .plain = wants_plain_table(r),
+        };
+        at->tried = plan.plain ? "the table of descriptors" : "io_uring_register of the file table";
+        rc = kr__slots_init(&r->slots, &r->ring, &r->mem, &plan);
     }
     if (rc == 0) {
         at->tried = "io_uring_register of the buffers";
@@ -205,6 +215,12 @@ int kr_reactor_new(struct kr_reactor **ret, const struct kr_config *config,
     if (!ret)
         return kr__probe_refuse_config(why, "ret is NULL");
     return kr__reactor_new(ret, config, why, &kr__linux, KR__CAPS_ALL);
+}
+
+enum kr_table kr_reactor_table(const struct kr_reactor *r) {
+    if (!r)
+        return KR_TABLE_AUTO;
+    return r->ring.plain.cells ? KR_TABLE_PLAIN : KR_TABLE_REGISTERED;
 }
 
 /* The door of kr_run and kr_step; the first one binds. */

@@ -43,6 +43,7 @@ static int try_mode(const char *mode, enum kr_taskrun taskrun) {
     struct kr_failure why;
     if (kr_reactor_new(&r, &config, &why) < 0)
         return refused(mode, &why);
+    bool plain = kr_reactor_table(r) == KR_TABLE_PLAIN;
     int rc = kr_step(r, 0);
     kr_reactor_free(r);
     if (rc < 0) {
@@ -50,6 +51,8 @@ static int try_mode(const char *mode, enum kr_taskrun taskrun) {
         return 1;
     }
     printf("%s: works\n", mode);
+    printf("  table: %s\n", plain ? "plain: each connection is a descriptor, until Linux 6.13"
+                                   : "registered: connections are no descriptors");
     return 0;
 }
 

@@ -177,11 +177,10 @@ struct kr_conn_opts {
 
     size_t inline_size; /* bytes of memory in each connection for the user, 0 to 1 MiB. Default 0 */
 
-    /* Keep a descriptor of the socket beside the entry in the table: for kr_conn_fd, and for
-     * kr_conn_release on kernels before 6.8. Costs one of RLIMIT_NOFILE a connection, and accepting
-     * one three system calls; with none left, accepting backs off until there is. A
-     * forked child has copies of them, and the peer sees no end while it keeps them
-     * (kr_reactor_after_fork in reactor.h). Default false. */
+    /* Keep a descriptor of the socket beside the entry in the table: for kr_conn_fd. Costs one of
+     * RLIMIT_NOFILE a connection, and accepting one three system calls; with none left, accepting
+     * backs off until there is. A forked child has copies of them, and the peer sees no end while it
+     * keeps them (kr_reactor_after_fork in reactor.h). Default false. */
     bool keep_fd;
 };
 

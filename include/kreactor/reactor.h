@@ -30,6 +30,20 @@ enum kr_taskrun {
     KR_TASKRUN_DEFER = 1,
 };
 
+/* Where the files of connections and listeners are. Results are the same. */
+enum kr_table {
+    /* a registered table where that works, from Linux 6.13 on; else plain descriptors */
+    KR_TABLE_AUTO = 0,
+    /* The kernel's registered table: no descriptors, and less to do a request. Before Linux 6.13 it
+     * does not let go of what is closed while other requests are under way: peers see no end, and
+     * ports stay taken. */
+    KR_TABLE_REGISTERED = 1,
+    /* A descriptor for each connection and listener. They are close-on-exec; a forked child has
+     * copies, and while it keeps them peers of connections that the parent closes see no end
+     * (kr_reactor_after_fork). */
+    KR_TABLE_PLAIN = 2,
+};
+
 /* Memory other than the page-aligned tables (rings, connection table, receive buffers), which are
  * mapped. `alloc` returns memory aligned for any type or NULL; `free` gets back the pointer and the
  * very size it was made with. Both are called on the reactor's thread and by kr_reactor_new and
@@ -59,8 +73,11 @@ struct kr_config {
 
     /* Accepted connections at a time, at least 1. Listeners pause below it; nobody is dropped. The
      * table of all connections and files, conn_max + connect_max + file_max, is at most 1048576
-     * long and must fit RLIMIT_NOFILE (soft), although its entries are no descriptors. Default:
-     * what of that limit connect_max and file_max leave, at most 16384. */
+     * long and must fit RLIMIT_NOFILE (soft), although the entries of a registered table are no
+     * descriptors. Those of a plain one are, beside the others that the process has and one more for
+     * each connection with keep_fd: when none is left accepts wait, and kr_connect answers -EMFILE.
+     * Default: what of that limit connect_max and file_max leave, less a 16th of the limit (at most
+     * 1024, and half of what is left) for the rest of the process; at most 16384. */
     unsigned conn_max;
 
     /* Connections that this program makes itself (kr_connect), at a time. Default: a quarter of
@@ -69,6 +86,8 @@ struct kr_config {
 
     /* Listeners and other files of the library's own, 1 to 65536. Default 64. */
     unsigned file_max;
+
+    enum kr_table table; /* default KR_TABLE_AUTO */
 
     /* Receive buffers, shared by all connections: their number, a power of two from 1 to 32768, and
      * the size of each, 1 to 1 MiB. They take memory only where bytes were received into them. When
@@ -131,10 +150,14 @@ struct kr_failure {
  * made before a fork: neither daemon(3) nor any other fork leaves the child a reactor that it can
  * use (-ECHILD), so a daemon forks first and makes it then. What is to be told to whoever starts
  * the daemon goes through a pipe, or is tried before: a reactor made and freed, a socket bound and
- * handed to kr_listen_fd. Uses two descriptors (ring, eventfd). Raises no limit and prints
- * nothing. */
+ * handed to kr_listen_fd. Uses two descriptors (ring, eventfd), and with KR_TABLE_PLAIN one
+ * for each connection and listener. Raises no limit and prints nothing. */
 KR_API int kr_reactor_new(struct kr_reactor **ret, const struct kr_config *config,
                           struct kr_failure *why) KR_MUST_CHECK;
+
+/* Which table the reactor has: KR_TABLE_REGISTERED or KR_TABLE_PLAIN; KR_TABLE_AUTO for NULL. Any
+ * thread. */
+KR_API enum kr_table kr_reactor_table(const struct kr_reactor *r);
 
 /* Runs turns until kr_stop. The first kr_run or kr_step binds the reactor to the calling thread for
  * good (the kernel lets a ring have one submitter, man io_uring_setup on

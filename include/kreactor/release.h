@@ -77,13 +77,12 @@ typedef void kr_released_fn(struct kr_reactor *r, kr_conn conn, void *user,
  * call on, but on_close; sends and the like answer -EPIPE, and kr_conn_close ends the connection as
  * ever. Within on_data what that does not consume is among the unread; leases are not concerned.
  *
- * Kernel >= 6.8 makes a descriptor from the table (IORING_OP_FIXED_FD_INSTALL). On older ones the
- * connection must have been made with keep_fd (conn.h), and it is that one. It is close-on-exec,
- * and blocking unless it was adopted otherwise; `unread` aside it is as if the connection had never
- * been here.
+ * The descriptor is the one that was kept (keep_fd, conn.h), else a new one: of a registered table
+ * kernel >= 6.8 makes it (IORING_OP_FIXED_FD_INSTALL). It is close-on-exec, and blocking unless it
+ * was adopted otherwise; `unread` aside it is as if the connection had never been here.
  *
- * Errors, with nothing begun: -EOPNOTSUPP on a kernel before 6.8 without keep_fd; -ENOTCONN when it
- * does not stand yet; -EBUSY when it is forwarding, or has a file in its queue; -EALREADY when it
+ * Errors, with nothing begun: -EOPNOTSUPP with KR_TABLE_REGISTERED on a kernel before 6.8 without
+ * keep_fd; -ENOTCONN when it does not stand yet; -EBUSY when it is forwarding, or has a file in its queue; -EALREADY when it
  * is being released; -EPIPE once it is being closed; -EINVAL without `done`; -ENOMEM. */
 KR_API int kr_conn_release(struct kr_reactor *r, kr_conn conn, kr_released_fn *done, void *user);
 

@@ -27,15 +27,17 @@ enum kr_sockopt {
  * from a turn, before on_close; -ECANCELED when the connection ended first. Legal: everything. */
 typedef void kr_sockopt_fn(struct kr_reactor *r, kr_conn conn, void *user, int error);
 
-/* Sets an option. With keep_fd at once; else by request (kernel >= 6.8) in the next turn, or when
- * the connection stands, and then before any byte that is queued after this call is sent, also when
- * the connection is closed meanwhile in a manner that sends it. Sending waits for that, for a turn
- * an option as a rule. What is set is in order of the calls. `done` may be NULL: what the ranges above allow the kernel does not
+/* Sets an option. With keep_fd, or a plain table (reactor.h), at once; else by request (kernel >=
+ * 6.8) in the next turn, or when the connection stands, and then before any byte that is queued
+ * after this call is sent, also when the connection is closed meanwhile in a manner that sends it.
+ * Sending waits for that, for a turn an option as a rule. What is set is in order of the calls.
+ * `done` may be NULL: what the ranges above allow the kernel does not
  * refuse, but for MARK, and what a security module or a BPF program may say.
  *
  * Errors, with nothing done: -EINVAL, a value out of its range; -EOPNOTSUPP, any on a pipe, one of
- * TCP on a Unix socket, or a kernel before 6.8 without keep_fd; -EAGAIN when 64 of this connection
- * wait; -EPIPE once it is being closed or released; -ENOMEM; with keep_fd the kernel's own. */
+ * TCP on a Unix socket, or KR_TABLE_REGISTERED on a kernel before 6.8 without keep_fd; -EAGAIN when
+ * 64 of this connection wait; -EPIPE once it is being closed or released; -ENOMEM; where it is done
+ * at once the kernel's own. */
 KR_API int kr_conn_sockopt(struct kr_reactor *r, kr_conn conn, enum kr_sockopt which,
                            unsigned value, kr_sockopt_fn *done, void *user);
 

@@ -37,6 +37,11 @@
     X(inbox_full, sim)                                                                             \
     X(inbox_full_at_rest, post)                                                                    \
     X(notice_coalesced, post)                                                                      \
+    /* kernel/plain.c */                                                                           \
+    X(close_unsubmitted, table)                                                                    \
+    /* pool/slots.c */                                                                             \
+    X(accepted_beyond_the_range, matrix)                                                           \
+    X(accepted_without_a_slot, table)                                                              \
     /* core/conn.c */                                                                              \
     X(blocked, sim)                                                                                \
     X(reset_for_flights, sim)                                                                      \
@@ -123,7 +128,6 @@
     X(sockopt_cancelled, sock)                                                                     \
     /* op/accept.c */                                                                              \
     X(arrival_dropped, sim)                                                                        \
-    X(accepted_beyond_the_range, matrix)                                                           \
     /* op/install.c */                                                                             \
     X(install_failed, sim)                                                                         \
     /* op/cancel.c */                                                                              \

@@ -13,6 +13,8 @@
 #define CONNECT_MAX_DEFAULT 1024u
 #define FILE_MAX_DEFAULT 64u
 #define TABLE_MAX (1u << 20) /* of a registered file table, io_uring/rsrc.c */
+#define SPARE_SHARE 16u /* one in so many descriptors is left for the rest of the process */
+#define SPARE_MAX 1024u
 
 static void *libc_alloc(void *ctx, size_t size) {
     (void)ctx;
@@ -49,8 +51,7 @@ static void or_default(unsigned *field, unsigned value) {
 }
 
 /* How many connections the descriptor limit lets the table have beside the library's own files. */
-static unsigned table_room(const struct kr__kernel *k, unsigned file_max) {
-    uint64_t limit = k->limit_nofile(k);
+static unsigned table_room(uint64_t limit, unsigned file_max) {
     limit = limit < TABLE_MAX ? limit : TABLE_MAX;
     return limit > file_max ? (unsigned)limit - file_max : 1;
 }
@@ -62,8 +63,16 @@ static unsigned connect_max_default(unsigned room, unsigned conn_max) {
     return quarter < CONNECT_MAX_DEFAULT ? quarter : CONNECT_MAX_DEFAULT;
 }
 
-static unsigned conn_max_default(unsigned room, unsigned connect_max) {
+/* Where each connection is a descriptor (kernel/plain.h) the rest of the process needs some, too.
+ * They are left on all kernels, so that a daemon has the same limits everywhere. */
+static unsigned spare_of(uint64_t limit, unsigned left) {
+    uint64_t spare = limit / SPARE_SHARE < SPARE_MAX ? limit / SPARE_SHARE : SPARE_MAX;
+    return spare < left / 2 ? (unsigned)spare : left / 2;
+}
+
+static unsigned conn_max_default(uint64_t limit, unsigned room, unsigned connect_max) {
     unsigned left = room > connect_max ? room - connect_max : 1;
+    left -= spare_of(limit, left);
     return left < CONN_MAX_DEFAULT ? left : CONN_MAX_DEFAULT;
 }
 
@@ -73,9 +82,10 @@ static void resolve(struct kr_config *c, const struct kr__kernel *k) {
     or_default(&c->sq_entries, defaults.sq_entries);
     or_default(&c->cq_entries, defaults.cq_entries);
     or_default(&c->file_max, defaults.file_max);
-    unsigned room = table_room(k, c->file_max);
+    uint64_t limit = k->limit_nofile(k);
+    unsigned room = table_room(limit, c->file_max);
     or_default(&c->connect_max, connect_max_default(room, c->conn_max));
-    or_default(&c->conn_max, conn_max_default(room, c->connect_max));
+    or_default(&c->conn_max, conn_max_default(limit, room, c->connect_max));
     or_default(&c->buf_count, defaults.buf_count);
     c->buf_size = c->buf_size ? c->buf_size : defaults.buf_size;
     or_default(&c->post_max, defaults.post_max);
@@ -91,6 +101,8 @@ static const char *fault_of(const struct kr_config *c) {
         return "size is not sizeof(struct kr_config): call kr_config_init first";
     if (c->taskrun != KR_TASKRUN_COOP && c->taskrun != KR_TASKRUN_DEFER)
         return "taskrun is neither KR_TASKRUN_COOP nor KR_TASKRUN_DEFER";
+    if ((unsigned)c->table > KR_TABLE_PLAIN)
+        return "table is none of KR_TABLE_AUTO, KR_TABLE_REGISTERED and KR_TABLE_PLAIN";
     if (c->sq_entries > 32768)
         return "sq_entries is above 32768";
     if (c->cq_entries > 65536)

@@ -118,8 +118,7 @@ static void conn_free(struct kr_reactor *r, struct kr__conn *c) {
     kr__uncount(&r->stats.conns, 1);
     if (c->owner.slot < r->conns.accept_max)
         kr__listener_left(r, c->listener);
-    else
-        kr__slots_recycle(&r->slots, c->owner.slot);
+    kr__slots_recycle(&r->slots, c->owner.slot);
 }
 
 /* In a forked child, and when the kernel failed us, connections may be left to release. */

@@ -154,7 +154,8 @@ static int may_release(const struct kr_reactor *r, const struct kr__conn *c) {
         return c->state == KR__CONN_OPENING ? -ENOTCONN : -EPIPE;
     if (c->paired || c->files)
         return -EBUSY;
-    return r->ring.caps & KR__CAP_FD_INSTALL || kr__conn_opts(c)->keep_fd ? 0 : -EOPNOTSUPP;
+    bool has_fd = kr__conn_opts(c)->keep_fd || kr__slots_fd(&r->slots, c->owner.slot) >= 0;
+    return has_fd || r->ring.caps & KR__CAP_FD_INSTALL ? 0 : -EOPNOTSUPP;
 }
 
 int kr_conn_release(struct kr_reactor *r, kr_conn conn, kr_released_fn *done, void *user) {

@@ -1,9 +1,9 @@
 /* Socket options of living connections.
  *
  * Happy path: a call is a record behind those of earlier calls; its one or two options are set by
- * requests, one in flight a connection (op/sockopt.c), and its user is told. With a descriptor that
- * was kept they are set in the call, and only the telling is left for a request, which does
- * nothing.
+ * requests, one in flight a connection (op/sockopt.c), and its user is told. With a descriptor, that
+ * was kept or is in the slot, they are set in the call, and only the telling is left for a request,
+ * which does nothing.
  * Failure modes: the kernel refuses a step (the rest of the call is not tried, and its user is
  * told); the connection ends first (told so before on_close). */
 #include "core/sockopt.h"
@@ -65,6 +65,11 @@ void kr__sockopts_drop(struct kr_reactor *r, struct kr__conn *c) {
         pop_and_free(r, c);
 }
 
+/* Borrowed; -1: there is none, and a request has to do it. */
+static int descriptor_of(const struct kr_reactor *r, const struct kr__conn *c) {
+    return kr__conn_opts(c)->keep_fd ? c->more->fd : kr__slots_fd(&r->slots, c->owner.slot);
+}
+
 static int set_now(struct kr_reactor *r, int fd, const struct kr__sock_steps *steps) {
     int rc = 0;
     for (unsigned i = 0; i < steps->count && rc == 0; i++)
@@ -78,7 +83,7 @@ static int admit(struct kr_reactor *r, struct kr__conn *c, const struct kr__sock
     bool pipe = c->deaf || c->mute;
     if (pipe || (c->local && steps->tcp))
         return -EOPNOTSUPP;
-    if (!kr__conn_opts(c)->keep_fd && !(r->ring.caps & KR__CAP_FD_INSTALL))
+    if (descriptor_of(r, c) < 0 && !(r->ring.caps & KR__CAP_FD_INSTALL))
         return -EOPNOTSUPP;
     if (!kr__conn_more(r, c))
         return -ENOMEM;
@@ -97,12 +102,13 @@ int kr_conn_sockopt(struct kr_reactor *r, kr_conn conn, enum kr_sockopt which, u
         rc = admit(r, c, &steps);
     if (rc < 0)
         return rc;
-    bool now = kr__conn_opts(c)->keep_fd;
+    int fd = descriptor_of(r, c);
+    bool now = fd >= 0;
     size_t room;
     struct kr__sockopt *o = now && !done ? NULL : kr__block_get(&r->blocks, sizeof *o, &room);
     if (!o && !(now && !done))
         return -ENOMEM;
-    rc = now ? set_now(r, c->more->fd, &steps) : 0;
+    rc = now ? set_now(r, fd, &steps) : 0;
     if (rc < 0 && o)
         kr__block_put(&r->blocks, o, room);
     if (rc < 0 || !o)

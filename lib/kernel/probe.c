@@ -28,6 +28,8 @@ unsigned kr__probe_caps(const struct io_uring_params *params) {
         caps |= KR__CAP_NO_IOWAIT;
     if (params->features & KR__FEAT_REG_REG_RING)
         caps |= KR__CAP_ZC_REPORT;
+    if (params->features & KR__FEAT_RW_ATTR)
+        caps |= KR__CAP_FILE_TABLE;
     return caps;
 }
 
@@ -46,6 +48,15 @@ unsigned kr__probe_ops(const struct kr__kernel *k, struct io_uring *ring) {
     if (probe->ops[KR__OP_BIND].flags & IO_URING_OP_SUPPORTED)
         caps |= KR__CAP_ACCEPT_DONTWAIT;
     return caps;
+}
+
+/* KR__REGISTER_MEM_REGION came with 6.13, as the mended table did (kernel/plain.h). Of an argument
+ * that is all zeros it finds the region's address wrong, -EFAULT; kernels that do not know it answer
+ * -EINVAL (observed on 6.12.117 and 6.18). Who answers otherwise is taken for an old one. */
+unsigned kr__probe_table(const struct kr__kernel *k, struct io_uring *ring) {
+    const struct kr__mem_region_reg none = {0};
+    int rc = k->reg(k, ring, KR__REGISTER_MEM_REGION, &none, 1);
+    return rc == -EFAULT ? KR__CAP_FILE_TABLE : 0;
 }
 
 #define SAY(field, ...) snprintf((field), sizeof(field), __VA_ARGS__)
@@ -170,7 +181,9 @@ static void explain_files(const struct kr__kernel *k, struct kr_failure *why, un
     why->refused = KR_REFUSED_NOFILE;
     uint64_t limit = k->limit_nofile(k);
     if (files > limit)
-        SAY(why->cause, "the table of %u connections and files is longer than RLIMIT_NOFILE, %llu",
+        SAY(why->cause,
+            "the table of %u connections and files (descriptors before Linux 6.13) is longer than "
+            "RLIMIT_NOFILE, %llu",
             files, (unsigned long long)limit);
     else
         SAY(why->cause, "no descriptor is left; RLIMIT_NOFILE is %llu", (unsigned long long)limit);

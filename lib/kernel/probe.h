@@ -14,6 +14,8 @@
 #define KR__CAP_FD_INSTALL (1u << 3)
 #define KR__CAP_ZC_REPORT (1u << 4)  /* kernel >= 6.2; nothing tells of it before 6.3 */
 #define KR__CAP_QUIET_PIPES (1u << 5) /* kernel >= 6.18; asked for when a pipe is adopted */
+/* kernel >= 6.13: what is taken out of the registered file table is let go at once */
+#define KR__CAP_FILE_TABLE (1u << 9)
 /* a multishot receive tells of a reset that comes with bytes: tried (kernel/reset.h) */
 #define KR__CAP_RESET_TOLD (1u << 7)
 /* kernel >= 6.16: Unix sockets can refuse descriptors; tried on one of them */
@@ -27,6 +29,9 @@ unsigned kr__probe_caps(const struct io_uring_params *params);
 
 /* Those that its operations tell of; none if they cannot be asked for. */
 unsigned kr__probe_ops(const struct kr__kernel *k, struct io_uring *ring);
+
+/* Whether the registered file table lets go of files, where the parameters do not tell. */
+unsigned kr__probe_table(const struct kr__kernel *k, struct io_uring *ring);
 
 /* What was being done, and what it needs of limited things. */
 struct kr__attempt {

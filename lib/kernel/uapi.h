@@ -13,7 +13,11 @@
 /* Features of the ring (params.features). */
 #define KR__FEAT_REG_REG_RING (1u << 13) /* kernel >= 6.3, man io_uring_register */
 #define KR__FEAT_MIN_TIMEOUT (1u << 15) /* kernel >= 6.12, man io_uring_enter */
+#define KR__FEAT_RW_ATTR (1u << 16)     /* kernel >= 6.14, man io_uring_setup */
 #define KR__FEAT_NO_IOWAIT (1u << 17)   /* kernel >= 6.15, man io_uring_enter */
+
+/* Registers memory for arguments of waits (kernel >= 6.13, man io_uring_register). */
+#define KR__REGISTER_MEM_REGION 34u
 
 /* Enter: the wait is not accounted as I/O wait (kernel >= 6.15). */
 #define KR__ENTER_NO_IOWAIT (1u << 7)
@@ -76,6 +80,14 @@ struct kr__getevents_arg {
     uint64_t timespec;
 };
 _Static_assert(sizeof(struct kr__getevents_arg) == 24, "the kernel checks the size");
+
+/* The argument of KR__REGISTER_MEM_REGION. */
+struct kr__mem_region_reg {
+    uint64_t region;
+    uint64_t flags;
+    uint64_t reserved[2];
+};
+_Static_assert(sizeof(struct kr__mem_region_reg) == 32, "the kernel reads that much");
 
 /* The argument of IORING_REGISTER_PBUF_RING; `flags` was padding before kernel 6.4. */
 struct kr__buf_reg {

@@ -7,8 +7,8 @@
  *                kept, or from which SO_LINGER is taken that others have set (op/unlinger.c), or
  *                whose options are set (core/listener.c); then install.c
  *
- * Happy path: the result is the slot, the connection arrives there. Failure modes: see
- * core/listener.c.
+ * Happy path: the result is the slot, or a descriptor that gets one (pool/slots.c); the connection
+ * arrives there. Failure modes: see core/listener.c.
  * Relies on: a one-shot accept with IORING_FILE_INDEX_ALLOC returns the slot; direct sockets take
  * no SOCK_CLOEXEC (-EINVAL) and need no SOCK_NONBLOCK (observed on 6.18); no address is asked of a
  * multishot accept, as each client's would overwrite the last; a poll completes at once if a client
@@ -25,23 +25,12 @@ uint16_t kr__prep_accept(struct kr_reactor *r, struct kr__owner *o, struct io_ur
     return 0;
 }
 
-/* Some kernels choose beyond the range when it is full and the last slot cleared was not in it
- * (io_uring/filetable.c). That is not to happen, as slots are set aside; if it does, it is a full
- * table. */
-static int32_t in_range(struct kr_reactor *r, int32_t res) {
-    if (res < 0 || (uint32_t)res < r->conns.accept_max)
-        return res;
-    kr__mark(accepted_beyond_the_range);
-    kr__slots_clear(&r->slots, (uint32_t)res);
-    return -ENFILE;
-}
-
 static void accepted(struct kr_reactor *r, struct kr__listener *l, int32_t res) {
-    res = in_range(r, res);
-    if (res < 0)
-        kr__listener_accept_failed(r, l, res);
+    int slot = kr__slots_accepted(&r->slots, res);
+    if (slot < 0)
+        kr__listener_accept_failed(r, l, slot);
     else
-        kr__conn_arrive(r, (uint32_t)res, l, NULL, -1);
+        kr__conn_arrive(r, (uint32_t)slot, l, NULL, -1);
 }
 
 void kr__done_accept(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {

@@ -2,7 +2,8 @@
  *
  * Happy path: CLOSE of the direct descriptor, without the fixed-file flag, by file index
  * (io_uring/openclose.c). The kernel drops the last reference to the socket, so that the peer sees
- * FIN.
+ * FIN. Before 6.13 it does not, if older requests are armed (kernel/plain.h): there the slot is a
+ * plain descriptor, which is closed.
  * Failure: an error of CLOSE means that the slot was empty; the owner is as gone. */
 #include "op/op.h"
 

@@ -33,6 +33,8 @@ static unsigned find_caps(struct kr__ring *ring, const struct io_uring_params *p
                           unsigned mask) {
     const struct kr__kernel *k = ring->kernel;
     unsigned caps = kr__probe_caps(params) | kr__probe_ops(k, &ring->uring);
+    if (!(caps & KR__CAP_FILE_TABLE))
+        caps |= kr__probe_table(k, &ring->uring);
     if (mask & KR__CAP_RESET_TOLD && k->reset_told(k))
         caps |= KR__CAP_RESET_TOLD;
     if (mask & KR__CAP_REFUSES_FDS && k->refuses_fds(k))
@@ -78,6 +80,7 @@ int kr__ring_bind(struct kr__ring *ring) {
 }
 
 void kr__ring_close(struct kr__ring *ring, bool child) {
+    kr__plain_end(&ring->plain, child ? NULL : &ring->uring);
     ring->kernel->ring_close(ring->kernel, &ring->uring, ring->registered, child);
 }
 
@@ -103,6 +106,8 @@ static int ring_enter(struct kr__ring *ring, unsigned submit, unsigned wait_for,
 }
 
 int kr__ring_enter(struct kr__ring *ring, unsigned wait_for, int64_t wait_ns) {
+    if (ring->plain.cells)
+        kr__plain_translate(&ring->plain, &ring->uring, ring->sq_tail);
     __atomic_store_n(ring->uring.sq.ktail, ring->sq_tail, __ATOMIC_RELEASE);
     return ring_enter(ring, kr__ring_unsubmitted(ring), wait_for, wait_ns);
 }

@@ -6,7 +6,7 @@
 #define KR_RING_RING_H
 
 #include "base/util.h"
-#include "kernel/kernel.h"
+#include "kernel/plain.h"
 
 #include <string.h>
 
@@ -20,6 +20,7 @@ struct kr__ring {
     bool bound;      /* a thread owns it */
     bool registered; /* that thread has its descriptor registered */
     size_t locked;   /* bytes that RLIMIT_MEMLOCK is charged with */
+    struct kr__plain plain; /* in place of a registered file table */
 };
 
 struct kr__ring_plan {

@@ -177,6 +177,18 @@ struct kr_reactor *test_reactor(const struct kr_config *config) {
     return test_reactor_on(&kr__linux, config);
 }
 
+int test_slot_cost(const struct kr_reactor *r) {
+    if (r)
+        return kr_reactor_table(r) == KR_TABLE_PLAIN;
+    struct kr_config config;
+    kr_config_init(&config);
+    config.conn_max = config.connect_max = config.file_max = config.buf_count = 1;
+    struct kr_reactor *any = test_reactor(&config);
+    int cost = test_slot_cost(any);
+    test_reactor_free(any);
+    return cost;
+}
+
 void test_reactor_free(struct kr_reactor *r) {
     struct memory *memory = list_remove(r);
     CHECK(memory != NULL);

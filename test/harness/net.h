@@ -30,6 +30,10 @@ int test_reactor_try(struct kr_reactor **ret, const struct kr_config *config,
 struct kr__kernel;
 struct kr_reactor *test_reactor_on(const struct kr__kernel *kernel, const struct kr_config *config);
 
+/* How many descriptors each slot of the reactor's table is: 1 if it is a plain one, else 0. NULL:
+ * of a reactor as test_reactor makes it. */
+int test_slot_cost(const struct kr_reactor *r);
+
 /* Frees it and checks that its allocator got everything back. Consumes `r`. */
 void test_reactor_free(struct kr_reactor *r);
 

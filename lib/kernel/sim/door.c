@@ -106,6 +106,8 @@ static int door_reg(const struct kr__kernel *k, struct io_uring *uring, unsigned
         return update_file(ring, arg, count);
     case IORING_REGISTER_PROBE:
         return probe(ring->sim, arg, count);
+    case KR__REGISTER_MEM_REGION: /* known, and not modelled: the region is nowhere */
+        return ring->sim->version >= KR__SIM_LINUX(6, 13) ? -EFAULT : -EINVAL;
     case IORING_REGISTER_PBUF_RING:
         return kr__sim_bufs_init(&ring->bufs, arg, count);
     default:

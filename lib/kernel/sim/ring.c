@@ -93,6 +93,7 @@ static unsigned features(const struct kr_sim *sim) {
     return IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_EXT_ARG |
            (sim->version >= KR__SIM_LINUX(6, 3) ? KR__FEAT_REG_REG_RING : 0) |
            (sim->version >= KR__SIM_LINUX(6, 12) ? KR__FEAT_MIN_TIMEOUT : 0) |
+           (sim->version >= KR__SIM_LINUX(6, 14) ? KR__FEAT_RW_ATTR : 0) |
            (sim->version >= KR__SIM_LINUX(6, 15) ? KR__FEAT_NO_IOWAIT : 0);
 }
 
