@@ -58,7 +58,7 @@ static int register_files(struct kr__sim_ring *ring, const void *arg, unsigned c
         return -EINVAL;
     if (table->nr > NOFILE) /* io_sqe_files_register, io_uring/rsrc.c */
         return -EMFILE;
-    return kr__sim_slots_init(&ring->slots, table->nr);
+    return kr__sim_slots_init(&ring->slots, table->nr, ring->sim->version < KR__SIM_LINUX(6, 13));
 }
 
 static int update_file(struct kr__sim_ring *ring, const void *arg, unsigned count) {
@@ -70,6 +70,7 @@ static int update_file(struct kr__sim_ring *ring, const void *arg, unsigned coun
     if (fd >= 0 && !file)
         return -EBADF;
     int rc = kr__sim_slots_put(&ring->slots, update->offset, file);
+    kr__sim_ring_let_go(ring);
     return rc < 0 ? rc : 1;
 }
 

@@ -58,14 +58,16 @@ void kr__sim_request_run(struct kr__sim_request *req) {
         req->verb->run(req);
 }
 
-static struct kr__sim_file *file_of(struct kr__sim_ring *ring, const struct io_uring_sqe *sqe) {
-    if (sqe->flags & IOSQE_FIXED_FILE)
-        return kr__sim_slots_file(&ring->slots, (unsigned)sqe->fd);
-    return kr__sim_fd_file(ring->sim, sqe->fd);
+static struct kr__sim_file *file_of(struct kr__sim_request *req) {
+    struct kr__sim_ring *ring = req->ring;
+    if (!(req->sqe.flags & IOSQE_FIXED_FILE))
+        return kr__sim_fd_file(ring->sim, req->sqe.fd);
+    req->by_slot = ++ring->slots.taken;
+    return kr__sim_slots_file(&ring->slots, (unsigned)req->sqe.fd);
 }
 
 int kr__sim_request_file(struct kr__sim_request *req) {
-    struct kr__sim_file *file = file_of(req->ring, &req->sqe);
+    struct kr__sim_file *file = file_of(req);
     if (!file)
         return -EBADF;
     req->file = kr__sim_file_ref(file);
@@ -119,6 +121,7 @@ void kr__sim_request_free(struct kr__sim_request *req) {
     req->ring->sim->requests--;
     if (req->file)
         kr__sim_file_unref(req->file);
+    kr__sim_ring_let_go(req->ring);
     free(req->pieces);
     free(req->payload);
     free(req->control);

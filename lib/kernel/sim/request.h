@@ -27,6 +27,7 @@ struct kr__sim_request {
     unsigned told;   /* of these, what the wake-up that queued it said; 0: it has to look */
     bool cancelled, ended;
     struct kr__sim_event *work; /* while a worker has not done it yet */
+    uint64_t by_slot; /* it has found its file in the table: the how manyeth has; 0: it has not */
     bool woken; /* it runs as its file has woken it, not as it is submitted */
     bool missed; /* its file was ready when it came to wait, and it does not know */
     bool passing; /* its file was ready when it came to wait: no cancel finds it */

@@ -144,6 +144,19 @@ void kr__sim_ring_close(struct kr__sim_ring *ring) {
     free(ring);
 }
 
+void kr__sim_ring_let_go(struct kr__sim_ring *ring) {
+    if (!ring->slots.keeps || kr__list_empty(&ring->slots.kept))
+        return;
+    uint64_t oldest = UINT64_MAX;
+    struct kr__link *head = &ring->alive.head;
+    for (struct kr__link *link = head->next; link != head; link = link->next) {
+        struct kr__sim_request *req = kr__container_of(link, struct kr__sim_request, alive);
+        if (req->by_slot && req->by_slot < oldest)
+            oldest = req->by_slot;
+    }
+    kr__sim_slots_let_go(&ring->slots, oldest);
+}
+
 /* ---- completions ---- */
 
 static void flag_set(struct kr__sim_ring *ring, unsigned flag, bool on) {

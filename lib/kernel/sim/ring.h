@@ -41,6 +41,9 @@ int kr__sim_ring_enter(struct kr__sim_ring *ring, unsigned submit, unsigned wait
 /* Whether the program may be handed completions at any moment, and if so, that this is one. */
 void kr__sim_ring_intrude(struct kr__sim_ring *ring);
 
+/* A request has ended, or a slot was emptied: files that left the table may be let go. */
+void kr__sim_ring_let_go(struct kr__sim_ring *ring);
+
 /* A request is to have its turn. */
 void kr__sim_ring_queue(struct kr__sim_ring *ring, struct kr__sim_request *req);
 

@@ -8,9 +8,13 @@ struct kr__sim_slots {
     struct kr__sim_file **table; /* one reference each; NULL: free */
     unsigned count;
     unsigned first, end, hint; /* what the kernel may choose from, and where it looks first */
+
+    bool keeps;              /* before 6.13: what is taken out waits for older requests to end */
+    struct kr__list kept;    /* what waits, oldest first */
+    uint64_t taken;          /* requests that have found their file here, ever */
 };
 
-int kr__sim_slots_init(struct kr__sim_slots *slots, unsigned count);
+int kr__sim_slots_init(struct kr__sim_slots *slots, unsigned count, bool keeps);
 void kr__sim_slots_end(struct kr__sim_slots *slots);
 int kr__sim_slots_range(struct kr__sim_slots *slots, unsigned first, unsigned count);
 
@@ -22,6 +26,10 @@ int kr__sim_slots_put(struct kr__sim_slots *slots, unsigned slot, struct kr__sim
 
 /* Closes the slot. -EINVAL: no such slot; -EBADF: it is free. */
 int kr__sim_slots_close(struct kr__sim_slots *slots, unsigned slot);
+
+/* What was taken out is let go, as far as it waits for none of the requests from `oldest` on, a
+ * number of `taken`. */
+void kr__sim_slots_let_go(struct kr__sim_slots *slots, uint64_t oldest);
 
 /* Borrowed; NULL: nothing there. */
 struct kr__sim_file *kr__sim_slots_file(const struct kr__sim_slots *slots, unsigned slot);
