@@ -763,7 +763,10 @@ TEST_EACH(new_blames_a_filter_once_there_is_a_ring) {
                  {REG_RANGE, "file table"},
                  {REG_BUFS, "buffers"},
                  {WAKE_OPEN, "eventfd"}};
+    bool plain = test_slot_cost(NULL); /* such a table asks the kernel for nothing */
     for (size_t i = 0; i < COUNT(steps); i++) {
+        if (plain && (steps[i].call == REG_TABLE || steps[i].call == REG_RANGE))
+            continue;
         row_begin(steps[i].tried, ENOSYS, 0, 1);
         struct door *d = door_open();
         d->sysctl = -1;

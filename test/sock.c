@@ -482,8 +482,6 @@ static void before_bytes(bool closes) {
 /* Ours: bytes that are queued behind options go when all of these are set, however many turns that
  * takes, also when the connection is closed behind them. */
 TEST_EACH(sock_options_are_set_before_bytes_behind_them) {
-    if (!by_request())
-        return;
     before_bytes(false);
     before_bytes(true);
 }
