@@ -3,7 +3,8 @@
  *
  * Happy path: FIXED_FD_INSTALL (kernel >= 6.8) completes with a descriptor of the socket, by which
  * shutdown(2) sends FIN behind the last byte, and which is closed again; the receive in flight goes
- * on. A connection that has kept its descriptor uses that one, when a NOP has completed.
+ * on. A connection that has kept its descriptor, or has one in its slot, uses that one, when a NOP
+ * has completed.
  * Failure modes: no descriptor can be made, or the kernel is older (SHUTDOWN in the ring); no
  * worker can be made for that (RLIMIT_NPROC, a pids cgroup: -ECANCELED, io_uring/io-wq.c; tried
  * again, by a descriptor first where the kernel has that: the second request waits in the kernel
@@ -23,11 +24,16 @@
 #include <sys/socket.h>
 
 /* The tag's operand. */
-enum way { BY_WORKER, BY_KEPT, BY_FRESH };
+enum way { BY_WORKER, BY_OWN, BY_FRESH };
+
+/* Kept, or in the slot of a plain table; -1: neither. */
+static int own_fd(const struct kr_reactor *r, const struct kr__conn *c) {
+    return c->more && c->more->fd >= 0 ? c->more->fd : kr__slots_fd(&r->slots, c->owner.slot);
+}
 
 static enum way way_of(const struct kr_reactor *r, const struct kr__conn *c) {
-    if (c->more && c->more->fd >= 0)
-        return BY_KEPT;
+    if (own_fd(r, c) >= 0)
+        return BY_OWN;
     return r->ring.caps & KR__CAP_FD_INSTALL && !c->fd_refused ? BY_FRESH : BY_WORKER;
 }
 
@@ -55,7 +61,7 @@ static int outcome(struct kr_reactor *r, const struct kr__conn *c,
     if (how->res < 0 || how->operand == BY_WORKER)
         return how->res;
     bool fresh = how->operand == BY_FRESH;
-    return end_by(r, fresh ? how->res : c->more->fd, fresh);
+    return end_by(r, fresh ? how->res : own_fd(r, c), fresh);
 }
 
 /* True if there is another way, by which it is made again. */
