@@ -50,6 +50,10 @@ static size_t bytes_of_tables(const struct kr_config *c) {
     return conns * sizeof(struct kr__conn) + c->file_max * sizeof(struct kr__listener);
 }
 
+static size_t bytes_of_plain(const struct kr_config *c) {
+    return ((size_t)c->conn_max + c->connect_max + c->file_max) * sizeof(int);
+}
+
 static bool wants_plain_table(const struct kr_reactor *r) {
     bool lets_go = r->ring.caps & KR__CAP_FILE_TABLE;
     return r->config.table == KR_TABLE_PLAIN || (r->config.table == KR_TABLE_AUTO && !lets_go);
@@ -73,6 +77,7 @@ static int build_rooms(struct kr_reactor *r, struct kr__attempt *at) {
             .plain = wants_plain_table(r),
         };
         at->tried = plan.plain ? "the table of descriptors" : "io_uring_register of the file table";
+        at->mapped = plan.plain ? bytes_of_plain(c) : 0;
         rc = kr__slots_init(&r->slots, &r->ring, &r->mem, &plan);
     }
     if (rc == 0) {

@@ -263,7 +263,7 @@ static int door_file_read(const struct kr__kernel *k, int fd, void *to, size_t s
 
 /* A descriptor that comes through the ring is first seen here. */
 static int door_sock_end(const struct kr__kernel *k, int fd) {
-    door_of(k)->held++;
+    own(door_of(k), fd);
     int rc = strike(k, SOCK_END);
     return rc < 0 ? rc : kr__linux.sock_end(&kr__linux, fd);
 }
@@ -1389,7 +1389,7 @@ TEST_EACH(half_when_ending_fails) {
         struct door *d = door_open();
         struct kr_reactor *r;
         CHECK_OK(make(d, &r, NULL));
-        if (!(r->ring.caps & KR__CAP_FD_INSTALL))
+        if (!r->ring.plain.cells && !(r->ring.caps & KR__CAP_FD_INSTALL))
             tap_skip("needs kernel 6.8");
         struct seen seen = {0};
         int ends[2];

@@ -128,11 +128,11 @@ static uint64_t swallow_cancel(struct world *w, struct io_uring_sqe *sqe) {
     return w->deaf ? 0 : target;
 }
 
-/* A NOP is ours already, or the test's own, with any tag; but of a plain table installs and exports
- * are NOPs, too. */
+/* A NOP is ours already, or the test's own, with any tag; but of a plain table installs, exports and
+ * shutdowns are NOPs, too. */
 static bool is_ours(const struct io_uring_sqe *sqe, uint32_t verb) {
     bool fresh = !sqe->flags && !sqe->rw_flags;
-    bool of_table = verb & (KR__SET(install) | KR__SET(export));
+    bool of_table = verb & (KR__SET(install) | KR__SET(export) | KR__SET(shutdown));
     return sqe->opcode == IORING_OP_NOP && !(fresh && of_table);
 }
 
@@ -1723,7 +1723,7 @@ TEST_EACH(shutdown_done) {
 }
 
 /* Ours: without a descriptor it is made by a worker, without a worker again. */
-TEST_EACH(shutdown_goes_on) {
+TEST_EACH(shutdown_goes_on, .needs = KR__CAP_FILE_TABLE) {
     for (int state = OPEN; state < JOINING; state++) {
         struct world *w = shutdown_begin((enum conn_state)state, -ECANCELED);
         if (by_descriptor(w)) {
