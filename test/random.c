@@ -120,6 +120,7 @@ static void round_begin(struct world *w) {
     config.turn_cqes = (unsigned)chance_some(w, 64);
     config.turn_posts = (unsigned)chance_some(w, 8);
     config.turn_bytes = (unsigned)chance_some(w, 65536);
+    config.table = w->table = chance(w, 300) ? KR_TABLE_PLAIN : KR_TABLE_AUTO;
     w->r = test_reactor(&config);
     struct kr_conn_opts *o = &w->conn_opts;
     kr_conn_opts_init(o);

@@ -34,6 +34,11 @@ static void make_whyname(struct world *w) {
     CHECK(kr_whyname((enum kr_why)chance_number(w, 12)));
 }
 
+static void make_table(struct world *w) {
+    enum kr_table table = IN_CALL(w, kr_reactor_table(w->r));
+    CHECK(table == w->table || (w->table == KR_TABLE_AUTO && table != KR_TABLE_AUTO));
+}
+
 static void make_version(struct world *w) {
     (void)w;
     CHECK(kr_version());
@@ -738,6 +743,7 @@ const struct call calls[] = {
     {"kr_reactor_after_fork", make_after_fork, 1},
     {"kr_reactor_free", make_reactor_free, 2},
     {"kr_reactor_new", make_reactor_new, 1},
+    {"kr_reactor_table", make_table, 1},
     {"kr_run", make_run, 4},
     {"kr_stats_read", make_stats_read, 2},
     {"kr_step", make_step, 4},

@@ -84,6 +84,7 @@ struct world {
     bool noticed; /* told of since it was last made */
     unsigned drains, drained, closes;
     int file, null;
+    enum kr_table table; /* as it was asked for */
     struct kr_conn_opts conn_opts;
     char name[48]; /* of the Unix listener */
 };
