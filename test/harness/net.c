@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -354,12 +355,18 @@ static void set_size(int fd, int name, int size) {
         CHECK_SYS(setsockopt(fd, SOL_SOCKET, name, &size, sizeof size));
 }
 
+/* A window of fewer bytes than two of loopback's segments, which have 64 KiB, is opened and filled by
+ * timers of 40 and 200 ms (RFC 9293, 3.8.6.2), so the segments are made small, too. */
+#define SMALL_WINDOW 131072
+
 static int begin(uint16_t port, int send_size, int recv_size) {
     struct kr_addr addr;
     CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
     int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     set_size(fd, SO_SNDBUF, send_size);
     set_size(fd, SO_RCVBUF, recv_size);
+    if (recv_size && recv_size < SMALL_WINDOW)
+        CHECK_SYS(setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &(int){536}, sizeof(int)));
     if (connect(fd, &addr.u.sa, addr.size) < 0 && errno != EINPROGRESS)
         FAIL("connect: %s", strerror(errno));
     return fd;

@@ -76,7 +76,10 @@ static void peer_urges(struct link *l) {
         return;
     char byte;
     test_pattern(&byte, 1, l->in_seed, l->in_sent);
-    l->urgent = send(l->fd, &byte, 1, MSG_OOB | MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
+    ssize_t n = send(l->fd, &byte, 1, MSG_OOB | MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n < 0 && errno != EAGAIN)
+        l->peer_shut = l->peer_failed = true; /* as in peer_sends */
+    l->urgent = n == 1;
     l->in_sent += l->urgent && !l->local; /* of TCP it is a byte of the stream, of Unix sockets it is not */
 }
 
