@@ -238,6 +238,8 @@ static void play(uint64_t seed) {
     struct world *w = calloc(1, sizeof *w);
     CHECK(w);
     *w = (struct world){.seed = seed, .random = seed, .traced = getenv("KR_TEST_TRACE") != NULL};
+    unsigned pid = (unsigned)getpid();
+    snprintf(w->host, sizeof w->host, "127.%u.%u.%u", 1 + pid / 65536 % 200, pid / 256 % 256, pid % 256);
     snprintf(w->name, sizeof w->name, "@kreactor-random-%d", (int)getpid());
     w->notice = (struct kr_notice){.fn = program_noticed, .arg = w};
     w->noticed = true;

@@ -219,13 +219,13 @@ static int listen_on(struct world *w, unsigned i, const struct kr_listen_opts *o
     if (local)
         CHECK_OK(kr_addr_unix(&addr, w->name));
     else
-        CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
+        CHECK_OK(kr_addr_ip(&addr, w->host, 0));
     return IN_CALL(w, kr_listen(w->r, &w->listeners[i], &addr, opts, &program_accept_ops, w));
 }
 
 static int listen_handed_over(struct world *w, unsigned i, const struct kr_listen_opts *opts) {
     struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
+    CHECK_OK(kr_addr_ip(&addr, w->host, 0));
     int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     CHECK_SYS(bind(fd, &addr.u.sa, addr.size));
     CHECK_SYS(listen(fd, 8));
@@ -318,10 +318,11 @@ static void make_connect(struct world *w) {
     opts.local_address = chance(w, 300);
     opts.timeout_ns = chance(w, 300) ? (int64_t)chance_some(w, 20) * MS : opts.timeout_ns;
     l->local = chance(w, 400);
-    struct sockaddr_in ip = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct kr_addr ip;
+    CHECK_OK(kr_addr_ip(&ip, w->host, 0));
     sa_family_t local = AF_UNIX; /* of a name that the kernel chooses */
     int fd = CHECK_SYS(socket(l->local ? AF_UNIX : AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-    CHECK_SYS(bind(fd, l->local ? (void *)&local : (void *)&ip, l->local ? sizeof local : sizeof ip));
+    CHECK_SYS(bind(fd, l->local ? (void *)&local : (void *)&ip.u, l->local ? sizeof local : ip.size));
     struct kr_addr addr = {.size = sizeof addr.u};
     socklen_t size = sizeof addr.u;
     CHECK_SYS(getsockname(fd, &addr.u.sa, &size));

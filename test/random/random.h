@@ -87,6 +87,7 @@ struct world {
     enum kr_table table; /* as it was asked for */
     struct kr_conn_opts conn_opts;
     char name[48]; /* of the Unix listener */
+    char host[16]; /* an address of loopback that no other process has: ports are used again at once */
 };
 
 /* ---- chance ---- */
