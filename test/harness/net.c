@@ -355,9 +355,9 @@ static void set_size(int fd, int name, int size) {
         CHECK_SYS(setsockopt(fd, SOL_SOCKET, name, &size, sizeof size));
 }
 
-/* A window of fewer bytes than two of loopback's segments, which have 64 KiB, is opened and filled by
+/* A window that is much smaller than loopback's segments, which have 64 KiB, is opened and filled by
  * timers of 40 and 200 ms (RFC 9293, 3.8.6.2), so the segments are made small, too. */
-#define SMALL_WINDOW 131072
+#define SMALL_WINDOW 16384
 
 static int begin(uint16_t port, int send_size, int recv_size) {
     struct kr_addr addr;
