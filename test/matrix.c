@@ -138,7 +138,8 @@ static bool is_ours(const struct io_uring_sqe *sqe, uint32_t verb) {
 
 /* One request on its way; returns the tag of a stolen one that it cancels. */
 static uint64_t pass(struct world *w, struct io_uring_sqe *sqe) {
-    uint32_t verb = 1u << kr__tag_unpack(sqe->user_data).op;
+    unsigned op = kr__tag_unpack(sqe->user_data).op;
+    uint32_t verb = op < KR__VERB_COUNT ? 1u << op : 0;
     if (is_ours(sqe, verb))
         return 0;
     if (sqe->opcode == IORING_OP_ASYNC_CANCEL)
