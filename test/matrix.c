@@ -1673,6 +1673,7 @@ static struct world *shutdown_begin(enum conn_state state, int32_t res) {
         conn_enter(w, state);
     test_step(w->r, "a turn with the shutdown in flight");
     CHECK_EQ(w->closes, 0u); /* however long it takes, it is waited for, and not cancelled */
+    CHECK_LE(w->cancels, 1u); /* of the receive, at most */
     CHECK(stolen(w, KR__VERB_shutdown, slot_of(w->conn)));
     return w;
 }
