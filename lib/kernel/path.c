@@ -73,17 +73,27 @@ static int bind_once(int fd, const struct kr_addr *addr, const struct path *path
     return rc;
 }
 
-/* Nobody listens there: connecting is refused, rather than done or put off (-EAGAIN). */
-static bool is_stale(const struct kr_addr *addr, const struct path *path) {
+/* What connecting there comes to: 0, and whose the listener is (*ret; 0: it is not known), or -errno.
+ * -ENOTSOCK: there is no socket. A peer of SO_PEERCRED is whoever has called listen (man unix). */
+static int knock(const struct kr_addr *addr, const struct path *path, pid_t *ret) {
     struct stat st;
     if (lstat(path->text, &st) < 0 || !S_ISSOCK(st.st_mode))
-        return false;
+        return -ENOTSOCK;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
-        return false;
-    bool refused = connect(fd, &addr->u.sa, addr->size) < 0 && errno == ECONNREFUSED;
+        return -errno;
+    int rc = connect(fd, &addr->u.sa, addr->size) < 0 ? -errno : 0;
+    struct ucred who = {0};
+    socklen_t size = sizeof who;
+    *ret = rc == 0 && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0 ? who.pid : 0;
     close(fd);
-    return refused;
+    return rc;
+}
+
+/* Nobody listens there: connecting is refused, rather than done or put off (-EAGAIN). */
+static bool is_stale(const struct kr_addr *addr, const struct path *path) {
+    pid_t pid;
+    return knock(addr, path, &pid) == -ECONNREFUSED;
 }
 
 /* Of a process that has ended, be it waited for or not, or of an unknown one. */
@@ -99,23 +109,11 @@ static bool has_ended(pid_t pid) {
 }
 
 /* Nobody listens at the path, or a process that has ended: its listener still takes clients until
- * the kernel has torn it down. A peer of SO_PEERCRED is whoever has called listen (man unix). */
+ * the kernel has torn it down. */
 static bool is_left_behind(const struct kr_addr *addr, const struct path *path) {
-    struct stat st;
-    if (lstat(path->text, &st) < 0 || !S_ISSOCK(st.st_mode))
-        return false;
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return false;
-    bool left = true;
-    struct ucred who = {0};
-    socklen_t size = sizeof who;
-    if (connect(fd, &addr->u.sa, addr->size) < 0)
-        left = errno == ECONNREFUSED || errno == EAGAIN;
-    else if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0)
-        left = has_ended(who.pid);
-    close(fd);
-    return left;
+    pid_t pid;
+    int rc = knock(addr, path, &pid);
+    return rc == 0 ? has_ended(pid) : rc == -ECONNREFUSED || rc == -EAGAIN;
 }
 
 bool kr__path_may_fall_free(const struct kr__listen_plan *plan) {
