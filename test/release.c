@@ -903,26 +903,36 @@ TEST_EACH(release_that_fails_tells_of_the_queue) {
     test_reactor_free(s.r);
 }
 
+/* A release fails for want of a descriptor, and a drain has come by meanwhile. */
+static void fail_in_a_drain(struct seen *s) {
+    struct rlimit limit;
+    descriptors_run_out(&limit);
+    CHECK_OK(kr_conn_release(s->r, s->conn, released, s));
+    CHECK_OK(kr_drain(s->r, INT64_C(60000000000), NULL, NULL));
+    TEST_UNTIL(s->r, s->tells == 1);
+    CHECK_EQ(s->what.error, -EMFILE);
+    CHECK_SYS(setrlimit(RLIMIT_NOFILE, &limit));
+}
+
+static void end_of_a_failed_one(struct seen *s) {
+    CHECK_EQ(s->shutdowns, 1u);
+    CHECK_OK(kr_conn_close(s->r, s->conn, KR_CLOSE_FLUSH));
+    TEST_UNTIL(s->r, s->closes == 1);
+    test_close(s->fd);
+    free(s->unread);
+    free(s->unsent);
+    test_rest(s->r, (struct test_levels){0});
+    test_reactor_free(s->r);
+}
+
 /* Ours: a drain that came by while a release was under way is told of when that has failed. */
 TEST_EACH(release_that_fails_tells_of_the_drain, .needs = KR__CAP_FD_INSTALL) {
     struct seen s;
     begin(&s, false);
     CHECK_GE(kr_step(s.r, 0), 0);
-    struct rlimit limit;
-    descriptors_run_out(&limit);
-    CHECK_OK(kr_conn_release(s.r, s.conn, released, &s));
-    CHECK_OK(kr_drain(s.r, INT64_C(60000000000), NULL, NULL));
-    TEST_UNTIL(s.r, s.tells == 1);
-    CHECK_EQ(s.what.error, -EMFILE);
-    CHECK_SYS(setrlimit(RLIMIT_NOFILE, &limit));
+    fail_in_a_drain(&s);
     TEST_UNTIL(s.r, s.shutdowns == 1);
-    CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_FLUSH));
-    TEST_UNTIL(s.r, s.closes == 1);
-    test_close(s.fd);
-    free(s.unread);
-    free(s.unsent);
-    test_rest(s.r, (struct test_levels){0});
-    test_reactor_free(s.r);
+    end_of_a_failed_one(&s);
 }
 
 /* Ours: an end of the peer that came meanwhile is told when it goes on, and so is a drain that
@@ -934,22 +944,9 @@ TEST_EACH(release_that_fails_tells_what_it_held_back) {
     CHECK_SYS(shutdown(s.fd, SHUT_WR));
     CHECK_GE(kr_step(s.r, 0), 0);
     CHECK_OK(kr_conn_resume(s.r, s.conn));
-    struct rlimit limit;
-    descriptors_run_out(&limit);
-    CHECK_OK(kr_conn_release(s.r, s.conn, released, &s));
-    CHECK_OK(kr_drain(s.r, INT64_C(60000000000), NULL, NULL));
-    TEST_UNTIL(s.r, s.tells == 1);
-    CHECK_EQ(s.what.error, -EMFILE);
-    CHECK_SYS(setrlimit(RLIMIT_NOFILE, &limit));
+    fail_in_a_drain(&s);
     TEST_UNTIL(s.r, s.eofs == 1);
-    CHECK_EQ(s.shutdowns, 1u);
-    CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_FLUSH));
-    TEST_UNTIL(s.r, s.closes == 1);
-    test_close(s.fd);
-    free(s.unread);
-    free(s.unsent);
-    test_rest(s.r, (struct test_levels){0});
-    test_reactor_free(s.r);
+    end_of_a_failed_one(&s);
 }
 
 static void no_memory(bool kept) {
