@@ -569,8 +569,7 @@ TEST_EACH(peer_that_has_ended_before) {
     }
 }
 
-/* Ours: one that was shut for writing receives to the end; what is sent on it fails as on any such
- * socket. */
+/* Ours: one that was shut for writing receives to the end, also when what is sent on it has failed. */
 TEST_EACH(socket_that_was_shut_before) {
     for (unsigned tcp = 0; tcp < 2; tcp++) {
         struct kr_reactor *r = test_reactor(NULL);
@@ -582,9 +581,13 @@ TEST_EACH(socket_that_was_shut_before) {
         CHECK_EQ(write(ends[1], "hello", 5), 5);
         TEST_UNTIL(r, s.got == 5);
         CHECK_OK(kr_conn_send(r, s.conn, "x", 1));
+        TEST_UNTIL(r, kr_conn_send(r, s.conn, "x", 1) == -EPIPE);
+        CHECK_EQ(write(ends[1], "world", 5), 5);
+        TEST_UNTIL(r, s.got == 10);
+        CHECK_EQ(s.closes, 0u);
+        test_close(ends[1]);
         TEST_UNTIL(r, s.closes == 1);
         CHECK_EQ(s.error, -EPIPE);
-        test_close(ends[1]);
         test_rest(r, (struct test_levels){0});
         test_reactor_free(r);
     }

@@ -381,6 +381,88 @@ TEST_EACH(forward_passes_a_reset) {
     }
 }
 
+/* How a peer that answers early goes: by a reset, as close(2) makes where bytes are unread; or by its
+ * end first. */
+static void answer_early(struct pair *p, bool resets) {
+    char bytes[200];
+    test_pattern(bytes, sizeof bytes, 5, 0);
+    CHECK_EQ(send(p->fds[1], bytes, sizeof bytes, MSG_NOSIGNAL), (ssize_t)sizeof bytes);
+    if (!resets)
+        shut(p->fds[1]);
+    TEST_UNTIL(p->r, resets || kr_conn_queued(p->r, p->ends[1]));
+    test_close(p->fds[1]);
+    p->fds[1] = -1;
+}
+
+/* Sends until the pair is full of it, or has ended. */
+static void send_in_vain(const struct pair *p) {
+    static char bytes[65536];
+    while (test_send_some(p->fds[0], bytes, sizeof bytes) > 0)
+        continue;
+}
+
+/* Ours: a peer that answers early and goes is heard by the other, who is still sending: an answer that
+ * has ended comes with its end, and the upload is dropped until the other has ended, too; behind one
+ * that has not there is a reset. */
+TEST_EACH(forward_passes_an_early_answer) {
+    for (unsigned i = 0; i < 4; i++) {
+        bool resets = i % 2;
+        struct pair p = {0};
+        begin_with(&p, NULL, NULL, i < 2 ? 4096 : 0);
+        for (unsigned turns = 0; turns < 8; turns++) {
+            send_in_vain(&p);
+            test_step(p.r, "the upload to fill the pair");
+        }
+        answer_early(&p, resets);
+        char got[256];
+        size_t size = 0;
+        long n;
+        while ((n = test_recv_some(p.fds[0], got + size, sizeof got - size)) >= 0) {
+            size += (size_t)n;
+            send_in_vain(&p);
+            test_step(p.r, "the answer and its end");
+        }
+        CHECK_EQ(size, 200u);
+        test_pattern_check(got, size, 5, 0);
+        CHECK_EQ(n, resets ? -ECONNRESET : TEST_EOF);
+        CHECK(p.what.error == -EPIPE || p.what.error == -ECONNRESET);
+        CHECK_EQ(p.what.bytes_ba, 200u);
+        test_close(p.fds[0]);
+        TEST_UNTIL(p.r, p.closed == 2);
+        CHECK_EQ(p.errors[1], p.what.error);
+        CHECK_EQ(p.overs, 1u);
+        test_rest(p.r, (struct test_levels){.listeners = 1});
+        test_reactor_free(p.r);
+    }
+}
+
+/* Ours: one way alone is over with an end that takes nothing more; what that has said is its user's, to
+ * the last byte. */
+TEST_EACH(forward_one_way_leaves_an_early_answer) {
+    for (unsigned i = 0; i < 2; i++) {
+        struct pair p = {0};
+        kr_forward_opts_init(&p.opts);
+        p.opts.one_way = true;
+        begin_with(&p, NULL, NULL, 4096);
+        for (unsigned turns = 0; turns < 8; turns++) {
+            send_in_vain(&p);
+            test_step(p.r, "the upload to fill the pair");
+        }
+        answer_early(&p, i);
+        TEST_UNTIL(p.r, p.closed == 2);
+        CHECK_EQ(p.seen_size[1], 200u);
+        test_pattern_check(p.seen[1], 200, 5, 0);
+        CHECK_EQ(p.eofs[1], !i);
+        CHECK(p.errors[1] == -EPIPE || p.errors[1] == -ECONNRESET);
+        CHECK_EQ(p.what.error, p.errors[1]);
+        CHECK_EQ(p.overs, 1u);
+        CHECK_EQ(p.closed_when_over, 0u);
+        test_close(p.fds[0]);
+        test_rest(p.r, (struct test_levels){.listeners = 1});
+        test_reactor_free(p.r);
+    }
+}
+
 /* Ours: closing one end closes the other behind its queue. */
 TEST_EACH(forward_ends_with_either_end) {
     for (unsigned i = 0; i < 2; i++) {

@@ -952,6 +952,24 @@ static struct world *send_begin(enum send_state state, int32_t res, bool pieces)
     return w;
 }
 
+/* Where the error says that the peer takes nothing more, it is heard to its end first. */
+static void check_send_failed(struct world *w, enum send_state state, int error) {
+    static const int of_the_peer[] = {EPIPE,        ECONNRESET,  ETIMEDOUT,
+                                      EHOSTUNREACH, ENETUNREACH, ENOTCONN};
+    bool heard = false;
+    for (size_t i = 0; i < COUNT(of_the_peer); i++)
+        heard = heard || error == -of_the_peer[i];
+    if (state == SENDING && heard) {
+        TEST_UNTIL(w->r, conn_of(w)->broken);
+        for (unsigned i = 0; i < 4; i++)
+            test_step(w->r, "a turn in which the peer may be heard");
+        CHECK_EQ(w->closes, 0u);
+        CHECK_ERR(kr_conn_send(w->r, w->conn, "x", 1), EPIPE);
+        CHECK_SYS(shutdown(w->fd, SHUT_WR));
+    }
+    check_ended(w, state == ENDING ? 0 : error, state == ENDING ? KR_WHY_LOCAL : KR_WHY_ERROR);
+}
+
 static void send_complete(struct world *w, int32_t res) {
     w->steal = 0; /* what is sent again is really sent */
     complete(w, KR__VERB_send, slot_of(w->conn), res, 0);
@@ -981,18 +999,15 @@ static void send_goes_on(struct world *w, enum send_state state, size_t taken) {
     check_ended(w, 0, KR_WHY_LOCAL);
 }
 
-/* Ours: an error ends the connection; one that was draining has lost bytes and says so; on one that
- * is ending already it changes nothing. */
+/* Ours: an error ends the connection, when a peer that takes nothing more has been heard; one that was
+ * draining has lost bytes and says so; on one that is ending already it changes nothing. */
 TEST_EACH(send_errors) {
     for (size_t i = 0; i < COUNT(send_errors) * SEND_STATES; i++) {
         int error = -send_errors[i % COUNT(send_errors)];
         enum send_state state = (enum send_state)(i / COUNT(send_errors));
         struct world *w = send_begin(state, error, i % 2);
         send_complete(w, error);
-        if (state == ENDING)
-            check_ended(w, 0, KR_WHY_LOCAL);
-        else
-            check_ended(w, error, KR_WHY_ERROR);
+        check_send_failed(w, state, error);
         world_end(w);
     }
 }
@@ -1102,7 +1117,7 @@ TEST_EACH(send_errors_through_the_ring) {
         connect_client(w);
         inject_next(w, KR__SET(send), -send_errors[i]);
         CHECK_OK(kr_conn_send(w->r, w->conn, digits, DIGITS));
-        check_ended(w, -send_errors[i], KR_WHY_ERROR);
+        check_send_failed(w, SENDING, -send_errors[i]);
         CHECK_EQ(w->injections, 1u);
         world_end(w);
     }
@@ -1207,8 +1222,7 @@ TEST_EACH(send_zc_errors) {
         if (zc_is_passed_over(error))
             zc_goes_on(w, state, 0);
         else
-            check_ended(w, state == ENDING ? 0 : -error,
-                        state == ENDING ? KR_WHY_LOCAL : KR_WHY_ERROR);
+            check_send_failed(w, state, -error);
         zc_end(w, pieces);
     }
 }
@@ -1758,10 +1772,8 @@ TEST_EACH(shutdown_errors) {
             await_stolen(w, KR__VERB_shutdown, slot_of(w->conn));
             complete(w, KR__VERB_shutdown, slot_of(w->conn), error, 0);
         }
-        if (state == JOINING)
-            check_ended(w, 0, KR_WHY_LOCAL);
-        else
-            check_ended(w, error, KR_WHY_ERROR);
+        check_send_failed(w, state == JOINING ? ENDING : state == LINGERING ? FLUSHING : SENDING,
+                          error);
         world_end(w);
     }
 }
@@ -1782,6 +1794,25 @@ static void left(struct kr_reactor *r, kr_conn conn, void *user, const struct kr
     l->what = *what;
     if (what->unread_size == HELLO_SIZE)
         memcpy(l->unread, what->unread, HELLO_SIZE);
+}
+
+/* Ours: a receive that fails does not take the bytes from under a send in flight: they go with its
+ * completion. */
+TEST_EACH(send_in_flight_when_a_receive_fails, .needs = KR__CAP_FD_INSTALL) {
+    for (unsigned pieces = 0; pieces < 2; pieces++) {
+        struct world *w = send_begin(SENDING, -ECANCELED, pieces);
+        struct kr__conn *c = conn_of(w);
+        struct leaving l = {0};
+        CHECK_OK(kr_conn_release(w->r, w->conn, left, &l));
+        kr__conn_recv_failed(w->r, c, -ECONNRESET);
+        CHECK(c->broken && c->queue.head);
+        w->steal = 0;
+        TEST_UNTIL(w->r, l.tells == 1);
+        CHECK_EQ(l.what.error, -ECONNRESET);
+        CHECK(!c->queue.head);
+        check_ended(w, -ECONNRESET, KR_WHY_ERROR);
+        world_end(w);
+    }
 }
 
 /* A paused connection that is to be released, or one with its receive in flight. */

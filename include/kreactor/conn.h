@@ -70,7 +70,15 @@ struct kr_conn_ops {
 
     /* The connection is gone and the kernel holds nothing of it. `error` is 0 or a negative errno,
      * see enum kr_why. The handle, the user pointer and the inline memory are good until the
-     * return. A peer's reset that came together with bytes is told 100 ms after them on kernels
+     * return.
+     * A send may fail because the peer has closed, or reset, though what it sent before is unread: a
+     * peer that answers early does that (HTTP 413, an SMTP refusal). The queue is dropped then,
+     * kr_conn_send and the like answer -EPIPE, and on_drain runs once if more than send_high bytes
+     * were queued. What the peer has sent is received and shown first, then its end (on_eof) if it
+     * has ended its side rather than reset. on_close follows with the error of the send, also when
+     * this program closes the connection meanwhile. Of a paused connection what was received waits
+     * for the resume; if nothing was, on_close runs at once.
+     * A peer's reset that came together with bytes is told 100 ms after them on kernels
      * that keep it to themselves (6.12.43, 6.16.3, 6.17.8 and 6.18.5 do; others tell at once). */
     void (*on_close)(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why);
 
@@ -202,8 +210,8 @@ KR_API int kr_conn_opts_check(const struct kr_conn_opts *opts, struct kr_failure
  *
  * Errors, with nothing taken: -ENOBUFS when more than send_cap bytes would be queued, and on_drain
  * tells when there is room; -EMSGSIZE when `size` alone is more than send_cap, so that there never
- * will be; -EPIPE once the connection is being closed, by either side, and after kr_conn_shutdown;
- * -ENOMEM. */
+ * will be; -EPIPE once the connection is being closed, by either side, after kr_conn_shutdown, and
+ * after a send that failed (on_close); -ENOMEM. */
 KR_API int kr_conn_send(struct kr_reactor *r, kr_conn conn, const void *data, size_t size);
 
 /* kr_conn_send of `count` pieces, 0 or more, as if they were one; `iov` and the bytes are borrowed
@@ -269,7 +277,7 @@ KR_API int kr_conn_resume(struct kr_reactor *r, kr_conn conn);
  * closes itself at the end of the peer, as ever. Where the peer has ended its side and nothing is
  * being sent, nobody listens to the socket any more: that the peer resets later is noticed by the
  * next send only, or by a deadline. A second call changes nothing and returns 0.
- * Should the kernel refuse (the peer has reset already), the connection ends with its error.
+ * Should the kernel refuse (the peer has reset already), it is as when a send fails (on_close).
  *
  * It takes a descriptor for a moment, unless the connection has kept one (keep_fd). Where none is
  * left, and on kernels before 6.8, the kernel does it in a worker thread of its own

@@ -25,8 +25,11 @@ struct kr_forward_opts {
      * end's stream is not ended by a limit. Default 0. */
     uint64_t max_ab, max_ba;
 
-    /* When forwarding ends, leave both connections open to their users; else they are closed:
-     * with KR_CLOSE_FLUSH, or, when an error ended one, the other with KR_CLOSE_RESET. With
+    /* When forwarding ends, leave both connections open to their users; else they are closed with
+     * KR_CLOSE_FLUSH. When an error ended one, the other is flushed and then reset, so that its peer
+     * does not take a part of a stream for the whole. When a peer has answered, ended its side, and
+     * takes nothing more, the other is closed with KR_CLOSE_LINGER: what its peer is still sending is
+     * dropped, and does not cost it the answer. With
      * keep_open the end of one stream is not made the end of the other, which would leave that one
      * half open. It only ends its way, as a limit does; when both ways are over, the on_eof of the
      * connection whose peer has ended is called behind `done`. Default false. */
@@ -40,7 +43,9 @@ KR_API void kr_forward_opts_init(struct kr_forward_opts *opts);
 struct kr_forwarded {
     uint64_t bytes_ab, bytes_ba; /* received from one and queued to the other */
 
-    /* 0: both streams, or the one, came to their end or limit, and everything was sent. -ECANCELED:
+    /* 0: both streams, or the one, came to their end or limit, and everything was sent. An end that
+     * can take nothing more is heard to its end first (on_close in conn.h); one way alone to it is
+     * over at once, and what it says goes to its on_data. -ECANCELED:
      * by kr_conn_forward_stop, or because this program closed an end. Else the error that ended one
      * of them, as its on_close gets it; -ENOMEM. */
     int error;

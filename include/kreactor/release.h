@@ -68,7 +68,9 @@ struct kr_released {
  * An error with `open`: there is no descriptor to be had (-EMFILE, -ENFILE), or no memory for the
  * list of pieces (-ENOMEM), or the peer has not acknowledged within flush_ns what was sent by
  * zero-copy (-ETIMEDOUT). Nothing was lost: the connection is open as before, and goes on after
- * this callback, also with what came meanwhile. */
+ * this callback, also with what came meanwhile. Or a send or a receive has failed (-EPIPE,
+ * -ECONNRESET ...): what the peer had sent before is shown, and on_close follows with that error, as
+ * without the release (on_close in conn.h). */
 typedef void kr_released_fn(struct kr_reactor *r, kr_conn conn, void *user,
                             const struct kr_released *what);
 
@@ -83,7 +85,7 @@ typedef void kr_released_fn(struct kr_reactor *r, kr_conn conn, void *user,
  *
  * Errors, with nothing begun: -EOPNOTSUPP with KR_TABLE_REGISTERED on a kernel before 6.8 without
  * keep_fd; -ENOTCONN when it does not stand yet; -EBUSY when it is forwarding, or has a file in its queue; -EALREADY when it
- * is being released; -EPIPE once it is being closed; -EINVAL without `done`; -ENOMEM. */
+ * is being released; -EPIPE once it is being closed, or a send has failed; -EINVAL without `done`; -ENOMEM. */
 KR_API int kr_conn_release(struct kr_reactor *r, kr_conn conn, kr_released_fn *done, void *user);
 
 #ifdef __cplusplus

@@ -48,6 +48,9 @@
     X(drained_before_the_end, sim)                                                                 \
     X(draining_lost, sim)                                                                          \
     X(reset_while_closing, sim)                                                                    \
+    /* core/conn_error.c */                                                                        \
+    X(broken_while_stopped, early)                                                                 \
+    X(broken_while_released, early)                                                                \
     /* core/conn_time.c */                                                                         \
     X(deadline_moved, sim)                                                                         \
     X(deadline_sooner, sim)                                                                        \
@@ -104,6 +107,7 @@
     X(forward_refused, sim)                                                                        \
     X(forward_dammed, sim)                                                                         \
     X(forward_cut, sim)                                                                            \
+    X(forward_one_sided, sim)                                                                      \
     X(forward_after_the_end, forward)                                                              \
     /* core/fds.c */                                                                               \
     X(fds_unwanted, fds)                                                                           \

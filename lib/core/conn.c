@@ -159,6 +159,7 @@ static void conn_join(struct kr_reactor *r, struct kr__conn *c) {
     if (c->calling)
         kr__dial_give_up(r, c);
     leave_fd(r, c);
+    c->reset = c->reset || c->cuts;
     c->state = c->owner.inflight ? KR__CONN_JOINING : KR__CONN_CLOSING;
     if (kr__conn_flies(c))
         kr__conn_count(r, c, KR_DEADLINE_FLUSH);
@@ -193,7 +194,7 @@ void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, i
         kr__forward_cut(r, c, error);
     if (c->takes_fds)
         kr__fds_close(r, c);
-    if (c->state < KR__CONN_LINGERING || (kr__conn_flushes(c) && error)) {
+    if (!c->broken && (c->state < KR__CONN_LINGERING || (kr__conn_flushes(c) && error))) {
         c->error = (int16_t)error;
         c->why = (uint8_t)why;
     }
@@ -281,6 +282,8 @@ bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {
             return false;
         if (c->parked)
             return !kr__bufs_some(&r->bufs);
+        if (c->broken && c->eof && !kr__conn_has_unshown(c))
+            return false;
         if (c->dammed)
             return kr__forward_moves(c);
         return c->paused || c->eof || (c->blocked && !c->forwarding) ||

@@ -104,7 +104,10 @@ struct kr__conn {
     bool told : 1;       /* of the drain */
     bool unsure : 1;     /* a multishot has brought bytes, and may hide a reset (conn_time.c) */
     bool looks : 1;      /* it is made again for that */
+    bool broken : 1;     /* sends nothing more: it ends with `error` (core/conn_error.c) */
+    bool no_eof : 1;     /* what ended its stream was an error, and on_eof is not told of that */
     uint8_t turn_receives : 7; /* receives that it had in `turn`, 127 at most */
+    bool cuts : 1;       /* a reset follows the last byte of its queue */
     int16_t error;      /* for on_close; the kernel's reach to -4095 */
     uint16_t held;      /* receive buffers that its queue and its leases hold */
     uint16_t turn;      /* the last one, its low bits, that brought bytes */
@@ -277,18 +280,34 @@ static inline bool kr__conn_stopped(const struct kr__conn *c) {
 /* True while the end of its stream is to be told: to its user, or to the other end of a pair, also
  * when its user knows. */
 static inline bool kr__conn_owes_eof(const struct kr__conn *c) {
-    return c->eof && (c->forwarding || !c->eof_told);
+    return c->eof && !c->no_eof && (c->forwarding || !c->eof_told);
 }
 
-/* True while bytes are to be received. */
+/* True while bytes are to be received. Of a broken connection that is paused it is to be known
+ * whether there are any. */
 static inline bool kr__conn_reads(const struct kr__conn *c) {
-    bool open = c->state == KR__CONN_OPEN && !kr__conn_stopped(c);
+    bool asks = c->broken && !c->dammed && !c->kept_size;
+    bool open = c->state == KR__CONN_OPEN && (!kr__conn_stopped(c) || kr__unlikely(asks));
     return (open || c->state == KR__CONN_LINGERING) && !c->eof;
 }
 
 /* Begins the end, or makes it harder. `error` and `why` are those of the first cause. */
 void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, int error,
                   enum kr_why why);
+
+/* The kernel refuses to send for it, or to receive: what has come is shown first, where that can be.
+ * May run callbacks. */
+void kr__conn_send_failed(struct kr_reactor *r, struct kr__conn *c, int error);
+void kr__conn_recv_failed(struct kr_reactor *r, struct kr__conn *c, int error);
+
+/* Ends a broken one that has nothing more to receive or to show. */
+void kr__conn_broken_step(struct kr_reactor *r, struct kr__conn *c);
+
+/* True while something that has come is yet to be shown: to its user, or to the other end. */
+bool kr__conn_has_unshown(const struct kr__conn *c);
+
+/* Drops what a broken one was to send, unless a send or a read of a file is still in flight. */
+void kr__conn_queue_drop(struct kr_reactor *r, struct kr__conn *c);
 
 /* A request of it has ended: on to the next state if nothing holds it in this one. */
 void kr__conn_settle(struct kr_reactor *r, struct kr__conn *c);

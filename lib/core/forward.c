@@ -33,6 +33,10 @@ static struct kr__conn *other_of(const struct kr__conn *c) {
     return forward_of(c)->ends[!side_of(c)];
 }
 
+bool kr__forward_from(const struct kr__conn *c) {
+    return forward_of(c)->ways[side_of(c)].used;
+}
+
 /* Nothing more is read for this pair; what comes meanwhile is kept. With an error of -ECANCELED it
  * still matters whose: the kernel may give that for a shutdown. */
 static void forward_over(struct kr_reactor *r, struct kr__forward *f, int error, bool broken) {
@@ -57,7 +61,7 @@ static bool way_settled(const struct kr__forward *f, unsigned i) {
 
 static void forward_check(struct kr_reactor *r, struct kr__forward *f) {
     if (way_settled(f, 0) && way_settled(f, 1))
-        forward_over(r, f, 0, false);
+        forward_over(r, f, f->error, false);
 }
 
 /* What its source has still to say, be it bytes or an end of stream, waits for the pair to be
@@ -158,8 +162,27 @@ void kr__forward_sent(struct kr_reactor *r, struct kr__conn *c) {
         forward_check(r, forward_of(c));
 }
 
+void kr__forward_deafened(struct kr_reactor *r, struct kr__conn *c, int error) {
+    struct kr__forward *f = forward_of(c);
+    if (kr__link_on(&f->over))
+        return;
+    kr__mark(forward_one_sided);
+    unsigned to = !side_of(c);
+    if (f->ways[to].used && !f->ways[!to].used) {
+        forward_over(r, f, error, true);
+        return;
+    }
+    f->one_sided = true;
+    f->error = error;
+    if (f->ways[to].used && !f->ways[to].ended)
+        way_end(r, f, to);
+    forward_check(r, f);
+}
+
 void kr__forward_cut(struct kr_reactor *r, struct kr__conn *c, int error) {
     kr__mark(forward_cut);
+    if (c->broken) /* of two errors the first is told */
+        error = c->error;
     forward_over(r, forward_of(c), error ? error : -ECANCELED, error != 0);
 }
 
@@ -176,11 +199,37 @@ void kr__forward_drop(struct kr_reactor *r, struct kr__conn *c) {
     forward_free(r, forward_of(c));
 }
 
+/* How an end is closed when its pair is over. A reset must not overtake what the other end has said
+ * before; one whose own end is no more, or not yet, has nothing to lose. Where the other end was heard
+ * to its end though it took nothing more, the peer of this one may still be sending, and what it has
+ * yet to read must not be lost by that (RFC 2525, 2.17). */
+static enum kr_close manner_of(const struct kr__forward *f, struct kr__conn *c) {
+    if (!f->broken)
+        return f->one_sided ? KR_CLOSE_LINGER : KR_CLOSE_FLUSH;
+    if (c->calling || c->state >= KR__CONN_JOINING)
+        return KR_CLOSE_RESET;
+    c->cuts = true;
+    return KR_CLOSE_FLUSH;
+}
+
+/* One that the pair has ended for, since it takes nothing more, and that is heard by its own user ends
+ * by itself. */
+static bool reads_on(const struct kr__forward *f, unsigned i) {
+    return f->broken && f->ends[i]->broken && !f->ways[i].used;
+}
+
 /* An end may be under way to its close already; a harder manner is heard all the same. */
-static void follow(struct kr_reactor *r, kr_conn conn, enum kr_close how) {
+static void follow(struct kr_reactor *r, const struct kr__forward *f, unsigned i, kr_conn conn) {
     struct kr__conn *c = kr__conn_find(r, conn);
-    if (c)
-        kr__conn_end(r, c, how, 0, KR_WHY_LOCAL);
+    if (c && !reads_on(f, i))
+        kr__conn_end(r, c, manner_of(f, c), 0, KR_WHY_LOCAL);
+}
+
+/* What waited for the pair. */
+static void go_on(struct kr_reactor *r, struct kr__conn *c) {
+    kr__conn_show_later(r, c);
+    kr__conn_dirty(r, c);
+    kr__conn_broken_step(r, c);
 }
 
 static void settle_one(struct kr_reactor *r, struct kr__forward *f) {
@@ -191,16 +240,15 @@ static void settle_one(struct kr_reactor *r, struct kr__forward *f) {
     struct kr__conn *a = f->ends[0], *b = f->ends[1];
     kr_forward_fn *done = f->done;
     void *user = f->user;
-    bool broken = f->broken, keep_open = f->keep_open && f->error != -ENOMEM;
+    const struct kr__forward was = *f;
+    bool keep_open = f->keep_open && f->error != -ENOMEM;
     forward_free(r, f);
     if (done)
         done(r, ends[0], ends[1], user, &what);
     for (unsigned i = 0; i < 2 && !keep_open; i++)
-        follow(r, ends[i], broken ? KR_CLOSE_RESET : KR_CLOSE_FLUSH);
-    kr__conn_show_later(r, a);
-    kr__conn_show_later(r, b);
-    kr__conn_dirty(r, a);
-    kr__conn_dirty(r, b);
+        follow(r, &was, i, ends[i]);
+    go_on(r, a);
+    go_on(r, b);
 }
 
 void kr__forwards_settle(struct kr_reactor *r) {

@@ -20,6 +20,7 @@ struct kr__forward {
     struct kr__way ways[2]; /* [0] from ends[0] to ends[1], [1] back */
     bool keep_open;
     bool broken; /* it ended by an error, not because this program said so */
+    bool one_sided; /* one end could take nothing more, and was heard to its end */
     int error;   /* how it ended */
     kr_forward_fn *done;
     void *user;
@@ -37,6 +38,12 @@ void kr__forward_eof(struct kr_reactor *r, struct kr__conn *c);
 void kr__forward_dam(struct kr_reactor *r, struct kr__conn *c);
 void kr__forward_undam(struct kr_reactor *r, struct kr__conn *c);
 void kr__forward_sent(struct kr_reactor *r, struct kr__conn *c);
+
+/* Whether what an end receives is the pair's. */
+bool kr__forward_from(const struct kr__conn *c);
+
+/* An end takes nothing more: what comes from it is forwarded to its end. */
+void kr__forward_deafened(struct kr_reactor *r, struct kr__conn *c, int error);
 
 /* An end is being closed. */
 void kr__forward_cut(struct kr_reactor *r, struct kr__conn *c, int error);

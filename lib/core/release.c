@@ -9,9 +9,9 @@
  * or the peer does not acknowledge in time what was sent by zero-copy, whose pages the kernel still
  * sends from (it goes on as it was).
  *
- * Why an error ends it, rather than go with the descriptor: it has been taken off the socket by the
- * request that met it, and who reads the descriptor would find a clean end of the stream
- * instead. */
+ * Why an error does not go with the descriptor: it has been taken off the socket by the request that
+ * met it, and who reads the descriptor would find a clean end of the stream instead. There is no
+ * descriptor then; the connection goes on, shows what has come, and ends (core/conn_error.c). */
 #include "core/release.h"
 
 #include "core/fds.h"
@@ -89,6 +89,7 @@ static void goes_on(struct kr_reactor *r, struct kr__conn *c, int error) {
     kr__drain_rejoin(r, c);
     kr__conn_shrank(r, c, 0);
     kr__conn_show_later(r, c);
+    kr__conn_broken_step(r, c);
 }
 
 static void settle_one(struct kr_reactor *r, struct kr__conn *c) {
@@ -152,6 +153,8 @@ static int may_release(const struct kr_reactor *r, const struct kr__conn *c) {
         return -EALREADY;
     if (c->state != KR__CONN_OPEN)
         return c->state == KR__CONN_OPENING ? -ENOTCONN : -EPIPE;
+    if (c->broken) /* its error has been taken off the socket */
+        return -EPIPE;
     if (c->paired || c->files)
         return -EBUSY;
     bool has_fd = kr__conn_opts(c)->keep_fd || kr__slots_fd(&r->slots, c->owner.slot) >= 0;

@@ -114,7 +114,7 @@ static void failed(struct kr_reactor *r, struct kr__conn *c, int error) {
 
 void kr__done_read(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     struct kr__conn *c = kr__owner_conn(o);
-    bool sends = c->state == KR__CONN_OPEN || kr__conn_flushes(c);
+    bool sends = !c->broken && (c->state == KR__CONN_OPEN || kr__conn_flushes(c));
     kr__mark_if(read_in_vain, !sends);
     int res = how->res;
     if (sends && res == 0 && how->operand == BY_US)
@@ -130,6 +130,8 @@ void kr__done_read(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
     files_of(c)->reading = NULL;
     if (sends)
         failed(r, c, res);
+    else if (c->broken)
+        kr__conn_queue_drop(r, c);
 }
 
 static int check_file(const struct kr_reactor *r, struct kr__file_plan *plan) {

@@ -215,18 +215,22 @@ static void tell_eof(struct kr_reactor *r, struct kr__conn *c) {
     }
     kr__conn_end(r, c, KR_CLOSE_FLUSH, 0, KR_WHY_PEER);
     kr__mark_if(eof_behind_unconsumed, c->kept_size);
-    if (c->kept_size)
+    if (c->kept_size && !c->broken)
         c->error = -ENODATA;
 }
 
 /* The end of the stream comes after all bytes: not before those that are held back. */
 static void ended(struct kr_reactor *r, struct kr__conn *c) {
     c->eof = true;
+    c->no_eof = c->broken && c->error != -EPIPE;
     kr__line_leave(r, c);
     kr__mark_if(eof_held_back, c->state == KR__CONN_OPEN && kr__conn_stopped(c));
     kr__conn_settle(r, c); /* one that lingers has waited for that, whatever F_MORE says */
-    if (c->state == KR__CONN_OPEN && !kr__conn_stopped(c) && !kr__link_on(&c->wait))
+    bool may = c->state == KR__CONN_OPEN && !kr__conn_stopped(c) && !kr__link_on(&c->wait);
+    if (may && kr__conn_owes_eof(c))
         tell_eof(r, c);
+    if (kr__unlikely(c->broken))
+        kr__conn_broken_step(r, c);
 }
 
 /* Nothing is there to be received. When a poll had told of something, what stands for ever is
@@ -260,7 +264,7 @@ static void failed(struct kr_reactor *r, struct kr__conn *c, int error, bool pol
             return;
         }
         kr__mark(recv_failed);
-        kr__conn_end(r, c, KR_CLOSE_NOW, error, KR_WHY_ERROR);
+        kr__conn_recv_failed(r, c, error);
     }
 }
 
@@ -324,6 +328,8 @@ void kr__recv_show(struct kr_reactor *r, struct kr__conn *c) {
         show_kept(r, c);
     if (c->state == KR__CONN_OPEN && kr__conn_owes_eof(c) && !kr__conn_stopped(c))
         tell_eof(r, c);
+    if (kr__unlikely(c->broken))
+        kr__conn_broken_step(r, c);
 }
 
 static int set_paused(struct kr_reactor *r, kr_conn conn, bool paused) {

@@ -147,6 +147,10 @@ void kr__send_met_full(struct kr_reactor *r, struct kr__conn *c) {
 void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     struct kr__conn *c = kr__owner_conn(o);
     kr__send_ended(r, c);
+    if (kr__unlikely(c->broken)) { /* by a receive: nothing of this matters any more */
+        kr__conn_queue_drop(r, c);
+        return;
+    }
     if (kr__likely(how->res >= 0)) {
         kr__send_took(r, c, (size_t)how->res);
         return;
@@ -160,7 +164,7 @@ void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
         return; /* sent again if it is wanted */
     }
     kr__mark(send_failed);
-    kr__conn_end(r, c, KR_CLOSE_NOW, how->res, KR_WHY_ERROR);
+    kr__conn_send_failed(r, c, how->res);
 }
 
 int kr__send_room(struct kr_reactor *r, struct kr__conn *c, size_t size) {

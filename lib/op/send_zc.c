@@ -78,13 +78,15 @@ static void refused(struct kr_reactor *r, struct kr__conn *c, const struct kr__c
         z->off = true;
         return;
     default:
-        kr__conn_end(r, c, KR_CLOSE_NOW, how->res, KR_WHY_ERROR);
+        kr__conn_send_failed(r, c, how->res);
     }
 }
 
 static void resulted(struct kr_reactor *r, struct kr__conn *c, const struct kr__completion *how) {
     kr__send_ended(r, c);
-    if (how->res > 0)
+    if (c->broken)
+        kr__conn_queue_drop(r, c);
+    else if (how->res > 0)
         kr__send_took(r, c, (size_t)how->res);
     else
         refused(r, c, how);

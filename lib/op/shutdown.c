@@ -83,7 +83,7 @@ void kr__done_shutdown(struct kr_reactor *r, struct kr__owner *o,
     int rc = outcome(r, c, how);
     kr__mark_if(shutdown_failed, rc < 0);
     if (rc < 0) {
-        kr__conn_end(r, c, KR_CLOSE_NOW, rc, KR_WHY_ERROR);
+        kr__conn_send_failed(r, c, rc);
         return;
     }
     c->fin = true;

@@ -355,6 +355,16 @@ void kr__sendq_drop(struct kr__sends *sends, struct kr__sendq *q) {
         kr__send_release(sends, send);
 }
 
+uint32_t kr__sendq_give_up(struct kr__sends *sends, struct kr__sendq *q) {
+    uint32_t lent = 0;
+    struct kr__send *send;
+    while ((send = sendq_pop(q))) {
+        lent += send->kind == KR__SEND_LENT;
+        send_sent(sends, send);
+    }
+    return lent;
+}
+
 void kr__sendq_unborrow(struct kr__sends *sends, struct kr__sendq *q) {
     struct kr__sendq stay = {NULL, NULL};
     struct kr__send *send;

@@ -203,6 +203,10 @@ void kr__sendq_unlink(struct kr__sendq *q, struct kr__send *before, struct kr__s
 /* Releases all. */
 void kr__sendq_drop(struct kr__sends *sends, struct kr__sendq *q);
 
+/* Releases all but what flights still carry, which wait for them; returns how many receive buffers
+ * were let go. */
+uint32_t kr__sendq_give_up(struct kr__sends *sends, struct kr__sendq *q);
+
 /* Releases what is not only the queue's own: REF, FDS and FILE records. The others stay. */
 void kr__sendq_unborrow(struct kr__sends *sends, struct kr__sendq *q);
 

@@ -135,7 +135,8 @@ static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void
     int rc = choice % 4 == 1   ? send_reserved(r, conn, data, take)
              : choice % 4 == 2 ? send_in_two(r, conn, data, take)
                                : kr_conn_send(r, conn, data, take);
-    MUST(rc == 0 || rc == -ENOBUFS || rc == -EMSGSIZE); /* the last: more than send_cap, kept */
+    /* EMSGSIZE: more than send_cap, kept; EPIPE: a send has failed, and this is what came before */
+    MUST(rc == 0 || rc == -ENOBUFS || rc == -EMSGSIZE || rc == -EPIPE);
     act_on(w, conn);
     return rc == 0 ? take : 0;
 }

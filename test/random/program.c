@@ -296,15 +296,21 @@ void program_forwarded(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
     trace(w, "links %u and %u: pair over, %llu and %llu, %d", from->index, to->index,
           (unsigned long long)what->bytes_ab, (unsigned long long)what->bytes_ba, what->error);
     stream_forwarded(from, to, what->bytes_ab);
-    if (to->feeds)
+    bool fed_back = to->feeds;
+    if (fed_back)
         stream_forwarded(to, from, what->bytes_ba);
     from->twin = to->twin = NULL;
     from->feeds = to->feeds = false;
     bool kept_open = from->keeps_open && what->error != -ENOMEM;
     if (!w->ending)
         calls_some(w);
-    if (!kept_open) /* behind this; an error has both reset */
-        from->closing = to->closing = true;
+    /* Behind this; an error has both reset. But the far end of one way may have failed, and goes on
+     * to what its peer has left. */
+    bool may_go_on = !fed_back && what->error && what->error != -ECANCELED;
+    if (!kept_open) {
+        from->closing = true;
+        to->closing = to->closing || !may_go_on;
+    }
     if (!kept_open && what->error)
         from->flushing = to->flushing = false;
     leave(w);

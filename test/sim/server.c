@@ -359,8 +359,9 @@ static void released(struct kr_reactor *r, kr_conn conn, void *user,
     MUST((what->fd >= 0) == (what->error == 0));
     s->in_callback = true;
     x->releasing = false;
+    bool of_the_peer = what->error == -EPIPE || what->error == -ECONNRESET;
     MUST(!what->open || what->error == -EMFILE || what->error == -ENOMEM ||
-         what->error == -ETIMEDOUT);
+         what->error == -ETIMEDOUT || of_the_peer);
     if (what->open) {
         stays(s, x);
     } else if (what->error) {
@@ -573,11 +574,15 @@ static void forward_over(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
     mark(s, what->error ? MARK_forward_cut : MARK_forwarded);
     s->in_callback = true;
     x->twin = y->twin = NULL;
+    /* The far end of one way may have failed, and goes on to what its peer has left. */
+    bool may_go_on = !y->feeds && what->error && what->error != -ECANCELED;
     x->feeds = y->feeds = false;
-    if (x->keeps_open && what->error != -ENOMEM)
+    if (x->keeps_open && what->error != -ENOMEM) {
         goes_on(s, x, y);
-    else
-        x->closing = y->closing = true; /* both follow */
+    } else { /* both follow */
+        x->closing = true;
+        y->closing = y->closing || !may_go_on;
+    }
     if (!s->ending)
         server_act(s, NULL, MARK_close_in_timer);
     s->in_callback = false;
@@ -839,6 +844,11 @@ static size_t echo(struct storm *s, struct session *x, const unsigned char *data
         if (likely(s, 300))
             part = some(s, part);
         int rc = send_somehow(s, x, data + done, part);
+        if (rc == -EPIPE) { /* a send has failed: what still comes is only shown */
+            mark(s, MARK_shown_after_failed_send);
+            x->broken = x->cut = true;
+            return size;
+        }
         if (rc < 0) {
             MUST(rc == -ENOBUFS || (rc == -ENOMEM && s->refuse));
             mark(s, rc == -ENOMEM ? MARK_no_memory : MARK_send_refused);
@@ -918,7 +928,7 @@ static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void
     x->cut |= x->half;
     size_t used = 0;
     if (!x->closing && !x->hoards)
-        used = x->half ? size : echo(s, x, data, messages(s, x, data, size));
+        used = x->half || x->broken ? size : echo(s, x, data, messages(s, x, data, size));
     if (!early)
         server_act(s, x, MARK_close_in_data);
     consume(x, data, used);
@@ -1010,6 +1020,7 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     MUST(kr_conn_user(r, conn) == x && x->loans == 0);
     storm_saw_close(s, conn);
     mark_end(s, x, error, why);
+    MUST(!x->broken || error);
     x->cut = x->cut || error || why == KR_WHY_REACTOR;
     x->closing = true;
     x->closed_with = error;

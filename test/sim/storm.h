@@ -61,6 +61,7 @@ const struct scenario *scenario_named(const char *name);
     X(accept_with_address)                                                                         \
     X(overtaken_close)                                                                             \
     X(send_refused)                                                                                \
+    X(shown_after_failed_send)                                                                     \
     X(send_several)                                                                                \
     X(send_held)                                                                                   \
     X(lent)                                                                                        \
@@ -153,6 +154,7 @@ struct session {
     bool keeps_open;      /* the pair's ends are not closed when it is over */
     bool alone;           /* in a scenario with a proxy: it is served by the server */
     bool half; /* it sends no more */
+    bool broken; /* nor can it: a send has failed */
     bool told; /* of the drain */
     bool releasing;
     unsigned tunings; /* options that were not told of */
