@@ -110,6 +110,10 @@ struct kr_conn_ops {
      * for another descriptor the kernel closes the surplus, and may wait. */
     void (*on_fds)(struct kr_reactor *r, kr_conn conn, void *user, const int *fds, unsigned count,
                    bool truncated);
+
+    /* For callbacks of later versions: NULL, as an initialiser leaves them, or it is -EINVAL where
+     * the table is given, since this library would not call them. */
+    void (*reserved[4])(void);
 };
 
 /* Descriptors that can go with one message (SCM_MAX_FD, net/core/scm.h). */
@@ -192,8 +196,9 @@ struct kr_conn_opts {
     bool keep_fd;
 };
 
-/* Fills `opts` with the defaults. Any thread. */
-KR_API void kr_conn_opts_init(struct kr_conn_opts *opts);
+/* Fills `opts` with the defaults. Any thread. `size`: as for kr_config_init_sized. */
+KR_API void kr_conn_opts_init_sized(struct kr_conn_opts *opts, size_t size);
+#define kr_conn_opts_init(opts_) kr_conn_opts_init_sized((opts_), sizeof *(opts_))
 
 /* Says why kr_conn_adopt would answer -EINVAL to these options (NULL: defaults): fills `why`
  * (reactor.h; NULL ok), whose `cause` names the field, and returns -EINVAL; or clears it and

@@ -18,7 +18,8 @@ extern "C" {
 
 /* How a connection is made, and what it starts with. Fill it with kr_connect_opts_init. */
 struct kr_connect_opts {
-    size_t size; /* sizeof(struct kr_connect_opts), set by kr_connect_opts_init */
+    size_t size;      /* sizeof(struct kr_connect_opts), set by kr_connect_opts_init */
+    size_t conn_size; /* and sizeof(struct kr_conn_opts) */
 
     /* Where it comes from: an address of the same family. Port 0 lets the kernel choose, among
      * those that are free for this destination. Borrowed for the call; NULL: the kernel chooses.
@@ -35,11 +36,14 @@ struct kr_connect_opts {
      * Default false. */
     bool local_address;
 
-    struct kr_conn_opts conn;
+    struct kr_conn_opts conn; /* the last field */
 };
 
-/* Fills `opts` with the defaults. Any thread. */
-KR_API void kr_connect_opts_init(struct kr_connect_opts *opts);
+/* Fills `opts` with the defaults. Any thread. `size` and `conn_size` are the program's own
+ * sizeof(struct kr_connect_opts) and sizeof(struct kr_conn_opts): as for kr_config_init_sized. */
+KR_API void kr_connect_opts_init_sized(struct kr_connect_opts *opts, size_t size, size_t conn_size);
+#define kr_connect_opts_init(opts_)                                                                \
+    kr_connect_opts_init_sized((opts_), sizeof *(opts_), sizeof(struct kr_conn_opts))
 
 /* Says why kr_connect to `addr` (NULL: to any) would answer -EINVAL to these options, as
  * kr_conn_opts_check does. Any thread. */

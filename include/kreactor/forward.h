@@ -36,8 +36,9 @@ struct kr_forward_opts {
     bool keep_open;
 };
 
-/* Fills `opts` with the defaults. Any thread. */
-KR_API void kr_forward_opts_init(struct kr_forward_opts *opts);
+/* Fills `opts` with the defaults. Any thread. `size`: as for kr_config_init_sized. */
+KR_API void kr_forward_opts_init_sized(struct kr_forward_opts *opts, size_t size);
+#define kr_forward_opts_init(opts_) kr_forward_opts_init_sized((opts_), sizeof *(opts_))
 
 /* What was forwarded, when it has ended. */
 struct kr_forwarded {

@@ -24,7 +24,8 @@ typedef void kr_listener_end_fn(struct kr_reactor *r, kr_listener listener, void
 
 /* How a listener listens, and what its connections start with. Fill it with kr_listen_opts_init. */
 struct kr_listen_opts {
-    size_t size; /* sizeof(struct kr_listen_opts), set by kr_listen_opts_init */
+    size_t size;      /* sizeof(struct kr_listen_opts), set by kr_listen_opts_init */
+    size_t conn_size; /* and sizeof(struct kr_conn_opts) */
 
     /* Connections that wait in the kernel to be accepted, 1 to 65535; 0: 1024. The kernel takes at most
      * net.core.somaxconn. Default 1024. */
@@ -74,11 +75,14 @@ struct kr_listen_opts {
      * for those that kr_drain closes, and once kr_reactor_free has begun. Default NULL. */
     kr_listener_end_fn *on_end;
 
-    struct kr_conn_opts conn; /* what its connections start with */
+    struct kr_conn_opts conn; /* what its connections start with; the last field */
 };
 
-/* Fills `opts` with the defaults. Any thread. */
-KR_API void kr_listen_opts_init(struct kr_listen_opts *opts);
+/* Fills `opts` with the defaults. Any thread. `size` and `conn_size` are the program's own
+ * sizeof(struct kr_listen_opts) and sizeof(struct kr_conn_opts): as for kr_config_init_sized. */
+KR_API void kr_listen_opts_init_sized(struct kr_listen_opts *opts, size_t size, size_t conn_size);
+#define kr_listen_opts_init(opts_)                                                                 \
+    kr_listen_opts_init_sized((opts_), sizeof *(opts_), sizeof(struct kr_conn_opts))
 
 /* Says why kr_listen and kr_listen_fd would answer -EINVAL to these options, as kr_conn_opts_check
  * does. Any thread. */

@@ -114,8 +114,12 @@ struct kr_config {
     const struct kr_alloc *alloc; /* borrowed until kr_reactor_free; NULL = malloc and free */
 };
 
-/* Fills `config` with the defaults. Any thread. */
-KR_API void kr_config_init(struct kr_config *config);
+/* Fills `config` with the defaults. Any thread. `size` is the program's own sizeof(struct kr_config):
+ * no more than that is written here, or read by kr_reactor_new. To an older program's smaller struct
+ * the defaults of later fields apply; a newer one's larger struct is refused, by kr_reactor_new and by
+ * name. All structs of options are guarded so. */
+KR_API void kr_config_init_sized(struct kr_config *config, size_t size);
+#define kr_config_init(config_) kr_config_init_sized((config_), sizeof *(config_))
 
 /* What refused, when kr_reactor_new fails. */
 enum kr_refusal {

@@ -5,6 +5,7 @@
  * defaults stand in; each is named in words. Nothing has been tried yet then. */
 #include "core/config.h"
 
+#include "base/sized.h"
 #include "base/util.h"
 
 #include <stdlib.h>
@@ -29,9 +30,9 @@ static void libc_free(void *ctx, void *memory, size_t size) {
 
 static const struct kr_alloc libc_allocator = {.alloc = libc_alloc, .free = libc_free};
 
-void kr_config_init(struct kr_config *config) {
-    *config = (struct kr_config){
-        .size = sizeof *config,
+void kr_config_init_sized(struct kr_config *config, size_t size) {
+    const struct kr_config defaults = {
+        .size = sizeof defaults,
         .taskrun = KR_TASKRUN_COOP,
         .sq_entries = 512,
         .cq_entries = 4096,
@@ -43,6 +44,7 @@ void kr_config_init(struct kr_config *config) {
         .turn_posts = 256,
         .turn_bytes = 65536,
     };
+    kr__sized_give(config, size, &defaults, sizeof defaults);
 }
 
 static void or_default(unsigned *field, unsigned value) {
@@ -97,8 +99,6 @@ static void resolve(struct kr_config *c, const struct kr__kernel *k) {
 
 /* NULL, or which field is wrong. Before resolving: 0 is the default. */
 static const char *fault_of(const struct kr_config *c) {
-    if (c->size != sizeof *c)
-        return "size is not sizeof(struct kr_config): call kr_config_init first";
     if (c->taskrun != KR_TASKRUN_COOP && c->taskrun != KR_TASKRUN_DEFER)
         return "taskrun is neither KR_TASKRUN_COOP nor KR_TASKRUN_DEFER";
     if ((unsigned)c->table > KR_TABLE_PLAIN)
@@ -134,8 +134,8 @@ static const char *conflict_of(const struct kr_config *c) {
 const char *kr__config_settle(struct kr_config *ret, const struct kr_config *given,
                               const struct kr__kernel *k) {
     kr_config_init(ret);
-    if (given)
-        *ret = *given;
+    if (given && !kr__sized_take(ret, sizeof *ret, given))
+        return KR__SIZED_FAULT("kr_config");
     const char *fault = fault_of(ret);
     if (fault)
         return fault;

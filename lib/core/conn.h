@@ -266,6 +266,17 @@ struct kr__conn_plan {
 int kr__conn_make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd,
                   struct kr__conn **ret);
 
+/* Whether callbacks are ones that this library knows, and enough. */
+static inline bool kr__ops_good(const struct kr_conn_ops *ops) {
+    if (!ops || !ops->on_data)
+        return false;
+    for (size_t i = 0; i < sizeof ops->reserved / sizeof *ops->reserved; i++) {
+        if (ops->reserved[i])
+            return false;
+    }
+    return true;
+}
+
 /* What it wants, from its state alone: the one place that decides. */
 struct kr__wants kr__conn_wants(const struct kr__conn *c);
 

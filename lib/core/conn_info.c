@@ -76,7 +76,7 @@ int kr_conn_swap(struct kr_reactor *r, kr_conn conn, const struct kr_conn_ops *o
     int rc = kr__conn_door(r, conn, &c);
     if (rc < 0)
         return rc;
-    if (!ops || !ops->on_data)
+    if (!kr__ops_good(ops))
         return -EINVAL;
     if (!kr__conn_lives(c))
         return -EPIPE;

@@ -14,6 +14,7 @@
  * though not without it. */
 #include "core/forward.h"
 
+#include "base/sized.h"
 #include "core/reactor.h"
 
 static struct kr__forward *forward_of(const struct kr__conn *c) {
@@ -269,8 +270,9 @@ bool kr__forward_moves(const struct kr__conn *c) {
     return forward_of(c)->ways[side_of(c)].ended || (to->blocked && sends);
 }
 
-void kr_forward_opts_init(struct kr_forward_opts *opts) {
-    *opts = (struct kr_forward_opts){.size = sizeof *opts};
+void kr_forward_opts_init_sized(struct kr_forward_opts *opts, size_t size) {
+    const struct kr_forward_opts defaults = {.size = sizeof defaults};
+    kr__sized_give(opts, size, &defaults, sizeof defaults);
 }
 
 static int may_forward(const struct kr__conn *from, const struct kr__conn *to) {
@@ -305,17 +307,17 @@ static void way_begin(struct kr_reactor *r, struct kr__forward *f, unsigned i, u
 
 int kr_conn_forward(struct kr_reactor *r, kr_conn a, kr_conn b, const struct kr_forward_opts *opts,
                     kr_forward_fn *done, void *user) {
-    struct kr_forward_opts defaults;
-    kr_forward_opts_init(&defaults);
-    opts = opts ? opts : &defaults;
+    struct kr_forward_opts taken;
+    kr_forward_opts_init(&taken);
     struct kr__conn *from, *to;
     int rc = kr__conn_door(r, a, &from);
     if (rc == 0)
         rc = kr__conn_door(r, b, &to);
     if (rc < 0)
         return rc;
-    if (opts->size != sizeof *opts || from == to)
+    if ((opts && !kr__sized_take(&taken, sizeof taken, opts)) || from == to)
         return -EINVAL;
+    opts = &taken;
     rc = may_forward(from, to);
     if (rc == 0 && !opts->one_way)
         rc = may_forward(to, from);

@@ -8,6 +8,7 @@
  * that). */
 #include "core/listener.h"
 
+#include "base/sized.h"
 #include "core/addr.h"
 #include "core/fds.h"
 #include "core/reactor.h"
@@ -123,19 +124,22 @@ void kr__listener_gone(struct kr_reactor *r, struct kr__listener *l) {
         was.opts.on_end(r, listener_handle(&was), was.user, was.end_error);
 }
 
-void kr_listen_opts_init(struct kr_listen_opts *opts) {
-    *opts = (struct kr_listen_opts){
-        .size = sizeof *opts,
-        .backlog = BACKLOG,
-        .reuse_addr = true,
-    };
-    kr_conn_opts_init(&opts->conn);
+_Static_assert(offsetof(struct kr_listen_opts, conn) + sizeof(struct kr_conn_opts) ==
+                   sizeof(struct kr_listen_opts),
+               "the last field");
+
+void kr_listen_opts_init_sized(struct kr_listen_opts *opts, size_t size, size_t conn_size) {
+    const struct kr_listen_opts defaults = {.backlog = BACKLOG, .reuse_addr = true};
+    size_t head = offsetof(struct kr_listen_opts, conn);
+    kr_conn_opts_init_sized(kr__sized_give_head(opts, size, conn_size, &defaults, head), conn_size);
 }
 
 /* As kr__conn_opts_settle. */
-static const char *opts_settle(struct kr_listen_opts *o) {
-    if (o->size != sizeof *o)
-        return "size is not sizeof(struct kr_listen_opts): call kr_listen_opts_init first";
+static const char *opts_settle(struct kr_listen_opts *o, const struct kr_listen_opts *given) {
+    kr_listen_opts_init(o);
+    const void *conn = NULL;
+    if (given && !(conn = kr__sized_take_head(o, offsetof(struct kr_listen_opts, conn), given)))
+        return KR__SIZED_FAULT("kr_listen_opts");
     o->backlog = o->backlog ? o->backlog : BACKLOG;
     if (o->backlog > 65535)
         return "backlog is above 65535";
@@ -143,15 +147,12 @@ static const char *opts_settle(struct kr_listen_opts *o) {
         return "unix_mode is above 0777";
     if (o->turn_accepts > KR__ACCEPT_ONES)
         return "turn_accepts is above 16";
-    return kr__conn_opts_settle(&o->conn);
+    return kr__conn_opts_settle(&o->conn, conn);
 }
 
 int kr_listen_opts_check(const struct kr_listen_opts *opts, struct kr_failure *why) {
     struct kr_listen_opts settled;
-    if (opts)
-        settled = *opts;
-    const char *fault = opts ? opts_settle(&settled) : NULL;
-    return kr__probe_options(why, "struct kr_listen_opts", fault);
+    return kr__probe_options(why, "struct kr_listen_opts", opts_settle(&settled, opts));
 }
 
 static int listener_slot(struct kr_reactor *r, int fd) {
@@ -286,10 +287,7 @@ static int listen_from(struct kr_reactor *r, kr_listener *ret, const struct orig
                        const struct kr_listen_opts *opts, const struct kr_conn_ops *ops,
                        void *user) {
     struct kr__listener fresh = {.ops = ops, .user = user, .foreign = !from->addr};
-    kr_listen_opts_init(&fresh.opts);
-    if (opts)
-        fresh.opts = *opts;
-    if (opts_settle(&fresh.opts) || !ops || !ops->on_data)
+    if (opts_settle(&fresh.opts, opts) || !kr__ops_good(ops))
         return -EINVAL;
     if (kr__shutting_down(r))
         return -ESHUTDOWN;

@@ -1,6 +1,7 @@
 /* Profiles. Failure: memory is refused, and the caller's profile is as before. */
 #include "core/profile.h"
 
+#include "base/sized.h"
 #include "kernel/probe.h"
 
 #include <errno.h>
@@ -15,8 +16,9 @@
 #define RECV_CAP ((size_t)1 << 20)
 #define FLUSH_NS INT64_C(30000000000)
 
-void kr_conn_opts_init(struct kr_conn_opts *opts) {
-    *opts = (struct kr_conn_opts){.size = sizeof *opts, .no_delay = true};
+void kr_conn_opts_init_sized(struct kr_conn_opts *opts, size_t size) {
+    const struct kr_conn_opts defaults = {.size = sizeof defaults, .no_delay = true};
+    kr__sized_give(opts, size, &defaults, sizeof defaults);
 }
 
 static size_t or_default(size_t value, size_t fallback) {
@@ -70,21 +72,19 @@ static const char *fault_of_times(const struct kr_conn_opts *o) {
     return o->flush_ns < 0 ? "flush_ns is negative" : NULL;
 }
 
-const char *kr__conn_opts_settle(struct kr_conn_opts *opts) {
-    if (opts->size != sizeof *opts)
-        return "size is not sizeof(struct kr_conn_opts): call kr_conn_opts_init first";
-    settle(opts);
-    const char *fault = fault_of_queues(opts);
-    fault = fault ? fault : fault_of_socket(opts);
-    return fault ? fault : fault_of_times(opts);
+const char *kr__conn_opts_settle(struct kr_conn_opts *ret, const void *given) {
+    kr_conn_opts_init(ret);
+    if (given && !kr__sized_take(ret, sizeof *ret, given))
+        return KR__SIZED_FAULT("kr_conn_opts");
+    settle(ret);
+    const char *fault = fault_of_queues(ret);
+    fault = fault ? fault : fault_of_socket(ret);
+    return fault ? fault : fault_of_times(ret);
 }
 
 int kr_conn_opts_check(const struct kr_conn_opts *opts, struct kr_failure *why) {
     struct kr_conn_opts settled;
-    if (opts)
-        settled = *opts;
-    const char *fault = opts ? kr__conn_opts_settle(&settled) : NULL;
-    return kr__probe_options(why, "struct kr_conn_opts", fault);
+    return kr__probe_options(why, "struct kr_conn_opts", kr__conn_opts_settle(&settled, opts));
 }
 
 void kr__profiles_free(struct kr__profiles *profiles) {

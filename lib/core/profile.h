@@ -27,8 +27,9 @@ static inline void kr__profiles_init(struct kr__profiles *profiles, struct kr__m
 
 void kr__profiles_free(struct kr__profiles *profiles);
 
-/* Replaces each 0 that stands for a default. NULL, or which field is out of its range. */
-const char *kr__conn_opts_settle(struct kr_conn_opts *opts);
+/* What the program has given (NULL: the defaults), of whatever version, with each 0 that stands for a
+ * default replaced. NULL, or which field is out of its range. */
+const char *kr__conn_opts_settle(struct kr_conn_opts *ret, const void *given);
 
 /* A profile with one reference; NULL when memory is refused. `opts` is copied. */
 struct kr__profile *kr__profile_new(struct kr__profiles *profiles, const struct kr_conn_opts *opts);

@@ -9,6 +9,7 @@
  * Relies on: an attempt in progress is polled for by the kernel (io_connect, io_uring/net.c), and
  * that can be cancelled; the address is copied at submit, but a full SQ may delay that, so it stays
  * where it is. */
+#include "base/sized.h"
 #include "core/addr.h"
 #include "core/dial.h"
 #include "op/op.h"
@@ -26,30 +27,35 @@ void kr__done_connect(struct kr_reactor *r, struct kr__owner *o, const struct kr
 
 #define TIMEOUT_NS INT64_C(30000000000)
 
-void kr_connect_opts_init(struct kr_connect_opts *opts) {
-    *opts = (struct kr_connect_opts){.size = sizeof *opts, .timeout_ns = TIMEOUT_NS};
-    kr_conn_opts_init(&opts->conn);
+_Static_assert(offsetof(struct kr_connect_opts, conn) + sizeof(struct kr_conn_opts) ==
+                   sizeof(struct kr_connect_opts),
+               "the last field");
+
+void kr_connect_opts_init_sized(struct kr_connect_opts *opts, size_t size, size_t conn_size) {
+    const struct kr_connect_opts defaults = {.timeout_ns = TIMEOUT_NS};
+    size_t head = offsetof(struct kr_connect_opts, conn);
+    kr_conn_opts_init_sized(kr__sized_give_head(opts, size, conn_size, &defaults, head), conn_size);
 }
 
 /* As kr__conn_opts_settle; `addr` may be NULL. */
-static const char *opts_settle(struct kr_connect_opts *o, const struct kr_addr *addr) {
-    if (o->size != sizeof *o)
-        return "size is not sizeof(struct kr_connect_opts): call kr_connect_opts_init first";
+static const char *opts_settle(struct kr_connect_opts *o, const struct kr_connect_opts *given,
+                               const struct kr_addr *addr) {
+    kr_connect_opts_init(o);
+    const void *conn = NULL;
+    if (given && !(conn = kr__sized_take_head(o, offsetof(struct kr_connect_opts, conn), given)))
+        return KR__SIZED_FAULT("kr_connect_opts");
     o->timeout_ns = o->timeout_ns ? o->timeout_ns : TIMEOUT_NS;
     if (o->source && !kr__addr_good(o->source))
         return "source is no address of a known family";
     if (o->source && addr && o->source->u.sa.sa_family != addr->u.sa.sa_family)
         return "source is of another family than the address to connect to";
-    return kr__conn_opts_settle(&o->conn);
+    return kr__conn_opts_settle(&o->conn, conn);
 }
 
 int kr_connect_opts_check(const struct kr_connect_opts *opts, const struct kr_addr *addr,
                           struct kr_failure *why) {
     struct kr_connect_opts settled;
-    if (opts)
-        settled = *opts;
-    const char *fault = opts ? opts_settle(&settled, addr) : NULL;
-    return kr__probe_options(why, "struct kr_connect_opts", fault);
+    return kr__probe_options(why, "struct kr_connect_opts", opts_settle(&settled, opts, addr));
 }
 
 int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *addr,
@@ -58,10 +64,7 @@ int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *addr,
     if (rc < 0)
         return rc;
     struct kr_connect_opts settled;
-    kr_connect_opts_init(&settled);
-    if (opts)
-        settled = *opts;
-    if (!kr__addr_good(addr) || opts_settle(&settled, addr) || !ops || !ops->on_data)
+    if (!kr__addr_good(addr) || opts_settle(&settled, opts, addr) || !kr__ops_good(ops))
         return -EINVAL;
     if (kr__shutting_down(r))
         return -ESHUTDOWN;
@@ -78,10 +81,7 @@ int kr_conn_adopt(struct kr_reactor *r, kr_conn *ret, int fd, const struct kr_co
     if (rc < 0)
         return rc;
     struct kr_conn_opts settled;
-    kr_conn_opts_init(&settled);
-    if (opts)
-        settled = *opts;
-    if (kr__conn_opts_settle(&settled) || !ops || !ops->on_data)
+    if (kr__conn_opts_settle(&settled, opts) || !kr__ops_good(ops))
         return -EINVAL;
     if (kr__shutting_down(r))
         return -ESHUTDOWN;

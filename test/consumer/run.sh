@@ -85,7 +85,7 @@ versions_agree() {
 
 shared_program() {
     $cc -std=c11 $strict "$here/consumer.c" -o "$work/shared" $(pc --cflags --libs kreactor)
-    LD_LIBRARY_PATH=$lib ldd "$work/shared" | grep "libkreactor.so.0 => $lib/"
+    LD_LIBRARY_PATH=$lib ldd "$work/shared" | grep "libkreactor.so.0.1 => $lib/"
     LD_LIBRARY_PATH=$lib "$work/shared"
 }
 
@@ -167,7 +167,7 @@ headers_show_no_liburing() {
 }
 
 needs_only_libc_and_liburing() {
-    ldd "$lib/libkreactor.so.0" | awk '{ print $1 }' | sort >"$work/needs"
+    ldd "$lib/libkreactor.so.0.1" | awk '{ print $1 }' | sort >"$work/needs"
     cat "$work/needs"
     grep -q '^liburing\.so\.2$' "$work/needs"
     if grep -v -e '^linux-vdso\.so' -e '^liburing\.so' -e '^libc\.so' -e '/ld-linux' "$work/needs"; then
@@ -175,12 +175,15 @@ needs_only_libc_and_liburing() {
     fi
 }
 
+# Before 1.0 both carry the minor version, which may break the interface.
 soname() {
-    readelf -d "$lib/libkreactor.so" | grep SONAME | grep -F '[libkreactor.so.0]'
+    minor=0.$(pc --modversion kreactor | cut -d. -f2)
+    readelf -d "$lib/libkreactor.so" | grep SONAME | grep -F "[libkreactor.so.$minor]"
+    nm -D --defined-only "$lib/libkreactor.so" | grep "kr_reactor_new@@KREACTOR_$minor\$"
 }
 
 exported_functions() {
-    nm -D --defined-only "$lib/$1.so.0" | awk '$2 != "A" { sub("@.*", "", $3); print $3 }' | sort
+    nm -D --defined-only "$lib/$1.so.0.1" | awk '$2 != "A" { sub("@.*", "", $3); print $3 }' | sort
 }
 
 # The shared library shows what the headers declare, no more and no less; the one for tests also what
@@ -232,7 +235,7 @@ check headers_stand_alone_gcc headers_alone_gcc
 check headers_stand_alone_clang headers_alone_clang
 check headers_show_no_liburing headers_show_no_liburing
 check shared_library_needs_libc_and_liburing_only needs_only_libc_and_liburing
-check soname_is_libkreactor_so_0 soname
+check soname_and_symbols_carry_the_minor_version soname
 check exported_symbols_are_those_declared exports_what_is_declared
 check doctor_finds_it_well doctor_finds_it_well
 check doctor_explains_a_refusal doctor_explains
