@@ -439,6 +439,115 @@ TEST_EACH(drain_leaves_pairs_alone) {
     CHECK_EQ(house.guests[0].error, 0);
 }
 
+/* ---- what options let go on ---- */
+
+static void drain_with(bool connects, bool pairs) {
+    struct kr_drain_opts opts;
+    kr_drain_opts_init(&opts);
+    CHECK(!opts.connects && !opts.pairs);
+    opts.connects = connects;
+    opts.pairs = pairs;
+    CHECK_OK(kr_drain_with(house.r, HOUR, &opts, drained, &house));
+}
+
+/* Ours: a proxy that has taken a request may connect for it while it drains. The connection is not told
+ * to go, and is waited for. */
+TEST_EACH(drain_lets_a_proxy_connect) {
+    begin(&told_ops, 1);
+    int listening = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
+    CHECK_SYS(bind(listening, &addr.u.sa, addr.size));
+    CHECK_SYS(listen(listening, 1));
+    socklen_t size = sizeof addr.u;
+    CHECK_SYS(getsockname(listening, &addr.u.sa, &size));
+    addr.size = size;
+    drain_with(true, false);
+    CHECK_ERR(kr_listen(house.r, NULL, &addr, NULL, &told_ops, NULL), ESHUTDOWN);
+    CHECK_OK(kr_connect(house.r, NULL, &addr, NULL, &told_ops, &house));
+    TEST_UNTIL(house.r, house.guests[0].shutdowns == 1);
+    TEST_UNTIL(house.r, house.opens == 2);
+    house.fds[1] = CHECK_SYS(accept4(listening, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    CHECK_OK(kr_conn_close(house.r, house.guests[0].conn, KR_CLOSE_NOW));
+    test_send(house.r, house.fds[1], "once more", 9);
+    char bytes[9];
+    test_recv(house.r, house.fds[1], bytes, 9);
+    TEST_UNTIL(house.r, house.closes == 1);
+    CHECK_EQ(house.guests[1].shutdowns, 0u);
+    CHECK_EQ(house.drains, 0u);
+    CHECK_OK(kr_conn_close(house.r, house.guests[1].conn, KR_CLOSE_FLUSH));
+    test_close(listening);
+    end(2, 0);
+}
+
+/* Ours: a pair goes on to its own end though nobody at it speaks for it. One that is left open by it is
+ * closed then. */
+static void over_now(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
+                     const struct kr_forwarded *what) {
+    (void)r;
+    (void)a;
+    (void)b;
+    CHECK(what->error == 0 || what->error == -ECANCELED);
+    ++*(unsigned *)user;
+}
+
+TEST_EACH(drain_lets_pairs_go_on) {
+    for (unsigned open = 0; open < 2; open++) {
+        begin(&untold_ops, 3);
+        struct kr_forward_opts opts;
+        kr_forward_opts_init(&opts);
+        opts.keep_open = open;
+        unsigned overs = 0;
+        CHECK_OK(kr_conn_forward(house.r, house.guests[0].conn, house.guests[1].conn, &opts,
+                                 over_now, &overs));
+        drain_with(false, true);
+        CHECK_EQ(test_recv_end(house.r, house.fds[2], NULL), 0); /* who is no pair goes at once */
+        char bytes[5];
+        test_send(house.r, house.fds[0], "hello", 5);
+        test_recv(house.r, house.fds[1], bytes, 5);
+        CHECK_MEM_EQ(bytes, "hello", 5);
+        CHECK_EQ(overs, 0u);
+        if (open)
+            CHECK_OK(kr_conn_forward_stop(house.r, house.guests[0].conn));
+        else
+            CHECK_SYS(shutdown(house.fds[0], SHUT_WR));
+        CHECK_EQ(test_recv_end(house.r, house.fds[1], NULL), 0);
+        for (unsigned i = open ? 0 : 1; i < 3; i++)
+            CHECK_SYS(shutdown(house.fds[i], SHUT_WR));
+        end(3, 0);
+        CHECK_EQ(overs, 1u);
+        CHECK_EQ(house.guests[0].why, KR_WHY_LOCAL);
+    }
+}
+
+/* Ours: what a daemon speaks to itself by works until the last of the others is gone, and is no reason
+ * to wait. */
+TEST_EACH(drain_does_not_wait_for_the_background) {
+    for (unsigned late = 0; late < 2; late++) {
+        begin(&told_ops, 1);
+        int ends[2];
+        CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends));
+        struct kr_conn_opts opts;
+        kr_conn_opts_init(&opts);
+        opts.background = true;
+        CHECK_OK(kr_conn_adopt(house.r, NULL, ends[0], &opts, &told_ops, &house));
+        TEST_UNTIL(house.r, house.opens == 2);
+        house.fds[1] = ends[1];
+        drain(late ? 1 : HOUR);
+        if (!late) {
+            TEST_UNTIL(house.r, house.guests[0].shutdowns == 1);
+            char bytes[4];
+            test_send(house.r, ends[1], "work", 4);
+            test_recv(house.r, ends[1], bytes, 4);
+            CHECK_OK(kr_conn_close(house.r, house.guests[0].conn, KR_CLOSE_NOW));
+        }
+        end(2, late);
+        CHECK_EQ(house.guests[1].shutdowns, 0u);
+        CHECK_EQ(house.guests[1].why, KR_WHY_LOCAL);
+        CHECK_EQ(house.guests[1].error, 0);
+    }
+}
+
 /* ---- the reactor's own ends ---- */
 
 static void stop_it(void) {
@@ -501,6 +610,7 @@ TEST_EACH(drain_refuses) {
         .on_open = on_open, .on_data = on_data, .on_close = on_close_drain};
     begin(&last_ops, 1);
     CHECK_ERR(kr_drain(house.r, -1, drained, &house), EINVAL);
+    CHECK_ERR(kr_drain_with(house.r, 1, &(struct kr_drain_opts){0}, drained, &house), EINVAL);
     CHECK_OK(kr_listener_pause(house.r, house.listener));
     CHECK_OK(kr_listener_resume(house.r, house.listener));
     test_rest(house.r, (struct test_levels){.conns = 1, .listeners = 1});
@@ -510,4 +620,4 @@ TEST_EACH(drain_refuses) {
     test_close(house.fds[0]);
 }
 
-TAP_MAIN(drain, 68)
+TAP_MAIN(drain, 80)

@@ -194,6 +194,11 @@ struct kr_conn_opts {
      * backs off until there is. A forked child has copies of them, and the peer sees no end while it
      * keeps them (kr_reactor_after_fork in reactor.h). Default false. */
     bool keep_fd;
+
+    /* kr_drain does not wait for it: for a pipe or a socket by which the daemon speaks to itself, its
+     * workers or its parent. It is closed when the last of the others is gone (drain.h). Default
+     * false. */
+    bool background;
 };
 
 /* Fills `opts` with the defaults. Any thread. `size`: as for kr_config_init_sized. */

@@ -121,6 +121,7 @@
     /* core/drain.c */                                                                             \
     X(drain_walks_on, drain)                                                                       \
     X(drain_cuts_off, sim)                                                                         \
+    X(drain_leaves_a_pair, drain)                                                                  \
     X(drain_walks_again, sim)                                                                      \
     /* core/release.c */                                                                           \
     X(release_refused, sim)                                                                        \

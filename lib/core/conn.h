@@ -84,7 +84,7 @@ struct kr__conn {
     bool files : 1;      /* there are files in its queue */
     bool leaving : 1;    /* kr_conn_release was called, and its callback is owed */
     bool tuning : 1;     /* socket options wait to be set (core/sockopt.c) */
-    bool missed : 1;     /* a drain has passed it by, as it was leaving */
+    bool missed : 1;     /* a drain has passed it by, as it was leaving, or an end of a pair */
     bool lingers : 1;    /* others may have set SO_LINGER: it goes before the CLOSE */
     bool purges : 1;     /* descriptors may lie unread: they are taken before the CLOSE */
     /* had more than its share of a turn, and receives by one shot (core/share.c) */
@@ -196,6 +196,7 @@ struct kr__conns {
     unsigned used, made_used; /* [0, used) and [accept_max, made_used) have ever been used */
     unsigned open;     /* not FREE */
     unsigned accepted; /* of these, in slots of the kernel's choice */
+    unsigned background; /* of those that are open, the ones a drain does not wait for */
     unsigned promised; /* free slots that armed accepts may still fill */
 };
 

@@ -96,6 +96,7 @@ static void conn_release(struct kr_reactor *r, struct kr__conn *c) {
         kr__block_put(&r->blocks, c->kept, c->kept_room);
     c->kept = NULL;
     more_put(r, c);
+    r->conns.background -= c->profile && c->profile->opts.background;
     kr__profile_unref(&r->profiles, c->profile);
     c->profile = NULL;
     if (c->promised)
@@ -191,10 +192,15 @@ static bool may_linger(const struct kr_reactor *r, const struct kr__listener *l)
     return !rid && (r->ring.caps & KR__CAP_FD_INSTALL);
 }
 
-static void conn_inherit(struct kr__conn *c, const struct kr__listener *l) {
+static void conn_limits(struct kr_reactor *r, struct kr__conn *c, struct kr__profile *profile) {
+    c->profile = profile;
+    r->conns.background += profile && profile->opts.background;
+}
+
+static void conn_inherit(struct kr_reactor *r, struct kr__conn *c, const struct kr__listener *l) {
     c->ops = l->ops;
     c->user = l->user;
-    c->profile = kr__profile_ref(l->profile);
+    conn_limits(r, c, kr__profile_ref(l->profile));
     c->singly = c->local = l->bound.u.sa.sa_family == AF_UNIX;
     c->listener = kr__owner_handle(&l->owner);
 }
@@ -234,7 +240,7 @@ static void conn_open(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
         kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_LOCAL);
         return;
     }
-    conn_inherit(c, l);
+    conn_inherit(r, c, l);
     kr__listener_opened(l);
     int rc = conn_fd_keep(r, c, fd);
     if (rc == 0)
@@ -287,7 +293,7 @@ static int conn_furnish(struct kr_reactor *r, struct kr__conn *c, const struct k
     c->ops = plan->ops;
     c->user = plan->user;
     c->singly = c->local = plan->addrs && plan->addrs->u.sa.sa_family == AF_UNIX;
-    c->profile = kr__profile_share(&r->profiles, plan->opts);
+    conn_limits(r, c, kr__profile_share(&r->profiles, plan->opts));
     int rc = c->profile ? conn_equip(r, c, plan->addrs, plan->foreign) : -ENOMEM;
     if (rc == 0 && plan->pipe)
         rc = conn_pipe(r, c, plan);
@@ -307,6 +313,7 @@ int kr__conn_make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd
         return rc;
     }
     c->announced = true;
+    c->told = r->drain.under_way; /* made for what the drain lets finish */
     *ret = c;
     return 0;
 }

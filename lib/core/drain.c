@@ -3,13 +3,30 @@
  * Happy path: the listeners are closed in the call, but for those that are being drained, and then
  * who comes by them is told when they have ended; the turns that follow go through the table, some
  * connections a turn, and tell each or close it; at the end of the turn in which the last one is
- * gone the drain is over, and told of.
+ * gone the drain is over, and told of. Those in the background go last.
  * Failure modes: connections that stay (cut off when the time is over); the reactor is freed
  * meanwhile (its own end takes the connections). */
 #include "core/drain.h"
 
+#include "base/sized.h"
 #include "core/reactor.h"
 #include "core/zerocopy.h"
+
+void kr_drain_opts_init_sized(struct kr_drain_opts *opts, size_t size) {
+    const struct kr_drain_opts defaults = {.size = sizeof defaults};
+    kr__sized_give(opts, size, &defaults, sizeof defaults);
+}
+
+/* Whether it is told later, as one that leaves, or an end of a pair that goes on to its own end. */
+static bool is_told_later(const struct kr_reactor *r, const struct kr__conn *c) {
+    bool goes_on = r->drain.opts.pairs && c->paired && !c->ops->on_shutdown;
+    kr__mark_if(drain_leaves_a_pair, goes_on);
+    return c->state == KR__CONN_RELEASING || goes_on;
+}
+
+static bool in_background(const struct kr__conn *c) {
+    return c->profile && kr__conn_opts(c)->background;
+}
 
 static void tell(struct kr_reactor *r, struct kr__conn *c) {
     c->told = true;
@@ -26,9 +43,10 @@ static unsigned walk(struct kr_reactor *r) {
     for (unsigned left = r->config.turn_cqes; left > 0 && !d->walked && !kr__in_child(r); left--) {
         d->at = kr__conns_next(&r->conns, d->at);
         d->walked = !d->at;
-        if (!d->walked && d->at->state == KR__CONN_RELEASING && !d->at->told)
-            d->at->missed = true;
-        if (d->walked || !kr__conn_lives(d->at) || d->at->told)
+        if (d->walked || d->at->told || in_background(d->at))
+            continue;
+        d->at->missed = is_told_later(r, d->at);
+        if (d->at->missed || !kr__conn_lives(d->at))
             continue;
         tell(r, d->at);
         told++;
@@ -38,6 +56,8 @@ static unsigned walk(struct kr_reactor *r) {
 }
 
 void kr__drain_rejoin(struct kr_reactor *r, struct kr__conn *c) {
+    if (c->paired)
+        return;
     bool missed = c->missed && kr__conn_lives(c);
     c->missed = false;
     if (missed)
@@ -59,6 +79,13 @@ static void walk_again(struct kr__drain *d) {
     d->at = NULL;
 }
 
+static void end_background(struct kr_reactor *r) {
+    for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
+        if (kr__conn_stays(c))
+            kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_LOCAL);
+    }
+}
+
 unsigned kr__drain_step(struct kr_reactor *r) {
     struct kr__drain *d = &r->drain;
     unsigned told = walk(r);
@@ -71,6 +98,8 @@ unsigned kr__drain_step(struct kr_reactor *r) {
     } else if (r->conns.open == 0) {
         finish(r);
         told++;
+    } else if (r->conns.open == r->conns.background) {
+        end_background(r);
     }
     return told;
 }
@@ -93,7 +122,7 @@ void kr__drain_due(struct kr_reactor *r) {
     while (!r->drain.walked)
         walk(r);
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
-        if (kr__conn_stays(c) || kr__conn_awaits(c))
+        if ((kr__conn_stays(c) || kr__conn_awaits(c)) && !in_background(c))
             cut_off(r, c);
     }
 }
@@ -106,10 +135,17 @@ static void end_listeners(struct kr_reactor *r) {
 }
 
 int kr_drain(struct kr_reactor *r, int64_t grace_ns, kr_drained_fn *fn, void *user) {
+    return kr_drain_with(r, grace_ns, NULL, fn, user);
+}
+
+int kr_drain_with(struct kr_reactor *r, int64_t grace_ns, const struct kr_drain_opts *opts,
+                  kr_drained_fn *fn, void *user) {
     int rc = kr__guard(r);
     if (rc < 0)
         return rc;
-    if (grace_ns < 0)
+    struct kr_drain_opts taken;
+    kr_drain_opts_init(&taken);
+    if (grace_ns < 0 || (opts && !kr__sized_take(&taken, sizeof taken, opts)))
         return -EINVAL;
     if (r->freeing)
         return -ESHUTDOWN;
@@ -119,6 +155,7 @@ int kr_drain(struct kr_reactor *r, int64_t grace_ns, kr_drained_fn *fn, void *us
     if (rc < 0)
         return rc;
     r->drain.under_way = true;
+    r->drain.opts = taken;
     r->drain.fn = fn;
     r->drain.user = user;
     int64_t due = kr__time_add(r->kernel->clock(r->kernel), grace_ns);

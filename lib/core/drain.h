@@ -14,6 +14,7 @@ struct kr__drain {
     bool expects;        /* some may come yet, from listeners that are being drained */
     struct kr__conn *at; /* the last one that was; NULL: none yet */
     unsigned cut_off;
+    struct kr_drain_opts opts;
     struct kr__deadline deadline;
     kr_drained_fn *fn;
     void *user;
@@ -28,7 +29,7 @@ static inline bool kr__drain_has_work(const struct kr__drain *drain) {
  * returns how many were told of anything. */
 unsigned kr__drain_step(struct kr_reactor *r);
 
-/* One that could not be told at its turn is back: it is. */
+/* One that was passed over at its turn is back, or its pair is over: it is told. */
 void kr__drain_rejoin(struct kr_reactor *r, struct kr__conn *c);
 
 /* The time is over. */

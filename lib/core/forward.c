@@ -231,6 +231,8 @@ static void go_on(struct kr_reactor *r, struct kr__conn *c) {
     kr__conn_show_later(r, c);
     kr__conn_dirty(r, c);
     kr__conn_broken_step(r, c);
+    if (c->missed)
+        kr__drain_rejoin(r, c);
 }
 
 static void settle_one(struct kr_reactor *r, struct kr__forward *f) {

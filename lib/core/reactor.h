@@ -102,6 +102,11 @@ static inline bool kr__shutting_down(const struct kr_reactor *r) {
     return r->freeing || r->drain.under_way;
 }
 
+/* True while no connection may be made. */
+static inline bool kr__connects_shut(const struct kr_reactor *r) {
+    return r->freeing || (r->drain.under_way && !r->drain.opts.connects);
+}
+
 /* The connection of a handle, for the door of a public function: 0, or the error to return. */
 static inline int kr__conn_door(const struct kr_reactor *r, kr_conn conn, struct kr__conn **ret) {
     int rc = kr__guard(r);

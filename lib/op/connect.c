@@ -66,7 +66,7 @@ int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *addr,
     struct kr_connect_opts settled;
     if (!kr__addr_good(addr) || opts_settle(&settled, opts, addr) || !kr__ops_good(ops))
         return -EINVAL;
-    if (kr__shutting_down(r))
+    if (kr__connects_shut(r))
         return -ESHUTDOWN;
     struct kr__conn *c;
     rc = kr__dial(r, addr, &settled, ops, user, &c);
@@ -83,7 +83,7 @@ int kr_conn_adopt(struct kr_reactor *r, kr_conn *ret, int fd, const struct kr_co
     struct kr_conn_opts settled;
     if (kr__conn_opts_settle(&settled, opts) || !kr__ops_good(ops))
         return -EINVAL;
-    if (kr__shutting_down(r))
+    if (kr__connects_shut(r))
         return -ESHUTDOWN;
     struct kr__conn *c;
     rc = kr__dial_adopt(r, fd, &settled, ops, user, &c);

@@ -174,7 +174,12 @@ static void make_after_fork(struct world *w) {
 
 static void make_drain(struct world *w) {
     int64_t grace = (int64_t)chance_number(w, 20) * MS;
-    int rc = IN_CALL(w, kr_drain(w->r, grace, program_drained, w));
+    struct kr_drain_opts opts;
+    kr_drain_opts_init(&opts);
+    opts.connects = chance(w, 500);
+    opts.pairs = chance(w, 500);
+    int rc = chance(w, 500) ? IN_CALL(w, kr_drain(w->r, grace, program_drained, w))
+                            : IN_CALL(w, kr_drain_with(w->r, grace, &opts, program_drained, w));
     ALLOW(rc, EALREADY);
     CHECK_EQ(rc == -EALREADY, w->draining);
     if (rc < 0)
@@ -723,6 +728,8 @@ const struct call calls[] = {
     {"kr_connect_opts_check", make_opts_check, 1},
     {"kr_connect_opts_init_sized", make_connect, 1},
     {"kr_drain", make_drain, 1},
+    {"kr_drain_opts_init_sized", make_drain, 1},
+    {"kr_drain_with", make_drain, 1},
     {"kr_dump", make_dump, 1},
     {"kr_errname", make_errname, 1},
     {"kr_forward_opts_init_sized", make_conn_forward, 1},
