@@ -112,6 +112,10 @@ KR_API int kr_sim_window(struct kr_sim *sim, kr_sim_peer peer, size_t recv_size,
  * (told once); -EPIPE after that, after kr_sim_shutdown, and when the connection is over. */
 KR_API int64_t kr_sim_send(struct kr_sim *sim, kr_sim_peer peer, const void *data, size_t size);
 
+/* Sends one urgent byte (MSG_OOB); returns 1, or as kr_sim_send. It is a byte of the stream where the
+ * daemon's socket has SO_OOBINLINE, which this library sets for TCP; elsewhere a receive skips it. */
+KR_API int64_t kr_sim_urge(struct kr_sim *sim, kr_sim_peer peer, unsigned char byte);
+
 /* Receives what is there, at most `size` bytes; 0 at the end of the stream. -EAGAIN: nothing now;
  * -ECONNRESET (told once) after what came before the reset. */
 KR_API int64_t kr_sim_recv(struct kr_sim *sim, kr_sim_peer peer, void *data, size_t size);

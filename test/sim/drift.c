@@ -502,4 +502,4 @@ TEST(a_shape_that_is_missing_is_noticed) {
     CHECK(!shape_in(&set, seen));
 }
 
-TAP_MAIN(drift, 63)
+TAP_MAIN(drift, 74)

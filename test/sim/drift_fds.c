@@ -257,6 +257,22 @@ static void receives_selected(struct raw *x) {
     come(x, "end", ask_selected(x, "end", 3));
 }
 
+/* An urgent byte in front of descriptors, and between them. */
+static void receives_behind_urgent(struct raw *x) {
+    raw_bufs(x, 8);
+    raw_pair(x, 1, &x->fars[0]);
+    CHECK_EQ(far_urge(&x->fars[0]), 1);
+    far_send_fds(&x->fars[0], 4, 1);
+    far_send_fds(&x->fars[0], 1, 1);
+    come(x, "first", ask_selected(x, "first", 3));
+    CHECK_EQ(far_urge(&x->fars[0]), 1);
+    far_send_fds(&x->fars[0], 5, 1);
+    come(x, "second", ask_selected(x, "second", 3));
+    come(x, "third", ask_selected(x, "third", 3));
+    far_shutdown(&x->fars[0]);
+    come(x, "end", ask_selected(x, "end", 3));
+}
+
 static void receives_selected_of_a_reset(struct raw *x) {
     raw_bufs(x, 2);
     raw_pair(x, 1, &x->fars[0]);
@@ -325,6 +341,7 @@ static const struct raw_script scripts[] = {
     {.name = "receive forms", .run = receive_forms},
     {.name = "receives selected", .run = receives_selected},
     {.name = "receives selected of a reset", .run = receives_selected_of_a_reset},
+    {.name = "receives behind urgent", .run = receives_behind_urgent},
     {.name = "receives many", .run = receives_many},
 };
 

@@ -1,11 +1,13 @@
 #include "sim/far.h"
 
 #include "harness/tap.h"
-#include "kernel/sim/world.h"
+#include "kernel/sim/peer.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -38,6 +40,23 @@ int far_send(struct far *far, size_t size) {
         return (int)kr_sim_send(far->sim, far->peer, bytes, size);
     ssize_t n = send(far->fd, bytes, size, MSG_NOSIGNAL);
     return n < 0 ? -errno : (int)n;
+}
+
+int far_urge(struct far *far) {
+    transition(far);
+    if (far->sim)
+        return (int)kr_sim_urge(far->sim, far->peer, '!');
+    ssize_t n = send(far->fd, "!", 1, MSG_NOSIGNAL | MSG_OOB);
+    return n < 0 ? -errno : (int)n;
+}
+
+bool far_is_read(struct far *far) {
+    transition(far);
+    if (far->sim)
+        return !kr__sim_peer_find(far->sim, far->peer)->file->stream.other->stream.size;
+    int left;
+    CHECK_SYS(ioctl(far->fd, SIOCOUTQ, &left));
+    return !left;
 }
 
 static int64_t read_some(struct far *far) {

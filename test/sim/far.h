@@ -20,6 +20,12 @@ void far_connect(struct far *far, struct kr_sim *sim, uint16_t port);
 /* Sends what goes at once, at most 64 KiB; a count or -errno. */
 int far_send(struct far *far, size_t size);
 
+/* Sends one urgent byte; 1 or -errno. */
+int far_urge(struct far *far);
+
+/* Whether a Unix far end's bytes have been received, or skipped, all of them. */
+bool far_is_read(struct far *far);
+
 /* Reads what is there; how much that was, or if that was nothing, -errno or 0 for the end. */
 int64_t far_read(struct far *far);
 

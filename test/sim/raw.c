@@ -168,7 +168,16 @@ void raw_quiet(struct raw *x) {
 
 /* ---- files ---- */
 
+static void make_nonblock(struct raw *x, int fd) {
+    if (x->sim)
+        kr__sim_fd_file(x->sim, fd)->nonblock = true;
+    else
+        CHECK_SYS(fcntl(fd, F_SETFL, O_NONBLOCK));
+}
+
 void raw_install(struct raw *x, int slot, int fd) {
+    if (x->nonblock)
+        make_nonblock(x, fd);
     struct io_uring_files_update update = {.offset = (unsigned)slot,
                                            .fds = (uint64_t)(uintptr_t)&fd};
     CHECK_EQ(kr__ring_register(&x->ring, IORING_REGISTER_FILES_UPDATE, &update, 1), 1);
@@ -492,6 +501,7 @@ static void run_sim(const struct raw_script *script, struct texts *into, uint64_
     struct kr_sim *sim;
     CHECK_OK(kr_sim_new(&sim, seed));
     as_old_as_this(sim);
+    sim->retries = true;
     for (unsigned i = 0; faults && i < sizeof mild / sizeof *mild; i++)
         CHECK_OK(kr_sim_fault_set(sim, mild[i], (unsigned)kr_sim_random(sim, 300)));
     run(script, &sim->door, sim, !faults, into);

@@ -43,6 +43,7 @@ struct raw {
     struct kr__ring ring;
     struct far fars[RAW_FARS];
     int server; /* of raw_server, on the real kernel */
+    bool nonblock; /* what is put into slots from now on is O_NONBLOCK */
     int crowd[4]; /* who fill its backlog */
     uint16_t port;
     struct raw_answer answers[RAW_NAMES];

@@ -213,6 +213,7 @@ TEST(no_world_is_an_error) {
     CHECK_ERR(kr_sim_connect(NULL, &peer, PORT), EINVAL);
     CHECK_ERR(kr_sim_window(NULL, peer, 1, 1), ESTALE);
     CHECK_ERR(kr_sim_send(NULL, peer, "x", 1), ESTALE);
+    CHECK_ERR(kr_sim_urge(NULL, peer, 1), ESTALE);
     CHECK_ERR(kr_sim_recv(NULL, peer, &peer, 1), ESTALE);
     CHECK_ERR(kr_sim_shutdown(NULL, peer), ESTALE);
     CHECK_ERR(kr_sim_close(NULL, peer), ESTALE);

@@ -11,7 +11,11 @@ static int cancel_one(struct kr__sim_request *target) {
     struct kr_sim *sim = target->ring->sim;
     if (kr__sim_chance(sim, KR_SIM_CANCEL_BUSY))
         return -EALREADY;
-    /* its worker has begun (IO_WQ_CANCEL_RUNNING) */
+    /* its worker has begun (IO_WQ_CANCEL_RUNNING): one that sleeps is interrupted */
+    if (target->working) {
+        kr__sim_worker_interrupt(target);
+        return -EALREADY;
+    }
     if (target->work && kr__sim_chance(sim, KR_SIM_CANCEL_LATE))
         return -EALREADY;
     kr__sim_worker_drop(target);
@@ -22,7 +26,10 @@ static int cancel_one(struct kr__sim_request *target) {
     }
     if (target->ended)
         return 0;
+    kr__sim_worker_drop(target);
     target->cancelled = true;
+    if (target->tries) /* it may wait for a worker */
+        kr__link_off(&target->queued);
     kr__sim_ring_queue(target->ring, target);
     return 0;
 }

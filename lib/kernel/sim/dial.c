@@ -59,6 +59,7 @@ static void arrive_here(struct kr__sim_file *file) {
         kr__sim_stream_die(file, ECONNREFUSED);
     } else {
         joined(file, kr__sim_stream_far(file), &listener->listener.queue);
+        file->stream.other->inlines = listener->inlines;
         listener->listener.queued++;
         kr__sim_wake(listener, KR__SIM_READABLE);
     }
@@ -201,6 +202,7 @@ static int dial_local(struct kr__sim_file *file, const struct sockaddr *to, size
     joined(file, kr__sim_stream_far(file), queue);
     if (listener) {
         file->stream.other->refuses = listener->refuses;
+        s->other->inlines = listener->inlines;
         listener->listener.queued++;
         kr__sim_wake(listener, KR__SIM_READABLE);
     }

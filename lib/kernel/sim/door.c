@@ -92,6 +92,16 @@ static int probe(const struct kr_sim *sim, const void *arg, unsigned count) {
     return 0;
 }
 
+/* io_register_iowq_max_workers, io_uring/register.c: how many there may be for regular files, and
+ * for all else; 0 leaves it as it is, and what it was is written back. Only the latter are
+ * counted. */
+static int bound_workers(struct kr__sim_ring *ring, const void *arg) {
+    unsigned *most = (unsigned *)(uintptr_t)arg, before = ring->workers_most;
+    ring->workers_most = most[1] ? most[1] : before;
+    most[1] = before;
+    return 0;
+}
+
 static int door_reg(const struct kr__kernel *k, struct io_uring *uring, unsigned opcode,
                     const void *arg, unsigned count) {
     entered(k);
@@ -109,6 +119,8 @@ static int door_reg(const struct kr__kernel *k, struct io_uring *uring, unsigned
         return probe(ring->sim, arg, count);
     case KR__REGISTER_MEM_REGION: /* known, and not modelled: the region is nowhere */
         return ring->sim->version >= KR__SIM_LINUX(6, 13) ? -EFAULT : -EINVAL;
+    case IORING_REGISTER_IOWQ_MAX_WORKERS:
+        return count == 2 ? bound_workers(ring, arg) : -EINVAL;
     case IORING_REGISTER_PBUF_RING:
         return kr__sim_bufs_init(&ring->bufs, arg, count);
     default:
@@ -188,6 +200,7 @@ static int door_listen(const struct kr__kernel *k, const struct kr__listen_plan 
     file->listener.reuse_port = plan->reuse_port;
     file->listener.inode = inode;
     file->refuses = plan->refuse_fds;
+    file->inlines = addr.u.sa.sa_family != AF_UNIX; /* kr__sock_set, kernel/sock.c */
     kr__list_push(&sim->listeners, &file->listener.on_port);
     return kr__sim_fd_new(sim, file);
 }
@@ -201,6 +214,7 @@ static int door_listen_fd(const struct kr__kernel *k, int fd, const struct kr__l
         return file->kind == KR__SIM_STREAM ? -EINVAL : -ENOTSOCK;
     file->listener.backlog = plan->backlog;
     file->refuses = plan->refuse_fds;
+    file->inlines = file->listener.bound.u.sa.sa_family != AF_UNIX; /* kr__sock_own */
     *bound = file->listener.bound;
     return 0;
 }
@@ -233,10 +247,13 @@ static void door_path_remove(const struct kr__kernel *k, const struct kr_addr *a
 static int door_socket(const struct kr__kernel *k, const struct kr__socket_plan *plan) {
     struct kr_sim *sim = entered(k);
     int fd = kr__sim_socket(sim, plan->family);
-    if (fd >= 0 && plan->source)
-        kr__sim_fd_file(sim, fd)->stream.here = *plan->source;
-    if (fd >= 0)
-        kr__sim_fd_file(sim, fd)->refuses = plan->refuse_fds;
+    struct kr__sim_file *file = kr__sim_fd_file(sim, fd);
+    if (!file)
+        return fd;
+    if (plan->source)
+        file->stream.here = *plan->source;
+    file->refuses = plan->refuse_fds;
+    file->inlines = plan->family != AF_UNIX; /* kr__sock_set, kernel/sock.c */
     return fd;
 }
 
@@ -280,6 +297,10 @@ static void door_sock_own(const struct kr__kernel *k, int fd, int family, bool r
         return;
     file->resets = false;
     file->refuses = refuse_fds && family == AF_UNIX;
+    if (family == AF_UNIX || file->kind != KR__SIM_STREAM)
+        return;
+    file->inlines = true; /* kr__sock_own, kernel/sock.c */
+    file->stream.noted = false;
 }
 
 static bool door_refuses_fds(const struct kr__kernel *k) {

@@ -43,6 +43,10 @@ struct kr__sim_stream {
     bool fin_out;   /* this end has */
     bool shut_in;   /* this end reads no more; what comes all the same is there */
     bool full;      /* somebody has met a full window (SOCK_NOSPACE), and hears of room */
+    bool urgent;    /* one of the bytes, the one at this place of the stream, is urgent */
+    uint64_t urgent_at;
+    bool skipped;   /* urgent bytes were, which a Unix socket goes on counting as there */
+    bool noted;     /* its error queue has something, which nobody reads */
     bool dead;      /* reset, refused or given up: nothing moves, but what had come can be read */
     int error;      /* told once, to whoever asks first */
     /* notifications of zero-copy sends, by `waiting`, until this end has read them */
@@ -76,6 +80,8 @@ struct kr__sim_file {
     uint64_t counter; /* of a waker */
     bool resets;      /* its close is a reset: SO_LINGER */
     bool refuses;     /* descriptors, at their sender: SO_PASSRIGHTS */
+    bool inlines;     /* an urgent byte is a byte of the stream: SO_OOBINLINE */
+    bool nonblock;    /* O_NONBLOCK */
     int options[KR__SIM_OPTIONS]; /* option.c */
     struct kr__sim_listener listener;
     struct kr__sim_stream stream;

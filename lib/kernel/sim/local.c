@@ -30,13 +30,16 @@ unsigned kr__sim_local_poll(const struct kr__sim_stream *s) {
         mask |= POLLHUP;
     if (s->shut_in)
         mask |= POLLIN | POLLRDNORM | POLLRDHUP;
-    if (s->size)
+    if (s->size) /* even if that is only the urgent byte, which a receive skips */
         mask |= POLLIN | POLLRDNORM;
+    if (s->urgent)
+        mask |= POLLPRI;
     return is_writable(s) ? mask | POLLOUT | POLLWRNORM | POLLWRBAND : mask;
 }
 
 static int64_t take(struct kr__sim_file *file, char *data, size_t size, struct kr__sim_gift **ret) {
     struct kr__sim_stream *s = &file->stream;
+    size = kr__sim_stream_pass(file, size); /* what is skipped is nothing that files came with */
     struct kr__sim_gift *gift = kr__container_of(s->gifts.head.next, struct kr__sim_gift, link);
     if (kr__list_empty(&s->gifts))
         return (int64_t)kr__sim_stream_take(file, data, size);
@@ -53,8 +56,9 @@ int64_t kr__sim_local_recv(struct kr__sim_file *file, char *data, size_t size,
     struct kr__sim_stream *s = &file->stream;
     if (s->phase == KR__SIM_FRESH)
         return -EINVAL;
-    if (s->size)
-        return take(file, data, size, gift);
+    int64_t got = s->size ? take(file, data, size, gift) : 0;
+    if (got || s->size)
+        return got;
     if (s->error)
         return -kr__sim_stream_error(s);
     return s->shut_in ? 0 : -EAGAIN;

@@ -29,7 +29,7 @@ static const struct option {
     {IPPROTO_TCP, TCP_QUICKACK, 0, false},       {IPPROTO_TCP, TCP_KEEPIDLE, 0, false},
     {IPPROTO_TCP, TCP_KEEPINTVL, 0, false},      {IPPROTO_TCP, TCP_KEEPCNT, 0, false},
     {IPPROTO_TCP, TCP_USER_TIMEOUT, 0, false},   {IPPROTO_TCP, TCP_NOTSENT_LOWAT, 0, false},
-    {IPPROTO_IP, IP_TOS, 0, false},
+    {IPPROTO_IP, IP_TOS, 0, false},              {SOL_SOCKET, SO_OOBINLINE, 0, false},
 };
 #define OPTIONS (sizeof options / sizeof *options)
 _Static_assert(OPTIONS <= KR__SIM_OPTIONS, "a file has room for all of them");
@@ -99,6 +99,8 @@ static int option_set(struct kr__sim_file *file, const struct demand *d) {
     memcpy(&value, d->value, sizeof value);
     value = options[i].doubles ? 2 * value : value;
     file->options[i] = value > options[i].least ? value : options[i].least;
+    if (d->level == SOL_SOCKET && d->name == SO_OOBINLINE)
+        file->inlines = value;
     return 0;
 }
 

@@ -75,6 +75,7 @@ int kr_sim_connect_to(struct kr_sim *sim, kr_sim_peer *ret, const struct kr_addr
     struct kr__sim_file *ends[2];
     kr__sim_stream_pair(sim, ends, addrs);
     ends[0]->refuses = listener->refuses;
+    ends[0]->inlines = listener->inlines;
     kr__list_push(&listener->listener.queue, &ends[0]->in_backlog);
     listener->listener.queued++;
     *ret = kr__sim_peer_new(sim, ends[1]);
@@ -111,6 +112,15 @@ int64_t kr_sim_send(struct kr_sim *sim, kr_sim_peer peer, const void *data, size
         return -EINVAL;
     int64_t sent = size ? kr__sim_stream_send(p->file, data, size) : 0;
     kr__sim_note(sim, "peer-send", peer.bits, (uint64_t)sent, 0);
+    return sent;
+}
+
+int64_t kr_sim_urge(struct kr_sim *sim, kr_sim_peer peer, unsigned char byte) {
+    struct kr__sim_peer *p = kr__sim_peer_find(sim, peer);
+    if (!p)
+        return -ESTALE;
+    int64_t sent = kr__sim_stream_urge(p->file, (char)byte);
+    kr__sim_note(sim, "peer-urge", peer.bits, (uint64_t)sent, 0);
     return sent;
 }
 

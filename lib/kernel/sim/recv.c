@@ -40,7 +40,8 @@ static bool wants_all(const struct kr__sim_request *req) {
 static bool place_find(struct kr__sim_request *req, struct place *ret) {
     struct kr_sim *sim = req->ring->sim;
     if (selects(req)) {
-        const struct io_uring_buf *buf = kr__sim_bufs_next(&req->ring->bufs);
+        const struct io_uring_buf *buf =
+            req->holds ? &req->buffer : kr__sim_bufs_next(&req->ring->bufs);
         if (!buf)
             return false;
         size_t most = req->sqe.len ? kr__min_size(req->sqe.len, buf->len) : buf->len;
@@ -62,12 +63,14 @@ static int64_t receive(struct kr__sim_request *req, struct place place) {
     return got;
 }
 
-/* Unix sockets tell since 6.17 (SO_INQ, net/unix/af_unix.c). */
-static uint32_t nonempty(const struct kr__sim_request *req) {
+/* Unix sockets tell since 6.17 (SO_INQ, net/unix/af_unix.c), and count urgent bytes that were
+ * skipped for ever (observed on 6.18). */
+uint32_t kr__sim_nonempty(const struct kr__sim_request *req) {
     const struct kr__sim_stream *s = &req->file->stream;
     if (s->local && req->ring->sim->version < KR__SIM_LINUX(6, 17))
         return 0;
-    return s->size || s->fin_in ? IORING_CQE_F_SOCK_NONEMPTY : 0;
+    bool more = s->size || s->fin_in || (s->local && s->skipped);
+    return more ? IORING_CQE_F_SOCK_NONEMPTY : 0;
 }
 
 /* What had come before is told instead of a failure. */
@@ -84,7 +87,7 @@ static void recv_wait(struct kr__sim_request *req) {
 
 /* The end of the stream, or an error. */
 static void recv_over(struct kr__sim_request *req, int res) {
-    kr__sim_end(req, req->done ? (int64_t)req->done : res, res == 0 ? nonempty(req) : 0);
+    kr__sim_end(req, req->done ? (int64_t)req->done : res, res == 0 ? kr__sim_nonempty(req) : 0);
 }
 
 /* Something has come into the program's own memory. */
@@ -93,7 +96,7 @@ static void own_filled(struct kr__sim_request *req, size_t got) {
     if (wants_all(req) && req->done < req->sqe.len)
         recv_wait(req);
     else
-        kr__sim_end(req, (int64_t)req->done, nonempty(req));
+        kr__sim_end(req, (int64_t)req->done, kr__sim_nonempty(req));
 }
 
 /* A multishot has emptied the socket. When its poll is woken twice before it runs, kernels with the
@@ -109,7 +112,11 @@ static void recv_wait_for_more(struct kr__sim_request *req) {
 /* Something has come into a buffer of the ring. True: there is more, whether that can be told or
  * not. */
 static bool buffer_filled(struct kr__sim_request *req, int64_t got) {
-    uint32_t more = nonempty(req);
+    uint32_t more = kr__sim_nonempty(req);
+    if (req->holds) {
+        kr__sim_end(req, got, more);
+        return false;
+    }
     uint32_t flags = (uint32_t)kr__sim_bufs_use(&req->ring->bufs) << IORING_CQE_BUFFER_SHIFT |
                      IORING_CQE_F_BUFFER | more;
     if (!is_multishot(req) || kr__sim_chance(req->ring->sim, KR_SIM_RECV_END) ||

@@ -69,13 +69,6 @@ static int recvmsg_check(struct kr__sim_request *req) {
     return req->file->kind == KR__SIM_STREAM ? 0 : -ENOTSOCK;
 }
 
-static uint32_t nonempty(const struct kr__sim_request *req) {
-    const struct kr__sim_stream *s = &req->file->stream;
-    if (s->local && req->ring->sim->version < KR__SIM_LINUX(6, 17))
-        return 0;
-    return s->size || s->fin_in ? IORING_CQE_F_SOCK_NONEMPTY : 0;
-}
-
 static void recvmsg_wait(struct kr__sim_request *req) {
     if (req->sqe.msg_flags & MSG_DONTWAIT)
         kr__sim_end(req, -EAGAIN, 0);
@@ -132,7 +125,9 @@ static struct taken take_selected(struct kr__sim_request *req, const struct io_u
 }
 
 static void run_once(struct kr__sim_request *req) {
-    const struct io_uring_buf *buf = selects(req) ? kr__sim_bufs_next(&req->ring->bufs) : NULL;
+    const struct io_uring_buf *buf = NULL;
+    if (selects(req))
+        buf = req->holds ? &req->buffer : kr__sim_bufs_next(&req->ring->bufs);
     if (selects(req) && !buf) {
         kr__sim_end(req, -ENOBUFS, 0);
         return;
@@ -149,8 +144,8 @@ static void run_once(struct kr__sim_request *req) {
     struct msghdr *msg = (struct msghdr *)(uintptr_t)req->sqe.addr;
     msg->msg_controllen = control_fill(req, &t, req->msg.msg_control, req->msg.msg_controllen);
     msg->msg_flags = t.flags;
-    uint32_t flags = nonempty(req);
-    if (buf && t.got)
+    uint32_t flags = kr__sim_nonempty(req);
+    if (buf && t.got && !req->holds)
         flags |= IORING_CQE_F_BUFFER |
                  (uint32_t)kr__sim_bufs_use(&req->ring->bufs) << IORING_CQE_BUFFER_SHIFT;
     kr__sim_end(req, t.got, flags);
@@ -195,7 +190,7 @@ static bool run_shot(struct kr__sim_request *req) {
         kr__sim_end(req, t.got, 0);
         return false;
     }
-    uint32_t flags = nonempty(req) | IORING_CQE_F_BUFFER |
+    uint32_t flags = kr__sim_nonempty(req) | IORING_CQE_F_BUFFER |
                      (uint32_t)kr__sim_bufs_use(&req->ring->bufs) << IORING_CQE_BUFFER_SHIFT;
     int32_t res = (int32_t)((size_t)t.got + head_size(req));
     bool on = t.got && !kr__sim_chance(req->ring->sim, KR_SIM_RECV_END);

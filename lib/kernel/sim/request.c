@@ -36,10 +36,14 @@ const struct kr__sim_verb *kr__sim_verb_find(const struct kr_sim *sim, unsigned 
 
 void kr__sim_end(struct kr__sim_request *req, int64_t res, uint32_t flags) {
     kr__link_off(&req->waiting);
+    if (req->working) {
+        kr__sim_worker_end(req, res, flags);
+        return;
+    }
     kr__sim_ring_end(req->ring, req, (int32_t)res, flags);
 }
 
-static void fail(struct kr__sim_request *req, int res) {
+void kr__sim_request_fail(struct kr__sim_request *req, int res) {
     if (req->verb && req->verb->fail)
         req->verb->fail(req, res);
     else
@@ -50,8 +54,10 @@ void kr__sim_request_run(struct kr__sim_request *req) {
     req->passing = false;
     req->woken = true;
     req->missed = false;
-    if (req->cancelled)
-        fail(req, -ECANCELED);
+    if (req->worked)
+        kr__sim_end(req, req->res, req->flags);
+    else if (req->cancelled)
+        kr__sim_request_fail(req, -ECANCELED);
     else if (req->verb->work)
         kr__sim_end(req, req->res, 0);
     else
@@ -108,7 +114,7 @@ void kr__sim_request_start(struct kr__sim_ring *ring, const struct io_uring_sqe 
     struct kr__sim_request *req = kr__sim_request_new(ring, sqe, verb);
     int rc = prepare(req);
     if (rc < 0)
-        fail(req, rc);
+        kr__sim_request_fail(req, rc);
     else
         issue(req);
 }
@@ -118,6 +124,7 @@ void kr__sim_request_free(struct kr__sim_request *req) {
     kr__link_off(&req->waiting);
     kr__link_off(&req->queued);
     kr__sim_worker_drop(req);
+    req->ring->sim->working -= req->working;
     req->ring->sim->requests--;
     if (req->file)
         kr__sim_file_unref(req->file);

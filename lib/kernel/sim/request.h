@@ -26,8 +26,13 @@ struct kr__sim_request {
     unsigned events; /* POLLIN and so on, which it waits for */
     unsigned told;   /* of these, what the wake-up that queued it said; 0: it has to look */
     bool cancelled, ended;
-    struct kr__sim_event *work; /* while a worker has not done it yet */
+    struct kr__sim_event *work; /* what a worker is about to do */
     uint64_t by_slot; /* it has found its file in the table: the how manyeth has; 0: it has not */
+    unsigned tries;             /* how often it was armed */
+    bool working;               /* a worker sleeps in it */
+    bool worked;                /* a worker has done it, and its task is to tell */
+    bool holds;                 /* the worker has taken a buffer for it, */
+    struct io_uring_buf buffer; /* this one */
     bool woken; /* it runs as its file has woken it, not as it is submitted */
     bool missed; /* its file was ready when it came to wait, and it does not know */
     bool passing; /* its file was ready when it came to wait: no cancel finds it */
@@ -79,6 +84,13 @@ int kr__sim_request_file(struct kr__sim_request *req);
 void kr__sim_worker_start(struct kr__sim_request *req);
 void kr__sim_worker_drop(struct kr__sim_request *req);
 
+/* Hands over one that was tried in vain too often: a worker sleeps in it until it is done. Its file
+ * wakes it; a signal interrupts it; kr__sim_worker_end is its end. */
+void kr__sim_worker_hold(struct kr__sim_request *req);
+void kr__sim_worker_wake(struct kr__sim_request *req);
+void kr__sim_worker_interrupt(struct kr__sim_request *req);
+void kr__sim_worker_end(struct kr__sim_request *req, int64_t res, uint32_t flags);
+
 /* A request that is not issued. */
 struct kr__sim_request *kr__sim_request_new(struct kr__sim_ring *ring,
                                             const struct io_uring_sqe *sqe,
@@ -93,6 +105,9 @@ void kr__sim_request_start(struct kr__sim_ring *ring, const struct io_uring_sqe 
 /* The request's turn, after it was woken, cancelled, or put off. */
 void kr__sim_request_run(struct kr__sim_request *req);
 
+/* It completes with that: refused, cancelled, interrupted. */
+void kr__sim_request_fail(struct kr__sim_request *req, int res);
+
 /* Its completion has been posted, or its ring is no more. */
 void kr__sim_request_free(struct kr__sim_request *req);
 
@@ -100,6 +115,9 @@ void kr__sim_request_free(struct kr__sim_request *req);
  * until it is told, which the other one checks. */
 int kr__sim_payload_take(struct kr__sim_request *req);
 void kr__sim_payload_check(const struct kr__sim_request *req);
+
+/* Whether more is to be received, as a flag (recv.c). */
+uint32_t kr__sim_nonempty(const struct kr__sim_request *req);
 
 /* One try to send the rest: a count, or as the system call. */
 int64_t kr__sim_payload_send(struct kr__sim_request *req);

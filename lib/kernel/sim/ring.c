@@ -5,9 +5,12 @@
  * former may overtake the latter (before 6.16; KR_SIM_OVERTAKE). While completions are kept for
  * want of room no other is posted, and requests that would go on end (io_uring/io_uring.c). With
  * COOP_TASKRUN work runs at any transition into the kernel; with DEFER_TASKRUN only when the
- * program asks for events, 20 at a time (kernel >= 6.13; observed on 6.18). A wait that took
- * requests reports their count, not how it ended; one that could not take all does not wait. */
+ * program asks for events, 20 at a time (kernel >= 6.13; observed on 6.18), once more if it has
+ * submitted anything (io_uring_enter). A wait that took requests reports their count, not how it
+ * ended; one that could not take all does not wait. */
 #include "kernel/sim/ring.h"
+
+#include <limits.h>
 
 #define SQ_MAX 32768u
 #define CQ_MAX 65536u
@@ -113,11 +116,13 @@ int kr__sim_ring_open(struct kr_sim *sim, struct io_uring *uring, unsigned entri
         .sq_mask = params->sq_entries - 1,
         .cq_entries = params->cq_entries,
         .cq_mask = params->cq_entries - 1,
+        .workers_most = UINT_MAX,
     };
     kr__list_init(&ring->alive);
     kr__list_init(&ring->work);
     kr__list_init(&ring->ended);
     kr__list_init(&ring->overflow);
+    kr__list_init(&ring->unheld);
     kr__list_push(&sim->rings, &ring->link);
     *uring = (struct io_uring){.flags = params->flags, .features = params->features,
                                .ring_fd = RING_FD, .enter_ring_fd = RING_FD};
@@ -263,17 +268,23 @@ static void wake_some(struct kr__sim_ring *ring) {
     struct kr__sim_request *first =
         kr__container_of(ring->alive.head.next, struct kr__sim_request, alive);
     bool tells = first->verb == &kr__sim_poll && first->file->kind == KR__SIM_STREAM;
-    if (first->file && kr__link_on(&first->waiting) && !tells && !first->missed)
+    bool may = !tells && !first->working && !first->missed;
+    if (first->file && kr__link_on(&first->waiting) && may)
         kr__sim_ring_queue(ring, first);
     kr__link_off(&first->alive);
     kr__list_push(&ring->alive, &first->alive);
 }
 
+/* With DEFER_TASKRUN what is queued meanwhile is of the next batch (__io_run_local_work,
+ * io_uring/io_uring.c), otherwise all is done at once (tctx_task_work). */
 static void work_run(struct kr__sim_ring *ring, unsigned most) {
     wake_some(ring);
+    const struct kr__link *last = defers(ring) ? ring->work.head.prev : NULL;
     for (unsigned i = 0; i < most && !kr__list_empty(&ring->work); i++) {
         struct kr__link *link = kr__list_pop(&ring->work);
         kr__sim_request_run(kr__container_of(link, struct kr__sim_request, queued));
+        if (link == last)
+            break;
     }
     ended_flush(ring);
     flag_set(ring, IORING_SQ_TASKRUN, !kr__list_empty(&ring->work));
@@ -319,15 +330,21 @@ static int submit_all(struct kr__sim_ring *ring, unsigned wanted) {
     return (int)count;
 }
 
+static unsigned batch_of(const struct kr__sim_ring *ring, unsigned wait_for) {
+    if (!defers(ring))
+        return UINT32_MAX;
+    return wait_for > DEFER_BATCH ? wait_for : DEFER_BATCH;
+}
+
 /* io_cqring_wait. */
 static int await(struct kr__sim_ring *ring, unsigned wait_for, int64_t wait_ns) {
     struct kr_sim *sim = ring->sim;
     int64_t deadline = wait_ns < 0 ? KR__NEVER : kr__time_add(sim->now, wait_ns);
     unsigned asleep = 0;
-    unsigned batch = wait_for > DEFER_BATCH ? wait_for : DEFER_BATCH;
+    unsigned batch = batch_of(ring, wait_for);
     wait_for = wait_for < ring->cq_entries ? wait_for : ring->cq_entries;
     for (;;) {
-        work_run(ring, defers(ring) ? batch : UINT32_MAX);
+        work_run(ring, batch);
         cq_flush(ring);
         if (ring->lost)
             return -EBADR;
@@ -351,6 +368,8 @@ int kr__sim_ring_enter(struct kr__sim_ring *ring, unsigned submit, unsigned wait
     int taken = submit_all(ring, submit);
     if (taken < 0 || (unsigned)taken < submit || !(flags & IORING_ENTER_GETEVENTS))
         return taken;
+    if (taken && defers(ring))
+        work_run(ring, batch_of(ring, wait_for));
     int rc = await(ring, wait_for, wait_ns);
     if (taken && rc != -EDEADLK)
         return taken;

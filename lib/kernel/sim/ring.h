@@ -22,6 +22,8 @@ struct kr__sim_ring {
     struct kr__list work;     /* of these, the ones that are to have their turn: task work */
     struct kr__list ended;    /* of these, the ones whose last completion is to be posted */
     struct kr__list overflow; /* completions for which there was no room */
+    struct kr__list unheld;   /* requests for which there is no worker, `queued` */
+    unsigned working, workers_most; /* that sleep in requests, and how many may */
     struct kr__sim_slots slots;
     struct kr__sim_bufs bufs;
 };

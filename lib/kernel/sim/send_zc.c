@@ -123,7 +123,8 @@ static void zc_run(struct kr__sim_request *req) {
         return;
     }
     int64_t sent = kr__sim_payload_send(req);
-    bool on = sent >= 0 && req->done < req->size && req->sqe.msg_flags & MSG_WAITALL;
+    bool all = req->sqe.msg_flags & MSG_WAITALL || req->working;
+    bool on = sent >= 0 && req->done < req->size && all;
     if ((sent == -EAGAIN || on) && !(req->sqe.msg_flags & MSG_DONTWAIT))
         kr__sim_wait(req, POLLOUT);
     else

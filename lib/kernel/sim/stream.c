@@ -51,18 +51,24 @@ size_t kr__sim_stream_room(const struct kr__sim_stream *s) {
     return far->window > far->size ? far->window - far->size : 0;
 }
 
+static bool is_urgent_next(const struct kr__sim_stream *s) {
+    return s->urgent && s->urgent_at == s->taken;
+}
+
 /* tcp_poll, net/ipv4/tcp.c. */
-static unsigned tcp_poll(struct kr__sim_stream *s) {
+static unsigned tcp_poll(struct kr__sim_stream *s, bool inlines) {
     bool closed = s->dead || s->phase == KR__SIM_FRESH;
     bool in = s->fin_in || s->shut_in || s->dead, out = s->fin_out || s->dead;
-    unsigned mask = s->error ? POLLERR : 0;
+    unsigned mask = s->error || s->noted ? POLLERR : 0;
     if (closed || (in && out))
         mask |= POLLHUP;
     if (in)
         mask |= POLLIN | POLLRDNORM | POLLRDHUP;
     if (s->phase == KR__SIM_CALLING && !s->dead)
         return mask;
-    if (s->size)
+    if (s->urgent)
+        mask |= POLLPRI;
+    if (s->size > (is_urgent_next(s) && !inlines))
         mask |= POLLIN | POLLRDNORM;
     if (closed || out || kr__sim_stream_room(s))
         return mask | POLLOUT | POLLWRNORM;
@@ -72,7 +78,7 @@ static unsigned tcp_poll(struct kr__sim_stream *s) {
 
 unsigned kr__sim_stream_poll(struct kr__sim_file *file) {
     struct kr__sim_stream *s = &file->stream;
-    return s->local ? kr__sim_local_poll(s) : tcp_poll(s);
+    return s->local ? kr__sim_local_poll(s) : tcp_poll(s, file->inlines);
 }
 
 /* The far end has read. TCP tells only whoever has met a full window (tcp_check_space,
@@ -105,8 +111,30 @@ static void held_release(struct kr__sim_stream *s, uint64_t taken) {
     }
 }
 
+/* The urgent byte is no byte of the stream, unless it is asked to be. */
+static void urgent_skip(struct kr__sim_stream *s) {
+    s->urgent = false;
+    s->skipped = true;
+    s->at++;
+    s->size--;
+    s->taken++;
+}
+
+/* A receive ends before the urgent byte. It begins with it, or skips it (tcp_recvmsg_locked,
+ * net/ipv4/tcp.c; manage_oob, net/unix/af_unix.c). */
+size_t kr__sim_stream_pass(struct kr__sim_file *file, size_t size) {
+    struct kr__sim_stream *s = &file->stream;
+    if (is_urgent_next(s) && size) {
+        if (!file->inlines)
+            urgent_skip(s);
+        s->urgent = false;
+    }
+    return s->urgent ? kr__min_size(size, s->urgent_at - s->taken) : size;
+}
+
 size_t kr__sim_stream_take(struct kr__sim_file *file, char *data, size_t size) {
     struct kr__sim_stream *s = &file->stream;
+    size = kr__sim_stream_pass(file, size);
     size = kr__min_size(size, s->size);
     memcpy(data, s->bytes + s->at, size);
     s->at += size;
@@ -124,8 +152,9 @@ int64_t kr__sim_stream_recv_files(struct kr__sim_file *file, char *data, size_t 
     *gift = NULL;
     if (s->local)
         return kr__sim_local_recv(file, data, size, gift);
-    if (s->size)
-        return (int64_t)kr__sim_stream_take(file, data, size);
+    size_t got = s->size ? kr__sim_stream_take(file, data, size) : 0;
+    if (got || s->size)
+        return (int64_t)got;
     if (s->fin_in)
         return 0;
     if (s->error)
@@ -206,6 +235,30 @@ int64_t kr__sim_stream_send(struct kr__sim_file *file, const char *data, size_t 
     }
     kr__sim_stream_give(s->other, data, size);
     return (int64_t)size;
+}
+
+/* An older one that was not read becomes a byte like others, but at the front of TCP's, where it is
+ * dropped (tcp_check_urg, net/ipv4/tcp_input.c). */
+static void urgent_mark(struct kr__sim_file *file) {
+    struct kr__sim_stream *s = &file->stream;
+    if (!s->local && is_urgent_next(s) && !file->inlines)
+        urgent_skip(s);
+    s->urgent = true;
+    s->urgent_at = s->taken + s->size;
+}
+
+int64_t kr__sim_stream_urge(struct kr__sim_file *file, char byte) {
+    struct kr__sim_stream *s = &file->stream;
+    bool arrives = s->other && kr__sim_stream_room(s) && !s->error && !s->fin_out && !s->dead &&
+                   !s->other->stream.shut_in;
+    if (arrives)
+        urgent_mark(s->other);
+    return kr__sim_stream_send(file, &byte, 1);
+}
+
+void kr__sim_stream_note(struct kr__sim_file *file) {
+    file->stream.noted = true;
+    kr__sim_wake(file, POLLERR);
 }
 
 static void fin_send(struct kr__sim_file *file) {

@@ -32,6 +32,16 @@ int64_t kr__sim_stream_recv_files(struct kr__sim_file *file, char *data, size_t 
 int64_t kr__sim_stream_send_files(struct kr__sim_file *file, const char *data, size_t size,
                                   struct kr__sim_gift *gift);
 
+/* One urgent byte (MSG_OOB). */
+int64_t kr__sim_stream_urge(struct kr__sim_file *file, char byte);
+
+/* How much of `size` bytes a receive can have that begins now: it skips an urgent byte, or ends
+ * before it. */
+size_t kr__sim_stream_pass(struct kr__sim_file *file, size_t size);
+
+/* Its error queue gets something, a time stamp maybe, that nobody will read. */
+void kr__sim_stream_note(struct kr__sim_file *file);
+
 /* shutdown(2): SHUT_RD, SHUT_WR, SHUT_RDWR. -EINVAL; -ENOTCONN: it has not begun, or is over both
  * ways. */
 int kr__sim_stream_shutdown(struct kr__sim_file *file, int how);
