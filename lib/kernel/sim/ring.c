@@ -261,15 +261,22 @@ void kr__sim_ring_queue(struct kr__sim_ring *ring, struct kr__sim_request *req) 
     flag_set(ring, IORING_SQ_TASKRUN, true);
 }
 
-/* Polls of streams tell of each wake-up, so theirs are made by what happens only. */
+/* Polls of streams tell of each wake-up, so theirs are made by what happens only. So are those of
+ * accepts where a single one in vain is too many, which only another process could make. */
+static bool may_wake(const struct kr__sim_request *req) {
+    if (!req->file || !kr__link_on(&req->waiting) || req->working || req->missed)
+        return false;
+    bool tells = req->verb == &kr__sim_poll && req->file->kind == KR__SIM_STREAM;
+    bool old = req->ring->sim->version < KR__SIM_LINUX(6, 3);
+    return !tells && !(old && req->verb == &kr__sim_accept);
+}
+
 static void wake_some(struct kr__sim_ring *ring) {
     if (kr__list_empty(&ring->alive) || !kr__sim_chance(ring->sim, KR_SIM_SPURIOUS_WAKE))
         return;
     struct kr__sim_request *first =
         kr__container_of(ring->alive.head.next, struct kr__sim_request, alive);
-    bool tells = first->verb == &kr__sim_poll && first->file->kind == KR__SIM_STREAM;
-    bool may = !tells && !first->working && !first->missed;
-    if (first->file && kr__link_on(&first->waiting) && may)
+    if (may_wake(first))
         kr__sim_ring_queue(ring, first);
     kr__link_off(&first->alive);
     kr__list_push(&ring->alive, &first->alive);
