@@ -242,7 +242,8 @@ enum kr_sim_fault {
     KR_SIM_READ_ERROR = 34,          /* the disk has an error: -EIO */
     KR_SIM_READ_CUT = 35,            /* the file ends where it is being read */
     KR_SIM_EXPORT_EMFILE = 36,       /* there is no descriptor for what is in a slot: -EMFILE */
-    KR_SIM_FAULT_COUNT = 37,         /* grows with new versions */
+    KR_SIM_ERROR_QUEUE = 37,         /* a socket's error queue has what nobody reads */
+    KR_SIM_FAULT_COUNT = 38,         /* grows with new versions */
 };
 
 /* Makes a fault happen in `per_1024` (0 to 1024) of the cases where it could. 0 is the start. */

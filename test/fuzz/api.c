@@ -613,6 +613,8 @@ static void act_connect(struct world *w) {
 }
 
 static void act_peer_send(struct world *w) {
+    if (rarely(w))
+        (void)kr_sim_urge(any_sim(w), any_peer(w), bytes[0]);
     (void)kr_sim_send(any_sim(w), any_peer(w), rarely(w) ? NULL : bytes, below(w, sizeof bytes));
 }
 

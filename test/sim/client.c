@@ -1,6 +1,7 @@
 /* The clients of the storm: each connects, sends its stream in pieces, reads back what comes, and
  * knows what that must be. A rude one goes early, closing or resetting; the others end their
  * sending and read to the end of the stream. */
+#include "kernel/sim/peer.h"
 #include "sim/storm.h"
 
 #include <errno.h>
@@ -139,9 +140,26 @@ static bool take(struct client *c) {
     return true;
 }
 
+/* An urgent byte is the next one of the stream where the server's socket takes it for that. Else it
+ * comes beside the stream, one at a time: of two unread ones the older would be in it. */
+static bool urge(struct client *c) {
+    struct kr_sim *sim = c->storm->sim;
+    const struct kr__sim_file *at = kr__sim_peer_find(sim, c->peer)->file->stream.other;
+    if (!at || c->sent >= c->total || (!at->inlines && at->stream.urgent))
+        return false;
+    int64_t sent = kr_sim_urge(sim, c->peer, stream_byte(c->id, c->sent));
+    if (sent != 1)
+        return false;
+    mark(c->storm, MARK_urged);
+    c->sent += at->inlines;
+    return true;
+}
+
 static bool give(struct client *c) {
     if (c->shut)
         return false;
+    if (likely(c->storm, c->storm->scenario->urgent) && urge(c))
+        return true;
     if (c->sent == c->total) {
         MUST_NOT_FAIL(kr_sim_shutdown(c->storm->sim, c->peer));
         c->shut = true;

@@ -262,7 +262,6 @@ TEST_EACH(urgent_bytes_are_answered_alike, .deadline_s = 90) {
 
 static void bounded(struct raw *x) {
     unsigned most[2] = {1, 1};
-    x->sim->retries = true;
     CHECK_OK(kr__ring_register(&x->ring, IORING_REGISTER_IOWQ_MAX_WORKERS, most, 2));
     half_closed(x, true);
     ask_send(x, "first", 1, 100);
@@ -289,7 +288,6 @@ TEST(workers_are_bounded) {
 }
 
 static void noted(struct raw *x) {
-    x->sim->retries = true;
     raw_join(x, 1, &x->fars[0]);
     raw_fill(x, 1);
     ask_send(x, "send", 1, 100);
@@ -307,7 +305,6 @@ TEST(error_queue_tires_a_send) {
 }
 
 static void once_is_enough(struct raw *x) {
-    x->sim->retries = true;
     half_closed(x, true);
     ask_send(x, "send", 1, 100);
     for (unsigned i = 0; i < 3; i++)

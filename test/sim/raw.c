@@ -501,7 +501,6 @@ static void run_sim(const struct raw_script *script, struct texts *into, uint64_
     struct kr_sim *sim;
     CHECK_OK(kr_sim_new(&sim, seed));
     as_old_as_this(sim);
-    sim->retries = true;
     for (unsigned i = 0; faults && i < sizeof mild / sizeof *mild; i++)
         CHECK_OK(kr_sim_fault_set(sim, mild[i], (unsigned)kr_sim_random(sim, 300)));
     run(script, &sim->door, sim, !faults, into);

@@ -4,7 +4,7 @@
  * stream is below 4; what is behind the last end is left unconsumed until more comes, or the stream
  * ends. */
 #include "core/reactor.h"
-#include "kernel/sim/world.h"
+#include "kernel/sim/file.h"
 #include "sim/storm.h"
 
 #include <errno.h>
@@ -320,6 +320,10 @@ static bool adopt_again(struct storm *s, struct session *x, const struct kr_rele
         return false;
     struct session *y = &s->sessions[s->session_count];
     *y = *x;
+    if (likely(s, 300)) { /* as if others had it for a while */
+        mark(s, MARK_nonblock);
+        kr__sim_fd_file(s->sim, what->fd)->nonblock = true;
+    }
     int rc = kr_conn_adopt(s->r, &y->conn, what->fd, &s->opts.conn, &adopted_ops, y);
     MUST(rc == 0 || rc == -ENOSPC || rc == -ENOTCONN || (rc == -ENOMEM && s->refuse));
     if (rc < 0)
@@ -494,6 +498,7 @@ static struct session *enter(struct storm *s, struct session *x, kr_conn conn, c
     MUST(!s->in_callback);
     MUST(x->open && x->conn.bits == conn.bits);
     s->in_callback = true;
+    s->callbacks++;
     return x;
 }
 

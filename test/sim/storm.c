@@ -2,9 +2,10 @@
  *
  * Checked all the time: each operation ends once and nothing is called after on_close (server.c),
  * bytes come back in order (client.c), none that came is left lying while others are read again and
- * again, buffers are out, published, or free; the library's own audit runs at each wait
- * (KR_CHECKED). Checked at the end: everyone was served or cut off, every level is 0, all memory is
- * back, the world has nothing left of the reactor. */
+ * again, buffers are out, published, or free, no request waits in a worker of the kernel, turns
+ * bring something on; the library's own audit runs at each wait (KR_CHECKED). Checked at the end:
+ * everyone was served or cut off, every level is 0, all memory is back, the world has nothing left
+ * of the reactor. */
 #include "sim/storm.h"
 
 #include "core/reactor.h"
@@ -22,6 +23,8 @@
 /* turns in which others got bytes, while it waited for a buffer */
 #define FEEDS_MAX (8u * CLIENTS_MAX)
 #define IDLE_TURNS 64     /* turns in a row that may come to nothing */
+#define VAIN_TURNS 4000   /* turns in a row that may bring nothing on */
+#define SLEPT_NS 50000
 #define TURNS_MAX 4000000u /* a run with one buffer of a few bytes takes a good part of that */
 #define REST_TURNS 20000u
 
@@ -162,6 +165,7 @@ static void start(struct storm *s) {
     unsigned older = s->seed % 2 ? 12 : 1; /* which keeps resets to itself, or not */
     MUST_NOT_FAIL(kr_sim_linux(s->sim, 6, newest ? 18 : older));
     start_reactor(s, newest ? KR__CAPS_ALL : KR__CAPS_6_1);
+    s->caps = s->r->ring.caps;
     unsigned listeners = s->scenario->churn ? LISTENERS_MAX : 1;
     for (unsigned i = 0; i < listeners; i++)
         server_listen(s, i);
@@ -223,10 +227,39 @@ static bool came_to_nothing(const struct kr_stats *a, const struct kr_stats *b) 
            a->posts == b->posts && a->timer_fires == b->timer_fires;
 }
 
+/* What turns are for. A request that is made, refused, and made again is none of it. */
+static uint64_t progress_of(const struct storm *s, const struct kr_stats *now) {
+    return s->callbacks + now->bytes_in + now->bytes_out + now->bytes_read + now->accepts +
+           now->accept_errors + now->closes + now->timer_fires + now->posts + now->connects +
+           now->connect_errors + now->cq_overflows;
+}
+
+/* Turns that bring nothing on, and pass no time but that of their own calls, are few in a row. */
+static void check_vain(struct storm *s, const struct kr_stats *now, int64_t since) {
+    uint64_t progress = progress_of(s, now);
+    bool slept = kr_sim_now(s->sim) - since >= SLEPT_NS;
+    s->vain_turns = progress != s->progress || slept ? 0 : s->vain_turns + 1;
+    s->progress = progress;
+    if (s->vain_turns > VAIN_TURNS)
+        storm_fail(__FILE__, __LINE__, "%u turns brought nothing on", s->vain_turns);
+}
+
+/* Nothing that a peer does has a request of ours wait in a worker of the kernel; but accepts of one
+ * shot do where the kernel cannot be asked not to wait: of those that wait one may be woken for the
+ * client that another one takes as it is submitted. */
+static void check_workers(struct storm *s) {
+    bool may_wait = !(s->caps & KR__CAP_ACCEPT_DONTWAIT);
+    s->marks[MARK_accept_in_worker] += may_wait && s->sim->accept_punts;
+    if (s->sim->punts > (may_wait ? s->sim->accept_punts : 0))
+        storm_fail(__FILE__, __LINE__, "a request was tried in vain until a worker got it");
+}
+
 /* A turn without a wait does something; a few may find only that they were refused. */
-static void check_spin(struct storm *s, unsigned *idle) {
+static void check_spin(struct storm *s, unsigned *idle, int64_t since) {
     struct kr_stats now;
     kr_stats_read(s->r, &now, sizeof now);
+    check_vain(s, &now, since);
+    check_workers(s);
     *idle = came_to_nothing(&s->before, &now) ? *idle + 1 : 0;
     MUST(*idle < IDLE_TURNS);
     MUST(s->sim->starved <= 4u * CLIENTS_MAX);
@@ -288,7 +321,7 @@ static bool turn(struct storm *s, unsigned *idle) {
     kr_sim_note(s->sim, "turn", s->turn, (uint64_t)rc);
     server_check_beats(s, since);
     check_bufs(s);
-    check_spin(s, idle);
+    check_spin(s, idle, since);
     return true;
 }
 
@@ -336,6 +369,7 @@ static void end_reactor(struct storm *s) {
     s->r = NULL;
     kr_sim_note(s->sim, "freed", 0, 0);
     MUST(s->held == 0);
+    check_workers(s);
     bool lost = kr_sim_fault_hits(s->sim, KR_SIM_LOST);
     MUST(s->open == 0 && s->posts_ran == s->posts_made);
     MUST(lost || s->sim->torn == 0);

@@ -36,6 +36,7 @@ struct scenario {
         release; /* what the server's callbacks do */
     /* clients send descriptors, over Unix sockets; the server sends them back */
     unsigned fds;
+    unsigned urgent;       /* clients send urgent bytes */
     unsigned half;         /* the server ends its side alone, and closes later */
     unsigned files;        /* what it sends is in a file */
     unsigned rude, lazy;   /* clients that go early; clients that rest */
@@ -57,6 +58,7 @@ const struct scenario *scenario_named(const char *name);
     X(starved)                                                                                     \
     X(accept_paused)                                                                               \
     X(accept_failed)                                                                               \
+    X(accept_in_worker)                                                                            \
     X(accept_many)                                                                                 \
     X(accept_with_address)                                                                         \
     X(overtaken_close)                                                                             \
@@ -131,6 +133,8 @@ const struct scenario *scenario_named(const char *name);
     X(release_refused)                                                                             \
     X(release_cancelled)                                                                           \
     X(adopted_again)                                                                               \
+    X(urged)                                                                                       \
+    X(nonblock)                                                                                    \
     X(tuned)                                                                                       \
     X(lost_completions)                                                                            \
     X(refused_at_start)
@@ -226,6 +230,7 @@ struct storm {
     const struct scenario *scenario;
     struct kr_sim *sim;
     struct kr_reactor *r;
+    unsigned caps; /* of its ring */
     struct kr_config config;
     struct kr_listen_opts opts;
     struct kr_alloc alloc;
@@ -242,10 +247,12 @@ struct storm {
     struct beat beats[TIMERS_MAX];
     struct keepsake keepsakes[LEASES_MAX];
     uintptr_t posts_made, posts_ran;
-    uint64_t turn, moves;
+    uint64_t turn, moves, callbacks;
     bool ending, in_callback, draining;
     bool between; /* turns */
     uint64_t marks[MARK_COUNT];
+    uint64_t progress;   /* as it was, */
+    unsigned vain_turns; /* turns ago */
     struct kr_stats before;
     uint64_t feeds;               /* turns that brought bytes */
     struct wait waits[CONNS_MAX];  /* by slot */

@@ -82,5 +82,8 @@ int64_t kr__sim_payload_send(struct kr__sim_request *req) {
     int64_t sent = send_part(req, part);
     if (sent > 0)
         req->done += (size_t)sent;
+    bool noted = sent > 0 && !req->file->stream.local;
+    if (noted && kr__sim_chance(sim, KR_SIM_ERROR_QUEUE))
+        kr__sim_stream_note(req->file); /* its time stamp, maybe */
     return sent;
 }

@@ -57,7 +57,7 @@ void kr__sim_arm(struct kr__sim_request *req) {
  * loop once more", io_poll_check_events). */
 void kr__sim_wait_for_news(struct kr__sim_request *req, unsigned what) {
     bool again = is_multishot(&req->sqe) && kr__link_on(&req->waiting);
-    req->events = what | POLLERR | POLLHUP | (req->ring->sim->retries ? POLLRDHUP | POLLPRI : 0);
+    req->events = what | POLLERR | POLLHUP | POLLRDHUP | POLLPRI;
     unsigned looks = again ? what | POLLHUP : req->events;
     req->missed = kr__sim_file_poll(req->file) & looks;
     kr__sim_arm(req);
@@ -65,11 +65,11 @@ void kr__sim_wait_for_news(struct kr__sim_request *req, unsigned what) {
 
 /* IO_APOLL_ABORTED. */
 static bool is_worn_out(struct kr__sim_request *req) {
-    const struct kr_sim *sim = req->ring->sim;
-    if (!sim->retries || is_multishot(&req->sqe))
+    if (is_multishot(&req->sqe))
         return false;
     req->tries++;
-    return sim->version >= KR__SIM_LINUX(6, 3) ? req->tries >= TRIES : req->tries > 1 && !req->done;
+    bool patient = req->ring->sim->version >= KR__SIM_LINUX(6, 3);
+    return patient ? req->tries >= TRIES : req->tries > 1 && !req->done;
 }
 
 /* Sends and receives of one piece call the socket themselves, and do not look. */

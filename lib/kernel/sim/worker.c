@@ -67,6 +67,7 @@ void kr__sim_worker_hold(struct kr__sim_request *req) {
     kr__link_off(&req->waiting);
     kr__sim_note(sim, "worker", req->sqe.user_data, 0, 0);
     sim->punts++;
+    sim->accept_punts += req->verb == &kr__sim_accept;
     if (kr__sim_chance(sim, KR_SIM_NO_WORKER)) {
         req->cancelled = true;
         kr__sim_ring_queue(req->ring, req);

@@ -64,6 +64,7 @@ static const char *const fault_names[KR_SIM_FAULT_COUNT] = {
     [KR_SIM_READ_ERROR] = "read-error",
     [KR_SIM_READ_CUT] = "read-cut",
     [KR_SIM_EXPORT_EMFILE] = "export-emfile",
+    [KR_SIM_ERROR_QUEUE] = "error-queue",
 };
 
 void kr__sim_broken(const char *format, ...) {
@@ -205,6 +206,7 @@ static unsigned weight_most(unsigned fault) {
     case KR_SIM_CLOCK_LEAP:
     case KR_SIM_READ_ERROR:
     case KR_SIM_READ_CUT:
+    case KR_SIM_ERROR_QUEUE:
         return 4;
     default:
         return 256;

@@ -37,10 +37,9 @@ struct kr_sim {
     uint64_t requests; /* alive */
     uint64_t torn;     /* requests that a ring's end has cut off */
     uint64_t starved;  /* -ENOBUFS completions since anything else has happened */
-    /* requests that wait are tried for other reasons, too, and given to workers in the end */
-    bool retries;
-    unsigned working; /* workers that sleep in such a request */
+    unsigned working; /* workers that sleep in a request which was tried in vain too often */
     uint64_t punts;   /* such requests, ever */
+    uint64_t accept_punts; /* of these, accepts */
     struct kr__list listeners, rings, remotes, paths;
     uint64_t next_inode;
     struct kr__slab peers;
