@@ -1027,6 +1027,7 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     mark_end(s, x, error, why);
     MUST(!x->broken || error);
     x->cut = x->cut || error || why == KR_WHY_REACTOR;
+    s->closed_any |= x->alone && error; /* pairs that end by an error are reset */
     x->closing = true;
     x->closed_with = error;
     fds_close(s, x);

@@ -190,12 +190,18 @@ static void check_bufs(const struct storm *s) {
     MUST(out + bufs->published + bufs->free_count == bufs->count);
 }
 
-/* Whether the kernel holds bytes for a connection which reads, and has given it none. */
-static bool is_waiting(const struct storm *s, const struct kr__conn *c, struct wait *wait) {
-    if (!kr__conn_reads(c))
-        return false;
+static const struct kr__sim_file *file_of(const struct storm *s, uint32_t slot) {
+    int fd = kr__slots_fd(&s->r->slots, slot);
     const struct kr__sim_ring *ring = kr__sim_ring_of(&s->r->ring.uring);
-    const struct kr__sim_file *file = kr__sim_slots_file(&ring->slots, c->owner.slot);
+    return fd >= 0 ? kr__sim_fd_file(s->sim, fd) : kr__sim_slots_file(&ring->slots, slot);
+}
+
+/* Whether the kernel holds bytes for a connection which reads, and has given it none. One that rests
+ * waits for a time, in which others may well be read that often (core/rest.c). */
+static bool is_waiting(const struct storm *s, const struct kr__conn *c, struct wait *wait) {
+    if (!kr__conn_reads(c) || c->rests)
+        return false;
+    const struct kr__sim_file *file = file_of(s, c->owner.slot);
     bool same = file && wait->taken == file->stream.taken && wait->life == c->owner.generation;
     wait->taken = file ? file->stream.taken : 0;
     wait->life = c->owner.generation;

@@ -241,7 +241,7 @@ struct storm {
     struct session *sessions;
     unsigned session_count, session_room, open;
     struct session *single; /* waits for another to be forwarded to */
-    bool closed_any;        /* by itself, not for an error */
+    bool closed_any;        /* by itself, or one that is alone for an error */
     struct client clients[CLIENTS_MAX];
     unsigned client_count, over;
     struct beat beats[TIMERS_MAX];
