@@ -194,7 +194,7 @@ static void act_later(struct client *c) {
 
 static void begin(struct client *c) {
     struct storm *s = c->storm;
-    struct kr_addr addr = storm_address(s);
+    struct kr_addr addr = storm_address(c->local);
     int rc = kr_sim_connect_to(s->sim, &c->peer, &addr);
     MUST(rc == 0 || rc == -EAGAIN || rc == -ECONNREFUSED);
     if (rc < 0)
@@ -247,6 +247,7 @@ static void client_make(struct storm *s, struct client *c, uint32_t id) {
     *c = (struct client){.storm = s, .id = id, .total = 4 + some(s, s->scenario->bytes)};
     c->from = s->scenario->proxy ? 0 : id;
     c->rude = likely(s, s->scenario->rude);
+    c->local = all_local(s) || (some_local(s) && likely(s, s->scenario->local));
     c->quits_at = below(s, c->total + 1);
     c->file = -1;
     if (s->scenario->fds)

@@ -249,7 +249,7 @@ static void listener_ended(struct kr_reactor *r, kr_listener listener, void *use
 
 void server_listen(struct storm *s, unsigned i) {
     s->opts.on_end = listener_ended;
-    struct kr_addr addr = storm_address(s);
+    struct kr_addr addr = storm_address(all_local(s) || (some_local(s) && i == 1));
     int rc = kr_listen(s->r, &s->listeners[i], &addr, &s->opts, &ops, s);
     MUST(rc == 0 || rc == -ENOMEM || rc == -ENOSPC ||
          (rc == -ESHUTDOWN && (s->ending || s->draining)));
@@ -423,7 +423,7 @@ static void tune(struct storm *s, struct session *x) {
         kr_conn_sockopt(s->r, x->conn, (enum kr_sockopt)below(s, KR_SOCKOPT_MARK), 1, tuned, x);
     bool able = s->opts.conn.keep_fd || s->r->ring.caps & KR__CAP_FD_INSTALL;
     MUST(rc == 0 || rc == -EPIPE || rc == -EAGAIN || (rc == -ENOMEM && s->refuse) ||
-         (rc == -EOPNOTSUPP && (!able || s->scenario->fds)));
+         (rc == -EOPNOTSUPP && (!able || some_local(s))));
     x->tunings += rc == 0;
 }
 

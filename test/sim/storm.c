@@ -125,9 +125,9 @@ static void plan_listener(struct storm *s) {
     o->conn.flush_ns = likely(s, 512) ? 30000 * MS : (int64_t)some(s, (uint64_t)(500 * MS));
 }
 
-struct kr_addr storm_address(const struct storm *s) {
+struct kr_addr storm_address(bool local) {
     struct kr_addr addr;
-    if (s->scenario->fds)
+    if (local)
         MUST(kr_addr_unix(&addr, "@storm") == 0);
     else
         MUST(kr_addr_ip(&addr, "127.0.0.1", PORT) == 0);
@@ -167,6 +167,8 @@ static void start(struct storm *s) {
     start_reactor(s, newest ? KR__CAPS_ALL : KR__CAPS_6_1);
     s->caps = s->r->ring.caps;
     unsigned listeners = s->scenario->churn ? LISTENERS_MAX : 1;
+    if (some_local(s) && !all_local(s))
+        listeners = 2;
     for (unsigned i = 0; i < listeners; i++)
         server_listen(s, i);
     plan_faults(s);

@@ -34,7 +34,8 @@ struct scenario {
     unsigned swap;         /* callbacks are swapped for others */
     unsigned close, pause, timers, posts, idle, churn, hoard, lease, drain,
         release; /* what the server's callbacks do */
-    /* clients send descriptors, over Unix sockets; the server sends them back */
+    unsigned local; /* clients come over a Unix socket, for which there is a listener more */
+    /* clients send descriptors, where all come over Unix sockets; the server sends them back */
     unsigned fds;
     unsigned urgent;       /* clients send urgent bytes */
     unsigned half;         /* the server ends its side alone, and closes later */
@@ -193,6 +194,7 @@ struct client {
     uint32_t id;
     uint32_t from; /* whose stream it gets: its own, or through a proxy another's */
     bool connected, shut, failed, over, rude;
+    bool local;
     bool heard; /* the end of what it gets, while it still sends */
     uint64_t total, sent, got;
     unsigned idle_acts; /* since anybody has moved on */
@@ -292,7 +294,16 @@ static inline uint64_t below(struct storm *s, uint64_t bound) {
 uint64_t some(struct storm *s, uint64_t max);
 
 /* Where the server listens. */
-struct kr_addr storm_address(const struct storm *s);
+struct kr_addr storm_address(bool local);
+
+/* Whether all come over Unix sockets, or some. */
+#define ALWAYS 1024u
+static inline bool all_local(const struct storm *s) {
+    return s->scenario->local >= ALWAYS;
+}
+static inline bool some_local(const struct storm *s) {
+    return s->scenario->local > 0;
+}
 
 /* Byte `at` of what client `id` sends: first its id, then what follows from both. */
 unsigned char stream_byte(uint32_t id, uint64_t at);
