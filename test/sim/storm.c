@@ -162,7 +162,8 @@ static void start(struct storm *s) {
     plan_reactor(s);
     plan_listener(s);
     bool newest = likely(s, 512);
-    unsigned older = s->seed % 2 ? 12 : 1; /* which keeps resets to itself, or not */
+    /* which keeps resets to itself, or not: in each scenario, whatever their count */
+    unsigned older = s->seed / scenario_count % 2 ? 12 : 1;
     MUST_NOT_FAIL(kr_sim_linux(s->sim, 6, newest ? 18 : older));
     start_reactor(s, newest ? KR__CAPS_ALL : KR__CAPS_6_1);
     s->caps = s->r->ring.caps;
