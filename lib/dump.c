@@ -88,7 +88,7 @@ static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr
         put(d, " flights %u", c->more->zerocopy.flights.count);
     if (kr__heap_filed(&c->deadline.node) && c->promised)
         put(d, " due_ms %lld",
-            (long long)((kr__heap_at(&r->timers.heap, &c->deadline.node) - r->now) / 1000000));
+            (long long)((kr__heap_at(&r->timers.deadlines, &c->deadline.node) - r->now) / 1000000));
     put_flag(d, c->deaf, "pipe-out");
     put_flag(d, c->mute, "pipe-in");
     put_flag(d, c->takes_fds, "takes-fds");
@@ -151,11 +151,11 @@ static void put_rooms(struct dump *d, const struct kr_reactor *r) {
     put(d, "bufs published %u target %u free %u of %u size %zu held %llu usual %zu\n",
         r->bufs.published, r->bufs.target, r->bufs.free_count, r->bufs.count, r->bufs.size,
         (unsigned long long)r->bufs.held, r->bufs.usual);
+    unsigned filed = r->timers.heap.count + r->timers.deadlines.count;
     put(d,
         "lists dirty %u again %u parked %u trying %u showing %u; timers filed %u, next in_ns %lld\n",
         list_count(&r->dirty), list_count(&r->again), r->line.parked, r->line.trying,
-        list_count(&r->showing), r->timers.heap.count,
-        r->timers.heap.count ? (long long)(kr__heap_next(&r->timers.heap) - r->now) : -1);
+        list_count(&r->showing), filed, filed ? (long long)(kr__timers_next(&r->timers) - r->now) : -1);
 }
 
 int kr_dump(const struct kr_reactor *r, int fd) {

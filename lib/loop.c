@@ -175,7 +175,7 @@ static void audit(const struct kr_reactor *r) {
 }
 
 static int64_t wait_time(const struct kr_reactor *r, int64_t max_wait_ns) {
-    int64_t due = r->freeing ? KR__NEVER : kr__heap_next(&r->timers.heap);
+    int64_t due = r->freeing ? KR__NEVER : kr__timers_next(&r->timers);
     if (kr__unlikely(r->rest_until < due))
         due = r->rest_until;
     if (kr__unlikely(r->line.retry_at < due))
@@ -347,14 +347,19 @@ static void expire_one(struct kr_reactor *r, struct kr__deadline *d) {
 }
 
 /* Ends, whatever callbacks file: what they file is due after r->now. */
-static unsigned expire(struct kr_reactor *r) {
+static unsigned expire_until(struct kr_reactor *r, struct kr__heap *heap, int64_t until) {
     unsigned done = 0;
     struct kr__heap_node *node;
-    while (!kr__in_child(r) && (node = kr__heap_pop_due(&r->timers.heap, r->now))) {
+    while (!kr__in_child(r) && (node = kr__heap_pop_due(heap, until))) {
         expire_one(r, kr__container_of(node, struct kr__deadline, node));
         done++;
     }
     return done;
+}
+
+static unsigned expire(struct kr_reactor *r) {
+    unsigned done = expire_until(r, &r->timers.heap, r->now);
+    return done + expire_until(r, &r->timers.deadlines, r->now);
 }
 
 /* What turns are for. A request made, refused and made again is none of it. */

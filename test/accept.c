@@ -930,7 +930,7 @@ static void resumes_soon(struct kr_listen_opts opts, int error) {
     connect_all(clients, 3, port);
     TEST_UNTIL(r, injected.made >= 8);
     injected.left = 0;
-    CHECK_LE(kr__heap_next(&r->timers.heap) - r->now, 40 * MS);
+    CHECK_LE(kr__heap_next(&r->timers.deadlines) - r->now, 40 * MS);
     serve_all(r, clients, 3, true);
     CHECK_EQ(injected.made, test_stats(r).accept_errors);
     rest_without_conns(r, 1);

@@ -746,10 +746,10 @@ TEST_EACH(deadline_of_a_connection_that_is_being_made) {
     how.conn.life_ns = 200;
     s.r = far.r;
     CHECK_OK(kr_connect(far.r, &s.conn, &addr, &how, &ops, &s));
-    CHECK_EQ(far.r->timers.heap.count, 1u); /* that of the connect itself stays */
+    CHECK_EQ(far.r->timers.deadlines.count, 1u); /* that of the connect itself stays */
     set(&s, KR_DEADLINE_IDLE, 100);
     CHECK_OK(kr_conn_send(far.r, s.conn, "early", 5));
-    CHECK_EQ(far.r->timers.heap.count, 1u);
+    CHECK_EQ(far.r->timers.deadlines.count, 1u);
     still.now = t + 1000;
     TEST_UNTIL(far.r, s.opens == 1);
     CHECK_EQ(s.opened_at, t + 1000);
@@ -773,7 +773,7 @@ TEST_EACH(deadline_of_a_connection_that_is_being_made) {
 
 /* How many times anything was filed in the heap. */
 static uint32_t filings(const struct seen *s) {
-    return s->r->timers.heap.order;
+    return s->r->timers.deadlines.order;
 }
 
 /* Ours: traffic files nothing: with every deadline set, a thousand messages each way cost as many
@@ -811,12 +811,12 @@ TEST_EACH(deadline_that_does_not_apply_is_not_filed) {
     opts.conn.write_ns = 100;
     struct seen s = {0};
     begin(&s, &ops, &opts);
-    CHECK_EQ(s.r->timers.heap.count, 0u);
+    CHECK_EQ(s.r->timers.deadlines.count, 0u);
     we_send(&s, 1);
     client_gets(&s, 1);
     turns_until_quiet(&s);
     quiet_until(&s, still.now + 100);
-    CHECK_EQ(s.r->timers.heap.count, 0u);
+    CHECK_EQ(s.r->timers.deadlines.count, 0u);
     end(&s);
 }
 

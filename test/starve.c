@@ -42,7 +42,7 @@ static bool idle_turn(struct kr_reactor *r) {
 
 /* Whether a connection may look again for a reset that came with bytes: it has a time filed then. */
 static bool looks_later(const struct kr_reactor *r) {
-    return kr__heap_next(&r->timers.heap) != KR__NEVER;
+    return kr__heap_next(&r->timers.deadlines) != KR__NEVER;
 }
 
 /* Waits until the reactor has nothing to do, several turns in a row. Then checks that turns without

@@ -104,7 +104,7 @@ void kr__conn_count(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline w
     *since_of(c, which) = r->kernel->clock(r->kernel);
     int64_t at = due_at(c, which);
     bool filed = kr__heap_filed(&c->deadline.node);
-    if (at == KR__NEVER || (filed && kr__heap_at(&r->timers.heap, &c->deadline.node) <= at))
+    if (at == KR__NEVER || (filed && kr__heap_at(&r->timers.deadlines, &c->deadline.node) <= at))
         return;
     kr__mark_if(deadline_sooner, filed);
     kr__deadline_file(&r->timers, &c->deadline, at);
@@ -114,7 +114,7 @@ void kr__conn_look_later(struct kr_reactor *r, struct kr__conn *c) {
     c->unsure = true;
     int64_t at = kr__time_add(r->now, KR__LOOK_NS);
     bool filed = kr__heap_filed(&c->deadline.node);
-    if (!filed || kr__heap_at(&r->timers.heap, &c->deadline.node) > at)
+    if (!filed || kr__heap_at(&r->timers.deadlines, &c->deadline.node) > at)
         kr__deadline_file(&r->timers, &c->deadline, at);
 }
 

@@ -1,4 +1,4 @@
-/* User timers: a slab for the handles, the heap for the order. Failure: memory is refused at
+/* User timers: a slab for the handles, a heap for the order. Failure: memory is refused at
  * start. */
 #include "core/timers.h"
 
@@ -6,11 +6,13 @@
 
 void kr__timers_init(struct kr__timers *timers, struct kr__mem *mem) {
     kr__heap_init(&timers->heap, mem);
+    kr__heap_init(&timers->deadlines, mem);
     kr__slab_init(&timers->slab, mem, sizeof(struct kr__timer));
 }
 
 void kr__timers_free(struct kr__timers *timers) {
     kr__heap_free(&timers->heap);
+    kr__heap_free(&timers->deadlines);
     kr__slab_free(&timers->slab);
 }
 

@@ -1,9 +1,11 @@
-/* Due times: user timers, and the deadlines of connections and listeners, in one heap. */
+/* Due times: user timers, and the deadlines of connections and listeners, a heap each, since the
+ * latter may have to wait for what is still to be read. */
 #ifndef KR_CORE_TIMERS_H
 #define KR_CORE_TIMERS_H
 
 #include "base/heap.h"
 #include "base/slab.h"
+#include "core/handle.h"
 
 #include <kreactor/timer.h>
 
@@ -23,32 +25,44 @@ struct kr__timer {
 };
 
 struct kr__timers {
-    struct kr__heap heap;
+    struct kr__heap heap;      /* user timers */
+    struct kr__heap deadlines; /* of all else: what a peer, or the kernel, is given time for */
     struct kr__slab slab;
 };
 
 void kr__timers_init(struct kr__timers *timers, struct kr__mem *mem);
 void kr__timers_free(struct kr__timers *timers);
 
+static inline struct kr__heap *kr__timers_heap(struct kr__timers *timers,
+                                               const struct kr__deadline *d) {
+    return d->node.kind == KR__KIND_TIMER ? &timers->heap : &timers->deadlines;
+}
+
+/* The earliest time of both heaps; KR__NEVER when there is none. */
+static inline int64_t kr__timers_next(const struct kr__timers *timers) {
+    int64_t timer = kr__heap_next(&timers->heap), deadline = kr__heap_next(&timers->deadlines);
+    return timer < deadline ? timer : deadline;
+}
+
 /* For whoever embeds a deadline: promise once, then file and unfile at will. */
 static inline int kr__deadline_promise(struct kr__timers *timers, struct kr__deadline *d,
                                        uint8_t kind) {
     *d = (struct kr__deadline){.node = {.place = KR__HEAP_OUT, .kind = kind}};
-    return kr__heap_promise(&timers->heap);
+    return kr__heap_promise(kr__timers_heap(timers, d));
 }
 
 static inline void kr__deadline_end(struct kr__timers *timers, struct kr__deadline *d) {
-    kr__heap_remove(&timers->heap, &d->node);
-    kr__heap_unpromise(&timers->heap);
+    kr__heap_remove(kr__timers_heap(timers, d), &d->node);
+    kr__heap_unpromise(kr__timers_heap(timers, d));
 }
 
 static inline void kr__deadline_file(struct kr__timers *timers, struct kr__deadline *d,
                                      int64_t at) {
-    kr__heap_file(&timers->heap, &d->node, at);
+    kr__heap_file(kr__timers_heap(timers, d), &d->node, at);
 }
 
 static inline void kr__deadline_unfile(struct kr__timers *timers, struct kr__deadline *d) {
-    kr__heap_remove(&timers->heap, &d->node);
+    kr__heap_remove(kr__timers_heap(timers, d), &d->node);
 }
 
 /* Calls a user timer that is due and has been taken out of the heap. */

@@ -263,7 +263,8 @@ unsigned test_unsure(const struct kr_reactor *r) {
     int64_t soon = kr__time_add(r->kernel->clock(r->kernel), KR__LOOK_NS);
     for (const struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
         const struct kr__heap_node *node = &c->deadline.node;
-        bool due = c->unsure && kr__heap_filed(node) && kr__heap_at(&r->timers.heap, node) <= soon;
+        bool due = c->unsure && kr__heap_filed(node) &&
+                   kr__heap_at(&r->timers.deadlines, node) <= soon;
         count += c->state == KR__CONN_OPEN && (due || c->looks);
     }
     return count;
