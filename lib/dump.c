@@ -88,7 +88,7 @@ static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr
         put(d, " flights %u", c->more->zerocopy.flights.count);
     if (kr__heap_filed(&c->deadline.node) && c->promised)
         put(d, " due_ms %lld",
-            (long long)((kr__heap_at(&r->timers.deadlines, &c->deadline.node) - r->now) / 1000000));
+            (long long)((kr__deadline_at(&r->timers, &c->deadline) - r->now) / 1000000));
     put_flag(d, c->deaf, "pipe-out");
     put_flag(d, c->mute, "pipe-in");
     put_flag(d, c->takes_fds, "takes-fds");

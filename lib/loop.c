@@ -4,7 +4,8 @@
  *     enter    submit, and wait if there is nothing to do, until the next deadline at most
  *     reap     completions: tag -> owner -> count -> done -> settle; buffers go back with one store
  *     release  what was lent to sends and is its owners' again
- *     expire   timers and deadlines that were due when the phase began
+ *     expire   timers that were due when the phase began; deadlines, once all is read that had come
+ *              by then (core/catchup.c)
  *     inbox    posted calls
  *     settle   forwarding pairs that are over, connections that leave
  *     show     kept bytes of connections that read on again
@@ -174,7 +175,7 @@ static void audit(const struct kr_reactor *r) {
     kr__assert(r->conns.accepted + r->conns.promised <= r->conns.accept_max);
 }
 
-static int64_t wait_time(const struct kr_reactor *r, int64_t max_wait_ns) {
+static int64_t wait_time(struct kr_reactor *r, int64_t max_wait_ns) {
     int64_t due = r->freeing ? KR__NEVER : kr__timers_next(&r->timers);
     if (kr__unlikely(r->rest_until < due))
         due = r->rest_until;
@@ -182,7 +183,8 @@ static int64_t wait_time(const struct kr_reactor *r, int64_t max_wait_ns) {
         due = r->line.retry_at;
     if (due == KR__NEVER)
         return max_wait_ns;
-    int64_t left = due - r->kernel->clock(r->kernel);
+    r->waits_from = r->kernel->clock(r->kernel);
+    int64_t left = due - r->waits_from;
     left = left > 0 ? left : 0;
     return max_wait_ns >= 0 && max_wait_ns < left ? max_wait_ns : left;
 }
@@ -333,6 +335,7 @@ static unsigned reap(struct kr_reactor *r) {
 static void expire_one(struct kr_reactor *r, struct kr__deadline *d) {
     switch ((enum kr__kind)d->node.kind) {
     case KR__KIND_CONN:
+    case KR__KIND_KNOCK:
         kr__conn_due(r, d);
         break;
     case KR__KIND_LISTENER:
@@ -359,7 +362,10 @@ static unsigned expire_until(struct kr_reactor *r, struct kr__heap *heap, int64_
 
 static unsigned expire(struct kr_reactor *r) {
     unsigned done = expire_until(r, &r->timers.heap, r->now);
-    return done + expire_until(r, &r->timers.deadlines, r->now);
+    if (kr__likely(kr__heap_next(&r->timers.deadlines) > r->now) || kr__in_child(r))
+        return done;
+    kr__catchup_due(r);
+    return done + expire_until(r, &r->timers.deadlines, r->catchup.until);
 }
 
 /* What turns are for. A request made, refused and made again is none of it. */
@@ -384,15 +390,27 @@ static void watch_progress(struct kr_reactor *r, int64_t began_at) {
     r->vain_turns++;
 }
 
+/* The time of this turn, and whether the last one has taken long. To wait takes nobody's time. */
+static void new_time(struct kr_reactor *r) {
+    int64_t before = r->now;
+    r->now = r->kernel->clock(r->kernel);
+    int64_t ended_at = r->waits_from ? r->waits_from : r->now;
+    if (kr__unlikely(ended_at - before >= KR__HELD_UP_NS))
+        kr__catchup_held_up(r, before, ended_at);
+}
+
 static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
     kr__count(&r->stats.turns, 1);
+    r->waits_from = 0;
     arm(r);
     int rc = enter(r, max_wait_ns);
     if (rc < 0)
         return rc;
     if (kr__unlikely(r->line.trying))
         kr__line_mark(r);
-    r->now = r->kernel->clock(r->kernel);
+    if (kr__unlikely(kr__catchup_passes(&r->catchup)))
+        kr__catchup_pass(r);
+    new_time(r);
     if (kr__unlikely(r->rest_until <= r->now))
         kr__conns_wake(r);
     unsigned done = reap(r);

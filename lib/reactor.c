@@ -145,6 +145,7 @@ static struct kr_reactor *build_self(const struct kr_config *config, const struc
     kr__list_init(&r->dirty);
     kr__list_init(&r->again);
     r->rest_until = KR__NEVER;
+    kr__catchup_init(&r->catchup);
     kr__list_init(&r->showing);
     kr__list_init(&r->forwards_over);
     kr__list_init(&r->releases);

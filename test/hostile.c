@@ -288,6 +288,16 @@ static void trickle(struct town *t, const int *fds, unsigned index) {
     TOWN_UNTIL(t, request_shows == TRICKLERS * (index + 1));
 }
 
+/* Their idle deadline counts from when they have a receive: who has opened may wait for a buffer yet. */
+static bool all_receive(const struct town *t, unsigned count) {
+    for (unsigned i = 0; i < count; i++) {
+        const struct kr__conn *c = kr__conn_find(t->r, t->others.conns[i]);
+        if (c->parked || c->trying || !(c->owner.armed & KR__RECEIVES))
+            return false;
+    }
+    return true;
+}
+
 /* Ours: of a thousand peers that send a byte a second each is served in the end, for an idle
  * deadline of five seconds is for those who are silent; who are gone after just that time. Until a
  * request is whole it costs its smallest block. The clock is the test's, so no second is spent. */
@@ -304,6 +314,7 @@ TEST_EACH(hostile_tricklers_are_served_and_the_silent_go) {
         fds[i] = test_connect(t.port);
         TOWN_UNTIL(&t, t.others.opens == i + 1);
     }
+    TOWN_UNTIL(&t, all_receive(&t, TRICKLERS + SILENT));
     request_size = tap_full() ? 60 : 20;
     for (unsigned i = 0; i < request_size; i++) {
         CHECK_EQ(t.others.closes, i < IDLE_S ? 0 : SILENT);

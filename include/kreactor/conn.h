@@ -177,7 +177,16 @@ struct kr_conn_opts {
      * receive: not while it is paused, has more than send_high queued, or waits for a buffer, and
      * not after the peer's end. `write_ns` counts from when the first byte was queued, and anew
      * from every byte that the kernel takes. `life_ns` goes on while a closed connection is
-     * flushed, and ends that. */
+     * flushed, and ends that.
+     *
+     * A deadline is judged when all has been read that had come by its time: peers that acted while
+     * the loop was held up (a long callback, SIGSTOP, a debugger, a frozen cgroup) are not timed
+     * out, whatever `taskrun` is. When there is always more to read a deadline is late, by the time
+     * that it takes to read some six times what waits; timers and posts are not. A byte that was
+     * handled in a turn of more than 1 ms counts for `idle_ns` and `read_ns` from the end of that
+     * turn. `idle_ns` counts anew when a connection has waited for a receive buffer, and an end of a
+     * pair whose other end's queue is full is not idle while that queue gets shorter. The time of
+     * kr_connect and of kr_drain is judged in the same way. */
     int64_t idle_ns;
     int64_t read_ns;
     int64_t write_ns;

@@ -28,7 +28,8 @@ struct kr_connect_opts {
 
     /* How long it may take until it stands, after which it ends with -ETIMEDOUT and KR_WHY_TIMEOUT;
      * negative: as long as the kernel tries, which for TCP is some two minutes, and for a Unix
-     * socket whose listener accepts nobody without end. 0: 30 s. Default 30 s. */
+     * socket whose listener accepts nobody without end. 0: 30 s. Default 30 s. Counts from when the
+     * kernel is asked, in the turn after the call. A Unix socket is tried once more at its end. */
     int64_t timeout_ns;
 
     /* Make this side's address known (kr_conn_local) once it stands, at the cost of two system

@@ -1,9 +1,10 @@
 /* Timers: monotonic nanoseconds, as many as memory holds, none of them a kernel object.
  *
  * A timer never fires early. It fires in the first turn after it is due, in the order of due times,
- * and of starting among equals. All functions: the reactor's thread, or before its first kr_run any
- * one thread at a time; all are legal in any callback, for any timer, the one that is firing
- * too. */
+ * and of starting among equals, before the deadlines of connections are judged, which may have to
+ * wait for what is still to be read (conn.h). All functions: the reactor's thread, or before its
+ * first kr_run any one thread at a time; all are legal in any callback, for any timer, the one that
+ * is firing too. */
 #ifndef KREACTOR_TIMER_H
 #define KREACTOR_TIMER_H
 

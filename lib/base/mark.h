@@ -53,6 +53,7 @@
     X(broken_while_released, early)                                                                \
     /* core/conn_time.c */                                                                         \
     X(deadline_moved, sim)                                                                         \
+    X(not_read_yet, stall)                                                                         \
     X(deadline_sooner, sim)                                                                        \
     X(deadline_told, sim)                                                                          \
     X(deadline_ended, timer)                                                                       \
@@ -99,6 +100,10 @@
     X(share_kept_again, sim)                                                                       \
     /* core/timers.c */                                                                            \
     X(beats_missed, timer)                                                                         \
+    /* core/catchup.c */                                                                           \
+    X(catches_up, sim)                                                                             \
+    X(held_up, stall)                                                                              \
+    X(caught_up_under_load, sim)                                                                   \
     /* core/lease.c */                                                                             \
     X(lease_copied, sim)                                                                           \
     /* core/forward.c */                                                                           \

@@ -102,6 +102,7 @@ struct kr__conn {
     bool was_modest : 1; /* and in modest_before */
     uint8_t calm : 3;    /* how calm it has been since it was found greedy */
     bool told : 1;       /* of the drain */
+    bool spared : 1;     /* its flush deadline was put off once (conn_time.c) */
     bool unsure : 1;     /* a multishot has brought bytes, and may hide a reset (conn_time.c) */
     bool looks : 1;      /* it is made again for that */
     bool broken : 1;     /* sends nothing more: it ends with `error` (core/conn_error.c) */

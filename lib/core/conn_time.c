@@ -1,6 +1,7 @@
 /* A connection's deadlines: how long it may be without what.
  *
- *   idle    from the last byte received or sent
+ *   idle    from the last byte received or sent, or since it can receive, if it had to wait for a
+ *           buffer
  *   read    from the last byte received, or since when there is a receive: stopped, or without a
  *           buffer, it has none
  *   write   from the last byte sent, or the first byte queued
@@ -20,8 +21,13 @@
  * after bytes, it is cancelled and made again, and begins with a look. So a busy connection pays
  * nothing, a burst of bytes a receive more. To receive by one shot costs that for each message.
  *
+ * A deadline is judged when what had come by its time has been read (core/catchup.c). A connection
+ * that waits for a receive buffer has not been read from, however many turns pass: it is not idle,
+ * and one that lingers is given its flush deadline once more.
+ *
  * Failure modes: none of its own; the place was promised when the connection was made. */
 #include "core/dial.h"
+#include "core/forward.h"
 #include "core/reactor.h"
 #include "core/release.h"
 #include "core/zerocopy.h"
@@ -38,7 +44,8 @@ static bool applies(const struct kr__conn *c, enum kr_deadline which) {
     case KR_DEADLINE_IDLE:
         return open;
     case KR_DEADLINE_READ:
-        return open && !kr__conn_stopped(c) && !c->parked && (c->owner.armed & KR__RECEIVES);
+        return open && !kr__conn_stopped(c) && !c->parked &&
+               ((c->owner.armed & KR__RECEIVES) || c->recv_goes_on);
     case KR_DEADLINE_WRITE:
         return open && c->queued;
     case KR_DEADLINE_LIFE:
@@ -152,6 +159,39 @@ static void timed_out(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline
     c->ops->on_timeout(r, kr__conn_handle(c), c->user, which);
 }
 
+/* It is to be read from, and has not been yet: it is in the line at the receive buffers, or the
+ * kernel has refused its poll. */
+static bool awaits_reading(const struct kr__conn *c) {
+    return kr__conn_reads(c) && (c->parked || c->trying || (c->rests && c->recv_waits));
+}
+
+/* From when an idle deadline counts instead. While a pair does not read from it, for the sake of the
+ * other end's queue, that is the last byte that the queue got rid of. */
+static int64_t idle_since(const struct kr_reactor *r, const struct kr__conn *c) {
+    if (awaits_reading(c))
+        return r->now;
+    return c->dammed ? kr__forward_sent_at(c) : c->idle_from;
+}
+
+/* True if its peer may have done what it is waited for, unread, so that it is waited for once more.
+ * To linger is bounded by nothing else than its deadline, so that is done once. */
+static bool waits_on(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline which) {
+    int64_t *since = since_of(c, which), before = *since;
+    bool receives = which == KR_DEADLINE_IDLE || which == KR_DEADLINE_READ;
+    if (receives && before == r->catchup.held_from)
+        kr__time_reach(since, r->catchup.held_to);
+    if (which == KR_DEADLINE_IDLE) {
+        kr__time_reach(since, idle_since(r, c));
+    } else if (which == KR_DEADLINE_FLUSH && !c->spared && awaits_reading(c)) {
+        c->spared = true;
+        *since = r->now;
+    }
+    kr__mark_if(not_read_yet, *since > before);
+    if (*since > before)
+        kr__conn_watch(r, c);
+    return *since > before;
+}
+
 void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d) {
     struct kr__conn *c = kr__container_of(d, struct kr__conn, deadline);
     if (c->calling) {
@@ -159,14 +199,15 @@ void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d) {
         return;
     }
     struct due first = first_due(c);
-    kr__mark_if(deadline_moved, first.at > r->now);
-    if (first.at <= r->now && first.looks)
+    bool over = first.at <= r->catchup.until;
+    kr__mark_if(deadline_moved, !over);
+    if (over && first.looks)
         look(r, c);
-    else if (first.at <= r->now && c->state == KR__CONN_RELEASING)
+    else if (over && c->state == KR__CONN_RELEASING)
         kr__release_overdue(r, c);
-    else if (first.at <= r->now)
+    else if (over && !waits_on(r, c, first.which))
         timed_out(r, c, first.which);
-    else if (first.at != KR__NEVER)
+    else if (!over && first.at != KR__NEVER)
         kr__deadline_file(&r->timers, &c->deadline, first.at);
 }
 

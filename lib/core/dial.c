@@ -8,6 +8,10 @@
  * should it have); a Unix listener's backlog is full (-EAGAIN: knocks again after 1, 2, 4 ... 40
  * ms).
  *
+ * Should the loop have been held up since the call, the time counts from when the request is made;
+ * and a Unix socket knocks once more before it is given up. Knocks are filed among the user timers:
+ * they wait for nothing that is unread.
+ *
  * Why Unix sockets knock: connect(2) there either succeeds at once or, with the backlog full, would
  * have to wait inside the system call, where it cannot be polled for (unix_stream_connect,
  * net/unix/af_unix.c; a socket that is not connected polls as writable). A CONNECT request is tried
@@ -26,6 +30,27 @@ static int64_t dial_now(const struct kr_reactor *r) {
     return r->kernel->clock(r->kernel);
 }
 
+/* It has a place among the timers for that, as its user waits for it and not for a peer. */
+static int knock_promise(struct kr_reactor *r, bool knocks) {
+    return knocks ? kr__heap_promise(&r->timers.heap) : 0;
+}
+
+static void knock_unpromise(struct kr_reactor *r, bool knocks) {
+    if (knocks)
+        kr__heap_unpromise(&r->timers.heap);
+}
+
+static void knock_first(struct kr_reactor *r, struct kr__conn *c) {
+    c->deadline.node.kind = KR__KIND_KNOCK;
+    kr__deadline_file(&r->timers, &c->deadline, c->idle_from);
+}
+
+static void knock_last(struct kr_reactor *r, struct kr__conn *c) {
+    kr__deadline_unfile(&r->timers, &c->deadline);
+    c->deadline.node.kind = KR__KIND_CONN;
+    knock_unpromise(r, true);
+}
+
 /* The descriptor goes with the connection if it knocks, or if its own address is to be asked. */
 static void dial_begin(struct kr_reactor *r, struct kr__conn *c, const struct kr_connect_opts *opts,
                        int fd) {
@@ -35,7 +60,7 @@ static void dial_begin(struct kr_reactor *r, struct kr__conn *c, const struct kr
     bool bounded = opts->timeout_ns > 0;
     c->more->until = bounded ? kr__time_add(c->idle_from, opts->timeout_ns) : KR__NEVER;
     if (c->knocks)
-        kr__deadline_file(&r->timers, &c->deadline, c->idle_from);
+        knock_first(r, c);
     else if (bounded)
         kr__deadline_file(&r->timers, &c->deadline, c->more->until);
     if (c->knocks || opts->local_address || opts->conn.keep_fd)
@@ -43,6 +68,17 @@ static void dial_begin(struct kr_reactor *r, struct kr__conn *c, const struct kr
     else
         r->kernel->close(r->kernel, fd);
     c->more->local = opts->local_address;
+}
+
+static int make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd, bool knocks,
+                struct kr__conn **ret) {
+    int rc = knock_promise(r, knocks);
+    if (rc < 0)
+        return rc;
+    rc = kr__conn_make(r, plan, fd, ret);
+    if (rc < 0)
+        knock_unpromise(r, knocks);
+    return rc;
 }
 
 int kr__dial(struct kr_reactor *r, const struct kr_addr *addr, const struct kr_connect_opts *opts,
@@ -60,7 +96,7 @@ int kr__dial(struct kr_reactor *r, const struct kr_addr *addr, const struct kr_c
         return fd;
     const struct kr_addr addrs[2] = {*addr};
     struct kr__conn_plan plan = {.opts = &opts->conn, .ops = ops, .user = user, .addrs = addrs};
-    int rc = kr__conn_make(r, &plan, fd, ret);
+    int rc = make(r, &plan, fd, socket.family == AF_UNIX, ret);
     if (rc < 0) {
         r->kernel->close(r->kernel, fd);
         return rc;
@@ -107,7 +143,7 @@ int kr__dial_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *opts
         rc = plan_pipe(r, fd, &plan);
     if (rc < 0)
         return rc;
-    rc = kr__conn_make(r, &plan, fd, ret);
+    rc = make(r, &plan, fd, true, ret);
     if (rc < 0)
         return rc;
     struct kr__conn *c = *ret;
@@ -116,7 +152,7 @@ int kr__dial_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *opts
     c->calling = c->knocks = c->more->adopted = true;
     c->more->until = KR__NEVER;
     c->idle_from = dial_now(r);
-    kr__deadline_file(&r->timers, &c->deadline, c->idle_from);
+    knock_first(r, c);
     if (opts->keep_fd)
         c->more->fd = fd;
     else
@@ -124,7 +160,16 @@ int kr__dial_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *opts
     return 0;
 }
 
+void kr__dial_asks(struct kr_reactor *r, struct kr__conn *c) {
+    if (c->more->until == KR__NEVER)
+        return;
+    c->more->until = kr__time_add(c->more->until, dial_now(r) - c->idle_from);
+    kr__deadline_file(&r->timers, &c->deadline, c->more->until);
+}
+
 static void call_ends(struct kr_reactor *r, struct kr__conn *c) {
+    if (c->knocks)
+        knock_last(r, c);
     c->calling = c->knocks = false;
     if (!kr__conn_opts(c)->keep_fd)
         kr__conn_fd_drop(r, c);
@@ -177,32 +222,40 @@ static void knock_later(struct kr_reactor *r, struct kr__conn *c) {
     kr__deadline_file(&r->timers, &c->deadline, at < more->until ? at : more->until);
 }
 
+static void overdue(struct kr_reactor *r, struct kr__conn *c) {
+    kr__mark(dial_overdue);
+    kr__conn_end(r, c, KR_CLOSE_NOW, -ETIMEDOUT, KR_WHY_TIMEOUT);
+}
+
 static void knock(struct kr_reactor *r, struct kr__conn *c) {
     if (c->more->adopted) {
         stands(r, c);
         return;
     }
     int rc = r->kernel->connect(r->kernel, c->more->fd, kr__dial_addr(c));
-    if (rc == -EAGAIN || rc == -EINTR)
+    bool again = rc == -EAGAIN || rc == -EINTR;
+    if (again && r->now >= c->more->until)
+        overdue(r, c);
+    else if (again)
         knock_later(r, c);
     else
         kr__dial_answered(r, c, rc);
 }
 
 void kr__dial_due(struct kr_reactor *r, struct kr__conn *c) {
-    kr__mark_if(dial_overdue, r->now >= c->more->until);
-    if (r->now >= c->more->until)
-        kr__conn_end(r, c, KR_CLOSE_NOW, -ETIMEDOUT, KR_WHY_TIMEOUT);
-    else if (c->knocks)
+    if (c->knocks)
         knock(r, c);
+    else if (r->catchup.until >= c->more->until)
+        overdue(r, c);
     else
         kr__deadline_file(&r->timers, &c->deadline, c->more->until);
 }
 
 void kr__dial_hurry(struct kr_reactor *r, struct kr__conn *c, int64_t in_ns) {
-    int64_t until = kr__time_add(dial_now(r), in_ns);
+    int64_t now = dial_now(r), until = kr__time_add(now, in_ns);
     if (until >= c->more->until)
         return;
+    c->idle_from = now;
     c->more->until = until;
     if (!c->knocks)
         kr__deadline_file(&r->timers, &c->deadline, until);

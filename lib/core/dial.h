@@ -19,6 +19,9 @@ static inline const struct kr_addr *kr__dial_addr(const struct kr__conn *c) {
     return &c->more->addrs[0];
 }
 
+/* Its request is being made: the time it may take counts from here. */
+void kr__dial_asks(struct kr_reactor *r, struct kr__conn *c);
+
 /* The kernel has answered: it stands (0), or never will (-errno). */
 void kr__dial_answered(struct kr_reactor *r, struct kr__conn *c, int error);
 

@@ -265,6 +265,10 @@ void kr__forwards_settle(struct kr_reactor *r) {
     }
 }
 
+int64_t kr__forward_sent_at(const struct kr__conn *c) {
+    return other_of(c)->write_from;
+}
+
 /* At a limit it waits for the pair, whose other parts are looked at by themselves. */
 bool kr__forward_moves(const struct kr__conn *c) {
     const struct kr__conn *to = other_of(c);

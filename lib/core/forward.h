@@ -60,6 +60,9 @@ static inline bool kr__forward_is_over(const struct kr__conn *c) {
     return c->paired && kr__link_on(&c->more->forward->over);
 }
 
+/* When the queue that dams an end last got rid of bytes. */
+int64_t kr__forward_sent_at(const struct kr__conn *c);
+
 /* For the audit: will something let a dammed end read on? */
 bool kr__forward_moves(const struct kr__conn *c);
 

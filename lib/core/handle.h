@@ -19,6 +19,7 @@ enum kr__kind {
     KR__KIND_TIMER = 3,
     KR__KIND_SELF = 4,
     KR__KIND_LEASE = 5,
+    KR__KIND_KNOCK = 6, /* of no handle: a time at which a connection knocks (core/dial.c) */
 };
 
 static inline uint64_t kr__handle_pack(enum kr__kind kind, unsigned reactor, uint32_t slot,

@@ -49,6 +49,7 @@ void kr__line_join(struct kr_reactor *r, struct kr__conn *c) {
         return;
     kr__list_push(&r->line.list, &c->wait);
     c->parked = true;
+    c->recv_goes_on = false; /* the read deadline counts anew from the next receive */
     r->line.parked++;
     kr__count(&r->stats.starved_parks, 1);
     kr__mark(parked);

@@ -3,6 +3,7 @@
 #define KR_CORE_REACTOR_H
 
 #include "base/mark.h"
+#include "core/catchup.h"
 #include "core/conn.h"
 #include "core/drain.h"
 #include "core/identity.h"
@@ -48,6 +49,8 @@ struct kr_reactor {
     unsigned flights; /* zero-copy notifications owed */
 
     int64_t now;
+    int64_t waits_from; /* when this turn began to wait; 0: it did not */
+    struct kr__catchup catchup;
     unsigned share_receives; /* in a turn; more of them are more than a share */
     /* The last turn that brought bytes, and the one before; and in each of them, the connections
      * that are known to keep to their share (share.c). */

@@ -1,5 +1,5 @@
 /* Due times: user timers, and the deadlines of connections and listeners, a heap each, since the
- * latter may have to wait for what is still to be read. */
+ * latter may have to wait for what is still to be read (core/catchup.c). */
 #ifndef KR_CORE_TIMERS_H
 #define KR_CORE_TIMERS_H
 
@@ -25,17 +25,28 @@ struct kr__timer {
 };
 
 struct kr__timers {
-    struct kr__heap heap;      /* user timers */
-    struct kr__heap deadlines; /* of all else: what a peer, or the kernel, is given time for */
+    struct kr__heap heap;      /* what is to happen at a time: user timers, knocks */
+    struct kr__heap deadlines; /* what a peer, or the kernel, is to have done by a time */
     struct kr__slab slab;
 };
 
 void kr__timers_init(struct kr__timers *timers, struct kr__mem *mem);
 void kr__timers_free(struct kr__timers *timers);
 
+static inline bool kr__deadline_happens(const struct kr__deadline *d) {
+    return d->node.kind == KR__KIND_TIMER || d->node.kind == KR__KIND_KNOCK;
+}
+
 static inline struct kr__heap *kr__timers_heap(struct kr__timers *timers,
                                                const struct kr__deadline *d) {
-    return d->node.kind == KR__KIND_TIMER ? &timers->heap : &timers->deadlines;
+    return kr__deadline_happens(d) ? &timers->heap : &timers->deadlines;
+}
+
+/* When a filed one is due. */
+static inline int64_t kr__deadline_at(const struct kr__timers *timers,
+                                      const struct kr__deadline *d) {
+    const struct kr__heap *heap = kr__deadline_happens(d) ? &timers->heap : &timers->deadlines;
+    return kr__heap_at(heap, &d->node);
 }
 
 /* The earliest time of both heaps; KR__NEVER when there is none. */

@@ -15,8 +15,9 @@
 #include "op/op.h"
 
 uint16_t kr__prep_connect(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
-    (void)r;
-    const struct kr_addr *addr = kr__dial_addr(kr__owner_conn(o));
+    struct kr__conn *c = kr__owner_conn(o);
+    const struct kr_addr *addr = kr__dial_addr(c);
+    kr__dial_asks(r, c);
     io_uring_prep_connect(sqe, 0, &addr->u.sa, addr->size);
     return 0;
 }

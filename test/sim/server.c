@@ -1028,6 +1028,7 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     MUST(!x->broken || error);
     x->cut = x->cut || error || why == KR_WHY_REACTOR;
     s->closed_any |= x->alone && error; /* pairs that end by an error are reset */
+    s->closed_any |= why == KR_WHY_TIMEOUT;
     x->closing = true;
     x->closed_with = error;
     fds_close(s, x);
