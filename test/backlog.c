@@ -311,6 +311,29 @@ TEST_EACH(backlog_beyond_a_drains_time) {
     end();
 }
 
+/* Ours: who came from the backlog meanwhile is told before it is cut off. */
+TEST_EACH(backlog_is_told_at_the_end_of_a_drain) {
+    begin(NULL);
+    place.opts.conn_max = 3;
+    listen_now();
+    int early = test_connect(place.port);
+    TEST_UNTIL(place.r, place.opens == 1);
+    CHECK_OK(kr_listener_pause(place.r, place.listener));
+    settle();
+    queue_up(10);
+    CHECK_OK(kr_listener_drain(place.r, place.listener, HOUR));
+    CHECK_OK(kr_drain(place.r, 200 * MS, drained, NULL));
+    TEST_UNTIL(place.r, place.opens == 3);
+    CHECK_EQ(place.shutdowns, 1u);
+    TEST_UNTIL(place.r, place.drains == 1);
+    CHECK_EQ(place.opens, 3u);
+    CHECK_EQ(place.shutdowns, 3u);
+    for (unsigned i = 0; i < 10; i++)
+        test_close(place.fds[i]);
+    test_close(early);
+    end();
+}
+
 /* Ours: what is wrong is refused and changes nothing; a close ends it, and nobody is told of
  * that. */
 TEST_EACH(backlog_refusals) {
@@ -408,4 +431,4 @@ TEST_EACH(backlog_ends_and_begins_anew) {
     test_reactor_free(place.r);
 }
 
-TAP_MAIN(backlog, 64)
+TAP_MAIN(backlog, 68)

@@ -426,6 +426,19 @@ TEST_EACH(stall_then_drain_behind_a_poll) {
     check_drain(crowd_adopts);
 }
 
+/* Ours: a loop that is held up behind the call of kr_drain has told nobody yet, and the time for an
+ * answer has not begun. */
+TEST_EACH(stall_behind_a_drain) {
+    struct kr_conn_opts opts = no_deadlines();
+    crowd_gather(&opts);
+    CHECK_OK(kr_drain(crowd.r, LIMIT, on_drained, NULL));
+    still.now += LATER;
+    for (unsigned i = 0; i < crowd_size; i++)
+        CHECK_EQ(test_recv_end(crowd.r, crowd.fds[i], NULL), 0);
+    crowd_hangs_up();
+    check_drained();
+}
+
 /* ---- connections that are being made ---- */
 
 static struct kr_connect_opts soon(void) {
@@ -853,4 +866,4 @@ TEST_EACH(stall_of_one_that_is_woken_in_vain) {
     test_reactor_free(crowd.r);
 }
 
-TAP_MAIN(stall, 132)
+TAP_MAIN(stall, 136)

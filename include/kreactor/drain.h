@@ -28,8 +28,8 @@ typedef void kr_drained_fn(struct kr_reactor *r, void *user, unsigned cut_off);
  * of `grace_ns` at the latest, and whom they accept is told after that end, like the others. From
  * the next turn on goes through all connections, those that kr_connect is still making included:
  * one with an on_shutdown has that called, once, and goes on until it closes; any other is closed
- * with KR_CLOSE_LINGER. One that is closed already goes on closing. `grace_ns` (>= 0) from now,
- * when all have been told, those that are left end with -ETIMEDOUT and KR_WHY_TIMEOUT (one that had
+ * with KR_CLOSE_LINGER. One that is closed already goes on closing. `grace_ns` (>= 0) after all have
+ * been told, those that are left end with -ETIMEDOUT and KR_WHY_TIMEOUT (one that had
  * been closed with KR_CLOSE_NOW, and awaits only what `zerocopy_min` is about, keeps its own
  * reason). Then, or as soon as none is left, `fn` (NULL is allowed) is called. Connections in the
  * background (`background` in conn.h) are neither told nor waited for: they go on, are closed with

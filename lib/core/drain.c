@@ -86,11 +86,21 @@ static void end_background(struct kr_reactor *r) {
     }
 }
 
+/* Should the loop have been held up since the call, nobody could do anything before. */
+static void bound(struct kr_reactor *r, struct kr__drain *d) {
+    int64_t due = kr__time_add(r->kernel->clock(r->kernel), d->grace_ns);
+    if (due != KR__NEVER)
+        kr__deadline_file(&r->timers, &d->deadline, due);
+    d->bounded = true;
+}
+
 unsigned kr__drain_step(struct kr_reactor *r) {
     struct kr__drain *d = &r->drain;
     unsigned told = walk(r);
     if (!d->walked)
         return told;
+    if (!d->bounded)
+        bound(r, d);
     if (r->listeners.draining) {
         d->expects = true;
     } else if (d->expects) {
@@ -158,9 +168,7 @@ int kr_drain_with(struct kr_reactor *r, int64_t grace_ns, const struct kr_drain_
     r->drain.opts = taken;
     r->drain.fn = fn;
     r->drain.user = user;
-    int64_t due = kr__time_add(r->kernel->clock(r->kernel), grace_ns);
-    if (due != KR__NEVER)
-        kr__deadline_file(&r->timers, &r->drain.deadline, due);
+    r->drain.grace_ns = grace_ns;
     end_listeners(r);
     return 0;
 }

@@ -15,6 +15,8 @@ struct kr__drain {
     struct kr__conn *at; /* the last one that was; NULL: none yet */
     unsigned cut_off;
     struct kr_drain_opts opts;
+    int64_t grace_ns;    /* from when every connection has been told */
+    bool bounded;        /* it is counting */
     struct kr__deadline deadline;
     kr_drained_fn *fn;
     void *user;
