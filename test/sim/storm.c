@@ -334,9 +334,14 @@ static bool turn(struct storm *s, unsigned *idle) {
     return true;
 }
 
-/* When all clients are over the server notices, and has nothing left. */
+/* When all clients are over the server notices, and has nothing left. It takes its time where a buffer
+ * is two bytes, and a client has left thousands to be read. */
 static void rest(struct storm *s, unsigned *idle) {
+    uint64_t received = s->r->stats.bytes_in;
     for (unsigned i = 0; s->open; i++) {
+        if (s->r->stats.bytes_in != received)
+            i = 0;
+        received = s->r->stats.bytes_in;
         if (i >= REST_TURNS)
             storm_fail(__FILE__, __LINE__, "a wedge: all clients are over, and %u connections stay",
                        s->open);
