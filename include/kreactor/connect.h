@@ -93,7 +93,7 @@ KR_API int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *
  * *ret, which may be NULL, is its handle, good and to be sent to at once; on_open runs in a turn
  * that follows. Its addresses are known (kr_conn_peer, kr_conn_local). Whether it is a non-blocking
  * one does not matter and is not changed: no request waits in the socket. It counts against
- * connect_max.
+ * connect_max (reactor.h).
  *
  * A pipe, also one with a name, is a connection in one direction. The reading end answers sends
  * with -EPIPE, as one that was shut down; on_eof runs when the last writer has gone. The writing

@@ -80,8 +80,11 @@ struct kr_config {
      * 1024, and half of what is left) for the rest of the process; at most 16384. */
     unsigned conn_max;
 
-    /* Connections that this program makes itself (kr_connect), at a time. Default: a quarter of
-     * what the limit has room for, or what conn_max leaves of it if that is less; at most 1024. */
+    /* Connections that this program makes itself (kr_connect) or is given (kr_conn_adopt), at a time.
+     * A worker whose connections are all handed to it has conn_max 1 and this as high as it likes: the
+     * kernel chooses the places of accepted ones, so that the two kinds cannot share theirs. Default: a
+     * quarter of what the limit has room for, or what conn_max leaves of it if that is less; at most
+     * 1024. */
     unsigned connect_max;
 
     /* Listeners and other files of the library's own, 1 to 65536. Default 64. */
