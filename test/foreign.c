@@ -803,7 +803,8 @@ TEST_EACH(lingering_descriptor_that_came_before) {
     test_reactor_free(r);
 }
 
-/* Ours: one that lies unread when the connection is closed, in whatever manner. */
+/* Ours: one that lies unread when the connection is closed, in whatever manner. The peer sees a clean
+ * end, for all has been received. */
 TEST_EACH(lingering_descriptor_that_lies_unread) {
     for (unsigned i = 0; i < COUNT(hows); i++) {
         struct kr_reactor *r = test_reactor(NULL);
@@ -819,6 +820,7 @@ TEST_EACH(lingering_descriptor_that_lies_unread) {
         CHECK_OK(give_lingering(ends[1], &hold));
         CHECK_OK(kr_conn_close(r, g.seen.conn, hows[i]));
         TEST_UNTIL(r, g.seen.closes == 1);
+        CHECK_EQ(test_recv_end(r, ends[1], NULL), 0); /* nothing was left unread */
         gifts_end(r, &g, ends[1], hold, before);
         test_reactor_free(r);
     }
