@@ -397,6 +397,17 @@ TEST(options_that_were_not_filled) {
     CHECK_ERR(kr_connect_opts_check(&o.connect, NULL, &why), EINVAL);
 }
 
+/* Ours: sizes that contradict each other write nothing. */
+TEST(options_of_impossible_sizes) {
+    union foreign_opts o;
+    memset(&o, 0x5a, sizeof o);
+    kr_listen_opts_init_sized(&o.listen, 64, sizeof(struct kr_conn_opts));
+    kr_connect_opts_init_sized(&o.connect, 64, sizeof(struct kr_conn_opts));
+    kr_listen_opts_init_sized(&o.listen, sizeof(struct kr_conn_opts) + 8, sizeof(struct kr_conn_opts));
+    for (size_t i = 0; i < sizeof o; i++)
+        CHECK_EQ(o.bytes[i], 0x5au);
+}
+
 /* Ours: callbacks of a version to come are refused, since nobody would call them. */
 static void later(void) {
 }
@@ -1379,4 +1390,4 @@ TEST_EACH(listening_at_the_end_of_the_reactor_is_refused) {
     test_close(p.fd);
 }
 
-TAP_MAIN(api, 126)
+TAP_MAIN(api, 127)

@@ -41,7 +41,8 @@ struct kr_connect_opts {
 };
 
 /* Fills `opts` with the defaults. Any thread. `size` and `conn_size` are the program's own
- * sizeof(struct kr_connect_opts) and sizeof(struct kr_conn_opts): as for kr_config_init_sized. */
+ * sizeof(struct kr_connect_opts) and sizeof(struct kr_conn_opts): as for kr_config_init_sized. Nothing
+ * is written where the first cannot hold the second. */
 KR_API void kr_connect_opts_init_sized(struct kr_connect_opts *opts, size_t size, size_t conn_size);
 #define kr_connect_opts_init(opts_)                                                                \
     kr_connect_opts_init_sized((opts_), sizeof *(opts_), sizeof(struct kr_conn_opts))

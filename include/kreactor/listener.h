@@ -79,7 +79,8 @@ struct kr_listen_opts {
 };
 
 /* Fills `opts` with the defaults. Any thread. `size` and `conn_size` are the program's own
- * sizeof(struct kr_listen_opts) and sizeof(struct kr_conn_opts): as for kr_config_init_sized. */
+ * sizeof(struct kr_listen_opts) and sizeof(struct kr_conn_opts): as for kr_config_init_sized. Nothing
+ * is written where the first cannot hold the second. */
 KR_API void kr_listen_opts_init_sized(struct kr_listen_opts *opts, size_t size, size_t conn_size);
 #define kr_listen_opts_init(opts_)                                                                 \
     kr_listen_opts_init_sized((opts_), sizeof *(opts_), sizeof(struct kr_conn_opts))

@@ -131,7 +131,9 @@ _Static_assert(offsetof(struct kr_listen_opts, conn) + sizeof(struct kr_conn_opt
 void kr_listen_opts_init_sized(struct kr_listen_opts *opts, size_t size, size_t conn_size) {
     const struct kr_listen_opts defaults = {.backlog = BACKLOG, .reuse_addr = true};
     size_t head = offsetof(struct kr_listen_opts, conn);
-    kr_conn_opts_init_sized(kr__sized_give_head(opts, size, conn_size, &defaults, head), conn_size);
+    void *conn = kr__sized_give_head(opts, size, conn_size, &defaults, head);
+    if (conn)
+        kr_conn_opts_init_sized(conn, conn_size);
 }
 
 /* As kr__conn_opts_settle. */

@@ -8,7 +8,7 @@
  * Failure modes: a short result (the peer reads slowly): the rest is sent next, from the right
  * offset, as the queue only loses what was taken. MSG_WAITALL would have the kernel go on by
  * itself, but then nobody could tell a slow reader from a dead one: deadlines live on seeing bytes
- * move. An error (the connection ends); the queue rises above send_high (reading stops until it is
+ * move. An error (core/conn_error.c); the queue rises above send_high (reading stops until it is
  * down to send_low), above send_cap (the caller is refused).
  *
  * Relies on: two sends in flight on one stream may overtake each other (liburing #1001), hence one;

@@ -8,9 +8,9 @@
  * Failure modes: memory may not be locked (-ENOMEM, or -ENOBUFS: the queue goes by copying, until a
  * notification has freed some, or the next queue begins); the socket cannot (-EOPNOTSUPP), or the
  * kernel had to copy all the same, as it does for every receiver on this machine (ZC_COPIED): not
- * tried again on this connection; any other error ends it. A notification that does not come,
- * because the peer acknowledges nothing: after the close flush_ns bounds that (core/conn.c), by a
- * reset.
+ * tried again on this connection; any other error is as that of a send
+ * (core/conn_error.c). A notification that does not come, because the peer acknowledges nothing:
+ * after the close flush_ns bounds that (core/conn.c), by a reset.
  *
  * Relies on: kernel >= 6.1 for SENDMSG_ZC; REPORT_USAGE >= 6.2 (man io_uring_prep_send_zc). A
  * request of which nothing was sent reports its pages as copied (io_uring/notif.c: zc_report and

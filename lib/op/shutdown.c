@@ -8,9 +8,10 @@
  * Failure modes: no descriptor can be made, or the kernel is older (SHUTDOWN in the ring); no
  * worker can be made for that (RLIMIT_NPROC, a pids cgroup: -ECANCELED, io_uring/io-wq.c; tried
  * again, by a descriptor first where the kernel has that: the second request waits in the kernel
- * until there is a worker, observed on 6.18); any other error ends the connection with it, since a peer that waits for our end would wait for ever (-ENOTCONN: the peer
- * has reset). A close while it is in flight waits for it: it is never cancelled, as it ends by
- * itself.
+ * until there is a worker, observed on 6.18); any other error ends the connection with it, since a
+ * peer that waits for our end would wait for ever; but one that has reset (-ENOTCONN) is heard to
+ * its end first (core/conn_error.c). A close while it is in flight waits for it: it is never
+ * cancelled, as it ends by itself.
  *
  * Why not SHUTDOWN in the first place: it is always given to a kernel worker (io_shutdown_prep,
  * io_uring/net.c; observed on 6.18), a thread of its own for each of many that end at a time, which
