@@ -3,7 +3,7 @@
  * accept. */
 #include "harness/life.h"
 
-#include "core/identity.h"
+#include "base/handle.h"
 #include "core/reactor.h"
 #include "kernel/probe.h"
 #include "loop.h"

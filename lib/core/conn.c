@@ -100,6 +100,16 @@ void kr__conn_vector_put(struct kr_reactor *r, struct kr__conn *c) {
     c->vector = NULL;
 }
 
+void kr__conn_files_check(struct kr_reactor *r, struct kr__conn *c) {
+    struct kr__files *files = c->more->files;
+    if (files->count)
+        return;
+    kr__assert(!files->reading);
+    c->files = false;
+    c->more->files = NULL;
+    kr__files_free(&r->blocks, files);
+}
+
 void kr__conn_show_later(struct kr_reactor *r, struct kr__conn *c) {
     bool something = c->kept_size || kr__conn_owes_eof(c);
     if (c->state != KR__CONN_OPEN || !something || kr__conn_stopped(c))

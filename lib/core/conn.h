@@ -412,7 +412,7 @@ static inline void kr__conn_shrank(struct kr_reactor *r, struct kr__conn *c, siz
         kr__conn_unblock(r, c);
 }
 
-/* Lets go of what files needed once none is in the queue (op/read.c). */
+/* Lets go of what files needed once none is in the queue. */
 void kr__conn_files_check(struct kr_reactor *r, struct kr__conn *c);
 
 /* What feeds its queue is not read until the queue is down to send_low: its own peer, or the other

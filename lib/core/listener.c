@@ -8,8 +8,8 @@
  * that). */
 #include "core/listener.h"
 
+#include "base/addr.h"
 #include "base/sized.h"
-#include "core/addr.h"
 #include "core/fds.h"
 #include "core/reactor.h"
 #include "kernel/probe.h"

@@ -7,8 +7,8 @@
 #ifndef KR_CORE_OWNER_H
 #define KR_CORE_OWNER_H
 
+#include "base/handle.h"
 #include "base/list.h"
-#include "core/handle.h"
 #include "core/verbs.h"
 
 struct kr__owner {
@@ -20,7 +20,7 @@ struct kr__owner {
     uint32_t cancelled;  /* of these, the ones a cancel was made for */
     uint16_t number;     /* the operand of the last send_zc */
     uint16_t kind : 4;
-    uint16_t reactor : 12; /* its number (core/identity.h) */
+    uint16_t reactor : 12; /* its number (base/handle.h) */
 };
 
 /* What an owner lacks: verbs to start, and armed ones to cancel. */

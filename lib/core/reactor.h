@@ -3,10 +3,10 @@
 #define KR_CORE_REACTOR_H
 
 #include "base/mark.h"
+#include "base/thread.h"
 #include "core/catchup.h"
 #include "core/conn.h"
 #include "core/drain.h"
-#include "core/identity.h"
 #include "core/inbox.h"
 #include "core/lease.h"
 #include "core/line.h"
@@ -40,7 +40,7 @@ struct kr_reactor {
     /* First what each call looks at: whose thread this is, and whether this is a forked child. */
     uint64_t thread;          /* kr__thread of the one that runs it; 0 before */
     const uint32_t *alive;    /* a page that reads 0 in a forked child */
-    uint16_t number;          /* among the reactors of this process (core/identity.h) */
+    uint16_t number;          /* among the reactors of this process (base/handle.h) */
     bool in_turn, freeing;
     bool lost; /* the kernel has lost completions: some may never come */
     bool freed_inside; /* by a forked child, in a callback: to be razed when that has returned */

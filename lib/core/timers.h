@@ -3,9 +3,9 @@
 #ifndef KR_CORE_TIMERS_H
 #define KR_CORE_TIMERS_H
 
+#include "base/handle.h"
 #include "base/heap.h"
 #include "base/slab.h"
-#include "core/handle.h"
 
 #include <kreactor/timer.h>
 

@@ -9,8 +9,8 @@
  * Relies on: an attempt in progress is polled for by the kernel (io_connect, io_uring/net.c), and
  * that can be cancelled; the address is copied at submit, but a full SQ may delay that, so it stays
  * where it is. */
+#include "base/addr.h"
 #include "base/sized.h"
-#include "core/addr.h"
 #include "core/dial.h"
 #include "op/op.h"
 

@@ -56,16 +56,6 @@ static int read_here(struct kr_reactor *r, const struct kr__files *files) {
     return r->kernel->file_read(r->kernel, file->fd, to.iov_base, to.iov_len, file->offset);
 }
 
-void kr__conn_files_check(struct kr_reactor *r, struct kr__conn *c) {
-    struct kr__files *files = files_of(c);
-    if (files->count)
-        return;
-    kr__assert(!files->reading);
-    c->files = false;
-    c->more->files = NULL;
-    kr__files_free(&r->blocks, files);
-}
-
 static void came(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     kr__mark_if(read_short,
                 size < files_of(c)->first->left && size < files_of(c)->reading->send.room);

@@ -1,13 +1,8 @@
-/* Numbers that tell the reactors, and the threads, of a process apart. */
-#ifndef KR_CORE_IDENTITY_H
-#define KR_CORE_IDENTITY_H
+/* The number of a thread. */
+#ifndef KR_BASE_THREAD_H
+#define KR_BASE_THREAD_H
 
-#include "core/handle.h"
-
-/* A number that no living reactor has, 1 to KR__REACTOR_MAX, until it is given back. -EUSERS: all
- * are taken. Any thread. */
-int kr__reactor_number_take(void);
-void kr__reactor_number_put(unsigned number);
+#include <stdint.h>
 
 /* The calling thread's number; 0 until it has taken one. No two threads ever have the same, unlike
  * addresses of thread-locals, which glibc gives to the next thread when one has ended. initial-exec

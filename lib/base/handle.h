@@ -1,11 +1,10 @@
 /* A handle's 64 bits: kind 4 | reactor 12 | slot 20 | generation 28.
  *
- * `reactor` is the number of the reactor that made it (core/identity.h), so that any other one
- * refuses it. `slot` finds the object, `generation` tells its lives apart: the handle of an earlier
+ * `reactor` is the number of the reactor that made it, so that any other one refuses it. `slot` finds the object, `generation` tells its lives apart: the handle of an earlier
  * life fits again after KR__GENERATION_MAX lives of that slot, which takes 45 minutes at 100,000
  * lives a second. Kind 0 and generation 0 are never given, so 0 is no handle. */
-#ifndef KR_CORE_HANDLE_H
-#define KR_CORE_HANDLE_H
+#ifndef KR_BASE_HANDLE_H
+#define KR_BASE_HANDLE_H
 
 #include "base/util.h"
 
@@ -21,6 +20,11 @@ enum kr__kind {
     KR__KIND_LEASE = 5,
     KR__KIND_KNOCK = 6, /* of no handle: a time at which a connection knocks (core/dial.c) */
 };
+
+/* A number that no living reactor has, 1 to KR__REACTOR_MAX, until it is given back. -EUSERS: all
+ * are taken. Any thread. */
+int kr__reactor_number_take(void);
+void kr__reactor_number_put(unsigned number);
 
 static inline uint64_t kr__handle_pack(enum kr__kind kind, unsigned reactor, uint32_t slot,
                                        uint32_t generation) {

@@ -1,7 +1,7 @@
 /* Addresses and their text. inet_pton and inet_ntop know the numbers; scope, port and Unix names
  * are done by hand. The kernel counts the closing 0 of a path into the size, and that of an
  * abstract name not, for there it is a byte as any other (man 7 unix). */
-#include "core/addr.h"
+#include "base/addr.h"
 
 #include "base/util.h"
 

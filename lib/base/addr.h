@@ -1,6 +1,6 @@
 /* Addresses that come from a caller. */
-#ifndef KR_CORE_ADDR_H
-#define KR_CORE_ADDR_H
+#ifndef KR_BASE_ADDR_H
+#define KR_BASE_ADDR_H
 
 #include <kreactor/addr.h>
 

@@ -1,9 +1,9 @@
-/* Who is who.
+/* Numbers that tell the reactors of a process apart; handles carry them.
  *
- * Happy path: numbers of reactors are taken in turn, so that a number which was given back is the
+ * Happy path: numbers are taken in turn, so that a number which was given back is the
  * last to be taken again, and the handles of a freed reactor stay refused for long.
  * Failure: as many reactors live as there are numbers. */
-#include "core/identity.h"
+#include "base/handle.h"
 
 #include <errno.h>
 
@@ -33,14 +33,4 @@ int kr__reactor_number_take(void) {
 
 void kr__reactor_number_put(unsigned number) {
     __atomic_fetch_and(&taken[number / WORD_BITS], ~bit_of(number), __ATOMIC_RELAXED);
-}
-
-_Thread_local uint64_t kr__thread __attribute__((tls_model("initial-exec")));
-
-static uint64_t last_thread;
-
-uint64_t kr__thread_number(void) {
-    if (!kr__thread)
-        kr__thread = __atomic_add_fetch(&last_thread, 1, __ATOMIC_RELAXED);
-    return kr__thread;
 }
