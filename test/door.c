@@ -58,6 +58,7 @@ enum call {
     SOCK_END,
     PIPE_END,
     PIPE_QUIET,
+    PIPE_OWN,
     CLOSE,
     WAKE_OPEN,
     WAKE_SEND,
@@ -245,6 +246,11 @@ static int door_pipe_quiet(const struct kr__kernel *k, bool newest) {
     return rc < 0 ? rc : kr__linux.pipe_quiet(&kr__linux, newest);
 }
 
+static int door_pipe_own(const struct kr__kernel *k, int fd, bool nameless_too) {
+    int rc = strike(k, PIPE_OWN);
+    return own(door_of(k), rc < 0 ? rc : kr__linux.pipe_own(&kr__linux, fd, nameless_too));
+}
+
 static int door_dup(const struct kr__kernel *k, int fd) {
     int rc = strike(k, DUP);
     return own(door_of(k), rc < 0 ? rc : kr__linux.dup(&kr__linux, fd));
@@ -345,6 +351,7 @@ static struct door *door_open(void) {
     k->sock_addrs = door_sock_addrs;
     k->pipe_end = door_pipe_end;
     k->pipe_quiet = door_pipe_quiet;
+    k->pipe_own = door_pipe_own;
     k->dup = door_dup;
     k->file_size = door_file_size;
     k->file_read = door_file_read;
@@ -1484,6 +1491,26 @@ TEST_EACH(adopt_when_a_pipe_fails) {
         free_all(d, r);
         test_close(ends[0]);
     }
+}
+
+/* Ours: a pipe that cannot be opened anew is used as it is. */
+TEST_EACH(adopt_when_a_pipe_cannot_be_opened) {
+    struct door *d = door_open();
+    d->dials = true;
+    struct kr_reactor *r;
+    CHECK_OK(make(d, &r, NULL));
+    struct seen seen = {0};
+    int ends[2];
+    CHECK_SYS(pipe2(ends, O_CLOEXEC));
+    kr_conn conn;
+    door_fail(d, PIPE_OWN, EACCES, 0, 1);
+    own(d, ends[0]);
+    CHECK_OK(kr_conn_adopt(r, &conn, ends[0], NULL, &seen_ops, &seen));
+    CHECK_EQ(d->struck, 1u);
+    CHECK_EQ(write(ends[1], "a", 1), 1);
+    test_close(ends[1]);
+    TEST_UNTIL(r, seen.closes == 1);
+    free_all(d, r);
 }
 
 /* man close. */

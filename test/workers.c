@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -328,11 +329,21 @@ TEST_EACH(workers_none_for_nonblocking_sockets) {
     house_end(h, 0);
 }
 
-/* Ours: of two who read from one pipe, one finds nothing each time, and waits without a worker. */
-TEST_EACH(workers_none_for_a_shared_pipe) {
+/* A pipe that has a name, which is gone again when this returns. */
+static void named_pipe(int ends[2]) {
+    char dir[] = "/tmp/kr-workers-XXXXXX", path[64];
+    CHECK(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/fifo", dir);
+    CHECK_SYS(mkfifo(path, 0600));
+    ends[0] = CHECK_SYS(open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    ends[1] = CHECK_SYS(open(path, O_WRONLY | O_CLOEXEC));
+    CHECK_SYS(fcntl(ends[0], F_SETFL, 0));
+    CHECK_SYS(unlink(path));
+    CHECK_SYS(rmdir(dir));
+}
+
+static void check_shared_pipe(int ends[2]) {
     struct house *h = house_begin(&serves, 8, 0);
-    int ends[2], flags = O_CLOEXEC;
-    CHECK_SYS(pipe2(ends, flags));
     int other = CHECK_SYS(fcntl(ends[0], F_DUPFD_CLOEXEC, 0));
     adopt(h, ends[0], &serves);
     adopt(h, other, &serves);
@@ -346,6 +357,20 @@ TEST_EACH(workers_none_for_a_shared_pipe) {
     test_close(ends[1]);
     TEST_UNTIL(h->r, h->closes == 2);
     house_end(h, 0);
+}
+
+/* Ours: of two who read from one pipe, one finds nothing each time, and waits without a worker. */
+TEST_EACH(workers_none_for_a_shared_pipe) {
+    int ends[2];
+    CHECK_SYS(pipe2(ends, O_CLOEXEC));
+    check_shared_pipe(ends);
+}
+
+/* Ours: the same of a pipe with a name, whose reads cannot be asked not to wait. */
+TEST_EACH(workers_none_for_a_shared_named_pipe) {
+    int ends[2];
+    named_pipe(ends);
+    check_shared_pipe(ends);
 }
 
 /* ---- the end ---- */
@@ -366,4 +391,4 @@ TEST_EACH(workers_close_of_a_full_one_ends) {
     }
 }
 
-TAP_MAIN(workers, 8 * 4)
+TAP_MAIN(workers, 9 * 4)

@@ -70,6 +70,7 @@
     X(dial_stands_flushing, connect)                                                               \
     X(dial_overdue, connect)                                                                       \
     X(knocked_again, connect)                                                                      \
+    X(pipe_opened_anew, workers)                                                                   \
     /* core/line.c */                                                                              \
     X(parked, sim)                                                                                 \
     X(gave_way, sim)                                                                               \

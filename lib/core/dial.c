@@ -126,6 +126,19 @@ static int plan_pipe(struct kr_reactor *r, int fd, struct kr__conn_plan *plan) {
     return 0;
 }
 
+/* Of an open file of its own where reads of the given one may wait, if it can be had (kernel/pipe.c).
+ * Pipes without a name do not wait from kernel 6.4 on; what is known of is 6.6. */
+static int make_pipe(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd,
+                     struct kr__conn **ret) {
+    bool old = !(r->ring.caps & KR__CAP_NO_SQARRAY);
+    int own = r->kernel->pipe_own(r->kernel, fd, old);
+    kr__mark_if(pipe_opened_anew, own >= 0);
+    int rc = make(r, plan, own < 0 ? fd : own, true, ret);
+    if (own >= 0)
+        r->kernel->close(r->kernel, own);
+    return rc;
+}
+
 /* Others may share the socket, and set SO_LINGER again. */
 static void own(struct kr_reactor *r, struct kr__conn *c, int fd) {
     bool refuse_fds = kr__fds_refused(r, kr__conn_opts(c));
@@ -143,7 +156,7 @@ int kr__dial_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *opts
         rc = plan_pipe(r, fd, &plan);
     if (rc < 0)
         return rc;
-    rc = make(r, &plan, fd, true, ret);
+    rc = plan.pipe ? make_pipe(r, &plan, fd, ret) : make(r, &plan, fd, true, ret);
     if (rc < 0)
         return rc;
     struct kr__conn *c = *ret;

@@ -101,6 +101,10 @@ struct kr__kernel {
     /* The flags of a write (rw_flags) to a pipe whose reader may be gone, which ends no process;
      * -ENOSYS: there are none. `newest`: the kernel may know some. */
     int (*pipe_quiet)(const struct kr__kernel *k, bool newest);
+    /* A descriptor of the same end whose open file is the caller's alone, and does not wait.
+     * -EALREADY: a pipe without a name, and `nameless_too` is false; another error: it cannot be
+     * had. */
+    int (*pipe_own)(const struct kr__kernel *k, int fd, bool nameless_too);
     /* The peer's is of size 0 when that is gone and has left bytes to be read. */
     int (*sock_addrs)(const struct kr__kernel *k, int fd, struct kr_addr *peer,
                       struct kr_addr *local);

@@ -9,13 +9,13 @@
 
 #include "base/tsan.h"
 #include "kernel/path.h"
+#include "kernel/pipe.h"
 #include "kernel/reset.h"
 #include "kernel/sock.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -24,7 +24,6 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -342,46 +341,6 @@ static int linux_sock_stream(const struct kr__kernel *k, int fd) {
     return 0;
 }
 
-static int linux_pipe_end(const struct kr__kernel *k, int fd) {
-    (void)k;
-    struct stat st;
-    if (fstat(fd, &st) < 0)
-        return -errno;
-    int flags = fcntl(fd, F_GETFL);
-    if (flags < 0)
-        return -errno;
-    if (!S_ISFIFO(st.st_mode) || flags & O_PATH || (flags & O_ACCMODE) == O_RDWR)
-        return -ENOTSUP;
-    return (flags & O_ACCMODE) == O_WRONLY;
-}
-
-/* 1: writes as this kernel can do without SIGPIPE; 0: it cannot. */
-static int writes_quietly(void) {
-    int ends[2];
-    if (pipe2(ends, O_CLOEXEC) < 0)
-        return -errno;
-    struct iovec byte = {"", 1};
-    ssize_t n = pwritev2(ends[1], &byte, 1, -1, KR__RWF_NOSIGNAL);
-    close(ends[0]);
-    close(ends[1]);
-    return n == 1;
-}
-
-static bool sigpipe_ignored(void) {
-    struct sigaction action;
-    return sigaction(SIGPIPE, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
-}
-
-static int linux_pipe_quiet(const struct kr__kernel *k, bool newest) {
-    (void)k;
-    int rc = newest ? writes_quietly() : 0;
-    if (rc < 0)
-        return rc;
-    if (rc)
-        return KR__RWF_NOSIGNAL;
-    return sigpipe_ignored() ? 0 : -ENOSYS;
-}
-
 /* A TCP socket whose both sides have ended, or whose peer has reset it, has no peer any more, but
  * gives what it has received first (inet_getname, net/ipv4/af_inet.c; observed on 6.18). */
 static bool has_unread(int fd) {
@@ -603,8 +562,9 @@ const struct kr__kernel kr__linux = {
     .sock_unlinger = linux_sock_unlinger,
     .sock_equip = linux_sock_equip,
     .sock_end = linux_sock_end,
-    .pipe_end = linux_pipe_end,
-    .pipe_quiet = linux_pipe_quiet,
+    .pipe_end = kr__pipe_end,
+    .pipe_quiet = kr__pipe_quiet,
+    .pipe_own = kr__pipe_own,
     .dup = linux_dup,
     .file_size = linux_file_size,
     .file_read = linux_file_read,

@@ -339,6 +339,11 @@ static int door_pipe_quiet(const struct kr__kernel *k, bool newest) {
     return -ENOSYS;
 }
 
+static int door_pipe_own(const struct kr__kernel *k, int fd, bool nameless_too) {
+    (void)nameless_too;
+    return door_pipe_end(k, fd);
+}
+
 static int door_dup(const struct kr__kernel *k, int fd) {
     struct kr_sim *sim = entered(k);
     struct kr__sim_file *file = kr__sim_fd_file(sim, fd);
@@ -445,6 +450,7 @@ void kr__sim_door_init(struct kr_sim *sim) {
         .sock_end = door_sock_end,
         .pipe_end = door_pipe_end,
         .pipe_quiet = door_pipe_quiet,
+        .pipe_own = door_pipe_own,
         .dup = door_dup,
         .file_size = door_file_size,
         .file_read = door_file_read,
