@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""The house has floors: a file of lib/ includes only its own floor and those below, and never in a circle.
+"""The house has floors: a file of lib/ uses only its own floor and those below, and never in a circle.
 
     test/floors.py [--tree DIR]     checks DIR/lib (default: the tree that this script is in)
+    test/floors.py --objects BUILD  checks the symbols of the objects that BUILD has of this tree
     test/floors.py --self-test      shows that made-up bad trees are refused
 
 Prints TAP. Checked are:
@@ -11,19 +12,35 @@ Prints TAP. Checked are:
     elsewhere than in lib/kernel/uapi.h (include guards and what is for C++ aside);
   - public headers include public headers and the system's, nothing else, and nothing of liburing;
   - each .c of lib/ is listed in lib/meson.build, in order, and each that is listed exists.
+With --objects (nm tells which object defines a symbol, and which ones ask for it):
+  - no object asks for a symbol that is defined on a higher floor;
+  - no circle among objects, but for those that CIRCLES names, and these only shrink.
 A tree with fewer files or edges than the floors below was not really read, and fails.
 """
 
 import os
 import re
+import subprocess
 import sys
 import tempfile
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # '' is the roof: lib/*.c, lib/*.h. The simulated kernel stands above it: it hands a reactor its door,
 # and nothing of the library knows of it.
 ROOMS = ['base', 'kernel', 'ring', 'pool', 'core', 'op', '', 'kernel/sim']
 FLOOR_FILES = 30
 FLOOR_EDGES = 60
+FLOOR_OBJECTS = 50
+FLOOR_SYMBOLS = 300
+
+# Sources that ask each other for symbols in a circle. A row may lose names, and go; it gains none.
+CIRCLES = [
+    ['pool/send_fds.c', 'pool/sends.c'],
+    ['core/conn.c', 'core/conn_error.c', 'core/conn_time.c', 'core/conns.c', 'core/dial.c', 'core/drain.c',
+     'core/fds.c', 'core/forward.c', 'core/line.c', 'core/listener.c', 'core/listener_end.c',
+     'core/listener_room.c', 'core/release.c', 'core/sockopt.c'],
+]
 
 CALLS = '''socket bind listen accept accept4 connect setsockopt getsockopt getsockname getpeername shutdown
 close read write readv writev recv send recvmsg sendmsg mmap munmap madvise clock_gettime eventfd getrlimit
@@ -176,6 +193,88 @@ class Tree:
             self.error(where, 1, 'the sources are not in order')
 
 
+def room_of(name):
+    return os.path.dirname(name)
+
+
+class Objects:
+    """What the objects of a build define and ask for: source -> symbols."""
+
+    def __init__(self):
+        self.defined = {}  # symbol -> source
+        self.asked = {}  # source -> symbols
+        self.errors = []
+
+    def read(self, build):
+        """The objects of sources that are still there: a build keeps those of others, too."""
+        folder = os.path.join(build, 'lib', 'libkreactor_internal.a.p')
+        for name in sorted(os.listdir(folder)):
+            source = self.source_of(name[:-2])
+            if name.endswith('.c.o') and os.path.exists(os.path.join(TOP, 'lib', source)):
+                self.add(source, self.symbols_of(os.path.join(folder, name)))
+        return self
+
+    @staticmethod
+    def source_of(name):
+        """core_conn_error.c is core/conn_error.c: meson writes a folder's end as _."""
+        room, _, rest = name.partition('_')
+        return f'{room}/{rest}' if room in ROOMS else name
+
+    @staticmethod
+    def symbols_of(path):
+        lines = subprocess.run(['nm', path], check=True, capture_output=True, text=True).stdout
+        return [tuple(line.split()[-2:]) for line in lines.splitlines()]
+
+    def add(self, source, symbols):
+        asked = self.asked.setdefault(source, set())
+        for kind, symbol in symbols:
+            if kind == 'U':
+                asked.add(symbol)
+            elif kind in 'TDBRVW':
+                self.defined[symbol] = source
+
+    def edges(self):
+        """source -> {source it needs: a symbol}"""
+        return {source: {self.defined[symbol]: symbol for symbol in sorted(asked)
+                         if self.defined.get(symbol, source) != source}
+                for source, asked in self.asked.items()}
+
+    def check_floors(self):
+        for source, needs in sorted(self.edges().items()):
+            for other, symbol in sorted(needs.items()):
+                if ROOMS.index(room_of(other)) > ROOMS.index(room_of(source)):
+                    self.errors.append(f'lib/{source} asks upwards, for {symbol} of lib/{other}')
+
+    def check_circles(self):
+        edges = self.edges()
+        reached = {source: reach(edges, source) for source in edges}
+        circles = {frozenset(other for other in reached[source] if source in reached[other])
+                   for source in edges if source in reached[source]}
+        for circle in sorted(map(sorted, circles)):
+            if not any(set(circle) <= set(known) for known in CIRCLES):
+                self.errors.append('a circle: ' + ' '.join(circle))
+        for known in CIRCLES:
+            gone = sorted(name for name in known if not any(name in circle for circle in circles))
+            if gone:
+                self.errors.append('out of the circle, strike them from CIRCLES: ' + ' '.join(gone))
+
+
+def reach(edges, start):
+    """All that is needed from `start` on, itself only if something there needs it."""
+    seen, left = set(), list(edges[start])
+    while left:
+        name = left.pop()
+        if name not in seen:
+            seen.add(name)
+            left.extend(edges.get(name, ()))
+    return seen
+
+
+OBJECT_CHECKS = [
+    ('symbols_go_down', Objects.check_floors),
+    ('symbols_make_no_new_circle', Objects.check_circles),
+]
+
 CHECKS = [
     ('every_file_is_in_a_known_room', Tree.check_rooms),
     ('includes_go_down', Tree.check_edges),
@@ -217,6 +316,21 @@ def check_tree(top):
     tap.case('the_tree_was_really_read', few)
     print(f'# {len(tree.files)} files of lib/, {tree.edge_count()} edges')
     return tap.end('floors', len(CHECKS) + 1)
+
+
+def check_objects(build):
+    objects, tap = Objects().read(build), Tap()
+    for name, check in OBJECT_CHECKS:
+        objects.errors = []
+        check(objects)
+        tap.case(name, objects.errors)
+    few = []
+    if len(objects.asked) < FLOOR_OBJECTS or len(objects.defined) < FLOOR_SYMBOLS:
+        few.append(f'read {len(objects.asked)} objects and {len(objects.defined)} symbols; '
+                   f'the floors are {FLOOR_OBJECTS} and {FLOOR_SYMBOLS}')
+    tap.case('the_objects_were_really_read', few)
+    print(f'# {len(objects.asked)} objects, {len(objects.defined)} symbols')
+    return tap.end('symbols', len(OBJECT_CHECKS) + 1)
 
 
 # Each made-up tree is this sound one with some files put in or changed, and the complaint it must meet.
@@ -265,6 +379,25 @@ def errors_of(files):
         return tree.errors
 
 
+# Objects by what they define (T) and ask for (U).
+BAD_OBJECTS = [
+    ('that_ask_downwards_are_sound', {'base/a.c': ['T a'], 'kernel/b.c': ['T b', 'U a', 'U printf']}, ''),
+    ('that_ask_upwards_are_refused', {'base/a.c': ['T a', 'U b'], 'kernel/b.c': ['T b']},
+     'lib/base/a.c asks upwards, for b of lib/kernel/b.c'),
+    ('in_a_new_circle_are_refused', {'base/a.c': ['T a', 'U b'], 'base/b.c': ['T b', 'U a']},
+     'a circle: base/a.c base/b.c'),
+]
+
+
+def object_errors_of(symbols):
+    objects = Objects()
+    for source, lines in symbols.items():
+        objects.add(source, [tuple(line.split()) for line in lines])
+    for _, check in OBJECT_CHECKS:
+        check(objects)
+    return [error for error in objects.errors if 'strike them' not in error]
+
+
 def self_test():
     tap = Tap()
     tap.case('sound_tree_is_accepted', errors_of(SOUND))
@@ -273,14 +406,21 @@ def self_test():
         missing = [] if any(complaint in error for error in errors) else \
             [f'not said: {complaint}; said: {errors}']
         tap.case(f'{name}_is_refused', missing)
-    return tap.end('floors-selftest', 14)
+    for name, symbols, complaint in BAD_OBJECTS:
+        errors = object_errors_of(symbols)
+        wrong = [] if (any(complaint in error for error in errors) if complaint else not errors) else \
+            [f'to be said: {complaint}; said: {errors}']
+        tap.case(f'objects_{name}', wrong)
+    return tap.end('floors-selftest', 17)
 
 
 def main():
     arguments = sys.argv[1:]
     if arguments == ['--self-test']:
         return self_test()
-    top = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    top = TOP
+    if len(arguments) == 2 and arguments[0] == '--objects':
+        return check_objects(arguments[1])
     if len(arguments) == 2 and arguments[0] == '--tree':
         top = arguments[1]
     elif arguments:
