@@ -69,13 +69,13 @@ static void start(struct kr_reactor *r, struct kr__owner *o, enum kr__verb verb,
 }
 
 /* One cancel ends all requests of the verb, where several may be in flight. Such a one is never
- * -ENOENT, so its success is told, too (op/cancel.c). A send_zc, whose tag has a number, is not found:
- * it does not wait, and its result is on the way. */
+ * -ENOENT, so its success is told, too (op/cancel.c). */
 static void cancel(struct kr_reactor *r, struct kr__owner *o, enum kr__verb verb,
                    struct io_uring_sqe *sqe) {
     kr__ops[KR__VERB_cancel].prep(r, o, sqe);
     sqe->addr = owner_tag(o, verb, 0);
-    if (kr__ops[verb].many)
+    kr__assert(!(kr__ops[verb].traits & KR__AWAITED));
+    if (kr__ops[verb].traits & KR__MANY)
         sqe->cancel_flags = IORING_ASYNC_CANCEL_ALL;
     else
         sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
@@ -268,7 +268,7 @@ static void count_down(struct kr_reactor *r, struct kr__owner *o, const struct k
     kr__assert(o->inflight > 0);
     o->inflight--;
     kr__uncount(&r->stats.inflight, 1);
-    if (op->many)
+    if (op->traits & KR__MANY)
         return;
     o->armed &= ~(1u << verb);
     o->cancelled &= ~(1u << verb);
@@ -282,7 +282,7 @@ void kr__loop_complete(struct kr_reactor *r, uint64_t user_data, int32_t res, ui
         return;
     }
     const struct kr__op *op = &kr__ops[tag.op];
-    bool last = op->counted && !(flags & IORING_CQE_F_MORE);
+    bool last = !(op->traits & KR__UNCOUNTED) && !(flags & IORING_CQE_F_MORE);
     if (last)
         count_down(r, o, op, (enum kr__verb)tag.op);
     struct kr__completion how = {.res = res, .flags = flags, .operand = tag.operand};

@@ -292,7 +292,7 @@ static void trickle(struct town *t, const int *fds, unsigned index) {
 static bool all_receive(const struct town *t, unsigned count) {
     for (unsigned i = 0; i < count; i++) {
         const struct kr__conn *c = kr__conn_find(t->r, t->others.conns[i]);
-        if (c->parked || c->trying || !(c->owner.armed & KR__RECEIVES))
+        if (c->parked || c->trying || !(c->owner.armed & KR__VERBS_THAT_RECEIVE))
             return false;
     }
     return true;

@@ -341,7 +341,7 @@ static void connect_client(struct world *w) {
     if (w->steal & KR__SET(recv))
         await_stolen(w, KR__VERB_recv, slot_of(w->conn));
     else
-        TEST_UNTIL(w->r, conn_of(w)->owner.armed & KR__RECEIVES);
+        TEST_UNTIL(w->r, conn_of(w)->owner.armed & KR__VERBS_THAT_RECEIVE);
 }
 
 /* The open connection is served: bytes in, the same bytes out. */

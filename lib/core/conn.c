@@ -23,7 +23,7 @@ static uint32_t verbs_of_send(const struct kr__conn *c) {
     if (kr__likely(!c->send_waits && !c->send_by_wake && !c->rests))
         return kr__conn_send_verb(c);
     if (c->rests)
-        return c->owner.armed & (KR__SENDS | KR__SET(send_poll));
+        return c->owner.armed & (KR__VERBS_THAT_SEND | KR__SET(send_poll));
     bool polls = c->send_waits || c->send_by_wake;
     return (polls ? KR__SET(send_poll) : 0) | (c->send_waits ? 0 : kr__conn_send_verb(c));
 }
@@ -40,7 +40,7 @@ static uint32_t verbs_of_queue(const struct kr__conn *c) {
  * bytes may have been queued behind them. What is in flight goes on meanwhile. */
 static uint32_t verbs_of_sending(const struct kr__conn *c, bool ends) {
     if (kr__unlikely(c->tuning) && (c->queued || c->state == KR__CONN_OPEN))
-        return KR__SET(sockopt) | (c->owner.armed & ~KR__RECEIVES);
+        return KR__SET(sockopt) | (c->owner.armed & ~(uint32_t)KR__VERBS_THAT_RECEIVE);
     if (c->queued)
         return verbs_of_queue(c);
     return ends && !c->fin ? KR__SET(shutdown) : 0;
@@ -223,7 +223,7 @@ void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, i
 }
 
 static bool is_flushed(const struct kr__conn *c) {
-    bool sent = !c->queued && !(c->owner.armed & KR__SENDS) && !kr__conn_flies(c);
+    bool sent = !c->queued && !(c->owner.armed & KR__VERBS_THAT_SEND) && !kr__conn_flies(c);
     return sent && (c->state == KR__CONN_DRAINING || (c->state == KR__CONN_LINGERING && c->eof));
 }
 
@@ -264,7 +264,7 @@ static bool calling_moves(const struct kr__conn *c) {
 static bool receives(const struct kr__conn *c) {
     if (c->trying)
         return c->owner.armed & KR__SET(recv);
-    return (c->owner.armed & KR__RECEIVES) || (c->rests && c->recv_waits);
+    return (c->owner.armed & KR__VERBS_THAT_RECEIVE) || (c->rests && c->recv_waits);
 }
 
 bool kr__conn_queue_moves(const struct kr__conn *c) {

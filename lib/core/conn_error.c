@@ -37,7 +37,7 @@ void kr__conn_broken_step(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 void kr__conn_queue_drop(struct kr_reactor *r, struct kr__conn *c) {
-    if (c->owner.armed & (KR__SENDS | KR__SET(read))) /* by its completion */
+    if (c->owner.armed & (KR__VERBS_THAT_SEND | KR__SET(read))) /* by its completion */
         return;
     c->held = (uint16_t)(c->held - kr__sendq_give_up(&r->sends, &c->queue));
     if (c->files)

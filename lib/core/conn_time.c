@@ -45,7 +45,7 @@ static bool applies(const struct kr__conn *c, enum kr_deadline which) {
         return open;
     case KR_DEADLINE_READ:
         return open && !kr__conn_stopped(c) && !c->parked &&
-               ((c->owner.armed & KR__RECEIVES) || c->recv_goes_on);
+               ((c->owner.armed & KR__VERBS_THAT_RECEIVE) || c->recv_goes_on);
     case KR_DEADLINE_WRITE:
         return open && c->queued;
     case KR_DEADLINE_LIFE:

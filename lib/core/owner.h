@@ -46,17 +46,12 @@ static inline void kr__owner_age(struct kr__owner *o) {
     o->generation = kr__generation_next(o->generation);
 }
 
-/* Those that end by themselves and soon: they are awaited, not cancelled. */
-#define KR__UNCANCELLED                                                                            \
-    (KR__SET(close) | KR__SET(reset) | KR__SET(install) | KR__SET(shutdown) | KR__SET(export) |    \
-     KR__SET(sockopt))
-
 /* The common case: the whole difference between `desired` and what is armed. */
 static inline struct kr__wants kr__owner_lacks(const struct kr__owner *o, uint32_t desired) {
     uint32_t surplus = o->armed & ~desired & ~o->cancelled;
     return (struct kr__wants){
         .start = desired & ~o->armed,
-        .cancel = surplus & ~KR__UNCANCELLED,
+        .cancel = surplus & ~(uint32_t)KR__VERBS_AWAITED,
     };
 }
 

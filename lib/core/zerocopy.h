@@ -17,7 +17,7 @@ static inline size_t kr__zerocopy_min(const struct kr__conn *c) {
 static inline uint32_t kr__conn_send_verb(const struct kr__conn *c) {
     if (kr__likely(!c->zerocopy))
         return KR__SET(send);
-    uint32_t armed = c->owner.armed & KR__SENDS;
+    uint32_t armed = c->owner.armed & KR__VERBS_THAT_SEND;
     if (armed)
         return armed;
     return kr__send_is_large(c->queue.head, kr__zerocopy_min(c)) ? KR__SET(send_zc) : KR__SET(send);

@@ -24,14 +24,14 @@ enum kr__target {
 struct kr__op {
     const char *name;
     enum kr__target target;
-    bool counted, many;
+    unsigned traits; /* enum kr__trait */
     uint16_t (*prep)(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe);
     void (*done)(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how);
 };
 
 extern const struct kr__op kr__ops[KR__VERB_COUNT];
 
-#define X(name, target, counted, many)                                                             \
+#define X(name, target, traits)                                                                    \
     uint16_t kr__prep_##name(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe); \
     void kr__done_##name(struct kr_reactor *r, struct kr__owner *o,                                \
                          const struct kr__completion *how);

@@ -2,12 +2,11 @@
 #include "op/op.h"
 
 const struct kr__op kr__ops[KR__VERB_COUNT] = {
-#define X(verb, where, is_counted, is_many)                                                        \
+#define X(verb, where, has)                                                                        \
     [KR__VERB_##verb] = {                                                                          \
         .name = #verb,                                                                             \
         .target = KR__TARGET_##where,                                                              \
-        .counted = is_counted,                                                                     \
-        .many = is_many,                                                                           \
+        .traits = (has),                                                                           \
         .prep = kr__prep_##verb,                                                                   \
         .done = kr__done_##verb,                                                                   \
     },
