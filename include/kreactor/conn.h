@@ -15,7 +15,7 @@
  *
  * No function of this header runs a callback. The effect of a call comes in a later phase of the
  * same turn or in the next turn. Apart from the allocator's, no function makes a system call,
- *   except:
+ * except:
  *   kr_conn_send_fds               one for each descriptor, to duplicate it
  *   kr_conn_peer, kr_conn_local    with keep_fd, for an address that is not known yet
  *   kr_conn_close, and kr_conn_shutdown on the writing end of a pipe
@@ -78,14 +78,14 @@ struct kr_conn_ops {
 
     /* The queue is down to send_low bytes or fewer, after it was above send_high or after a send
      * returned -ENOBUFS. on_drain runs once for each such rise. The library knows no other marks: a
-     * program with a mark of its own below send_high gets no on_drain for it, and sets send_high to
-     * that mark instead. */
+     * program that has a mark of its own below send_high gets no on_drain for that mark; let it set
+     * send_high to the mark instead. */
     void (*on_drain)(struct kr_reactor *r, kr_conn conn, void *user);
 
     /* The deadline `which` has passed: KR_DEADLINE_IDLE, KR_DEADLINE_READ or KR_DEADLINE_LIFE. It
      * counts anew from this call, unless the callback closes the connection. The other deadlines go
-     * on unchanged. NULL: the connection ends with -ETIMEDOUT. KR_DEADLINE_WRITE and
-     * KR_DEADLINE_FLUSH are not reported here; they always end the connection. */
+     * on unchanged. NULL: the connection ends with -ETIMEDOUT and KR_WHY_TIMEOUT. KR_DEADLINE_WRITE
+     * and KR_DEADLINE_FLUSH are not reported here; they always end the connection. */
     void (*on_timeout)(struct kr_reactor *r, kr_conn conn, void *user, enum kr_deadline which);
 
     /* The connection has ended, and the kernel refers to nothing of it any more. `error` is 0 or a
@@ -126,7 +126,7 @@ struct kr_conn_ops {
      *   fds        an array of `count` descriptors. The array is lent until the callback returns.
      *              The program owns the descriptors from the call on, also when the connection
      *              ends; it releases each with close(2). They are close-on-exec.
-     *   count      0 to recv_fds; 0 only if `truncated`.
+     *   count      0 to recv_fds; 0 only if `truncated` is true.
      *   truncated  there were more descriptors, and they are closed already: more than recv_fds
      *              came with one message, or this process had no room for another (RLIMIT_NOFILE).
      *              Most protocols cannot go on after that. The library does not end the connection;
@@ -245,8 +245,8 @@ struct kr_conn_opts {
      * A deadline is judged after everything that had arrived by its time has been read. So a peer
      * that acted while the loop was held up (a long callback, SIGSTOP, a debugger, a frozen cgroup)
      * is not timed out, whatever `taskrun` is. When there is always more to read, a deadline is
-     * late by about the time that it takes to read six times what waits; timers and posts are not
-     * late. The time limits of kr_connect and kr_drain are judged in the same way. */
+     * late by about six times the time that it takes to read the bytes that wait; timers and posts
+     * are not late. The time limits of kr_connect and kr_drain are judged in the same way. */
     int64_t idle_ns;
     int64_t read_ns;
     int64_t write_ns;
@@ -346,7 +346,7 @@ KR_API int kr_conn_send_fds(struct kr_reactor *r, kr_conn conn, const void *data
 
 /* Lends `size` bytes (1 to 1 MiB) of the send queue's own memory at *ret, so that a message can be
  * formatted in place. Nothing is queued until kr_conn_commit. The memory is lent until the first
- *   of:
+ * of:
  *   - kr_conn_commit on this connection;
  *   - the next send on this connection, in any form;
  *   - the next kr_conn_reserve on any connection;

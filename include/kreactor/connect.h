@@ -29,7 +29,7 @@ struct kr_connect_opts {
 
     /* How long the connection may take to be established, in nanoseconds. After that it ends with
      * -ETIMEDOUT and KR_WHY_TIMEOUT. 0: 30 s. Default 30 s. Negative: as long as the kernel tries:
-     * for TCP about two minutes, for a Unix socket whose listener accepts nobody without end.
+     * for TCP about two minutes, for a Unix socket whose listener accepts no client without end.
      *
      * For TCP the time counts from when the kernel is asked, in the turn after the call. For a Unix
      * socket it counts from the call, and the library tries once more when it is over. */
@@ -119,10 +119,10 @@ KR_API int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *
  * socket whose peer has reset, and has left no bytes, is not connected any more (-ENOTCONN).
  *
  * Pipes. A pipe, also a named one, is a connection in one direction; it has no addresses
- *   (-ENODATA).
+ * (-ENODATA).
  *   - The reading end returns -EPIPE from sends, as a connection that was shut down. on_eof runs
- *     when the last writer has gone. A named pipe that nobody has opened for writing is at its end
- *     already.
+ *     when the last writer has gone. A named pipe that no process has opened for writing is at its
+ *     end already.
  *   - The writing end never receives, as a connection whose peer has ended, but on_eof does not
  *     run. kr_conn_shutdown on it is kr_conn_close(KR_CLOSE_FLUSH), since a pipe cannot tell its
  *     reader otherwise. When the readers have gone, the next write ends the connection with -EPIPE.

@@ -40,8 +40,8 @@ typedef void kr_drained_fn(struct kr_reactor *r, void *user, unsigned cut_off);
  *      told, at most turn_cqes a turn, also those that kr_connect is still making. A connection
  *      with an on_shutdown gets that call once, and goes on until it closes. Any other connection
  *      is closed with KR_CLOSE_LINGER. A connection that is being closed already goes on closing. A
- *      connection that is being released is told if the release fails. 3. `grace_ns` after all have
- *      been told, the connections that are left end with -ETIMEDOUT and
+ *      connection that is being released is told if the release fails.
+ *   3. `grace_ns` after all have been told, the connections that are left end with -ETIMEDOUT and
  *      KR_WHY_TIMEOUT. They count as cut off. A connection that had been closed with KR_CLOSE_NOW
  *      and only awaits the acknowledgements of zero-copy sends (`zerocopy_min`) keeps its own error
  *      and reason.

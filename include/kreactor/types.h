@@ -80,7 +80,7 @@ typedef struct {
  * everything that is legal in a callback. */
 typedef void kr_release_fn(struct kr_reactor *r, void *arg);
 
-/* Why a connection ended, with the `error` that on_close gets beside it. */
+/* Why a connection ended, with the `error` that on_close gets. */
 enum kr_why {
     /* this program called kr_conn_close, or the library closed the connection on its behalf
      * (kr_drain, the end of a forwarding pair); error is 0 */
