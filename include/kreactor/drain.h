@@ -42,9 +42,9 @@ typedef void kr_drained_fn(struct kr_reactor *r, void *user, unsigned cut_off);
  *      is closed with KR_CLOSE_LINGER. A connection that is being closed already goes on closing. A
  *      connection that is being released is told if the release fails.
  *   3. `grace_ns` after all have been told, the connections that are left end with -ETIMEDOUT and
- *      KR_WHY_TIMEOUT. They count as cut off. A connection that had been closed with KR_CLOSE_NOW
- *      and only awaits the acknowledgements of zero-copy sends (`zerocopy_min`) keeps its own error
- *      and reason.
+ *      KR_WHY_TIMEOUT, and are reset if bytes are queued. They count as cut off. A connection that
+ *      had been closed with KR_CLOSE_NOW and only awaits the acknowledgements of zero-copy sends
+ *      (`zerocopy_min`) keeps its own error and reason.
  *   4. When no connection and no listener that is being drained is left, `fn` is called.
  *
  * Background connections (`background` in conn.h) are neither told nor waited for. They go on, are

@@ -43,7 +43,8 @@ struct kr_forward_opts {
      * True: the end of one stream does not become the end of the other, which would leave that one
      * half open. The end of a stream only ends its way, as a limit does. When both ways are over,
      * on_eof of the connection whose peer has ended is called after `done`. When memory was refused
-     * (-ENOMEM), bytes are missing, and both connections are reset all the same. */
+     * (-ENOMEM), bytes are missing, and both connections are flushed and then reset all the
+     * same. */
     bool keep_open;
 };
 

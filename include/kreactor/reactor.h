@@ -108,8 +108,8 @@ struct kr_config {
      * 1024. */
     unsigned post_max;
 
-    /* The largest number of completions, and of posted calls, that one turn handles before it goes
-     * on to due timers and the rest; 1 to 2^31 - 1. Defaults 1024 and 256. */
+    /* The largest number of completions, and of posted calls, that a turn handles before due timers
+     * get their turn; 1 to 2^31 - 1. Defaults 1024 and 256. */
     unsigned turn_cqes;
     unsigned turn_posts;
 

@@ -39,7 +39,7 @@ typedef void kr_timer_fn(struct kr_reactor *r, kr_timer timer, void *user);
 KR_API int kr_timer_start(struct kr_reactor *r, kr_timer *ret, int64_t in_ns, int64_t every_ns,
                           kr_timer_fn *fn, void *user);
 
-/* Sets a timer that is not gone anew. The times are as in kr_timer_start; `fn` and `user` stay. It
+/* Sets an existing timer anew. The times are as in kr_timer_start; `fn` and `user` stay. It
  * cannot fail for want of memory. Errors, with nothing done: -EINVAL: a time is negative. */
 KR_API int kr_timer_restart(struct kr_reactor *r, kr_timer timer, int64_t in_ns, int64_t every_ns);
 
