@@ -1,6 +1,7 @@
 /* kreactor: an event-loop reactor on io_uring that daemons embed.
  *
- * This header includes all the others. Each can be included alone. */
+ * This header includes all other headers but kreactor/sim.h, which is for tests. Each header can be
+ * included alone. */
 #ifndef KREACTOR_H
 #define KREACTOR_H
 

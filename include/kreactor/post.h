@@ -1,4 +1,4 @@
-/* Posted work: the way into a reactor from other threads and from signal handlers. */
+/* Posted work: how other threads and signal handlers call into a reactor. */
 #ifndef KREACTOR_POST_H
 #define KREACTOR_POST_H
 
@@ -8,23 +8,29 @@
 extern "C" {
 #endif
 
+/* Called on the reactor's thread, from a turn or from kr_reactor_free. Legal: everything. */
 typedef void kr_post_fn(struct kr_reactor *r, void *arg);
 
-/* Has `fn(r, arg)` called on the reactor's thread, soon, exactly once. Posts of one thread run in
- * their order. Wakes the reactor if it sleeps. What was accepted is run by kr_reactor_free at the
- * latest, so `arg` always comes back. Allocates nothing, takes no lock and may be called in a
- * signal handler; but a handler cannot wait for room: see kr_notify. Any thread, until
- * kr_reactor_free is called. A post made by a posted call runs in a later turn.
+/* Calls `fn(r, arg)` on the reactor's thread, soon and exactly once. Posts of one thread run in
+ * their order. A post that a posted call makes runs in a later turn. kr_post wakes the reactor if
+ * it sleeps. kr_reactor_free runs every accepted post at the latest, so `fn` always gets `arg`.
  *
- * Errors, with nothing done: -ENOBUFS when post_max calls wait already: try again later. -ESHUTDOWN
- * when post_max calls wait and kr_run has returned, so that nothing makes room until it, or
- * kr_step, is called again: a thread that tries again until it succeeds ends here. -ESHUTDOWN from
- * a callback once kr_reactor_free has begun. Never -EPERM. */
+ * kr_post allocates nothing and takes no lock. It may be called in a signal handler, but a handler
+ * cannot wait for room; use kr_notify there. Any thread, until kr_reactor_free is called.
+ *
+ * Errors, with nothing done:
+ *   -EINVAL      `r` or `fn` is NULL
+ *   -ENOBUFS     post_max calls wait already. Try again later
+ *   -ESHUTDOWN   post_max calls wait, and kr_run has returned, so that there is no room until
+ *                kr_run or kr_step is called again. A thread that tries again until it succeeds
+ *                gives up here. Or the caller is a callback, and kr_reactor_free has begun
+ * Never -EPERM. */
 KR_API int kr_post(struct kr_reactor *r, kr_post_fn *fn, void *arg);
 
-/* Something to tell a reactor of, as often as one likes: for signal handlers, and for threads that
- * have changed what the reactor is to look at. It is the caller's memory, so that there is always
- * room for it. Begins as {.fn = ..., .arg = ...}, all else 0:
+/* A notice can be sent to a reactor any number of times (kr_notify). It is for signal handlers, and
+ * for threads that have changed data which the reactor must look at again. The notice is the
+ * caller's memory, so there is always room for it. Initialise it as {.fn = ..., .arg = ...}, all
+ * else 0:
  *
  *     static struct kr_notice terminate = {.fn = on_terminate};
  *     static void on_sigterm(int signo) { kr_notify(reactor, &terminate); }
@@ -32,21 +38,21 @@ KR_API int kr_post(struct kr_reactor *r, kr_post_fn *fn, void *arg);
 struct kr_notice {
     kr_post_fn *fn;
     void *arg;
-    struct kr_notice *next; /* the library's */
-    int pending;            /* the library's */
+    struct kr_notice *next; /* used by the library */
+    int pending;            /* used by the library */
 };
 
-/* Has the notice's `fn(r, arg)` called on the reactor's thread, soon, once for all notifications
- * that came before it is called, and again for those that come later, also while it runs. Wakes the
- * reactor if it sleeps, allocates nothing, takes no lock, and is never refused for want of room,
- * however many posts wait. Notices come before the posts of a turn. Any thread, and signal
- * handlers, until kr_reactor_free is called, which calls what is pending. A notice is for one
- * reactor.
+/* Calls the notice's `fn(r, arg)` on the reactor's thread, soon: once for all kr_notify calls that
+ * came before `fn` is called, and again if more come later, also while it runs. In a turn notices
+ * run before posts. kr_notify wakes the reactor if it sleeps. It allocates nothing, takes no lock,
+ * and is never refused for want of room, however many posts wait.
  *
- * The notice is borrowed until the `fn` that answers the last notification begins.
+ * Any thread, and signal handlers, until kr_reactor_free is called; kr_reactor_free calls pending
+ * notices. Use a notice with one reactor only. The notice is borrowed until the `fn` that answers
+ * the last kr_notify begins.
  *
- * Errors, with nothing done: -EINVAL without `fn`; -ESHUTDOWN from a callback once kr_reactor_free
- * has begun. Never -EPERM. */
+ * Errors, with nothing done: -EINVAL: `r` or `notice` is NULL, or the notice has no `fn`.
+ * -ESHUTDOWN: the caller is a callback, and kr_reactor_free has begun. Never -EPERM. */
 KR_API int kr_notify(struct kr_reactor *r, struct kr_notice *notice);
 
 #ifdef __cplusplus

@@ -1,7 +1,10 @@
-/* Release: a connection becomes a plain descriptor again, with nothing of its stream lost.
+/* Release: a connection becomes a plain descriptor again, and nothing of its stream is lost.
  *
- * For handing a client to a child process, to another library, or through a Unix socket to another
- * daemon; what kr_conn_adopt is the way back of. All functions: the reactor's thread. */
+ * It serves to hand a client to a child process, to another library, or through a Unix socket to
+ * another daemon. kr_conn_adopt is the way back.
+ *
+ * Thread: all functions belong to the reactor's thread, or before its first kr_run to any one
+ * thread at a time. None runs a callback. */
 #ifndef KREACTOR_RELEASE_H
 #define KREACTOR_RELEASE_H
 
@@ -13,79 +16,100 @@
 extern "C" {
 #endif
 
-/* Descriptors of kr_conn_send_fds that go with byte `at` of the unsent. Duplicates; they are closed
- * by the library. */
+/* Descriptors of kr_conn_send_fds that go with byte `at` of the unsent bytes. They are duplicates;
+ * the library closes them. */
 struct kr_released_fds {
-    size_t at;
-    const int *fds;
+    size_t at;       /* index of the byte, from 0 */
+    const int *fds;  /* `count` descriptors */
     unsigned count;
 };
 
-/* What there was when it was released. All of it is lent until the callback returns, but for `fd`
- * and `fds`. No pointer is NULL, also where there is nothing. */
+/* The state of a connection when it was released. All of it is lent until the callback returns,
+ * except `fd` and the descriptors in `fds`. No pointer is NULL, even where its count is 0. */
 struct kr_released {
-    /* 0; else the connection was not released, and what follows `open` is -1, empty and false */
+    /* 0; or else the connection was not released, and the fields after `open` are -1, empty and
+     * false */
     int error;
-    bool open; /* it was not, and goes on here as before; else on_close follows */
-    int fd;    /* is the callee's now, to be closed with close(2); a blocking one, as a rule */
+    /* true: the connection was not released and goes on here as before. False: on_close follows */
+    bool open;
+    /* The callee owns it and releases it with close(2). It is blocking unless it was adopted
+     * otherwise */
+    int fd;
 
-    /* Received, and not consumed by on_data: comes before what the descriptor will read. */
+    /* Bytes that were received and that on_data has not consumed. They precede the bytes that can
+     * be read from the descriptor. */
     const void *unread;
     size_t unread_size;
 
-    /* Queued, and not taken by the kernel: comes before what is written to the descriptor. */
+    /* Bytes that were queued and that the kernel has not taken, in `unsent_count` pieces. They
+     * precede the bytes that are written to the descriptor. */
     const struct iovec *unsent;
     unsigned unsent_count;
     size_t unsent_size; /* the sum */
 
-    /* Of a Unix socket. Came with bytes of the unread, and on_fds was not told: the callee's now,
-     * as there. */
+    /* Of a Unix socket: descriptors that came with bytes of `unread` and were not passed to on_fds.
+     * The callee owns them, as in on_fds. */
     const int *fds;
     unsigned fds_count;
-    bool fds_truncated;
+    bool fds_truncated; /* as `truncated` in on_fds */
     const struct kr_released_fds *unsent_fds; /* in order */
     unsigned unsent_fds_count;
 
-    /* the peer's end was received already; the descriptor reads it again; or it writes to a pipe */
+    /* The peer's end was received already; the descriptor reads it again. True also of the writing
+     * end of a pipe. */
     bool eof;
-    /* this side has been ended: nothing more can be written; or it reads from a pipe */
+    /* This side has been ended, and nothing more can be written. True also of the reading end of a
+     * pipe. */
     bool shut;
-    /* kr_conn_shutdown was called, and has yet to follow the unsent bytes: shutdown(2) */
+    /* kr_conn_shutdown was called and has not been done yet: the callee writes the unsent bytes and
+     * then calls shutdown(2) */
     bool shutting;
 };
 
-/* Called once for each kr_conn_release that returned 0, from a turn, before on_close; `user` is the
- * one given there. Legal: everything.
+/* Called once for each kr_conn_release that returned 0, from a turn or from kr_reactor_free, before
+ * on_close. `user` is the pointer given to kr_conn_release. Legal: everything.
  *
- * error 0: the connection is over here, and takes no more calls (-EPIPE). What kr_conn_send_ref has
- * borrowed and was not sent is among `unsent`, and is released after this callback. on_close
- * follows, with error 0 and KR_WHY_RELEASED; the peer notices nothing. Descriptors among
- * `unsent_fds` are closed by then.
+ * `error` 0: the connection is over here and takes no more calls (-EPIPE). Bytes that
+ * kr_conn_send_ref has borrowed and that were not sent are among `unsent`; they are released after
+ * this callback. on_close follows, with error 0 and KR_WHY_RELEASED. The peer notices nothing. The
+ * library has closed the descriptors in `unsent_fds` by the time of on_close.
  *
- * An error without `open`: the connection ended before it could be released: -ECANCELED when this
- * program closed it, else what it failed with. on_close follows, and tells the same.
+ * An `error`, and `open` false: the connection ended before it could be released. -ECANCELED: this
+ * program closed it. Otherwise it is the error that ended the connection. on_close follows and gets
+ * the same cause.
  *
- * An error with `open`: there is no descriptor to be had (-EMFILE, -ENFILE), or no memory for the
- * list of pieces (-ENOMEM), or the peer has not acknowledged within flush_ns what was sent by
- * zero-copy (-ETIMEDOUT). Nothing was lost: the connection is open as before, and goes on after
- * this callback, also with what came meanwhile. Or a send or a receive has failed (-EPIPE,
- * -ECONNRESET ...): what the peer had sent before is shown, and on_close follows with that error, as
- * without the release (on_close in conn.h). */
+ * An `error`, and `open` true: the connection was not released. Nothing was lost. It goes on after
+ * this callback as before, also with bytes that came meanwhile.
+ *   -EMFILE, -ENFILE   there is no descriptor to be had
+ *   -ENOMEM            there is no memory for the list of pieces
+ *   -ETIMEDOUT         the peer has not acknowledged within flush_ns the bytes sent by zero-copy
+ *   others             a send or a receive has failed (-EPIPE, -ECONNRESET ...). Bytes that the
+ *                      peer had sent before are shown, and on_close follows with that error, as
+ *                      without the release (on_close in conn.h) */
 typedef void kr_released_fn(struct kr_reactor *r, kr_conn conn, void *user,
                             const struct kr_released *what);
 
-/* Gives the connection back as a descriptor. Reading and sending stop, what is under way in the
- * kernel is called back, and `done` is called. No other callback of the connection runs from this
- * call on, but on_close; sends and the like answer -EPIPE, and kr_conn_close ends the connection as
- * ever. Within on_data what that does not consume is among the unread; leases are not concerned.
+/* Gives the connection back as a descriptor. Reading and sending stop, requests in flight are
+ * cancelled, and `done` is called from a turn. It must not be NULL. `user` is handed to it.
  *
- * The descriptor is the one that was kept (keep_fd, conn.h), else a new one: of a registered table
- * kernel >= 6.8 makes it (IORING_OP_FIXED_FD_INSTALL). It is close-on-exec, and blocking unless it
- * was adopted otherwise; `unread` aside it is as if the connection had never been here.
+ * From this call on, no other callback of the connection's table runs but on_close. Sends and the
+ * like return -EPIPE. kr_conn_close ends the connection as always. When kr_conn_release is called
+ * within on_data, bytes that on_data does not consume are among the unread ones. Leases are not
+ * affected.
  *
- * Errors, with nothing begun: -EOPNOTSUPP with KR_TABLE_REGISTERED on a kernel before 6.8 without
- * keep_fd; -ENOTCONN when it does not stand yet; -EBUSY when it is forwarding, or has a file in its queue; -EALREADY when it
- * is being released; -EPIPE once it is being closed, or a send has failed; -EINVAL without `done`; -ENOMEM. */
+ * The descriptor is the one that was kept (keep_fd, conn.h), otherwise a new one, which takes
+ * kernel >= 6.8 for a registered table (IORING_OP_FIXED_FD_INSTALL). It is close-on-exec. It is
+ * blocking unless it was adopted otherwise. Apart from `unread` and `unsent`, it is as if the
+ * connection had never been here.
+ *
+ * Errors, with nothing begun:
+ *   -EINVAL       `done` is NULL
+ *   -ENOTCONN     the connection is not established yet
+ *   -EBUSY        it is forwarding, or has a file in its queue
+ *   -EALREADY     it is being released
+ *   -EPIPE        it is being closed, or a send has failed
+ *   -EOPNOTSUPP   KR_TABLE_REGISTERED on a kernel before 6.8, without keep_fd
+ *   -ENOMEM */
 KR_API int kr_conn_release(struct kr_reactor *r, kr_conn conn, kr_released_fn *done, void *user);
 
 #ifdef __cplusplus

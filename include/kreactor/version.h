@@ -13,8 +13,8 @@ extern "C" {
 #define KR_VERSION_PATCH 0
 #define KR_VERSION (KR_VERSION_MAJOR * 10000 + KR_VERSION_MINOR * 100 + KR_VERSION_PATCH)
 
-/* The running library's KR_VERSION. Before 1.0 a program is built against the very minor version
- * that it runs with. Any thread. */
+/* Returns the KR_VERSION of the running library. Before 1.0 a program must be built with the
+ * headers of the same minor version as the library that it runs with. Any thread. */
 KR_API unsigned kr_version(void);
 
 #ifdef __cplusplus
