@@ -126,10 +126,12 @@ KR_API int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *
  *   - The writing end never receives, as a connection whose peer has ended, but on_eof does not
  *     run. kr_conn_shutdown on it is kr_conn_close(KR_CLOSE_FLUSH), since a pipe cannot tell its
  *     reader otherwise. When the readers have gone, the next write ends the connection with -EPIPE.
- *   - A named pipe on any kernel, and any pipe before Linux 6.4, cannot be read without waiting
- *     unless it was opened with O_NONBLOCK. The library then polls it before each read, a kernel
- *     worker makes the read, and writes are of at most 4,096 bytes. The flag O_NONBLOCK is shared
- *     with all processes that hold the same end, so the library leaves setting it to the program.
+ *   - Reads and writes of a named pipe on any kernel, and of any pipe before Linux 6.4, cannot be
+ *     asked not to wait. The library therefore opens such an end anew through /proc/self/fd, with
+ *     O_NONBLOCK, and uses that open file; no other holder of the pipe sees the flag. Where this is
+ *     not possible (/proc is not mounted, the process may not open the pipe, a writing end has no
+ *     reader), the library polls the end before each read and write, and writes at most 4,096 bytes
+ *     at a time. If other readers then take the bytes first, the read waits in a kernel worker.
  *   - A write to a pipe without readers raises SIGPIPE. The library can prevent that on kernel >=
  *     6.18. On an older kernel it takes a writing end only while this process ignores SIGPIPE, and
  *     the process must go on to ignore it.
