@@ -77,7 +77,7 @@ static const char *conn_state_name(unsigned state) {
 static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr__conn *c) {
     put(d, "conn %u %s", c->owner.slot, conn_state_name(c->state));
     put_owner(d, &c->owner);
-    struct kr__wants wants = kr__conn_wants(c);
+    struct kr__wants wants = kr__conn_wants(r, c);
     put_set(d, "wants", wants.start);
     put_set(d, "unwants", wants.cancel);
     bool listed = kr__link_on(&c->owner.dirty) || kr__link_on(&c->wait) || kr__forward_is_over(c);
@@ -91,10 +91,10 @@ static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr
             (long long)((kr__deadline_at(&r->timers, &c->deadline) - r->now) / 1000000));
     put_flag(d, c->deaf, "pipe-out");
     put_flag(d, c->mute, "pipe-in");
-    put_flag(d, c->takes_fds, "takes-fds");
+    put_flag(d, c->features & KR__TAKES_FDS, "takes-fds");
     if (c->files)
         put(d, " files %u", c->more->files->count);
-    put_flag(d, c->calling, "calling");
+    put_flag(d, c->features & KR__CONNECTING, "calling");
     put_flag(d, c->knocks, "knocks");
     put_flag(d, c->paused, "paused");
     put_flag(d, c->blocked, "blocked");
@@ -103,14 +103,14 @@ static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr
     put_flag(d, c->trying, "trying");
     put_flag(d, c->greedy, "greedy");
     put_flag(d, c->forwarding, "forwarding");
-    put_flag(d, c->paired, "paired");
+    put_flag(d, c->features & KR__PAIRED, "paired");
     put_flag(d, c->eof, "eof");
     put_flag(d, c->half, "half");
     put_flag(d, c->fin, "fin");
     put_flag(d, c->reset, "reset");
     put_flag(d, c->successor, "successor");
-    put_flag(d, c->leaving, "leaving");
-    put_flag(d, c->tuning, "tuning");
+    put_flag(d, c->features & KR__DETACHING, "leaving");
+    put_flag(d, c->features & KR__SETS_OPTIONS, "tuning");
     put_flag(d, c->more && c->more->fd >= 0, "fd");
     put_flag(d, stuck, "STUCK");
     put(d, "\n");

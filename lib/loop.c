@@ -86,7 +86,7 @@ static void cancel(struct kr_reactor *r, struct kr__owner *o, enum kr__verb verb
 static struct kr__wants wants_of(struct kr_reactor *r, struct kr__owner *o) {
     switch ((enum kr__kind)o->kind) {
     case KR__KIND_CONN:
-        return kr__conn_wants(kr__owner_conn(o));
+        return kr__conn_wants(r, kr__owner_conn(o));
     case KR__KIND_LISTENER:
         return kr__listener_wants(r, kr__owner_listener(o));
     default:
@@ -96,7 +96,7 @@ static struct kr__wants wants_of(struct kr_reactor *r, struct kr__owner *o) {
 
 /* Nobody begins to receive before those who wait for a buffer, unless there are enough. */
 static void line_up(struct kr_reactor *r, struct kr__conn *c) {
-    if ((kr__conn_wants(c).start & KR__SET(recv)) && !c->trying && !kr__line_pass(r))
+    if ((kr__conn_wants(r, c).start & KR__SET(recv)) && !c->trying && !kr__line_pass(r))
         kr__line_join(r, c);
 }
 

@@ -15,6 +15,7 @@
 #include "core/forward.h"
 #include "core/share.h"
 #include "core/zerocopy.h"
+#include "hooks.h"
 #include "kernel/probe.h"
 #include "loop.h"
 #include "ring/tag.h"
@@ -144,6 +145,7 @@ static struct kr_reactor *build_self(const struct kr_config *config, const struc
     r->config = *config;
     kr__list_init(&r->dirty);
     kr__list_init(&r->again);
+    r->hooks = kr__hook_rows;
     r->rest_until = KR__NEVER;
     kr__catchup_init(&r->catchup);
     kr__list_init(&r->showing);

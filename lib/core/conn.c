@@ -6,11 +6,7 @@
  * linger (the flush deadline makes it NOW), or acknowledges nothing of what was sent by zero-copy
  * (the same deadline, and then a RESET, upon which the kernel lets go); a close made harder, or an
  * error, while one is under way. What may come of one that does not stand yet is in core/dial.c. */
-#include "core/dial.h"
-#include "core/fds.h"
-#include "core/forward.h"
-#include "core/reactor.h"
-#include "core/release.h"
+#include "core/hooks.h"
 #include "core/zerocopy.h"
 #include "pool/files.h"
 
@@ -36,14 +32,13 @@ static uint32_t verbs_of_queue(const struct kr__conn *c) {
            (kr__files_want(c->more->files) ? KR__SET(read) : 0);
 }
 
-/* What brings it on to send what it has, and then to end its side. Options that wait are set first:
- * bytes may have been queued behind them. What is in flight goes on meanwhile. */
-static uint32_t verbs_of_sending(const struct kr__conn *c, bool ends) {
-    if (kr__unlikely(c->tuning) && (c->queued || c->state == KR__CONN_OPEN))
-        return KR__SET(sockopt) | (c->owner.armed & ~(uint32_t)KR__VERBS_THAT_RECEIVE);
-    if (c->queued)
-        return verbs_of_queue(c);
-    return ends && !c->fin ? KR__SET(shutdown) : 0;
+/* What brings it on to send what it has, and then to end its side. */
+static uint32_t verbs_of_sending(const struct kr_reactor *r, const struct kr__conn *c, bool ends) {
+    uint32_t end = ends && !c->fin ? KR__SET(shutdown) : 0;
+    uint32_t desired = c->queued ? verbs_of_queue(c) : end;
+    KR__EACH_HOOK(r, c, sends)
+        desired = row->sends(c, desired);
+    return desired;
 }
 
 /* CLOSE comes last. */
@@ -55,42 +50,38 @@ static uint32_t verb_of_end(const struct kr__conn *c) {
     return kr__unlikely(c->purges) ? KR__SET(purge) : KR__SET(close);
 }
 
-struct kr__wants kr__conn_wants(const struct kr__conn *c) {
-    uint32_t desired = 0;
-    if (kr__unlikely(c->calling)) /* OPENING, LINGERING or DRAINING: nothing else can be done yet */
-        return kr__owner_lacks(&c->owner, c->knocks ? 0 : KR__SET(connect));
+static uint32_t verbs_of_receiving(const struct kr__conn *c) {
+    bool may = kr__conn_reads(c) && !c->parked && !kr__conn_curbed(c);
+    return may ? kr__conn_recv_verbs(c) : 0;
+}
+
+/* As one without special features. */
+static uint32_t verbs_of_state(const struct kr_reactor *r, const struct kr__conn *c) {
     switch ((enum kr__conn_state)c->state) {
-    case KR__CONN_OPENING:
-        break;
     case KR__CONN_OPEN:
-        if (kr__conn_reads(c) && !c->parked && !kr__conn_curbed(c) && !kr__fds_wait(c))
-            desired |= kr__conn_recv_verbs(c);
-        desired |= verbs_of_sending(c, c->half);
-        break;
-    case KR__CONN_RELEASING:
-        if (kr__release_lacks_fd(c) && !(c->owner.armed & ~KR__SET(export)) && !kr__conn_flies(c))
-            desired |= KR__SET(export);
-        break;
+        return verbs_of_receiving(c) | verbs_of_sending(r, c, c->half);
     case KR__CONN_LINGERING:
-        if (kr__conn_reads(c) && !c->parked && !kr__conn_curbed(c))
-            desired |= kr__conn_recv_verbs(c);
-        desired |= verbs_of_sending(c, !c->eof);
-        break;
+        return verbs_of_receiving(c) | verbs_of_sending(r, c, !c->eof);
     case KR__CONN_DRAINING:
-        desired |= verbs_of_sending(c, false);
-        break;
+        return verbs_of_sending(r, c, false);
     case KR__CONN_JOINING:
-        if (c->reset && kr__conn_flies(c) && !(c->owner.armed & ~KR__SET(reset)))
-            desired |= KR__SET(reset);
-        break;
+        return c->reset && kr__conn_flies(c) && !(c->owner.armed & ~KR__SET(reset))
+                   ? KR__SET(reset)
+                   : 0;
     case KR__CONN_CLOSING:
-        if (kr__unlikely(c->paired)) /* the pair is over, and is told of first */
-            break;
-        desired |= verb_of_end(c);
-        break;
+        return verb_of_end(c);
+    case KR__CONN_OPENING:
+    case KR__CONN_RELEASING:
     case KR__CONN_FREE:
         break;
     }
+    return 0;
+}
+
+struct kr__wants kr__conn_wants(const struct kr_reactor *r, const struct kr__conn *c) {
+    uint32_t desired = verbs_of_state(r, c);
+    KR__EACH_HOOK(r, c, wants)
+        desired = row->wants(c, desired);
     return kr__owner_lacks(&c->owner, desired);
 }
 
@@ -128,17 +119,18 @@ void kr__conn_hold(struct kr_reactor *r, struct kr__conn *c) {
 void kr__conn_block(struct kr_reactor *r, struct kr__conn *c) {
     kr__mark(blocked);
     c->blocked = true;
-    if (c->paired)
-        kr__forward_dam(r, c);
+    KR__EACH_HOOK(r, c, full)
+        row->full(r, c);
     if (kr__conn_stopped(c))
         kr__conn_hold(r, c);
 }
 
 void kr__conn_unblock(struct kr_reactor *r, struct kr__conn *c) {
     c->blocked = false;
-    if (c->paired)
-        kr__forward_undam(r, c);
-    else if (c->ops->on_drain)
+    bool others = false;
+    KR__EACH_HOOK(r, c, drained)
+        others |= row->drained(r, c);
+    if (!others && c->ops->on_drain)
         c->ops->on_drain(r, kr__conn_handle(c), c->user);
     kr__conn_show_later(r, c);
 }
@@ -166,8 +158,8 @@ static void conn_join(struct kr_reactor *r, struct kr__conn *c) {
     kr__conn_hold(r, c);
     if (c->promised)
         kr__deadline_unfile(&r->timers, &c->deadline);
-    if (c->calling)
-        kr__dial_give_up(r, c);
+    KR__EACH_HOOK(r, c, joins)
+        row->joins(r, c);
     leave_fd(r, c);
     c->reset = c->reset || c->cuts;
     c->state = c->owner.inflight ? KR__CONN_JOINING : KR__CONN_CLOSING;
@@ -180,9 +172,10 @@ static void conn_flush(struct kr_reactor *r, struct kr__conn *c, enum kr__conn_s
     kr__mark(drained_before_the_end);
     kr__conn_hold(r, c);
     c->state = (uint8_t)state;
-    if (c->calling)
-        kr__dial_hurry(r, c, kr__conn_opts(c)->flush_ns);
-    else
+    bool bounded = false;
+    KR__EACH_HOOK(r, c, flushes)
+        bounded |= row->flushes(r, c);
+    if (!bounded)
         kr__conn_count(r, c, KR_DEADLINE_FLUSH);
     kr__conn_dirty(r, c);
 }
@@ -190,7 +183,7 @@ static void conn_flush(struct kr_reactor *r, struct kr__conn *c, enum kr__conn_s
 /* The state in which what this manner still waits for is waited for. After its end the peer sends
  * nothing that would have to be dropped. */
 static enum kr__conn_state state_of_end(const struct kr__conn *c, enum kr_close how) {
-    bool nothing_to_say = c->calling && !c->queued;
+    bool nothing_to_say = c->features & KR__CONNECTING && !c->queued;
     if (how == KR_CLOSE_LINGER && !c->eof && !nothing_to_say)
         return KR__CONN_LINGERING;
     bool unsent = c->queued || kr__conn_flies(c);
@@ -200,10 +193,8 @@ static enum kr__conn_state state_of_end(const struct kr__conn *c, enum kr_close 
 void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, int error,
                   enum kr_why why) {
     kr__mark_if(draining_lost, kr__conn_flushes(c) && error);
-    if (c->paired)
-        kr__forward_cut(r, c, error);
-    if (c->takes_fds)
-        kr__fds_close(r, c);
+    KR__EACH_HOOK(r, c, closes)
+        row->closes(r, c, error);
     if (!c->broken && (c->state < KR__CONN_LINGERING || (kr__conn_flushes(c) && error))) {
         c->error = (int16_t)error;
         c->why = (uint8_t)why;
@@ -240,23 +231,24 @@ __attribute__((noinline)) static void settle_end(struct kr_reactor *r, struct kr
         conn_join(r, c);
     else if (c->state == KR__CONN_JOINING && c->owner.inflight == 0)
         conn_joined(r, c);
-    else if (c->state == KR__CONN_RELEASING)
-        kr__release_step(r, c);
+    else
+        KR__EACH_HOOK(r, c, settles)
+            row->settles(r, c);
 }
 
 void kr__conn_settle(struct kr_reactor *r, struct kr__conn *c) {
     if (kr__unlikely(c->state > KR__CONN_OPEN))
         settle_end(r, c);
-    struct kr__wants wants = kr__conn_wants(c);
+    struct kr__wants wants = kr__conn_wants(r, c);
     if (wants.start | wants.cancel)
         kr__conn_dirty(r, c);
 }
 
-/* By the answer, by the next knock, and once it is closed by its deadline in any case. */
-static bool calling_moves(const struct kr__conn *c) {
-    bool filed = kr__heap_filed(&c->deadline.node);
-    bool asked = c->knocks || (c->owner.armed & KR__SET(connect));
-    return asked && (filed || (c->state == KR__CONN_OPENING && !c->knocks));
+/* By the first capability that says so; for one that waits for any. */
+static bool hook_moves(const struct kr_reactor *r, const struct kr__conn *c) {
+    KR__EACH_HOOK(r, c, moves)
+        return row->moves(r, c);
+    return false;
 }
 
 /* Its receive, or the poll in front of it, is in flight, or will be after a while. In its turn at the
@@ -267,49 +259,47 @@ static bool receives(const struct kr__conn *c) {
     return (c->owner.armed & KR__VERBS_THAT_RECEIVE) || (c->rests && c->recv_waits);
 }
 
-bool kr__conn_queue_moves(const struct kr__conn *c) {
+bool kr__conn_queue_moves(const struct kr_reactor *r, const struct kr__conn *c) {
     if (c->rests)
         return true;
-    uint32_t verbs = c->queued ? verbs_of_sending(c, false) : 0;
+    uint32_t verbs = c->queued ? verbs_of_sending(r, c, false) : 0;
     return verbs && !(verbs & ~c->owner.armed);
 }
 
 bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {
     uint32_t armed = c->owner.armed;
-    if (c->calling)
-        return calling_moves(c);
+    if (c->features & KR__CONNECTING)
+        return hook_moves(r, c);
     switch ((enum kr__conn_state)c->state) {
     case KR__CONN_FREE:
         return c->owner.inflight == 0;
     case KR__CONN_OPENING:
         return false;
     case KR__CONN_OPEN:
-        if ((c->queued || c->blocked) && !kr__conn_queue_moves(c))
+        if ((c->queued || c->blocked) && !kr__conn_queue_moves(r, c))
             return false;
-        if (c->tuning && !(armed & KR__SET(sockopt)))
-            return false;
-        if (!c->queued && !c->tuning && c->half && !c->fin && !(armed & KR__SET(shutdown)))
+        if (verbs_of_sending(r, c, c->half) & ~armed)
             return false;
         if (c->parked)
             return !kr__bufs_some(&r->bufs);
-        if (c->broken && c->eof && !kr__conn_has_unshown(c))
+        if (c->broken && c->eof && !kr__conn_has_unshown(r, c))
             return false;
         if (c->dammed)
-            return kr__forward_moves(c);
+            return hook_moves(r, c);
         return c->paused || c->eof || (c->blocked && !c->forwarding) ||
                receives(c);
     case KR__CONN_LINGERING:
-        if (!(c->queued ? kr__conn_queue_moves(c)
+        if (!(c->queued ? kr__conn_queue_moves(r, c)
                         : c->fin || c->eof || (armed & KR__SET(shutdown))))
             return false;
         if (!c->eof && !(c->parked ? !kr__bufs_some(&r->bufs) : receives(c)))
             return false;
         return kr__heap_filed(&c->deadline.node);
     case KR__CONN_DRAINING:
-        return (c->queued ? kr__conn_queue_moves(c) : kr__conn_flies(c)) &&
+        return (c->queued ? kr__conn_queue_moves(r, c) : kr__conn_flies(c)) &&
                kr__heap_filed(&c->deadline.node);
     case KR__CONN_RELEASING:
-        return kr__release_moves(c);
+        return hook_moves(r, c);
     case KR__CONN_JOINING:
     case KR__CONN_CLOSING:
         return c->owner.inflight > 0;

@@ -51,19 +51,27 @@ _Static_assert(KR__CONN_OPEN < KR__CONN_RELEASING && KR__CONN_RELEASING < KR__CO
                    KR__CONN_LINGERING < KR__CONN_DRAINING && KR__CONN_DRAINING < KR__CONN_JOINING,
                "a harder close leads to a later state");
 
+/* Capabilities that few connections have; the rows of their hooks are found by the bits
+ * (core/hooks.h). */
+#define KR__CONNECTING (1u << 0)   /* does not stand yet (core/dial.c) */
+#define KR__PAIRED (1u << 1)       /* an end of a forwarding pair */
+#define KR__SETS_OPTIONS (1u << 2) /* socket options wait to be set (core/sockopt.c) */
+#define KR__DETACHING (1u << 3)    /* kr_conn_release was called, and its callback is owed */
+/* descriptors that come with its bytes are its user's, or are to be closed (core/fds.h) */
+#define KR__TAKES_FDS (1u << 4)
+
 struct kr__conn {
     struct kr__owner owner;
 
     uint8_t state; /* enum kr__conn_state */
     uint8_t why;   /* enum kr_why, for on_close */
+    uint8_t features; /* what few have: KR__CONNECTING and so on */
     bool announced : 1; /* its user knows it, so on_close is owed */
-    bool calling : 1;   /* of kr_connect, and does not stand yet (core/dial.c) */
-    bool knocks : 1;    /* of these: tries by itself, at its deadline, and makes no request */
+    bool knocks : 1;    /* connecting: tries by itself, at its deadline, and makes no request */
     bool local : 1;     /* a Unix socket */
     bool deaf : 1;      /* the writing end of a pipe: as if the peer had ended */
     bool mute : 1;      /* the reading end of one: as if this side had */
     bool singly : 1;    /* receives by requests of one shot only (op/recv.c) */
-    bool takes_fds : 1; /* descriptors that come with its bytes are its user's (core/fds.h) */
     bool paused : 1;    /* by the user */
     bool blocked : 1;   /* queued rose above send_high and has not come down to send_low */
     bool parked : 1;    /* in the line for a receive buffer, and may not receive yet */
@@ -75,15 +83,12 @@ struct kr__conn {
     bool half : 1;      /* this side is to end when the queue is sent; no more is taken */
     bool fin : 1;       /* this side has ended */
     bool fd_refused : 1; /* and could not have a descriptor to end by (op/shutdown.c) */
-    bool paired : 1;     /* an end of a forwarding pair */
     bool forwarding : 1; /* what it receives goes to the other end */
     /* has `more`; what it sends, and waits for, is to be looked at (core/zerocopy.h) */
     bool zerocopy : 1;
     /* not read for the pair's sake: the other's queue is full, or the pair is over */
     bool dammed : 1;
     bool files : 1;      /* there are files in its queue */
-    bool leaving : 1;    /* kr_conn_release was called, and its callback is owed */
-    bool tuning : 1;     /* socket options wait to be set (core/sockopt.c) */
     bool missed : 1;     /* a drain has passed it by, as it was leaving, or an end of a pair */
     bool lingers : 1;    /* others may have set SO_LINGER: it goes before the CLOSE */
     bool purges : 1;     /* descriptors may lie unread: they are taken before the CLOSE */
@@ -243,6 +248,18 @@ void kr__conn_count(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline w
 /* The connection of a handle while its handle is good: until on_close has returned. */
 struct kr__conn *kr__conn_find(const struct kr_reactor *r, kr_conn conn);
 
+/* A fresh life of a slot: all but its owner and its own memory starts from zero. */
+void kr__conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
+                    enum kr__conn_state state);
+
+/* Its limits, with a reference that becomes its own. */
+void kr__conn_limits(struct kr_reactor *r, struct kr__conn *c, struct kr__profile *profile);
+
+/* What a connection needs that has its limits; `addrs` (peer, local) may be NULL, and is copied.
+ * `foreign`: its socket, or the one it was accepted from, was made by others. -ENOMEM. */
+int kr__conn_equip(struct kr_reactor *r, struct kr__conn *c, const struct kr_addr *addrs,
+                   bool foreign);
+
 /* The kernel has put a new connection of `l` into `slot`; one of a closing listener is closed
  * unannounced. `addrs` (peer, local) may be NULL; copied. `fd` is kept, or closed; -1: there is
  * none. */
@@ -280,7 +297,7 @@ static inline bool kr__ops_good(const struct kr_conn_ops *ops) {
 }
 
 /* What it wants, from its state alone: the one place that decides. */
-struct kr__wants kr__conn_wants(const struct kr__conn *c);
+struct kr__wants kr__conn_wants(const struct kr_reactor *r, const struct kr__conn *c);
 
 /* Reading stops: nothing is shown, no buffer is waited for. It goes on with kr__conn_show_later. */
 void kr__conn_hold(struct kr_reactor *r, struct kr__conn *c);
@@ -317,7 +334,7 @@ void kr__conn_recv_failed(struct kr_reactor *r, struct kr__conn *c, int error);
 void kr__conn_broken_step(struct kr_reactor *r, struct kr__conn *c);
 
 /* True while something that has come is yet to be shown: to its user, or to the other end. */
-bool kr__conn_has_unshown(const struct kr__conn *c);
+bool kr__conn_has_unshown(const struct kr_reactor *r, const struct kr__conn *c);
 
 /* Drops what a broken one was to send, unless a send or a read of a file is still in flight. */
 void kr__conn_queue_drop(struct kr_reactor *r, struct kr__conn *c);
@@ -427,7 +444,7 @@ void kr__conn_dirty(struct kr_reactor *r, struct kr__conn *c);
 void kr__conn_show_later(struct kr_reactor *r, struct kr__conn *c);
 
 /* Whether a queue that is not empty has requests in flight that bring it on. */
-bool kr__conn_queue_moves(const struct kr__conn *c);
+bool kr__conn_queue_moves(const struct kr_reactor *r, const struct kr__conn *c);
 
 /* For the audit at each wait: is there something that will move it on? */
 bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c);

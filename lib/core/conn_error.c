@@ -18,21 +18,19 @@
  * is told once, to the request that meets it first; a receive finds the end of the stream in its
  * place. That is the truth for EPIPE alone, which a reset leaves behind where the peer had ended
  * its side before (tcp_reset, net/ipv4/tcp_input.c). */
-#include "core/fds.h"
-#include "core/forward.h"
-#include "core/reactor.h"
-#include "core/release.h"
+#include "core/hooks.h"
 
-bool kr__conn_has_unshown(const struct kr__conn *c) {
-    if (c->paired && !c->no_eof && kr__forward_from(c))
-        return true; /* an end that is forwarded has come when the pair is over */
+bool kr__conn_has_unshown(const struct kr_reactor *r, const struct kr__conn *c) {
+    KR__EACH_HOOK(r, c, holds)
+        if (row->holds(c))
+            return true;
     if (kr__conn_stopped(c) || kr__link_on(&c->wait))
-        return c->kept_size || kr__fds_wait(c);
+        return c->kept_size;
     return kr__conn_owes_eof(c);
 }
 
 void kr__conn_broken_step(struct kr_reactor *r, struct kr__conn *c) {
-    if (c->broken && c->eof && c->state == KR__CONN_OPEN && !kr__conn_has_unshown(c))
+    if (c->broken && c->eof && c->state == KR__CONN_OPEN && !kr__conn_has_unshown(r, c))
         kr__conn_end(r, c, KR_CLOSE_NOW, c->error, KR_WHY_ERROR);
 }
 
@@ -55,14 +53,9 @@ static void conn_break(struct kr_reactor *r, struct kr__conn *c, int error) {
     c->send_waits = false;
     c->queued = 0;
     kr__conn_queue_drop(r, c);
-    if (c->paired)
-        kr__forward_deafened(r, c, c->error);
+    KR__EACH_HOOK(r, c, breaks)
+        row->breaks(r, c, error);
     kr__conn_shrank(r, c, 0); /* who waits for room is not to wait for ever */
-    kr__mark_if(broken_while_released, c->state == KR__CONN_RELEASING);
-    if (c->state == KR__CONN_RELEASING) {
-        c->more->refusal = error;
-        kr__release_step(r, c);
-    }
     kr__conn_show_later(r, c);
     kr__conn_dirty(r, c);
     kr__conn_broken_step(r, c);
@@ -93,7 +86,7 @@ void kr__conn_send_failed(struct kr_reactor *r, struct kr__conn *c, int error) {
 void kr__conn_recv_failed(struct kr_reactor *r, struct kr__conn *c, int error) {
     kr__line_leave(r, c);
     c->eof = c->no_eof = true;
-    bool waits = c->state == KR__CONN_RELEASING || kr__conn_has_unshown(c);
+    bool waits = c->state == KR__CONN_RELEASING || kr__conn_has_unshown(r, c);
     if (kr__conn_keeps(c) && waits)
         conn_break(r, c, error);
     else

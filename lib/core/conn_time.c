@@ -26,10 +26,7 @@
  * and one that lingers is given its flush deadline once more.
  *
  * Failure modes: none of its own; the place was promised when the connection was made. */
-#include "core/dial.h"
-#include "core/forward.h"
-#include "core/reactor.h"
-#include "core/release.h"
+#include "core/hooks.h"
 #include "core/zerocopy.h"
 
 struct due {
@@ -106,7 +103,7 @@ void kr__conn_stands(struct kr_reactor *r, struct kr__conn *c) {
 
 /* From the real now: a turn may have been under way for long, or none is. */
 void kr__conn_count(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline which) {
-    if (c->calling) /* they begin when it stands */
+    if (c->features & KR__CONNECTING) /* they begin when it stands */
         return;
     *since_of(c, which) = r->kernel->clock(r->kernel);
     int64_t at = due_at(c, which);
@@ -170,7 +167,10 @@ static bool awaits_reading(const struct kr__conn *c) {
 static int64_t idle_since(const struct kr_reactor *r, const struct kr__conn *c) {
     if (awaits_reading(c))
         return r->now;
-    return c->dammed ? kr__forward_sent_at(c) : c->idle_from;
+    if (c->dammed)
+        KR__EACH_HOOK(r, c, idle_from)
+            return row->idle_from(c);
+    return c->idle_from;
 }
 
 /* True if its peer may have done what it is waited for, unread, so that it is waited for once more.
@@ -192,22 +192,27 @@ static bool waits_on(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline 
     return *since > before;
 }
 
+static void due_now(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline which) {
+    KR__EACH_HOOK(r, c, overdue)
+        if (row->overdue(r, c))
+            return;
+    if (!waits_on(r, c, which))
+        timed_out(r, c, which);
+}
+
 void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d) {
     struct kr__conn *c = kr__container_of(d, struct kr__conn, deadline);
-    if (c->calling) {
-        kr__dial_due(r, c);
-        return;
-    }
+    KR__EACH_HOOK(r, c, due)
+        if (row->due(r, c))
+            return;
     struct due first = first_due(c);
     bool over = first.at <= r->catchup.until;
     kr__mark_if(deadline_moved, !over);
     if (over && first.looks)
         look(r, c);
-    else if (over && c->state == KR__CONN_RELEASING)
-        kr__release_overdue(r, c);
-    else if (over && !waits_on(r, c, first.which))
-        timed_out(r, c, first.which);
-    else if (!over && first.at != KR__NEVER)
+    else if (over)
+        due_now(r, c, first.which);
+    else if (first.at != KR__NEVER)
         kr__deadline_file(&r->timers, &c->deadline, first.at);
 }
 
@@ -224,7 +229,7 @@ int kr_conn_deadline(struct kr_reactor *r, kr_conn conn, enum kr_deadline which,
     if (rc < 0)
         return rc;
     *limit_of(&c->profile->opts, which) = ns;
-    if (c->calling || which == KR_DEADLINE_FLUSH)
+    if (c->features & KR__CONNECTING || which == KR_DEADLINE_FLUSH)
         return 0;
     *since_of(c, which) = r->kernel->clock(r->kernel);
     kr__conn_watch(r, c);

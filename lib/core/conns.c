@@ -1,18 +1,10 @@
-/* The connection table: arrival in a slot, the one release of all that a connection held, the
- * slot's next life.
+/* The connection table: a life in a slot, and the one release of all that a connection held.
  *
- * Happy path: arrive, or make -> (core/conn.c, to the end) -> gone.
- * Failure modes: memory refused at arrival (closed unannounced, counted as an accept error) or when
- * one is made (the slot is as before); a slot given to the next connection before this one's CLOSE
- * completion was seen (`successor`); completions lost (abandoned: told of the end all the same,
- * released with the table). */
+ * Happy path: begin (core/arrive.c), or make -> (core/conn.c, to the end) -> gone.
+ * Failure modes: memory refused when one is made (the slot is as before); completions lost
+ * (abandoned: told of the end all the same, released with the table). */
 #include "base/poison.h"
-#include "core/fds.h"
-#include "core/forward.h"
-#include "core/reactor.h"
-#include "core/release.h"
-#include "core/sockopt.h"
-#include "kernel/probe.h"
+#include "core/hooks.h"
 #include "pool/files.h"
 
 #include <string.h>
@@ -82,11 +74,8 @@ static int addrs_keep(struct kr_reactor *r, struct kr__conn *c, const struct kr_
 static void conn_release(struct kr_reactor *r, struct kr__conn *c) {
     if (r->reservation.conn == c)
         kr__reservation_drop(r);
-    if (c->paired)
-        kr__forward_drop(r, c);
-    if (c->takes_fds)
-        kr__fds_drop(r, c);
-    kr__sockopts_drop(r, c);
+    KR__EACH_HOOK(r, c, drop)
+        row->drop(r, c);
     kr__sendq_drop(&r->sends, &c->queue);
     if (c->zerocopy)
         kr__sendq_drop(&r->sends, &c->more->zerocopy.flights.pinned);
@@ -117,9 +106,9 @@ static void conn_free(struct kr_reactor *r, struct kr__conn *c) {
     r->conns.open--;
     r->conns.accepted -= c->owner.slot < r->conns.accept_max;
     kr__uncount(&r->stats.conns, 1);
-    if (c->owner.slot < r->conns.accept_max)
-        kr__listener_left(r, c->listener);
     kr__slots_recycle(&r->slots, c->owner.slot);
+    KR__EACH_ROW(r, freed)
+        row->freed(r, c);
 }
 
 /* In a forked child, and when the kernel failed us, connections may be left to release. */
@@ -166,9 +155,8 @@ static int conn_inline_ready(struct kr_reactor *r, struct kr__conn *c, size_t si
     return 0;
 }
 
-/* A fresh life: all but the owner and the slot's own memory starts from zero. */
-static void conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
-                       enum kr__conn_state state) {
+void kr__conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
+                    enum kr__conn_state state) {
     if (c->owner.generation == 0)
         kr__owner_init(&c->owner, KR__KIND_CONN, r->number, slot);
     unsigned *used = slot < r->conns.accept_max ? &r->conns.used : &r->conns.made_used;
@@ -185,96 +173,21 @@ static void conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
     kr__conn_dirty(r, c);
 }
 
-/* One that came by a descriptor has lost it already (op/accept.c). What became of its listener is
- * not known without one. */
-static bool may_linger(const struct kr_reactor *r, const struct kr__listener *l) {
-    bool rid = l && (!l->foreign || l->arrivals || l->bound.u.sa.sa_family == AF_UNIX);
-    return !rid && (r->ring.caps & KR__CAP_FD_INSTALL);
-}
-
-static void conn_limits(struct kr_reactor *r, struct kr__conn *c, struct kr__profile *profile) {
+void kr__conn_limits(struct kr_reactor *r, struct kr__conn *c, struct kr__profile *profile) {
     c->profile = profile;
     r->conns.background += profile && profile->opts.background;
 }
 
-static void conn_inherit(struct kr_reactor *r, struct kr__conn *c, const struct kr__listener *l) {
-    c->ops = l->ops;
-    c->user = l->user;
-    conn_limits(r, c, kr__profile_ref(l->profile));
-    c->singly = c->local = l->bound.u.sa.sa_family == AF_UNIX;
-    c->listener = kr__owner_handle(&l->owner);
-}
-
-static int conn_equip(struct kr_reactor *r, struct kr__conn *c, const struct kr_addr *addrs,
-                      bool foreign) {
+int kr__conn_equip(struct kr_reactor *r, struct kr__conn *c, const struct kr_addr *addrs,
+                   bool foreign) {
     int rc = kr__deadline_promise(&r->timers, &c->deadline, KR__KIND_CONN);
     if (rc < 0)
         return rc;
     c->promised = true;
     rc = conn_inline_ready(r, c, kr__conn_opts(c)->inline_size);
-    if (rc == 0)
-        rc = kr__fds_ready(r, c, foreign);
+    KR__EACH_ROW(r, begins)
+        rc = rc == 0 ? row->begins(r, c, foreign) : rc;
     return rc < 0 || !addrs ? rc : addrs_keep(r, c, addrs);
-}
-
-/* The descriptor is its own from here on. */
-static int conn_fd_keep(struct kr_reactor *r, struct kr__conn *c, int fd) {
-    if (fd < 0)
-        return 0;
-    struct kr__conn_more *more = kr__conn_more(r, c);
-    if (more)
-        more->fd = fd;
-    else
-        r->kernel->close(r->kernel, fd);
-    return more ? 0 : -ENOMEM;
-}
-
-static void conn_open(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
-                      struct kr__listener *l, const struct kr_addr *addrs, int fd) {
-    conn_begin(r, c, slot, KR__CONN_OPEN);
-    c->lingers = may_linger(r, l);
-    if (!l || l->state != KR__LISTENER_OPEN) { /* nobody is there to serve it */
-        kr__mark(arrived_at_nobody);
-        if (fd >= 0)
-            r->kernel->close(r->kernel, fd);
-        kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_LOCAL);
-        return;
-    }
-    conn_inherit(r, c, l);
-    kr__listener_opened(l);
-    int rc = conn_fd_keep(r, c, fd);
-    if (rc == 0)
-        rc = conn_equip(r, c, addrs, l->foreign);
-    if (rc < 0) {
-        kr__count(&r->stats.accept_errors, 1);
-        kr__mark(arrival_refused);
-        kr__conn_end(r, c, KR_CLOSE_NOW, rc, KR_WHY_LIMIT);
-        return;
-    }
-    kr__count(&r->stats.accepts, 1);
-    c->announced = true;
-    kr__conn_stands(r, c);
-    if (c->ops->on_open)
-        c->ops->on_open(r, kr__conn_handle(c), c->user);
-}
-
-void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l,
-                     const struct kr_addr *addrs, int fd) {
-    struct kr__conn *c = &r->conns.table[slot];
-    kr__listener_took_slot(r, l);
-    if (kr__likely(c->state == KR__CONN_FREE)) {
-        conn_open(r, c, slot, l, addrs, fd);
-        return;
-    }
-    /* The kernel ran our CLOSE, gave the slot away, and told of that first: completions of a
-     * multishot accept overtake those of the batch (io_uring/io_uring.c). Nothing else does, so
-     * there are no addresses and no descriptor: a multishot accept asks for none. (Or the
-     * completion of CLOSE is lost, and nobody will succeed.) */
-    if (fd >= 0)
-        r->kernel->close(r->kernel, fd);
-    kr__assert(c->state == KR__CONN_CLOSING && !c->successor);
-    kr__mark(successor);
-    c->successor = kr__owner_handle(&l->owner);
 }
 
 /* A pipe has one direction: in the other one it is as at its end. */
@@ -293,8 +206,8 @@ static int conn_furnish(struct kr_reactor *r, struct kr__conn *c, const struct k
     c->ops = plan->ops;
     c->user = plan->user;
     c->singly = c->local = plan->addrs && plan->addrs->u.sa.sa_family == AF_UNIX;
-    conn_limits(r, c, kr__profile_share(&r->profiles, plan->opts));
-    int rc = c->profile ? conn_equip(r, c, plan->addrs, plan->foreign) : -ENOMEM;
+    kr__conn_limits(r, c, kr__profile_share(&r->profiles, plan->opts));
+    int rc = c->profile ? kr__conn_equip(r, c, plan->addrs, plan->foreign) : -ENOMEM;
     if (rc == 0 && plan->pipe)
         rc = conn_pipe(r, c, plan);
     return rc < 0 ? rc : kr__slots_put(&r->slots, c->owner.slot, fd);
@@ -306,7 +219,7 @@ int kr__conn_make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd
     if (slot < 0)
         return slot;
     struct kr__conn *c = &r->conns.table[slot];
-    conn_begin(r, c, (uint32_t)slot, KR__CONN_OPENING);
+    kr__conn_begin(r, c, (uint32_t)slot, KR__CONN_OPENING);
     int rc = conn_furnish(r, c, plan, fd);
     if (rc < 0) {
         conn_free(r, c);
@@ -318,16 +231,9 @@ int kr__conn_make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd
     return 0;
 }
 
-/* The slot's next connection, whose accept was told early. */
-static void conn_succeed(struct kr_reactor *r, struct kr__conn *c) {
-    conn_open(r, c, c->owner.slot, kr__listener_find(r, c->successor), NULL, -1);
-}
-
 static void conn_tell_close(struct kr_reactor *r, struct kr__conn *c, int error, enum kr_why why) {
-    if (kr__unlikely(c->tuning))
-        kr__sockopts_cancel(r, c);
-    if (kr__unlikely(c->leaving))
-        kr__release_fails(r, c, error ? error : -ECANCELED);
+    KR__EACH_HOOK(r, c, ends)
+        row->ends(r, c, error);
     kr__count(&r->stats.closes, 1);
     if (c->ops->on_close)
         c->ops->on_close(r, kr__conn_handle(c), c->user, error, why);
@@ -343,13 +249,11 @@ static void conn_unborrow(struct kr_reactor *r, struct kr__conn *c) {
 
 void kr__conn_gone(struct kr_reactor *r, struct kr__conn *c) {
     kr__assert(c->state == KR__CONN_CLOSING && c->owner.inflight == 0 && !c->vector);
-    kr__assert(!c->paired);
+    kr__assert(!(c->features & KR__PAIRED));
     conn_unborrow(r, c);
     if (c->announced)
         conn_tell_close(r, c, c->error, (enum kr_why)c->why);
     conn_free(r, c);
-    if (c->successor)
-        conn_succeed(r, c);
 }
 
 void kr__conn_abandon(struct kr_reactor *r, struct kr__conn *c) {

@@ -19,8 +19,7 @@
  * 6.18). A thousand clients of one slow listener would be a thousand threads. */
 #include "core/dial.h"
 
-#include "core/fds.h"
-#include "core/reactor.h"
+#include "core/hooks.h"
 #include "kernel/probe.h"
 
 #define KNOCK_FIRST_MS 1u
@@ -54,7 +53,7 @@ static void knock_last(struct kr_reactor *r, struct kr__conn *c) {
 /* The descriptor goes with the connection if it knocks, or if its own address is to be asked. */
 static void dial_begin(struct kr_reactor *r, struct kr__conn *c, const struct kr_connect_opts *opts,
                        int fd) {
-    c->calling = true;
+    c->features |= KR__CONNECTING;
     c->knocks = kr__dial_addr(c)->u.sa.sa_family == AF_UNIX;
     c->idle_from = dial_now(r);
     bool bounded = opts->timeout_ns > 0;
@@ -89,7 +88,7 @@ int kr__dial(struct kr_reactor *r, const struct kr_addr *addr, const struct kr_c
         .family = addr->u.sa.sa_family,
         .source = opts->source,
         .conn = &opts->conn,
-        .refuse_fds = kr__fds_refused(r, &opts->conn),
+        .refuse_fds = kr__refuses_fds(r, &opts->conn),
     };
     int fd = r->kernel->socket(r->kernel, &socket);
     if (fd < 0)
@@ -141,7 +140,7 @@ static int make_pipe(struct kr_reactor *r, const struct kr__conn_plan *plan, int
 
 /* Others may share the socket, and set SO_LINGER again. */
 static void own(struct kr_reactor *r, struct kr__conn *c, int fd) {
-    bool refuse_fds = kr__fds_refused(r, kr__conn_opts(c));
+    bool refuse_fds = kr__refuses_fds(r, kr__conn_opts(c));
     r->kernel->sock_own(r->kernel, fd, kr__dial_addr(c)->u.sa.sa_family, refuse_fds);
     c->lingers = !c->local && (r->ring.caps & KR__CAP_FD_INSTALL);
 }
@@ -162,7 +161,8 @@ int kr__dial_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *opts
     struct kr__conn *c = *ret;
     if (plan.addrs)
         own(r, c, fd);
-    c->calling = c->knocks = c->more->adopted = true;
+    c->features |= KR__CONNECTING;
+    c->knocks = c->more->adopted = true;
     c->more->until = KR__NEVER;
     c->idle_from = dial_now(r);
     knock_first(r, c);
@@ -183,7 +183,8 @@ void kr__dial_asks(struct kr_reactor *r, struct kr__conn *c) {
 static void call_ends(struct kr_reactor *r, struct kr__conn *c) {
     if (c->knocks)
         knock_last(r, c);
-    c->calling = c->knocks = false;
+    c->features &= (uint8_t)~KR__CONNECTING;
+    c->knocks = false;
     if (!kr__conn_opts(c)->keep_fd)
         kr__conn_fd_drop(r, c);
 }
@@ -210,14 +211,16 @@ static void stands(struct kr_reactor *r, struct kr__conn *c) {
         c->ops->on_open(r, kr__conn_handle(c), c->user);
 }
 
-void kr__dial_give_up(struct kr_reactor *r, struct kr__conn *c) {
+/* It is closed before it stands. */
+static void dial_joins(struct kr_reactor *r, struct kr__conn *c) {
     call_ends(r, c);
     kr__count(&r->stats.connect_errors, 1);
 }
 
 void kr__dial_answered(struct kr_reactor *r, struct kr__conn *c, int error) {
-    kr__mark_if(dial_answered_too_late, !c->calling);
-    if (!c->calling) /* closed meanwhile */
+    bool closed = !(c->features & KR__CONNECTING);
+    kr__mark_if(dial_answered_too_late, closed);
+    if (closed)
         return;
     if (error == 0)
         stands(r, c);
@@ -255,21 +258,47 @@ static void knock(struct kr_reactor *r, struct kr__conn *c) {
         kr__dial_answered(r, c, rc);
 }
 
-void kr__dial_due(struct kr_reactor *r, struct kr__conn *c) {
+/* The deadline has been reached, or the time to knock. */
+static bool dial_due(struct kr_reactor *r, struct kr__conn *c) {
     if (c->knocks)
         knock(r, c);
     else if (r->catchup.until >= c->more->until)
         overdue(r, c);
     else
         kr__deadline_file(&r->timers, &c->deadline, c->more->until);
+    return true;
 }
 
-void kr__dial_hurry(struct kr_reactor *r, struct kr__conn *c, int64_t in_ns) {
-    int64_t now = dial_now(r), until = kr__time_add(now, in_ns);
+/* It is closed, and may take no longer than flush_ns from now. */
+static bool dial_flushes(struct kr_reactor *r, struct kr__conn *c) {
+    int64_t now = dial_now(r), until = kr__time_add(now, kr__conn_opts(c)->flush_ns);
     if (until >= c->more->until)
-        return;
+        return true;
     c->idle_from = now;
     c->more->until = until;
     if (!c->knocks)
         kr__deadline_file(&r->timers, &c->deadline, until);
+    return true;
 }
+
+/* Nothing else can be done before it stands. */
+static uint32_t dial_wants(const struct kr__conn *c, uint32_t desired) {
+    (void)desired;
+    return c->knocks ? 0 : KR__SET(connect);
+}
+
+/* By the answer, by the next knock, and once it is closed by its deadline in any case. */
+static bool dial_moves(const struct kr_reactor *r, const struct kr__conn *c) {
+    (void)r;
+    bool filed = kr__heap_filed(&c->deadline.node);
+    bool asked = c->knocks || (c->owner.armed & KR__SET(connect));
+    return asked && (filed || (c->state == KR__CONN_OPENING && !c->knocks));
+}
+
+const struct kr__hooks kr__hooks_connect = {
+    .wants = dial_wants,
+    .moves = dial_moves,
+    .due = dial_due,
+    .flushes = dial_flushes,
+    .joins = dial_joins,
+};

@@ -25,13 +25,6 @@ void kr__dial_asks(struct kr_reactor *r, struct kr__conn *c);
 /* The kernel has answered: it stands (0), or never will (-errno). */
 void kr__dial_answered(struct kr_reactor *r, struct kr__conn *c, int error);
 
-/* The deadline has been reached, or the time to knock. */
-void kr__dial_due(struct kr_reactor *r, struct kr__conn *c);
-
-/* It may take no longer than so far into the future from now. */
-void kr__dial_hurry(struct kr_reactor *r, struct kr__conn *c, int64_t in_ns);
-
-/* It is closed before it stands. */
-void kr__dial_give_up(struct kr_reactor *r, struct kr__conn *c);
+extern const struct kr__hooks kr__hooks_connect;
 
 #endif

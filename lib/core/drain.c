@@ -9,7 +9,7 @@
 #include "core/drain.h"
 
 #include "base/sized.h"
-#include "core/reactor.h"
+#include "core/hooks.h"
 #include "core/zerocopy.h"
 
 void kr_drain_opts_init_sized(struct kr_drain_opts *opts, size_t size) {
@@ -19,7 +19,7 @@ void kr_drain_opts_init_sized(struct kr_drain_opts *opts, size_t size) {
 
 /* Whether it is told later, as one that leaves, or an end of a pair that goes on to its own end. */
 static bool is_told_later(const struct kr_reactor *r, const struct kr__conn *c) {
-    bool goes_on = r->drain.opts.pairs && c->paired && !c->ops->on_shutdown;
+    bool goes_on = r->drain.opts.pairs && c->features & KR__PAIRED && !c->ops->on_shutdown;
     kr__mark_if(drain_leaves_a_pair, goes_on);
     return c->state == KR__CONN_RELEASING || goes_on;
 }
@@ -55,14 +55,17 @@ static unsigned walk(struct kr_reactor *r) {
     return told;
 }
 
-void kr__drain_rejoin(struct kr_reactor *r, struct kr__conn *c) {
-    if (c->paired)
+/* One that was passed over at its turn is back, or its pair is over: it is told. */
+static void drain_rejoins(struct kr_reactor *r, struct kr__conn *c) {
+    if (c->features & KR__PAIRED)
         return;
     bool missed = c->missed && kr__conn_lives(c);
     c->missed = false;
     if (missed)
         tell(r, c);
 }
+
+const struct kr__hooks kr__hooks_drain = {.rejoins = drain_rejoins};
 
 static void finish(struct kr_reactor *r) {
     struct kr__drain over = r->drain;

@@ -7,6 +7,7 @@
 #include <kreactor/drain.h>
 
 struct kr__conn;
+struct kr__hooks;
 
 struct kr__drain {
     bool under_way;
@@ -31,8 +32,7 @@ static inline bool kr__drain_has_work(const struct kr__drain *drain) {
  * returns how many were told of anything. */
 unsigned kr__drain_step(struct kr_reactor *r);
 
-/* One that was passed over at its turn is back, or its pair is over: it is told. */
-void kr__drain_rejoin(struct kr_reactor *r, struct kr__conn *c);
+extern const struct kr__hooks kr__hooks_drain;
 
 /* The time is over. */
 void kr__drain_due(struct kr_reactor *r);

@@ -33,7 +33,7 @@
  * have been shown. */
 #include "core/fds.h"
 
-#include "core/reactor.h"
+#include "core/hooks.h"
 #include "kernel/probe.h"
 
 #define BYTES_LEAST 256u
@@ -51,20 +51,17 @@ static void close_all(struct kr_reactor *r, const int *fds, size_t count) {
         r->kernel->close_taken(r->kernel, fds[i]);
 }
 
-bool kr__fds_refused(const struct kr_reactor *r, const struct kr_conn_opts *opts) {
-    return !opts->recv_fds && (r->ring.caps & KR__CAP_REFUSES_FDS);
-}
-
 void kr__fds_leave(struct kr_reactor *r, const struct kr__conn *c, int fd) {
     const struct kr__sock_step step = {SOL_SOCKET, KR__SO_PASSRIGHTS, 1};
-    if (c->local && kr__fds_refused(r, kr__conn_opts(c)))
+    if (c->local && kr__refuses_fds(r, kr__conn_opts(c)))
         r->kernel->sock_set(r->kernel, fd, &step);
 }
 
-/* To a socket of others they may have been sent before it refused them. */
-int kr__fds_ready(struct kr_reactor *r, struct kr__conn *c, bool foreign) {
+/* What its receives will need, if descriptors may come. To a socket of others they may have been sent
+ * before it refused them. */
+static int fds_begins(struct kr_reactor *r, struct kr__conn *c, bool foreign) {
     unsigned max = kr__conn_opts(c)->recv_fds;
-    if (!c->local || (!foreign && kr__fds_refused(r, kr__conn_opts(c))))
+    if (!c->local || (!foreign && kr__refuses_fds(r, kr__conn_opts(c))))
         return 0;
     size_t room;
     if (!kr__conn_more(r, c))
@@ -75,11 +72,12 @@ int kr__fds_ready(struct kr_reactor *r, struct kr__conn *c, bool foreign) {
     *f = (struct kr__fds){.room = room, .max = max};
     f->refused = !max || !(r->ring.caps & KR__CAP_REFUSES_FDS);
     c->more->fds = f;
-    c->takes_fds = c->purges = true;
+    c->features |= KR__TAKES_FDS;
+    c->purges = true;
     return 0;
 }
 
-struct msghdr *kr__fds_ask(struct kr__conn *c) {
+static struct msghdr *fds_asks(struct kr__conn *c) {
     struct kr__fds *f = fds_of(c);
     kr__assert(!f->asked && !f->waiting);
     memset(f->control, 0, sizeof f->control);
@@ -149,7 +147,8 @@ static void fds_tell(struct kr_reactor *r, struct kr__conn *c) {
     c->ops->on_fds(r, kr__conn_handle(c), c->user, f->fds, count, f->truncated);
 }
 
-void kr__fds_came(struct kr_reactor *r, struct kr__conn *c, int res) {
+/* Descriptors that came are told of, unless reading is stopped. */
+static void fds_came(struct kr_reactor *r, struct kr__conn *c, int res) {
     struct kr__fds *f = fds_of(c);
     f->asked = false;
     if (res <= 0)
@@ -175,7 +174,7 @@ struct msghdr *kr__fds_ask_purge(struct kr__conn *c) {
     size_t size = f->room - offsetof(struct kr__fds, bytes);
     for (unsigned i = 0; i < KR__FDS_PIECES; i++)
         f->pieces[i] = (struct iovec){f->bytes, size};
-    struct msghdr *msg = kr__fds_ask(c);
+    struct msghdr *msg = fds_asks(c);
     msg->msg_iov = f->pieces;
     msg->msg_iovlen = KR__FDS_PIECES;
     return msg;
@@ -191,7 +190,7 @@ void kr__fds_purged(struct kr_reactor *r, struct kr__conn *c, int res) {
     c->purges = res > 0 && f->purges < PURGES_MOST;
 }
 
-void kr__fds_show(struct kr_reactor *r, struct kr__conn *c) {
+static void fds_shows(struct kr_reactor *r, struct kr__conn *c) {
     if (fds_of(c)->waiting)
         fds_tell(r, c);
 }
@@ -207,12 +206,23 @@ void kr__fds_hand_over(struct kr__conn *c, struct kr_released *what) {
     f->waiting = false;
 }
 
-void kr__fds_close(struct kr_reactor *r, struct kr__conn *c) {
+/* Those that wait are nobody's now. */
+static void fds_closes(struct kr_reactor *r, struct kr__conn *c, int error) {
+    (void)error;
     if (fds_of(c)->waiting)
         fds_close(r, fds_of(c));
 }
 
-void kr__fds_drop(struct kr_reactor *r, struct kr__conn *c) {
+static bool fds_hold(const struct kr__conn *c) {
+    return fds_of(c)->waiting;
+}
+
+/* No receive is made while some wait. */
+static uint32_t fds_want(const struct kr__conn *c, uint32_t desired) {
+    return fds_of(c)->waiting ? desired & ~(uint32_t)KR__VERBS_THAT_RECEIVE : desired;
+}
+
+static void fds_drop(struct kr_reactor *r, struct kr__conn *c) {
     struct kr__fds *f = fds_of(c);
     if (f->asked) {
         kr__mark(fds_lost);
@@ -221,5 +231,16 @@ void kr__fds_drop(struct kr_reactor *r, struct kr__conn *c) {
     fds_close(r, f);
     kr__block_put(&r->blocks, f, f->room);
     c->more->fds = NULL;
-    c->takes_fds = false;
+    c->features &= (uint8_t)~KR__TAKES_FDS;
 }
+
+const struct kr__hooks kr__hooks_fds = {
+    .wants = fds_want,
+    .holds = fds_hold,
+    .asks = fds_asks,
+    .came = fds_came,
+    .shows = fds_shows,
+    .closes = fds_closes,
+    .drop = fds_drop,
+    .begins = fds_begins,
+};

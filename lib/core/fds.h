@@ -33,30 +33,10 @@ struct kr__fds {
     char bytes[]; /* that nobody wants; to the end of the block */
 };
 
-/* Whether a socket of connections with these limits is to refuse descriptors. */
-bool kr__fds_refused(const struct kr_reactor *r, const struct kr_conn_opts *opts);
+extern const struct kr__hooks kr__hooks_fds;
 
 /* The socket is to be another's, whom descriptors may be sent to as to any. */
 void kr__fds_leave(struct kr_reactor *r, const struct kr__conn *c, int fd);
-
-/* Of a connection that begins: what its receives will need, if descriptors may come. `foreign`: the
- * socket, or the one that it was accepted from, was made by others. -ENOMEM. */
-int kr__fds_ready(struct kr_reactor *r, struct kr__conn *c, bool foreign);
-
-/* True while some wait for reading to go on. */
-static inline bool kr__fds_wait(const struct kr__conn *c) {
-    return kr__unlikely(c->takes_fds) && c->more->fds->waiting;
-}
-
-/* The message of a receive. */
-struct msghdr *kr__fds_ask(struct kr__conn *c);
-
-/* The receive has completed with that result; descriptors that came are told of, unless reading is
- * stopped. May run a callback. */
-void kr__fds_came(struct kr_reactor *r, struct kr__conn *c, int res);
-
-/* Those that came while reading was stopped are told of. May run a callback. */
-void kr__fds_show(struct kr_reactor *r, struct kr__conn *c);
 
 /* Those that wait are whoever's `what` is shown to. */
 void kr__fds_hand_over(struct kr__conn *c, struct kr_released *what);
@@ -65,11 +45,5 @@ void kr__fds_hand_over(struct kr__conn *c, struct kr_released *what);
  * what becomes of its result. */
 struct msghdr *kr__fds_ask_purge(struct kr__conn *c);
 void kr__fds_purged(struct kr_reactor *r, struct kr__conn *c, int res);
-
-/* Closes those that wait: the connection is being closed. */
-void kr__fds_close(struct kr_reactor *r, struct kr__conn *c);
-
-/* Ends it, with all that its user never had. */
-void kr__fds_drop(struct kr_reactor *r, struct kr__conn *c);
 
 #endif

@@ -15,7 +15,7 @@
 #include "core/forward.h"
 
 #include "base/sized.h"
-#include "core/reactor.h"
+#include "core/hooks.h"
 
 static struct kr__forward *forward_of(const struct kr__conn *c) {
     return c->more->forward;
@@ -32,10 +32,6 @@ static struct kr__way *way_to(const struct kr__conn *c) {
 
 static struct kr__conn *other_of(const struct kr__conn *c) {
     return forward_of(c)->ends[!side_of(c)];
-}
-
-bool kr__forward_from(const struct kr__conn *c) {
-    return forward_of(c)->ways[side_of(c)].used;
 }
 
 /* Nothing more is read for this pair; what comes meanwhile is kept. With an error of -ECANCELED it
@@ -84,7 +80,7 @@ static bool close_follows(const struct kr__forward *f, unsigned i) {
 
 /* Where no close follows a pair, the end is not the other's: its own user is told of it, when the
  * pair is over. */
-void kr__forward_eof(struct kr_reactor *r, struct kr__conn *c) {
+static void forward_eof(struct kr_reactor *r, struct kr__conn *c) {
     struct kr__forward *f = forward_of(c);
     unsigned i = side_of(c);
     way_end(r, f, i);
@@ -117,7 +113,8 @@ static int queue_to(struct kr_reactor *r, struct kr__conn *to, const struct kr__
     return rc;
 }
 
-size_t kr__forward_data(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size) {
+static size_t forward_data(struct kr_reactor *r, struct kr__conn *c, const char *data,
+                           size_t size) {
     struct kr__forward *f = forward_of(c);
     struct kr__conn *to = other_of(c);
     struct kr__way *way = &f->ways[side_of(c)];
@@ -139,7 +136,7 @@ size_t kr__forward_data(struct kr_reactor *r, struct kr__conn *c, const char *da
     return part;
 }
 
-void kr__forward_dam(struct kr_reactor *r, struct kr__conn *c) {
+static void forward_full(struct kr_reactor *r, struct kr__conn *c) {
     struct kr__conn *from = other_of(c);
     if (!from->forwarding)
         return;
@@ -149,38 +146,41 @@ void kr__forward_dam(struct kr_reactor *r, struct kr__conn *c) {
     kr__conn_dirty(r, from);
 }
 
-void kr__forward_undam(struct kr_reactor *r, struct kr__conn *c) {
+static bool forward_drained(struct kr_reactor *r, struct kr__conn *c) {
     struct kr__conn *from = other_of(c);
     if (!from->forwarding)
-        return;
+        return true;
     from->dammed = false;
     kr__conn_show_later(r, from);
     kr__conn_dirty(r, from);
+    return true;
 }
 
-void kr__forward_sent(struct kr_reactor *r, struct kr__conn *c) {
+static void forward_sent(struct kr_reactor *r, struct kr__conn *c) {
     if (!c->queued && way_to(c)->ended)
         forward_check(r, forward_of(c));
 }
 
-void kr__forward_deafened(struct kr_reactor *r, struct kr__conn *c, int error) {
+/* An end takes nothing more: what comes from it is forwarded to its end. The error is the first. */
+static void forward_breaks(struct kr_reactor *r, struct kr__conn *c, int error) {
     struct kr__forward *f = forward_of(c);
+    (void)error;
     if (kr__link_on(&f->over))
         return;
     kr__mark(forward_one_sided);
     unsigned to = !side_of(c);
     if (f->ways[to].used && !f->ways[!to].used) {
-        forward_over(r, f, error, true);
+        forward_over(r, f, c->error, true);
         return;
     }
     f->one_sided = true;
-    f->error = error;
+    f->error = c->error;
     if (f->ways[to].used && !f->ways[to].ended)
         way_end(r, f, to);
     forward_check(r, f);
 }
 
-void kr__forward_cut(struct kr_reactor *r, struct kr__conn *c, int error) {
+static void forward_closes(struct kr_reactor *r, struct kr__conn *c, int error) {
     kr__mark(forward_cut);
     if (c->broken) /* of two errors the first is told */
         error = c->error;
@@ -190,13 +190,15 @@ void kr__forward_cut(struct kr_reactor *r, struct kr__conn *c, int error) {
 static void forward_free(struct kr_reactor *r, struct kr__forward *f) {
     kr__link_off(&f->over);
     for (unsigned i = 0; i < 2; i++) {
-        f->ends[i]->paired = f->ends[i]->forwarding = f->ends[i]->dammed = false;
+        f->ends[i]->features &= (uint8_t)~KR__PAIRED;
+        f->ends[i]->forwarding = f->ends[i]->dammed = false;
         f->ends[i]->more->forward = NULL;
     }
     kr__block_put(&r->blocks, f, kr__block_room(sizeof *f));
 }
 
-void kr__forward_drop(struct kr_reactor *r, struct kr__conn *c) {
+/* Of an end that is left to release with the table (kr__conns_free): nobody is told. */
+static void forward_drop(struct kr_reactor *r, struct kr__conn *c) {
     forward_free(r, forward_of(c));
 }
 
@@ -207,7 +209,7 @@ void kr__forward_drop(struct kr_reactor *r, struct kr__conn *c) {
 static enum kr_close manner_of(const struct kr__forward *f, struct kr__conn *c) {
     if (!f->broken)
         return f->one_sided ? KR_CLOSE_LINGER : KR_CLOSE_FLUSH;
-    if (c->calling || c->state >= KR__CONN_JOINING)
+    if (c->features & KR__CONNECTING || c->state >= KR__CONN_JOINING)
         return KR_CLOSE_RESET;
     c->cuts = true;
     return KR_CLOSE_FLUSH;
@@ -231,8 +233,8 @@ static void go_on(struct kr_reactor *r, struct kr__conn *c) {
     kr__conn_show_later(r, c);
     kr__conn_dirty(r, c);
     kr__conn_broken_step(r, c);
-    if (c->missed)
-        kr__drain_rejoin(r, c);
+    KR__EACH_ROW(r, rejoins)
+        row->rejoins(r, c);
 }
 
 static void settle_one(struct kr_reactor *r, struct kr__forward *f) {
@@ -265,16 +267,42 @@ void kr__forwards_settle(struct kr_reactor *r) {
     }
 }
 
-int64_t kr__forward_sent_at(const struct kr__conn *c) {
+/* When the queue that it feeds last got rid of bytes. */
+static int64_t forward_idle_from(const struct kr__conn *c) {
     return other_of(c)->write_from;
 }
 
 /* At a limit it waits for the pair, whose other parts are looked at by themselves. */
-bool kr__forward_moves(const struct kr__conn *c) {
+static bool forward_moves(const struct kr_reactor *r, const struct kr__conn *c) {
     const struct kr__conn *to = other_of(c);
-    bool sends = to->calling || kr__conn_queue_moves(to);
+    bool sends = to->features & KR__CONNECTING || kr__conn_queue_moves(r, to);
     return forward_of(c)->ways[side_of(c)].ended || (to->blocked && sends);
 }
+
+/* An end that is forwarded has come when the pair is over. */
+static bool forward_holds(const struct kr__conn *c) {
+    return !c->no_eof && forward_of(c)->ways[side_of(c)].used;
+}
+
+/* The pair is over, and is told of before the end is closed. */
+static uint32_t forward_wants(const struct kr__conn *c, uint32_t desired) {
+    return c->state == KR__CONN_CLOSING ? 0 : desired;
+}
+
+const struct kr__hooks kr__hooks_forward = {
+    .wants = forward_wants,
+    .moves = forward_moves,
+    .holds = forward_holds,
+    .idle_from = forward_idle_from,
+    .data = forward_data,
+    .eof = forward_eof,
+    .full = forward_full,
+    .drained = forward_drained,
+    .sent = forward_sent,
+    .breaks = forward_breaks,
+    .closes = forward_closes,
+    .drop = forward_drop,
+};
 
 void kr_forward_opts_init_sized(struct kr_forward_opts *opts, size_t size) {
     const struct kr_forward_opts defaults = {.size = sizeof defaults};
@@ -284,7 +312,7 @@ void kr_forward_opts_init_sized(struct kr_forward_opts *opts, size_t size) {
 static int may_forward(const struct kr__conn *from, const struct kr__conn *to) {
     if (!kr__conn_lives(from) || !kr__conn_takes(to))
         return -EPIPE;
-    return from->paired || to->paired ? -EBUSY : 0;
+    return (from->features | to->features) & KR__PAIRED ? -EBUSY : 0;
 }
 
 static struct kr__forward *forward_new(struct kr_reactor *r, struct kr__conn *a,
@@ -306,7 +334,7 @@ static void way_begin(struct kr_reactor *r, struct kr__forward *f, unsigned i, u
     kr__conn_dirty(r, from);
     kr__mark_if(forward_after_the_end, from->eof_told);
     if (f->ends[!i]->blocked)
-        kr__forward_dam(r, f->ends[!i]);
+        forward_full(r, f->ends[!i]);
     else
         kr__conn_show_later(r, from);
 }
@@ -336,7 +364,8 @@ int kr_conn_forward(struct kr_reactor *r, kr_conn a, kr_conn b, const struct kr_
     f->done = done;
     f->user = user;
     from->more->forward = to->more->forward = f;
-    from->paired = to->paired = true;
+    from->features |= KR__PAIRED;
+    to->features |= KR__PAIRED;
     f->ways[1].used = !opts->one_way;
     way_begin(r, f, 0, opts->max_ab);
     if (!opts->one_way)
@@ -349,7 +378,7 @@ int kr_conn_forward_stop(struct kr_reactor *r, kr_conn conn) {
     int rc = kr__conn_door(r, conn, &c);
     if (rc < 0)
         return rc;
-    if (!c->paired)
+    if (!(c->features & KR__PAIRED))
         return -EINVAL;
     forward_over(r, forward_of(c), -ECANCELED, false);
     return 0;

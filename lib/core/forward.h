@@ -26,44 +26,14 @@ struct kr__forward {
     void *user;
 };
 
-/* Queues bytes of a forwarding connection to its other end; returns how many of them, as on_data
- * would. */
-size_t kr__forward_data(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size);
-
-/* The stream of a forwarding connection has ended. */
-void kr__forward_eof(struct kr_reactor *r, struct kr__conn *c);
-
-/* The queue of an end has risen above its high mark; has come down to its low mark; is perhaps
- * empty. */
-void kr__forward_dam(struct kr_reactor *r, struct kr__conn *c);
-void kr__forward_undam(struct kr_reactor *r, struct kr__conn *c);
-void kr__forward_sent(struct kr_reactor *r, struct kr__conn *c);
-
-/* Whether what an end receives is the pair's. */
-bool kr__forward_from(const struct kr__conn *c);
-
-/* An end takes nothing more: what comes from it is forwarded to its end. */
-void kr__forward_deafened(struct kr_reactor *r, struct kr__conn *c, int error);
-
-/* An end is being closed. */
-void kr__forward_cut(struct kr_reactor *r, struct kr__conn *c, int error);
-
-/* Forgets the pair of an end that is left to release with the table (kr__conns_free): nobody is
- * told. */
-void kr__forward_drop(struct kr_reactor *r, struct kr__conn *c);
+extern const struct kr__hooks kr__hooks_forward;
 
 /* Tells of those that have ended, and closes their ends. A phase of the turn. */
 void kr__forwards_settle(struct kr_reactor *r);
 
 /* Whether the pair of an end waits to be told of its own end. */
 static inline bool kr__forward_is_over(const struct kr__conn *c) {
-    return c->paired && kr__link_on(&c->more->forward->over);
+    return c->features & KR__PAIRED && kr__link_on(&c->more->forward->over);
 }
-
-/* When the queue that dams an end last got rid of bytes. */
-int64_t kr__forward_sent_at(const struct kr__conn *c);
-
-/* For the audit: will something let a dammed end read on? */
-bool kr__forward_moves(const struct kr__conn *c);
 
 #endif

@@ -10,7 +10,6 @@
 
 #include "base/addr.h"
 #include "base/sized.h"
-#include "core/fds.h"
 #include "core/reactor.h"
 #include "kernel/probe.h"
 
@@ -189,7 +188,7 @@ static struct kr__listen_plan listener_plan(const struct kr_reactor *r,
         .reuse_port = l->opts.reuse_port,
         .v6_only = l->opts.v6_only,
         .conn = &l->opts.conn,
-        .refuse_fds = kr__fds_refused(r, &l->opts.conn),
+        .refuse_fds = kr__refuses_fds(r, &l->opts.conn),
         .mode = l->opts.unix_mode,
         .replace = l->opts.unix_replace,
         .patience_ns = patience(r, l),

@@ -29,6 +29,8 @@ struct kr__arrival {
     struct kr_addr addrs[2]; /* peer, local */
 };
 
+struct kr__hooks;
+
 struct kr__listener {
     struct kr__owner owner;
     uint8_t state; /* enum kr__listener_state */
@@ -136,5 +138,7 @@ void kr__listener_end(struct kr_reactor *r, struct kr__listener *l);
 /* Removes its path from the file system, if that is its business. */
 void kr__listener_unname(struct kr_reactor *r, struct kr__listener *l);
 void kr__listener_gone(struct kr_reactor *r, struct kr__listener *l);
+
+extern const struct kr__hooks kr__hooks_accept;
 
 #endif

@@ -36,6 +36,8 @@ struct kr__reservation {
     struct kr__send *fresh; /* a record of its own, or NULL: room in the queue's tail */
 };
 
+struct kr__hooks;
+
 struct kr_reactor {
     /* First what each call looks at: whose thread this is, and whether this is a forked child. */
     uint64_t thread;          /* kr__thread of the one that runs it; 0 before */
@@ -56,6 +58,7 @@ struct kr_reactor {
      * that are known to keep to their share (share.c). */
     uint64_t share_turn, share_turn_before;
     unsigned modest, modest_before;
+    const struct kr__hooks *const *hooks; /* a row each (core/hooks.h) */
     struct kr__list dirty, again, showing, forwards_over, releases;
     int64_t rest_until; /* when those connections that rest go on (rest.c); KR__NEVER: none does */
     struct kr__line line;
@@ -135,6 +138,11 @@ static inline bool kr__may_hold(const struct kr_reactor *r, const struct kr__con
     kr__mark_if(own_share_reached, c->held >= share);
     kr__mark_if(share_of_all_reached, c->held < share && bufs->held >= bufs->count - share);
     return c->held < share && bufs->held < bufs->count - share;
+}
+
+/* Whether a socket of connections with these limits is to refuse descriptors. */
+static inline bool kr__refuses_fds(const struct kr_reactor *r, const struct kr_conn_opts *opts) {
+    return !opts->recv_fds && (r->ring.caps & KR__CAP_REFUSES_FDS);
 }
 
 /* Forgets the open reservation, if there is one. */

@@ -15,7 +15,7 @@
 #include "core/release.h"
 
 #include "core/fds.h"
-#include "core/reactor.h"
+#include "core/hooks.h"
 #include "core/zerocopy.h"
 
 static int list_unsent(struct kr_reactor *r, const struct kr__conn *c, struct kr_released *what,
@@ -58,19 +58,20 @@ static void hand_over(struct kr_reactor *r, struct kr__conn *c, struct kr_releas
     what->eof = c->eof;
     what->shut = c->fin;
     what->shutting = c->half && !c->fin;
-    if (c->takes_fds)
+    if (c->features & KR__TAKES_FDS)
         kr__fds_hand_over(c, what);
     kr__fds_leave(r, c, what->fd);
     point_at_nothing(what);
     more->fd = -1;
-    c->leaving = c->lingers = c->purges = false;
+    c->features &= (uint8_t)~KR__DETACHING;
+    c->lingers = c->purges = false;
     kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_RELEASED);
     kr__count(&r->stats.releases, 1);
     more->released(r, kr__conn_handle(c), more->released_user, what);
 }
 
-void kr__release_fails(struct kr_reactor *r, struct kr__conn *c, int error) {
-    c->leaving = false;
+static void fails(struct kr_reactor *r, struct kr__conn *c, int error) {
+    c->features &= (uint8_t)~KR__DETACHING;
     c->more->refusal = 0;
     struct kr_released what = {.error = error, .fd = -1, .open = c->state == KR__CONN_OPEN};
     point_at_nothing(&what);
@@ -85,8 +86,9 @@ static void goes_on(struct kr_reactor *r, struct kr__conn *c, int error) {
     c->state = KR__CONN_OPEN;
     kr__conn_watch(r, c);
     kr__conn_dirty(r, c);
-    kr__release_fails(r, c, error);
-    kr__drain_rejoin(r, c);
+    fails(r, c, error);
+    KR__EACH_ROW(r, rejoins)
+        row->rejoins(r, c);
     kr__conn_shrank(r, c, 0);
     kr__conn_show_later(r, c);
     kr__conn_broken_step(r, c);
@@ -116,9 +118,18 @@ void kr__releases_settle(struct kr_reactor *r) {
         settle_one(r, kr__container_of(link, struct kr__conn, wait));
 }
 
-void kr__release_step(struct kr_reactor *r, struct kr__conn *c) {
+/* True while it has no descriptor to leave by, and has not been refused one. */
+static bool lacks_fd(const struct kr__conn *c) {
+    return c->more->fd < 0 && !c->more->refusal;
+}
+
+/* Something of it has come back. It is to be told of when nothing is in flight and it has its
+ * descriptor; or when it has been refused one, and only zero-copy sends are in flight, at most. */
+static void release_settles(struct kr_reactor *r, struct kr__conn *c) {
+    if (c->state != KR__CONN_RELEASING)
+        return;
     unsigned flights = kr__conn_flies(c) ? c->more->zerocopy.flights.count : 0;
-    bool ready = c->owner.inflight == flights && !kr__release_lacks_fd(c);
+    bool ready = c->owner.inflight == flights && !lacks_fd(c);
     if (ready && (c->more->refusal || !flights) && !kr__link_on(&c->wait))
         kr__list_push(&r->releases, &c->wait);
 }
@@ -133,20 +144,53 @@ void kr__release_answered(struct kr_reactor *r, struct kr__conn *c, int res) {
         r->kernel->close(r->kernel, res);
 }
 
-void kr__release_overdue(struct kr_reactor *r, struct kr__conn *c) {
+/* What was sent by zero-copy has not been acknowledged in time. */
+static bool release_overdue(struct kr_reactor *r, struct kr__conn *c) {
+    if (c->state != KR__CONN_RELEASING)
+        return false;
     kr__mark(release_overdue);
     kr__count(&r->stats.timeouts, 1);
     c->more->refusal = -ETIMEDOUT;
-    kr__release_step(r, c);
+    release_settles(r, c);
+    return true;
+}
+
+/* It is not released: its error has been taken off the socket. */
+static void release_breaks(struct kr_reactor *r, struct kr__conn *c, int error) {
+    kr__mark_if(broken_while_released, c->state == KR__CONN_RELEASING);
+    if (c->state == KR__CONN_RELEASING) {
+        c->more->refusal = error;
+        release_settles(r, c);
+    }
+}
+
+/* It ends before it could be released. */
+static void release_ends(struct kr_reactor *r, struct kr__conn *c, int error) {
+    fails(r, c, error ? error : -ECANCELED);
+}
+
+static uint32_t release_wants(const struct kr__conn *c, uint32_t desired) {
+    bool alone = !(c->owner.armed & ~KR__SET(export)) && !kr__conn_flies(c);
+    return c->state == KR__CONN_RELEASING && lacks_fd(c) && alone ? KR__SET(export) : desired;
 }
 
 /* One that has waited long enough for its flights waits on only for what is being cancelled. */
-bool kr__release_moves(const struct kr__conn *c) {
+static bool release_moves(const struct kr_reactor *r, const struct kr__conn *c) {
+    (void)r;
     if (!kr__conn_flies(c))
         return c->owner.inflight > 0;
     bool joins = c->owner.inflight > c->more->zerocopy.flights.count;
     return kr__heap_filed(&c->deadline.node) || (c->more->refusal && joins);
 }
+
+const struct kr__hooks kr__hooks_detach = {
+    .wants = release_wants,
+    .moves = release_moves,
+    .breaks = release_breaks,
+    .overdue = release_overdue,
+    .settles = release_settles,
+    .ends = release_ends,
+};
 
 static int may_release(const struct kr_reactor *r, const struct kr__conn *c) {
     if (c->state == KR__CONN_RELEASING)
@@ -155,7 +199,7 @@ static int may_release(const struct kr_reactor *r, const struct kr__conn *c) {
         return c->state == KR__CONN_OPENING ? -ENOTCONN : -EPIPE;
     if (c->broken) /* its error has been taken off the socket */
         return -EPIPE;
-    if (c->paired || c->files)
+    if (c->features & KR__PAIRED || c->files)
         return -EBUSY;
     bool has_fd = kr__conn_opts(c)->keep_fd || kr__slots_fd(&r->slots, c->owner.slot) >= 0;
     return has_fd || r->ring.caps & KR__CAP_FD_INSTALL ? 0 : -EOPNOTSUPP;
@@ -181,10 +225,10 @@ int kr_conn_release(struct kr_reactor *r, kr_conn conn, kr_released_fn *done, vo
     kr__conn_hold(r, c);
     kr__deadline_unfile(&r->timers, &c->deadline);
     c->state = KR__CONN_RELEASING;
-    c->leaving = true;
+    c->features |= KR__DETACHING;
     if (kr__conn_flies(c))
         kr__conn_count(r, c, KR_DEADLINE_FLUSH);
     kr__conn_dirty(r, c);
-    kr__release_step(r, c);
+    release_settles(r, c);
     return 0;
 }

@@ -8,7 +8,7 @@
  * told); the connection ends first (told so before on_close). */
 #include "core/sockopt.h"
 
-#include "core/reactor.h"
+#include "core/hooks.h"
 
 #define WAITING_MAX 64u
 
@@ -19,7 +19,8 @@ static struct kr__sockopt *pop(struct kr__conn *c) {
     all->count--;
     if (!all->head)
         all->tail = NULL;
-    c->tuning = all->head != NULL;
+    if (!all->head)
+        c->features &= (uint8_t)~KR__SETS_OPTIONS;
     return o;
 }
 
@@ -31,7 +32,7 @@ static void push(struct kr__conn *c, struct kr__sockopt *o) {
         all->head = o;
     all->tail = o;
     all->count++;
-    c->tuning = true;
+    c->features |= KR__SETS_OPTIONS;
 }
 
 static struct kr__sockopt pop_and_free(struct kr_reactor *r, struct kr__conn *c) {
@@ -54,16 +55,32 @@ void kr__sockopt_answered(struct kr_reactor *r, struct kr__conn *c, int error) {
         tell(r, c, error);
 }
 
-void kr__sockopts_cancel(struct kr_reactor *r, struct kr__conn *c) {
-    kr__mark_if(sockopt_cancelled, c->tuning);
-    while (c->tuning)
+/* They are set before anything is sent: bytes may have been queued behind them. What is in flight
+ * goes on meanwhile. */
+static uint32_t sockopt_sends(const struct kr__conn *c, uint32_t desired) {
+    if (!c->queued && c->state != KR__CONN_OPEN)
+        return desired;
+    return KR__SET(sockopt) | (c->owner.armed & ~(uint32_t)KR__VERBS_THAT_RECEIVE);
+}
+
+/* Those that wait will never be set, and their users are told. */
+static void sockopt_ends(struct kr_reactor *r, struct kr__conn *c, int error) {
+    (void)error;
+    kr__mark(sockopt_cancelled);
+    while (c->features & KR__SETS_OPTIONS)
         tell(r, c, -ECANCELED);
 }
 
-void kr__sockopts_drop(struct kr_reactor *r, struct kr__conn *c) {
-    while (c->tuning)
+static void sockopt_drop(struct kr_reactor *r, struct kr__conn *c) {
+    while (c->features & KR__SETS_OPTIONS)
         pop_and_free(r, c);
 }
+
+const struct kr__hooks kr__hooks_sockopt = {
+    .sends = sockopt_sends,
+    .ends = sockopt_ends,
+    .drop = sockopt_drop,
+};
 
 /* Borrowed; -1: there is none, and a request has to do it. */
 static int descriptor_of(const struct kr_reactor *r, const struct kr__conn *c) {

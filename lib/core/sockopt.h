@@ -17,7 +17,7 @@ struct kr__sockopt {
     void *user;
 };
 
-/* The first that waits; there is one while c->tuning. */
+/* The first that waits; there is one while KR__SETS_OPTIONS. */
 static inline struct kr__sockopt *kr__sockopt_first(const struct kr__conn *c) {
     return c->more->options.head;
 }
@@ -25,9 +25,6 @@ static inline struct kr__sockopt *kr__sockopt_first(const struct kr__conn *c) {
 /* The step of the first one has ended so. May run a callback. */
 void kr__sockopt_answered(struct kr_reactor *r, struct kr__conn *c, int error);
 
-/* Those that wait will never be done, and their users are told; or are not, if there is nobody to
- * be told. */
-void kr__sockopts_cancel(struct kr_reactor *r, struct kr__conn *c);
-void kr__sockopts_drop(struct kr_reactor *r, struct kr__conn *c);
+extern const struct kr__hooks kr__hooks_sockopt;
 
 #endif

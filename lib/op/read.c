@@ -24,7 +24,7 @@
  * SPLICE by way of a pipe costs a third less CPU (bench/README.md), but always has a worker, which
  * sleeps while the peer takes nothing: a thread and a pipe for each slow peer, and no byte is seen
  * to move. Registered memory (READ_FIXED) makes no difference that could be measured. */
-#include "core/forward.h"
+#include "core/hooks.h"
 #include "op/op.h"
 #include "op/send.h"
 #include "pool/files.h"
@@ -80,8 +80,8 @@ static void met_end(struct kr_reactor *r, struct kr__conn *c) {
     uint32_t fewer = kr__files_met_end(files_of(c), &r->sends, &c->queue);
     kr__conn_files_check(r, c);
     kr__conn_shrank(r, c, fewer);
-    if (c->paired)
-        kr__forward_sent(r, c);
+    KR__EACH_HOOK(r, c, sent)
+        row->sent(r, c);
 }
 
 static void failed(struct kr_reactor *r, struct kr__conn *c, int error) {

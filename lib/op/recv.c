@@ -32,8 +32,7 @@
  * another receive with F_BUFFER hands the buffer over whatever its result. */
 #include "op/recv.h"
 
-#include "core/fds.h"
-#include "core/forward.h"
+#include "core/hooks.h"
 #include "core/share.h"
 #include "kernel/probe.h"
 #include "op/op.h"
@@ -51,10 +50,14 @@ uint16_t kr__prep_recv(struct kr_reactor *r, struct kr__owner *o, struct io_urin
     kr__recv_begins(r, c);
     c->streams = kr__line_empty(&r->line) && !c->singly && !c->greedy;
     c->unsure = c->looks = false;
+    struct msghdr *message = NULL;
+    if (kr__unlikely(!c->streams))
+        KR__EACH_HOOK(r, c, asks)
+            message = row->asks(c);
     if (kr__likely(c->streams))
         io_uring_prep_recv_multishot(sqe, 0, NULL, 0, 0);
-    else if (c->takes_fds)
-        io_uring_prep_recvmsg(sqe, 0, kr__fds_ask(c), MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    else if (message)
+        io_uring_prep_recvmsg(sqe, 0, message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
     else if (c->mute)
         prep_read(c, sqe);
     else
@@ -130,7 +133,8 @@ static size_t show(struct kr_reactor *r, struct kr__conn *c, const char *data, s
             kr__count(&r->stats.left_unpaused, 1);
     }
     if (kr__unlikely(c->forwarding && !c->paused && used < size))
-        used += kr__forward_data(r, c, data + used, size - used);
+        KR__EACH_HOOK(r, c, data)
+            return used + row->data(r, c, data + used, size - used);
     return used;
 }
 
@@ -204,10 +208,11 @@ static void deliver(struct kr_reactor *r, struct kr__conn *c, const char *data, 
 }
 
 static void tell_eof(struct kr_reactor *r, struct kr__conn *c) {
-    if (c->forwarding) {
-        kr__forward_eof(r, c);
-        return;
-    }
+    if (c->forwarding)
+        KR__EACH_HOOK(r, c, eof) {
+            row->eof(r, c);
+            return;
+        }
     c->eof_told = true;
     if (c->ops->on_eof) {
         c->ops->on_eof(r, kr__conn_handle(c), c->user);
@@ -294,8 +299,8 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
     c->recv_goes_on = how->res == -EAGAIN;
     if (kr__unlikely(c->singly) && size)
         c->recv_waits = !c->recv_by_wake && (size < r->bufs.size || kr__pipe_polls(c));
-    if (kr__unlikely(c->takes_fds))
-        kr__fds_came(r, c, how->res);
+    KR__EACH_HOOK(r, c, came)
+        row->came(r, c, how->res);
     if (kr__likely(size)) {
         kr__assert(filled);
         kr__mark_if(recv_ended_with_data, c->streams && !(how->flags & IORING_CQE_F_MORE));
@@ -320,8 +325,8 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
  * phase. */
 void kr__recv_show(struct kr_reactor *r, struct kr__conn *c) {
     kr__assert(c->state == KR__CONN_OPEN && !kr__conn_stopped(c));
-    if (kr__unlikely(c->takes_fds)) {
-        kr__fds_show(r, c);
+    KR__EACH_HOOK(r, c, shows) {
+        row->shows(r, c);
         kr__conn_dirty(r, c); /* which has waited for that */
     }
     if (c->kept_size && c->state == KR__CONN_OPEN && !kr__conn_stopped(c))

@@ -17,7 +17,7 @@
  * too. */
 #include "op/send.h"
 
-#include "core/forward.h"
+#include "core/hooks.h"
 #include "core/zerocopy.h"
 #include "op/op.h"
 #include "pool/files.h"
@@ -120,8 +120,8 @@ void kr__send_took(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     if (kr__unlikely(c->files))
         kr__conn_files_check(r, c);
     kr__conn_shrank(r, c, sent.uncounted);
-    if (kr__unlikely(c->paired))
-        kr__forward_sent(r, c);
+    KR__EACH_HOOK(r, c, sent)
+        row->sent(r, c);
 }
 
 /* A reservation's room may go with the bytes in front of it. */
