@@ -21,7 +21,7 @@
  * with -ECANCELED (io_wq_worker_cancel, io_uring/io-wq.c). The kernel writes to the chunk until the
  * completion, so it is kept till then.
  *
- * SPLICE by way of a pipe costs a third less CPU (bench/README.md), but always has a worker, which
+ * SPLICE by way of a pipe costs a third less CPU (doc/figures.md), but always has a worker, which
  * sleeps while the peer takes nothing: a thread and a pipe for each slow peer, and no byte is seen
  * to move. Registered memory (READ_FIXED) makes no difference that could be measured. */
 #include "core/hooks.h"

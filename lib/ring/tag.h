@@ -1,8 +1,11 @@
-/* The tag: what user_data says about a completion. op 8 | slot 24 | generation 16 | operand 16.
+/* The tag: what user_data says about a completion. op 8 | slot 24 | aux 32, where aux is
+ * generation 16 | operand 16.
  *
- * `op` finds the row of the op table, `slot` the owner, `generation` (the low bits of the owner's)
- * its life, `operand` is the op's own. All four in 64 bits, so that a completion finds its owner
- * with one index and no lookup. */
+ * `op` finds the row of the op table, and `slot` the owner: a connection by its slot in the
+ * registered sparse file table, a listener, the reactor itself. Of aux, `generation` (the low bits
+ * of the owner's) is the life of the slot, and `operand` is the op's own. A receive's buffer, of
+ * the provided buffer ring, is named by the completion's flags. All is in 64 bits, so that a
+ * completion finds its owner with one index and no lookup. */
 #ifndef KR_RING_TAG_H
 #define KR_RING_TAG_H
 

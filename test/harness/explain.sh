@@ -58,6 +58,7 @@ lacks() {
     'needs IPv6 and a writable /proc/sys') ! [ -w /proc/sys/net/ipv6/bindv6only ] ;;
     'needs IPv6 on loopback') ! grep -q '^0\{31\}1 .* lo$' /proc/net/if_inet6 ;;
     'needs kernel '*) is_older_than "$(last)" ;;
+    'needs the header '*) ! [ -e "/usr/include/$(last)" ] ;;
     'needs the program '*) ! command -v "$(last)" ;;
     'needs ss -K') ! destroys_sockets ;;
     'needs leave to read the kernel log') ! dmesg ;;

@@ -251,6 +251,7 @@ static int explain(const char *reason) {
 TEST(reason_that_the_machine_explains) {
     CHECK_EQ(explain("needs kernel 99.0"), 0);
     CHECK_EQ(explain("needs the program no-such-program"), 0);
+    CHECK_EQ(explain("needs the header no/such/header.h"), 0);
     CHECK_EQ(explain("needs 4000000000 descriptors"), 0);
 }
 
@@ -258,6 +259,7 @@ TEST(reason_that_the_machine_does_not_explain) {
     CHECK_EQ(explain("needs kernel 2.6"), 1);
     CHECK_EQ(explain("needs kernel 6.1"), 1);
     CHECK_EQ(explain("needs the program sh"), 1);
+    CHECK_EQ(explain("needs the header stdio.h"), 1);
     CHECK_EQ(explain("needs 3 descriptors"), 1);
     CHECK_EQ(explain("needs a checked build"), 1); /* test/run makes no other */
     CHECK_EQ(explain("needs luck"), 1);
