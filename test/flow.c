@@ -534,4 +534,76 @@ TEST_EACH(flow_time_is_now_when_kept_bytes_are_shown) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(flow, 32 + 5 * 4)
+/* What one call of on_data does, which consumes nothing. */
+enum deed { LEAVES, PAUSES, CLOSES, SWAPS, FORWARDS, DEEDS };
+
+struct leaver {
+    enum deed deed;
+    kr_conn other;
+    unsigned calls, opens;
+};
+
+static size_t consume_all(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                          size_t size) {
+    (void)r;
+    (void)conn;
+    (void)user;
+    (void)data;
+    return size;
+}
+
+static void leaver_open(struct kr_reactor *r, kr_conn conn, void *user) {
+    struct leaver *l = user;
+    (void)r;
+    if (l->opens++ == 0)
+        l->other = conn;
+}
+
+static size_t leaver_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
+                          size_t size) {
+    static const struct kr_conn_ops others = {.on_data = consume_all};
+    struct leaver *l = user;
+    (void)data;
+    (void)size;
+    l->calls++;
+    switch (l->deed) {
+    case PAUSES:
+        CHECK_OK(kr_conn_pause(r, conn));
+        break;
+    case CLOSES:
+        CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_NOW));
+        break;
+    case SWAPS:
+        CHECK_OK(kr_conn_swap(r, conn, &others, NULL));
+        break;
+    case FORWARDS:
+        CHECK_OK(kr_conn_forward(r, conn, l->other, NULL, NULL, NULL));
+        break;
+    default:
+        break;
+    }
+    return 0;
+}
+
+/* Ours: left_unpaused counts what only more bytes would show again, and not what is shown, passed on or
+ * dropped without them. */
+TEST_EACH(flow_counts_what_is_left_behind) {
+    static const struct kr_conn_ops ops = {.on_open = leaver_open, .on_data = leaver_data};
+    for (enum deed deed = LEAVES; deed < DEEDS; deed++) {
+        struct leaver l = {.deed = deed};
+        struct kr_reactor *r = test_reactor(NULL);
+        uint16_t port = test_listen(r, NULL, NULL, &ops, &l);
+        int other = test_connect(port);
+        TEST_UNTIL(r, l.opens == 1);
+        int fd = test_connect(port);
+        TEST_UNTIL(r, l.opens == 2);
+        CHECK_EQ(send(fd, "x", 1, 0), 1);
+        TEST_UNTIL(r, l.calls == 1);
+        CHECK_EQ(test_stats(r).left_unpaused, deed == LEAVES);
+        test_close(fd);
+        test_close(other);
+        test_reactor_free(r);
+    }
+}
+
+TAP_MAIN(flow, 32 + 6 * 4)

@@ -569,7 +569,8 @@ TEST_EACH(peer_that_has_ended_before) {
     }
 }
 
-/* Ours: one that was shut for writing receives to the end, also when what is sent on it has failed. */
+/* Ours: one that was shut for writing takes no sends, receives to the end of the stream, and ends in
+ * order. */
 TEST_EACH(socket_that_was_shut_before) {
     for (unsigned tcp = 0; tcp < 2; tcp++) {
         struct kr_reactor *r = test_reactor(NULL);
@@ -580,14 +581,46 @@ TEST_EACH(socket_that_was_shut_before) {
         adopt(r, &s, ends[0], NULL);
         CHECK_EQ(write(ends[1], "hello", 5), 5);
         TEST_UNTIL(r, s.got == 5);
-        CHECK_OK(kr_conn_send(r, s.conn, "x", 1));
-        TEST_UNTIL(r, kr_conn_send(r, s.conn, "x", 1) == -EPIPE);
+        CHECK_ERR(kr_conn_send(r, s.conn, "x", 1), EPIPE);
+        CHECK_OK(kr_conn_shutdown(r, s.conn)); /* which is nothing new */
         CHECK_EQ(write(ends[1], "world", 5), 5);
         TEST_UNTIL(r, s.got == 10);
         CHECK_EQ(s.closes, 0u);
         test_close(ends[1]);
         TEST_UNTIL(r, s.closes == 1);
-        CHECK_EQ(s.error, -EPIPE);
+        CHECK(s.eofs == 1 && s.error == 0);
+        test_rest(r, (struct test_levels){0});
+        test_reactor_free(r);
+    }
+}
+
+static void on_shut_released(struct kr_reactor *r, kr_conn conn, void *user,
+                             const struct kr_released *what) {
+    struct seen *s = user;
+    (void)r;
+    (void)conn;
+    CHECK(what->error == 0 && what->shut && !what->shutting && !what->eof);
+    CHECK_EQ(send(what->fd, "x", 1, MSG_NOSIGNAL), -1);
+    CHECK_EQ(errno, EPIPE);
+    test_close(what->fd);
+    s->released++;
+}
+
+/* Ours: whoever one is released to that was shut for writing is told that it was. */
+TEST_EACH(socket_that_was_shut_before_is_released) {
+    for (unsigned tcp = 0; tcp < 2; tcp++) {
+        struct kr_reactor *r = test_reactor(NULL);
+        struct seen s = {.mute = true};
+        struct kr_conn_opts opts = conn_opts();
+        opts.keep_fd = true;
+        int ends[2];
+        ends_make(ends, tcp);
+        CHECK_SYS(shutdown(ends[0], SHUT_WR));
+        adopt(r, &s, ends[0], &opts);
+        CHECK_OK(kr_conn_release(r, s.conn, on_shut_released, &s));
+        TEST_UNTIL(r, s.closes == 1);
+        CHECK_EQ(s.released, 1u);
+        test_close(ends[1]);
         test_rest(r, (struct test_levels){0});
         test_reactor_free(r);
     }
@@ -907,4 +940,4 @@ TEST_EACH(descriptors_beside_other_control_data) {
     test_reactor_free(r);
 }
 
-TAP_MAIN(foreign, 20 * 4 + 1 + 2 * 2)
+TAP_MAIN(foreign, 21 * 4 + 1 + 2 * 2)

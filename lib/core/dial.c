@@ -138,11 +138,12 @@ static int make_pipe(struct kr_reactor *r, const struct kr__conn_plan *plan, int
     return rc;
 }
 
-/* Others may share the socket, and set SO_LINGER again. */
+/* Others may share the socket, and set SO_LINGER again. They may have ended this side of it. */
 static void own(struct kr_reactor *r, struct kr__conn *c, int fd) {
     bool refuse_fds = kr__refuses_fds(r, kr__conn_opts(c));
     r->kernel->sock_own(r->kernel, fd, kr__dial_addr(c)->u.sa.sa_family, refuse_fds);
     c->lingers = !c->local && (r->ring.caps & KR__CAP_FD_INSTALL);
+    c->half = c->fin = r->kernel->sock_ended(r->kernel, fd);
 }
 
 /* As one that knocks, at a door that is open. */

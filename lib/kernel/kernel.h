@@ -112,6 +112,8 @@ struct kr__kernel {
     /* It was made by others: what they may have set that does not suit a reactor is taken back, and
      * a Unix socket refuses descriptors or takes them. `listen_fd` does so itself. */
     void (*sock_own)(const struct kr__kernel *k, int fd, int family, bool refuse_fds);
+    /* Whether this side of a connected stream has been ended; false where that is not known. */
+    bool (*sock_ended)(const struct kr__kernel *k, int fd);
     /* SO_LINGER off: closing it will neither wait nor reset. */
     int (*sock_unlinger)(const struct kr__kernel *k, int fd);
     /* Sets what the options say of an accepted Unix socket, which inherits nothing. */

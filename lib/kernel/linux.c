@@ -559,6 +559,7 @@ const struct kr__kernel kr__linux = {
     .sock_set = linux_sock_set,
     .sock_own = linux_sock_own,
     .refuses_fds = linux_refuses_fds,
+    .sock_ended = kr__sock_ended,
     .sock_unlinger = linux_sock_unlinger,
     .sock_equip = linux_sock_equip,
     .sock_end = linux_sock_end,

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 int kr__sock_set_one(int fd, int level, int name, int value) {
@@ -49,6 +50,16 @@ int kr__sock_set(int fd, int family, const struct kr_conn_opts *o) {
     if (rc == 0 && family != AF_UNIX)
         rc = set_all(fd, tcp, sizeof tcp / sizeof *tcp);
     return rc;
+}
+
+/* A send of no bytes is refused then (tcp_sendmsg_locked, net/ipv4/tcp.c; unix_stream_sendmsg,
+ * net/unix/af_unix.c). It would take an error off the socket, which is a receive's to tell. */
+bool kr__sock_ended(const struct kr__kernel *k, int fd) {
+    (void)k;
+    struct pollfd pollfd = {.fd = fd};
+    if (poll(&pollfd, 1, 0) < 0 || pollfd.revents & POLLERR)
+        return false;
+    return send(fd, "", 0, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno == EPIPE;
 }
 
 int kr__sock_unlinger(int fd) {

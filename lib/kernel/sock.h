@@ -20,6 +20,9 @@ void kr__sock_own(int fd, int family, bool refuse_fds);
  * -ENOPROTOOPT on kernels before 6.16. */
 int kr__sock_pass_fds(int fd, bool takes);
 
+/* Whether this side of a connected stream has been ended (shutdown(2)); false where that is not known. */
+bool kr__sock_ended(const struct kr__kernel *k, int fd);
+
 /* SO_LINGER off. 0, or -errno. */
 int kr__sock_unlinger(int fd);
 

@@ -121,15 +121,25 @@ static void check_cap(struct kr_reactor *r, struct kr__conn *c) {
     kr__conn_end(r, c, KR_CLOSE_NOW, -EMSGSIZE, KR_WHY_LIMIT);
 }
 
+/* True if nothing but more bytes will show what on_data has left: it has neither paused the
+ * connection, nor closed it, nor given it to somebody else. */
+static bool stays_behind(const struct kr__conn *c, const struct kr_conn_ops *ops,
+                         const void *user) {
+    bool same = c->ops == ops && c->user == user && !c->forwarding;
+    return c->state == KR__CONN_OPEN && same && !kr__conn_stopped(c);
+}
+
 /* To its user, or to the other end. A user may have it forwarded from within on_data: then the rest
  * is. */
 static size_t show(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size) {
     size_t used = 0;
     if (kr__likely(!c->forwarding)) {
+        const struct kr_conn_ops *ops = c->ops;
+        const void *user = c->user;
         r->shown = c;
         used = kr__min_size(c->ops->on_data(r, kr__conn_handle(c), c->user, data, size), size);
         r->shown = NULL;
-        if (KR_CHECKED && used < size && !kr__conn_stopped(c))
+        if (KR_CHECKED && used < size && stays_behind(c, ops, user))
             kr__count(&r->stats.left_unpaused, 1);
     }
     if (kr__unlikely(c->forwarding && !c->paused && used < size))

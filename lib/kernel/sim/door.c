@@ -307,6 +307,12 @@ static bool door_refuses_fds(const struct kr__kernel *k) {
     return entered(k)->version >= KR__SIM_LINUX(6, 16);
 }
 
+static bool door_sock_ended(const struct kr__kernel *k, int fd) {
+    const struct kr__sim_file *file = kr__sim_fd_file(entered(k), fd);
+    bool stream = file && file->kind == KR__SIM_STREAM;
+    return stream && file->stream.fin_out && !file->stream.error;
+}
+
 static int door_sock_unlinger(const struct kr__kernel *k, int fd) {
     struct kr__sim_file *file = kr__sim_fd_file(entered(k), fd);
     if (!file)
@@ -445,6 +451,7 @@ void kr__sim_door_init(struct kr_sim *sim) {
         .sock_set = door_sock_set,
         .sock_own = door_sock_own,
         .refuses_fds = door_refuses_fds,
+        .sock_ended = door_sock_ended,
         .sock_unlinger = door_sock_unlinger,
         .sock_equip = door_sock_equip,
         .sock_end = door_sock_end,
