@@ -10,6 +10,11 @@
  * when the queue is down to `send_low`. While reading is stopped, the TCP window stops the peer's
  * sending. Bytes that had already arrived are kept and shown later; no byte is lost.
  *
+ * Where both peers send more than send_high, plus what the kernel buffers, before they read, each
+ * waits for the other to read, and both stand still. A protocol that allows that needs a send_high
+ * as high as send_cap, so that sending does not stop reading; or write_ns, which ends such a
+ * connection.
+ *
  * Thread: all functions belong to the reactor's thread, or before its first kr_run to any one
  * thread at a time. The functions that any thread may call say so.
  *
@@ -474,8 +479,9 @@ KR_API int kr_conn_set_user(struct kr_reactor *r, kr_conn conn, void *user);
 KR_API int kr_conn_swap(struct kr_reactor *r, kr_conn conn, const struct kr_conn_ops *ops,
                         void *user);
 
-/* Returns the connection's own memory of inline_size bytes. It is aligned for any type and zeroed
- * before on_open. It is valid until on_close has returned. NULL for a stale handle, and when
+/* Returns the connection's own memory of inline_size bytes. It is aligned for any type and zeroed when
+ * the connection is made: before on_open, and before kr_connect or kr_conn_adopt returns, so the
+ * program may write to it from then on. It is valid until on_close has returned. NULL for a stale handle, and when
  * inline_size is 0. */
 KR_API void *kr_conn_inline(const struct kr_reactor *r, kr_conn conn);
 

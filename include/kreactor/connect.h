@@ -116,7 +116,9 @@ KR_API int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *
  *
  * State. Bytes that have arrived before, peeked at or not, are received first. A side that was
  * ended before the call acts as if it ended now: on_eof runs, or sends fail with -EPIPE. A TCP
- * socket whose peer has reset, and has left no bytes, is not connected any more (-ENOTCONN).
+ * socket whose peer has reset, or whose both sides have ended, is not connected any more unless
+ * unread bytes are left (-ENOTCONN): the stream is over, in order or not. A Unix socket in that
+ * state is taken, and ends in a turn.
  *
  * Pipes. A pipe, also a named one, is a connection in one direction; it has no addresses
  * (-ENODATA).
@@ -138,7 +140,7 @@ KR_API int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *
  *
  * Errors, with nothing begun:
  *   -EBADF
- *   -ESOCKTNOSUPPORT   a socket, but no stream
+ *   -ESOCKTNOSUPPORT   a connected socket, but no stream
  *   -ENOTCONN          a socket that is not connected and has no bytes left to be read
  *   -ENOTSUP           neither a socket nor an end of a pipe: a file, a terminal, or a pipe opened
  *                      for both reading and writing

@@ -71,7 +71,8 @@ typedef void kr_file_fn(struct kr_reactor *r, void *arg, uint64_t sent, int erro
  *              the file was opened with O_DIRECT
  *   -EBADF     `fd` is no descriptor, or not open for reading
  *   -EISDIR    a directory
- *   -ESPIPE    cannot be read at an offset: a pipe, a socket, a terminal
+ *   -ESPIPE    neither a regular file nor a block device: a pipe, a socket, a terminal, another
+ *              character device
  *   -ENODATA   a regular file that does not have `size` bytes from `offset` on now
  *   -EPIPE, -ENOBUFS   as kr_conn_send
  *   -ENOMEM */

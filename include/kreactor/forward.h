@@ -35,7 +35,8 @@ struct kr_forward_opts {
      *
      * False: both connections are closed with KR_CLOSE_FLUSH, except:
      *   - If an error ended one end, the other end is flushed and then reset, so that its peer does
-     *     not take a part of a stream for the whole.
+     *     not take a part of a stream for the whole. Flushed means that the kernel has taken the
+     *     bytes; the reset drops those that it has not sent yet to a peer that does not read.
      *   - If the peer of one end has answered, ended its side, and takes nothing more, the other
      *     end is closed with KR_CLOSE_LINGER: bytes that its peer is still sending are dropped, and
      *     do not cost that peer the answer.

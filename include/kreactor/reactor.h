@@ -88,12 +88,15 @@ struct kr_config {
 
     /* Connections at a time that this program makes itself (kr_connect) or is given
      * (kr_conn_adopt). The kernel chooses the entries of accepted connections, so the two kinds
-     * cannot share theirs. A worker whose connections are all handed to it has conn_max 1 and this
+     * cannot share theirs. Accepting does not look at this: a proxy that makes a connection for
+     * each one it accepts sets both to the same number, or kr_connect answers -ENOSPC for some that
+     * it has accepted. A worker whose connections are all handed to it has conn_max 1 and this
      * as high as it needs. Default: a quarter of the room that the limit and file_max leave, or
      * what conn_max leaves of that room if it is less; at most 1024. */
     unsigned connect_max;
 
-    /* Listeners and other files of the library's own, 1 to 65536. Default 64. */
+    /* Listeners and other files of the library's own, 1 to 65536. Default 64. The default does not
+     * shrink with RLIMIT_NOFILE: under a limit of less than about 100 it has to be lowered. */
     unsigned file_max;
 
     enum kr_table table; /* default KR_TABLE_AUTO */

@@ -32,10 +32,16 @@ struct kr_stats {
     uint64_t bytes_out;      /* bytes taken by the kernel */
     uint64_t bytes_copied;   /* bytes copied into send queues */
     uint64_t bytes_kept;     /* bytes copied because they were not shown yet, or not consumed */
-    uint64_t starved_parks;  /* times that a connection had to wait for a receive buffer */
+    /* Times that a connection had to wait for a receive buffer. The kernel is given as many of the
+     * buf_count buffers as were in use at a time lately, so that they stay in the cache, and more
+     * when connections have waited. So this rises when a burst begins; only where it keeps rising
+     * is buf_count too small. */
+    uint64_t starved_parks;
     uint64_t bufs_out;       /* now: references to receive buffers that sends and leases hold */
     uint64_t sends_out;      /* now: send records in queues, or about to be released */
-    uint64_t blocks_out;     /* now: memory blocks in use by queues */
+    /* now: memory blocks in use: by queues, kept bytes, and for what few connections have; and the
+     * inline memory of each slot, which the slot keeps for its next connection */
+    uint64_t blocks_out;
     uint64_t allocs;         /* calls of the allocator */
     uint64_t alloc_bytes;    /* now: bytes held from the allocator */
     uint64_t inflight;       /* now: requests in flight, for which the kernel owes a completion */
