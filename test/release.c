@@ -806,9 +806,8 @@ TEST_EACH(release_is_refused_with_a_file) {
 
 static void descriptors_run_out(struct rlimit *before) {
     CHECK_SYS(getrlimit(RLIMIT_NOFILE, before));
-    int next = CHECK_SYS(dup(0));
-    test_close(next);
-    struct rlimit none = {.rlim_cur = (rlim_t)next, .rlim_max = before->rlim_max};
+    /* also when one is given back meanwhile, as by a listener in a plain table */
+    struct rlimit none = {.rlim_cur = 3, .rlim_max = before->rlim_max};
     CHECK_SYS(setrlimit(RLIMIT_NOFILE, &none));
 }
 
