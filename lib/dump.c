@@ -1,6 +1,8 @@
 /* A reactor in text. Happy path: lines gather in a small buffer, which is written when it is full.
  * Failure: the first error of write ends it. Nothing is changed, so it may be called at any moment
  * that the reactor's thread has. */
+#include "dump.h"
+
 #include "core/forward.h"
 #include "op/op.h"
 #include "pool/files.h"
@@ -10,14 +12,14 @@
 
 #include <stdarg.h>
 
-struct dump {
+struct kr__dump {
     const struct kr__kernel *kernel;
     int fd, error;
     size_t size;
     char text[2048];
 };
 
-static void flush(struct dump *d) {
+static void flush(struct kr__dump *d) {
     size_t done = 0;
     while (!d->error && done < d->size) {
         int n = d->kernel->write(d->kernel, d->fd, d->text + done, d->size - done);
@@ -31,7 +33,7 @@ static void flush(struct dump *d) {
 
 #define LINE_MAX_SIZE 512
 
-__attribute__((format(printf, 2, 3))) static void put(struct dump *d, const char *format, ...) {
+__attribute__((format(printf, 2, 3))) static void put(struct kr__dump *d, const char *format, ...) {
     if (sizeof d->text - d->size < LINE_MAX_SIZE)
         flush(d);
     va_list args;
@@ -41,7 +43,7 @@ __attribute__((format(printf, 2, 3))) static void put(struct dump *d, const char
     d->size += n < LINE_MAX_SIZE ? (size_t)n : LINE_MAX_SIZE - 1;
 }
 
-static void put_set(struct dump *d, const char *word, uint32_t set) {
+static void put_set(struct kr__dump *d, const char *word, uint32_t set) {
     if (!set)
         return;
     put(d, " %s", word);
@@ -51,12 +53,12 @@ static void put_set(struct dump *d, const char *word, uint32_t set) {
     }
 }
 
-static void put_flag(struct dump *d, bool on, const char *name) {
+static void put_flag(struct kr__dump *d, bool on, const char *name) {
     if (on)
         put(d, " %s", name);
 }
 
-static void put_owner(struct dump *d, const struct kr__owner *o) {
+static void put_owner(struct kr__dump *d, const struct kr__owner *o) {
     put(d, " life %u inflight %u", o->generation, o->inflight);
     put_set(d, "armed", o->armed);
     put_set(d, "cancelled", o->cancelled);
@@ -74,7 +76,7 @@ static const char *conn_state_name(unsigned state) {
     return names[state];
 }
 
-static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr__conn *c) {
+static void put_conn(struct kr__dump *d, const struct kr_reactor *r, const struct kr__conn *c) {
     put(d, "conn %u %s", c->owner.slot, conn_state_name(c->state));
     put_owner(d, &c->owner);
     struct kr__wants wants = kr__conn_wants(r, c);
@@ -116,7 +118,7 @@ static void put_conn(struct dump *d, const struct kr_reactor *r, const struct kr
     put(d, "\n");
 }
 
-static void put_listener(struct dump *d, const struct kr__listener *l) {
+static void put_listener(struct kr__dump *d, const struct kr__listener *l) {
     char addr[KR_ADDR_TEXT_SIZE] = "?";
     kr_addr_text(&l->bound, addr, sizeof addr);
     put(d, "listener %u %s %s", l->owner.slot, l->state == KR__LISTENER_OPEN ? "open" : "closing",
@@ -135,7 +137,7 @@ static unsigned list_count(const struct kr__list *list) {
     return count;
 }
 
-static void put_ring(struct dump *d, const struct kr_reactor *r) {
+static void put_ring(struct kr__dump *d, const struct kr_reactor *r) {
     const struct io_uring *u = &r->ring.uring;
     put(d,
         "ring sq head %u tail %u made %u of %u; cq head %u tail %u of %u; flags %#x overflow %u\n",
@@ -143,9 +145,9 @@ static void put_ring(struct dump *d, const struct kr_reactor *r) {
         r->ring.cq_entries, *u->sq.kflags, *u->cq.koverflow);
 }
 
-static void put_rooms(struct dump *d, const struct kr_reactor *r) {
+static void put_rooms(struct kr__dump *d, const struct kr_reactor *r) {
     put(d, "slots %s conns %u of %u promised %u; made %u of %u; files free %u of %u\n",
-        kr_reactor_table(r) == KR_TABLE_PLAIN ? "plain" : "registered", r->conns.accepted,
+        r->ring.plain.cells ? "plain" : "registered", r->conns.accepted,
         r->conns.accept_max, r->conns.promised, r->slots.made.count - r->slots.made.free_count, r->slots.made.count,
         r->slots.files.free_count, r->slots.files.count);
     put(d, "bufs published %u target %u free %u of %u size %zu held %llu usual %zu\n",
@@ -158,26 +160,39 @@ static void put_rooms(struct dump *d, const struct kr_reactor *r) {
         list_count(&r->showing), filed, filed ? (long long)(kr__timers_next(&r->timers) - r->now) : -1);
 }
 
+void kr__dump_self(struct kr__dump *d, const struct kr_reactor *r) {
+    put(d, "self");
+    put_owner(d, &r->self);
+    put(d, "\n");
+}
+
+void kr__dump_listeners(struct kr__dump *d, const struct kr_reactor *r) {
+    for (unsigned i = 0; i < r->listeners.max; i++) {
+        if (r->listeners.table[i].state != KR__LISTENER_FREE)
+            put_listener(d, &r->listeners.table[i]);
+    }
+}
+
+void kr__dump_conns(struct kr__dump *d, const struct kr_reactor *r) {
+    for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
+        if (c->state != KR__CONN_FREE)
+            put_conn(d, r, c);
+    }
+}
+
 int kr_dump(const struct kr_reactor *r, int fd) {
     int rc = kr__guard(r);
     if (rc < 0)
         return rc;
-    struct dump d = {.kernel = r->kernel, .fd = fd};
+    struct kr__dump d = {.kernel = r->kernel, .fd = fd};
     put(&d, "kreactor %d.%d.%d turns %llu%s%s%s\n", KR_VERSION_MAJOR, KR_VERSION_MINOR,
         KR_VERSION_PATCH, (unsigned long long)r->stats.turns, r->in_turn ? " in-turn" : "",
         r->freeing ? " freeing" : "", r->drain.under_way ? " draining" : "");
     put_ring(&d, r);
     put_rooms(&d, r);
-    put(&d, "self");
-    put_owner(&d, &r->self);
-    put(&d, "\n");
-    for (unsigned i = 0; i < r->listeners.max; i++) {
-        if (r->listeners.table[i].state != KR__LISTENER_FREE)
-            put_listener(&d, &r->listeners.table[i]);
-    }
-    for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
-        if (c->state != KR__CONN_FREE)
-            put_conn(&d, r, c);
+    for (unsigned kind = KR__KIND_COUNT; kind-- > 0;) { /* connections, of which there are many, last */
+        if (r->kinds[kind].dump)
+            r->kinds[kind].dump(&d, r);
     }
     flush(&d);
     return d.error;

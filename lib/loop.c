@@ -83,23 +83,6 @@ static void cancel(struct kr_reactor *r, struct kr__owner *o, enum kr__verb verb
     o->cancelled |= 1u << verb;
 }
 
-static struct kr__wants wants_of(struct kr_reactor *r, struct kr__owner *o) {
-    switch ((enum kr__kind)o->kind) {
-    case KR__KIND_CONN:
-        return kr__conn_wants(r, kr__owner_conn(o));
-    case KR__KIND_LISTENER:
-        return kr__listener_wants(r, kr__owner_listener(o));
-    default:
-        return kr__owner_lacks(o, r->freeing ? 0 : KR__SET(wake));
-    }
-}
-
-/* Nobody begins to receive before those who wait for a buffer, unless there are enough. */
-static void line_up(struct kr_reactor *r, struct kr__conn *c) {
-    if ((kr__conn_wants(r, c).start & KR__SET(recv)) && !c->trying && !kr__line_pass(r))
-        kr__line_join(r, c);
-}
-
 /* It has had the last of the SQ, and what it made may want to be made anew before the rest is. */
 static void let_others(struct kr_reactor *r, struct kr__owner *o) {
     kr__mark(sq_shared);
@@ -109,10 +92,11 @@ static void let_others(struct kr_reactor *r, struct kr__owner *o) {
 
 /* False when the SQ was full before all was armed; otherwise the owner is off the dirty list. */
 static bool arm_owner(struct kr_reactor *r, struct kr__owner *o) {
-    if (kr__unlikely(!kr__line_empty(&r->line)) && o->kind == KR__KIND_CONN)
-        line_up(r, kr__owner_conn(o));
+    const struct kr__kind_row *kind = &r->kinds[o->kind];
+    if (kr__unlikely(!kr__line_empty(&r->line)) && kind->waits)
+        kind->waits(r, o);
     for (bool some = false;; some = true) {
-        struct kr__wants wants = wants_of(r, o);
+        struct kr__wants wants = kind->wants(r, o);
         if (!(wants.start | wants.cancel)) {
             kr__link_off(&o->dirty);
             if (kr__unlikely(wants.again))
@@ -157,22 +141,10 @@ static void show(struct kr_reactor *r) {
 /* The wedge detector: at a blocking wait, everything alive has something that will move it on. */
 static void audit(const struct kr_reactor *r) {
     kr__assert(kr__list_empty(&r->dirty) && kr__list_empty(&r->showing) && !r->sends.due.head);
-    unsigned open = 0, parked = 0, trying = 0;
-    for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
-        kr__assert(kr__conn_moves(r, c));
-        open += c->state != KR__CONN_FREE;
-        parked += c->parked;
-        trying += c->trying;
+    for (unsigned kind = 0; kind < KR__KIND_COUNT; kind++) {
+        if (r->kinds[kind].audit)
+            r->kinds[kind].audit(r);
     }
-    kr__assert(open == r->conns.open);
-    kr__assert(parked == r->line.parked && trying == r->line.trying);
-    for (unsigned i = 0; i < r->listeners.max; i++) {
-        const struct kr__listener *l = &r->listeners.table[i];
-        kr__assert(l->state != KR__LISTENER_CLOSING || l->owner.inflight);
-        kr__assert(l->state != KR__LISTENER_OPEN || l->paused || l->backing_off ||
-                   l->short_of_room || l->owner.inflight);
-    }
-    kr__assert(r->conns.accepted + r->conns.promised <= r->conns.accept_max);
 }
 
 static int64_t wait_time(struct kr_reactor *r, int64_t max_wait_ns) {
@@ -242,13 +214,14 @@ static int enter(struct kr_reactor *r, int64_t max_wait_ns) {
     return kr__unlikely(rc < 0) ? refused(r, rc) : 0;
 }
 
-static struct kr__owner *owner_of(struct kr_reactor *r, uint32_t slot) {
-    if (kr__likely(slot < r->conns.max))
-        return &r->conns.table[slot].owner;
-    uint32_t file = slot - r->listeners.first_slot;
-    if (file < r->listeners.max)
-        return &r->listeners.table[file].owner;
-    return slot == KR__SLOT_SELF ? &r->self : NULL;
+static struct kr__owner *owner_of(const struct kr_reactor *r, uint32_t slot) {
+    for (unsigned kind = 1; kind < KR__KIND_COUNT; kind++) {
+        const struct kr__owners *all = &r->owners[kind];
+        uint32_t index = slot - all->first;
+        if (kr__likely(index < all->count))
+            return (struct kr__owner *)(void *)(all->base + (size_t)index * all->stride);
+    }
+    return NULL;
 }
 
 /* A completion of an earlier life: nobody is told, but the buffer it carries goes back. */
@@ -289,10 +262,7 @@ void kr__loop_complete(struct kr_reactor *r, uint64_t user_data, int32_t res, ui
     op->done(r, o, &how);
     if (!last)
         return;
-    if (o->kind == KR__KIND_CONN)
-        kr__conn_settle(r, kr__owner_conn(o));
-    else
-        kr__owner_dirty(r, o);
+    r->kinds[o->kind].settle(r, o);
 }
 
 static void prefetch(struct kr_reactor *r, unsigned i) {
@@ -332,29 +302,13 @@ static unsigned reap(struct kr_reactor *r) {
     return done;
 }
 
-static void expire_one(struct kr_reactor *r, struct kr__deadline *d) {
-    switch ((enum kr__kind)d->node.kind) {
-    case KR__KIND_CONN:
-    case KR__KIND_KNOCK:
-        kr__conn_due(r, d);
-        break;
-    case KR__KIND_LISTENER:
-        kr__listener_due(r, d);
-        break;
-    case KR__KIND_SELF:
-        kr__drain_due(r);
-        break;
-    default:
-        kr__timer_fire(r, d);
-    }
-}
-
 /* Ends, whatever callbacks file: what they file is due after r->now. */
 static unsigned expire_until(struct kr_reactor *r, struct kr__heap *heap, int64_t until) {
     unsigned done = 0;
     struct kr__heap_node *node;
     while (!kr__in_child(r) && (node = kr__heap_pop_due(heap, until))) {
-        expire_one(r, kr__container_of(node, struct kr__deadline, node));
+        struct kr__deadline *d = kr__container_of(node, struct kr__deadline, node);
+        r->kinds[d->node.kind].due(r, d);
         done++;
     }
     return done;

@@ -17,6 +17,7 @@
 #include "core/zerocopy.h"
 #include "hooks.h"
 #include "kernel/probe.h"
+#include "kinds.h"
 #include "loop.h"
 #include "ring/tag.h"
 
@@ -96,6 +97,8 @@ static int build_rooms(struct kr_reactor *r, struct kr__attempt *at) {
     }
     if (rc == 0)
         rc = kr__listeners_init(&r->listeners, r, c->file_max, r->slots.files.first);
+    if (rc == 0)
+        kr__kinds_init(r);
     return rc;
 }
 
@@ -145,6 +148,7 @@ static struct kr_reactor *build_self(const struct kr_config *config, const struc
     r->config = *config;
     kr__list_init(&r->dirty);
     kr__list_init(&r->again);
+    r->kinds = kr__kind_rows;
     r->hooks = kr__hook_rows;
     r->rest_until = KR__NEVER;
     kr__catchup_init(&r->catchup);

@@ -39,7 +39,6 @@ CIRCLES = [
     ['pool/send_fds.c', 'pool/sends.c'],
     ['core/conn.c', 'core/conn_error.c', 'core/conn_time.c', 'core/conns.c', 'core/line.c'],
     ['core/listener.c', 'core/listener_end.c', 'core/listener_room.c'],
-    ['op/cancel.c', 'op/table.c'],
 ]
 
 CALLS = '''socket bind listen accept accept4 connect setsockopt getsockopt getsockname getpeername shutdown

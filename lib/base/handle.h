@@ -19,6 +19,7 @@ enum kr__kind {
     KR__KIND_SELF = 4,
     KR__KIND_LEASE = 5,
     KR__KIND_KNOCK = 6, /* of no handle: a time at which a connection knocks (core/dial.c) */
+    KR__KIND_COUNT,
 };
 
 /* A number that no living reactor has, 1 to KR__REACTOR_MAX, until it is given back. -EUSERS: all

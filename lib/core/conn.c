@@ -33,12 +33,10 @@ static uint32_t verbs_of_queue(const struct kr__conn *c) {
 }
 
 /* What brings it on to send what it has, and then to end its side. */
-static uint32_t verbs_of_sending(const struct kr_reactor *r, const struct kr__conn *c, bool ends) {
+static inline uint32_t verbs_of_sending(const struct kr_reactor *r, const struct kr__conn *c, bool ends) {
     uint32_t end = ends && !c->fin ? KR__SET(shutdown) : 0;
     uint32_t desired = c->queued ? verbs_of_queue(c) : end;
-    KR__EACH_HOOK(r, c, sends)
-        desired = row->sends(c, desired);
-    return desired;
+    return kr__likely(!c->features) ? desired : kr__hooks_send(r, c, desired);
 }
 
 /* CLOSE comes last. */
@@ -50,7 +48,7 @@ static uint32_t verb_of_end(const struct kr__conn *c) {
     return kr__unlikely(c->purges) ? KR__SET(purge) : KR__SET(close);
 }
 
-static uint32_t verbs_of_receiving(const struct kr__conn *c) {
+static inline uint32_t verbs_of_receiving(const struct kr__conn *c) {
     bool may = kr__conn_reads(c) && !c->parked && !kr__conn_curbed(c);
     return may ? kr__conn_recv_verbs(c) : 0;
 }
@@ -80,8 +78,8 @@ static uint32_t verbs_of_state(const struct kr_reactor *r, const struct kr__conn
 
 struct kr__wants kr__conn_wants(const struct kr_reactor *r, const struct kr__conn *c) {
     uint32_t desired = verbs_of_state(r, c);
-    KR__EACH_HOOK(r, c, wants)
-        desired = row->wants(c, desired);
+    if (kr__unlikely(c->features))
+        desired = kr__hooks_want(r, c, desired);
     return kr__owner_lacks(&c->owner, desired);
 }
 

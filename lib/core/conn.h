@@ -446,7 +446,8 @@ void kr__conn_show_later(struct kr_reactor *r, struct kr__conn *c);
 /* Whether a queue that is not empty has requests in flight that bring it on. */
 bool kr__conn_queue_moves(const struct kr_reactor *r, const struct kr__conn *c);
 
-/* For the audit at each wait: is there something that will move it on? */
+/* For the audit at each wait: of all of them; of one, is there something that will move it on? */
+void kr__conns_audit(const struct kr_reactor *r);
 bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c);
 
 #endif

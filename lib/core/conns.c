@@ -265,3 +265,16 @@ void kr__conn_abandon(struct kr_reactor *r, struct kr__conn *c) {
     conn_tell_close(r, c, c->error, (enum kr_why)c->why);
     c->announced = false;
 }
+
+void kr__conns_audit(const struct kr_reactor *r) {
+    unsigned open = 0, parked = 0, trying = 0;
+    for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
+        kr__assert(kr__conn_moves(r, c));
+        open += c->state != KR__CONN_FREE;
+        parked += c->parked;
+        trying += c->trying;
+    }
+    kr__assert(open == r->conns.open);
+    kr__assert(parked == r->line.parked && trying == r->line.trying);
+    kr__assert(r->conns.accepted + r->conns.promised <= r->conns.accept_max);
+}

@@ -108,4 +108,11 @@ _Static_assert(KR__CONNECTING == 1u << KR__ROW_CONNECT && KR__PAIRED == 1u << KR
     for (unsigned i_ = 0; i_ < KR__ROW_COUNT; i_++)                                                \
         for (const struct kr__hooks *row = (r)->hooks[i_]; row && row->hook; row = NULL)
 
+/* Of a connection with features, at the points that every byte passes. */
+uint32_t kr__hooks_want(const struct kr_reactor *r, const struct kr__conn *c, uint32_t desired);
+uint32_t kr__hooks_send(const struct kr_reactor *r, const struct kr__conn *c, uint32_t desired);
+void kr__hooks_sent(struct kr_reactor *r, struct kr__conn *c);
+struct msghdr *kr__hooks_ask(struct kr_reactor *r, struct kr__conn *c);
+void kr__hooks_came(struct kr_reactor *r, struct kr__conn *c, int res);
+
 #endif

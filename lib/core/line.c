@@ -57,6 +57,11 @@ void kr__line_join(struct kr_reactor *r, struct kr__conn *c) {
     kr__conn_dirty(r, c);
 }
 
+void kr__line_up(struct kr_reactor *r, struct kr__conn *c) {
+    if ((kr__conn_wants(r, c).start & KR__SET(recv)) && !c->trying && !kr__line_pass(r))
+        kr__line_join(r, c);
+}
+
 void kr__line_leave(struct kr_reactor *r, struct kr__conn *c) {
     if (!c->parked && !c->trying)
         return;

@@ -35,6 +35,10 @@ static inline bool kr__line_empty(const struct kr__line *line) {
     return kr__list_empty(&line->list);
 }
 
+/* Its requests are about to be made: nobody begins to receive before those who wait for a buffer,
+ * unless there are enough. */
+void kr__line_up(struct kr_reactor *r, struct kr__conn *c);
+
 /* It wants to receive while there is a line: in at the end, unless it is in already. */
 void kr__line_join(struct kr_reactor *r, struct kr__conn *c);
 

@@ -373,3 +373,12 @@ int kr_listener_close(struct kr_reactor *r, kr_listener listener) {
     kr__listener_end(r, l);
     return 0;
 }
+
+void kr__listeners_audit(const struct kr_reactor *r) {
+    for (unsigned i = 0; i < r->listeners.max; i++) {
+        const struct kr__listener *l = &r->listeners.table[i];
+        kr__assert(l->state != KR__LISTENER_CLOSING || l->owner.inflight);
+        kr__assert(l->state != KR__LISTENER_OPEN || l->paused || l->backing_off ||
+                   l->short_of_room || l->owner.inflight);
+    }
+}

@@ -139,6 +139,9 @@ void kr__listener_end(struct kr_reactor *r, struct kr__listener *l);
 void kr__listener_unname(struct kr_reactor *r, struct kr__listener *l);
 void kr__listener_gone(struct kr_reactor *r, struct kr__listener *l);
 
+/* For the audit at each wait: each accepts, or something will let it. */
+void kr__listeners_audit(const struct kr_reactor *r);
+
 extern const struct kr__hooks kr__hooks_accept;
 
 #endif

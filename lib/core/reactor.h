@@ -8,6 +8,7 @@
 #include "core/conn.h"
 #include "core/drain.h"
 #include "core/inbox.h"
+#include "core/kind.h"
 #include "core/lease.h"
 #include "core/line.h"
 #include "core/listener.h"
@@ -58,6 +59,8 @@ struct kr_reactor {
      * that are known to keep to their share (share.c). */
     uint64_t share_turn, share_turn_before;
     unsigned modest, modest_before;
+    const struct kr__kind_row *kinds;     /* a row each (core/kind.h) */
+    struct kr__owners owners[KR__KIND_COUNT];
     const struct kr__hooks *const *hooks; /* a row each (core/hooks.h) */
     struct kr__list dirty, again, showing, forwards_over, releases;
     int64_t rest_until; /* when those connections that rest go on (rest.c); KR__NEVER: none does */

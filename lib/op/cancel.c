@@ -21,8 +21,7 @@ uint16_t kr__prep_cancel(struct kr_reactor *r, struct kr__owner *o, struct io_ur
 
 void kr__done_cancel(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     kr__mark_if(cancel_came_late, how->res == -ENOENT);
-    const struct kr__op *cancelled = &kr__ops[how->operand];
-    bool begun = how->res == -EALREADY && cancelled->traits & KR__RUNS_ON;
+    bool begun = how->res == -EALREADY && 1u << how->operand & KR__VERBS_THAT_RUN_ON;
     if (begun || r->lost || !(o->armed & o->cancelled & 1u << how->operand))
         return;
     kr__mark(cancel_again);

@@ -16,10 +16,7 @@ uint16_t kr__prep_close(struct kr_reactor *r, struct kr__owner *o, struct io_uri
 
 void kr__done_close(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     (void)how;
-    if (o->kind == KR__KIND_CONN)
-        kr__conn_gone(r, kr__owner_conn(o));
-    else
-        kr__listener_gone(r, kr__owner_listener(o));
+    r->kinds[o->kind].closed(r, o);
 }
 
 int kr_conn_close(struct kr_reactor *r, kr_conn conn, enum kr_close how) {

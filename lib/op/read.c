@@ -80,8 +80,8 @@ static void met_end(struct kr_reactor *r, struct kr__conn *c) {
     uint32_t fewer = kr__files_met_end(files_of(c), &r->sends, &c->queue);
     kr__conn_files_check(r, c);
     kr__conn_shrank(r, c, fewer);
-    KR__EACH_HOOK(r, c, sent)
-        row->sent(r, c);
+    if (kr__unlikely(c->features))
+        kr__hooks_sent(r, c);
 }
 
 static void failed(struct kr_reactor *r, struct kr__conn *c, int error) {

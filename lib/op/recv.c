@@ -50,10 +50,7 @@ uint16_t kr__prep_recv(struct kr_reactor *r, struct kr__owner *o, struct io_urin
     kr__recv_begins(r, c);
     c->streams = kr__line_empty(&r->line) && !c->singly && !c->greedy;
     c->unsure = c->looks = false;
-    struct msghdr *message = NULL;
-    if (kr__unlikely(!c->streams))
-        KR__EACH_HOOK(r, c, asks)
-            message = row->asks(c);
+    struct msghdr *message = kr__unlikely(c->features) && !c->streams ? kr__hooks_ask(r, c) : NULL;
     if (kr__likely(c->streams))
         io_uring_prep_recv_multishot(sqe, 0, NULL, 0, 0);
     else if (message)
@@ -309,8 +306,8 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
     c->recv_goes_on = how->res == -EAGAIN;
     if (kr__unlikely(c->singly) && size)
         c->recv_waits = !c->recv_by_wake && (size < r->bufs.size || kr__pipe_polls(c));
-    KR__EACH_HOOK(r, c, came)
-        row->came(r, c, how->res);
+    if (kr__unlikely(c->features))
+        kr__hooks_came(r, c, how->res);
     if (kr__likely(size)) {
         kr__assert(filled);
         kr__mark_if(recv_ended_with_data, c->streams && !(how->flags & IORING_CQE_F_MORE));

@@ -120,8 +120,8 @@ void kr__send_took(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     if (kr__unlikely(c->files))
         kr__conn_files_check(r, c);
     kr__conn_shrank(r, c, sent.uncounted);
-    KR__EACH_HOOK(r, c, sent)
-        row->sent(r, c);
+    if (kr__unlikely(c->features))
+        kr__hooks_sent(r, c);
 }
 
 /* A reservation's room may go with the bytes in front of it. */

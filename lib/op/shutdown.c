@@ -89,8 +89,8 @@ void kr__done_shutdown(struct kr_reactor *r, struct kr__owner *o,
     }
     c->fin = true;
     kr__time_reach(&c->write_from, r->now); /* from which one that lingers counts its patience */
-    KR__EACH_HOOK(r, c, sent)
-        row->sent(r, c);
+    if (kr__unlikely(c->features))
+        kr__hooks_sent(r, c);
 }
 
 int kr_conn_shutdown(struct kr_reactor *r, kr_conn conn) {
