@@ -3,7 +3,7 @@
  * What must hold of each: an argument out of its range is -EINVAL, a handle whose object is gone
  * (or never was) is -ESTALE, in both cases nothing was done and what `ret` points to is
  * untouched. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include "core/profile.h"
 
@@ -262,16 +262,7 @@ TEST(addr_is_asked_for_in_vain) {
 
 /* ---- programs of other versions ---- */
 
-static size_t take_all(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                       size_t size) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    (void)data;
-    return size;
-}
-
-static const struct kr_conn_ops bare_ops = {.on_data = take_all};
+static const struct kr_conn_ops bare_ops = {.on_data = test_take_all};
 
 /* Memory as a program of another version has it: a struct of that size, and what is behind it. */
 union foreign_opts {
@@ -537,81 +528,42 @@ TEST(config_is_as_documented) {
 
 /* ---- one connection, and what was seen of it ---- */
 
-struct seen {
-    kr_conn conn;
-    unsigned opens, closes, datas;
-    size_t bytes;
-    void *close_user;
-    void (*in_open)(struct kr_reactor *r, kr_conn conn, struct seen *seen);
-    void (*in_close)(struct kr_reactor *r, kr_conn conn, struct seen *seen);
-};
-
-static struct seen *the_seen; /* the user pointer is itself under test */
+/* The user pointer is itself under test: that of the callbacks is not the server. */
+static struct test_server *the_server;
+static void *close_user;
 
 static void seen_open(struct kr_reactor *r, kr_conn conn, void *user) {
     (void)user;
-    the_seen->opens++;
-    the_seen->conn = conn;
-    if (the_seen->in_open)
-        the_seen->in_open(r, conn, the_seen);
+    test_server_open(r, conn, the_server);
 }
 
 static size_t seen_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                         size_t size) {
-    (void)r;
-    (void)conn;
     (void)user;
-    (void)data;
-    the_seen->datas++;
-    the_seen->bytes += size;
-    return size;
+    return test_server_data(r, conn, the_server, data, size);
 }
 
 static void seen_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
-    (void)error;
-    (void)why;
-    the_seen->closes++;
-    the_seen->close_user = user;
-    if (the_seen->in_close)
-        the_seen->in_close(r, conn, the_seen);
+    close_user = user;
+    test_server_close(r, conn, the_server, error, why);
 }
 
 static const struct kr_conn_ops seen_ops = {
     .on_open = seen_open, .on_data = seen_data, .on_close = seen_close};
 
-/* A reactor with one listener and one connection. */
-struct pair {
-    struct kr_reactor *r;
-    struct seen seen;
-    kr_listener listener;
-    uint16_t port;
-    int fd;
-};
-
-static void pair_make(struct pair *p, const struct kr_listen_opts *opts) {
-    p->r = test_reactor(NULL);
-    the_seen = &p->seen;
-    p->port = test_listen(p->r, &p->listener, opts, &seen_ops, p);
-    p->fd = test_connect(p->port);
-    TEST_UNTIL(p->r, p->seen.opens == 1);
-}
-
-static void pair_end(struct pair *p) {
-    test_close(p->fd);
-    TEST_UNTIL(p->r, test_stats(p->r).conns == 0);
-    CHECK_EQ(p->seen.closes, p->seen.opens);
-    test_rest(p->r, (struct test_levels){.listeners = (unsigned)test_stats(p->r).listeners});
-    test_reactor_free(p->r);
+static void begin(struct test_server *s, const struct kr_listen_opts *opts) {
+    the_server = s;
+    test_server_begin(s, opts, &seen_ops);
 }
 
 /* Nothing has been queued or sent, and the client has heard nothing. */
-static void check_silent(struct pair *p) {
-    CHECK_EQ(kr_conn_queued(p->r, p->seen.conn), 0u);
+static void check_silent(struct test_server *p) {
+    CHECK_EQ(kr_conn_queued(p->r, p->conn), 0u);
     for (unsigned i = 0; i < 3; i++)
         CHECK_EQ(kr_step(p->r, 0), 0);
     CHECK_EQ(test_recv_some(p->fd, &(char){0}, 1), 0);
     CHECK_EQ(test_stats(p->r).bytes_out, 0u);
-    CHECK_EQ(p->seen.closes + 1, p->seen.opens);
+    CHECK_EQ(p->closes + 1, p->opens);
 }
 
 /* ---- arguments ---- */
@@ -752,12 +704,12 @@ TEST_EACH(listen_refuses_bad_arguments) {
 
 /* Ours: a refused send has taken nothing, however it is refused. */
 TEST_EACH(send_refuses_bad_arguments) {
-    struct pair p = {0};
+    struct test_server p = {0};
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
     opts.conn.send_low = opts.conn.send_high = opts.conn.send_cap = 1000;
-    pair_make(&p, &opts);
-    kr_conn c = p.seen.conn;
+    begin(&p, &opts);
+    kr_conn c = p.conn;
     CHECK_ERR(kr_conn_send(p.r, c, NULL, 1), EINVAL);
     CHECK_OK(kr_conn_send(p.r, c, NULL, 0));
     static char bytes[1001];
@@ -787,29 +739,29 @@ TEST_EACH(send_refuses_bad_arguments) {
     CHECK_OK(kr_conn_commit(p.r, c, 0));
     CHECK_ERR(kr_conn_commit(p.r, c, 0), EINVAL);
     check_silent(&p);
-    pair_end(&p);
+    test_server_end(&p);
 }
 
 /* Ours: a send ends an open reservation, whose bytes are not sent. */
 TEST_EACH(send_ends_the_reservation) {
-    struct pair p = {0};
-    pair_make(&p, NULL);
+    struct test_server p = {0};
+    begin(&p, NULL);
     void *room;
-    CHECK_OK(kr_conn_reserve(p.r, p.seen.conn, 5, &room));
+    CHECK_OK(kr_conn_reserve(p.r, p.conn, 5, &room));
     memcpy(room, "wrong", 5);
-    CHECK_OK(kr_conn_send(p.r, p.seen.conn, "right", 5));
-    CHECK_ERR(kr_conn_commit(p.r, p.seen.conn, 5), EINVAL);
+    CHECK_OK(kr_conn_send(p.r, p.conn, "right", 5));
+    CHECK_ERR(kr_conn_commit(p.r, p.conn, 5), EINVAL);
     char got[5];
     test_recv(p.r, p.fd, got, 5);
     CHECK_MEM_EQ(got, "right", 5);
     CHECK_EQ(test_stats(p.r).bytes_out, 5u);
-    pair_end(&p);
+    test_server_end(&p);
 }
 
 TEST_EACH(conn_refuses_bad_arguments) {
-    struct pair p = {0};
-    pair_make(&p, NULL);
-    kr_conn c = p.seen.conn;
+    struct test_server p = {0};
+    begin(&p, NULL);
+    kr_conn c = p.conn;
     CHECK_ERR(kr_conn_close(p.r, c, (enum kr_close)4), EINVAL);
     CHECK_ERR(kr_conn_close(p.r, c, (enum kr_close)-1), EINVAL);
     CHECK_ERR(kr_conn_deadline(p.r, c, KR_DEADLINE_IDLE, -1), EINVAL);
@@ -817,7 +769,7 @@ TEST_EACH(conn_refuses_bad_arguments) {
     CHECK_ERR(kr_conn_local(p.r, c, NULL), EINVAL);
     CHECK_ERR(kr_listener_addr(p.r, p.listener, NULL), EINVAL);
     check_silent(&p);
-    pair_end(&p);
+    test_server_end(&p);
 }
 
 /* ---- handles ---- */
@@ -866,11 +818,11 @@ static void check_stale_timer(struct kr_reactor *r, kr_timer t) {
 /* Ours: zero is no handle, nor is one of another kind, of a slot beyond the table, of another life,
  * or all ones; and the living things whose neighbours they are do not notice. */
 TEST_EACH(what_is_no_handle_is_stale) {
-    struct pair p = {0};
-    pair_make(&p, NULL);
+    struct test_server p = {0};
+    begin(&p, NULL);
     kr_timer timer;
     CHECK_OK(kr_timer_start(p.r, &timer, HOUR, 0, never, NULL));
-    uint64_t bits[64] = {0, UINT64_MAX, p.seen.conn.bits, p.listener.bits, timer.bits};
+    uint64_t bits[64] = {0, UINT64_MAX, p.conn.bits, p.listener.bits, timer.bits};
     unsigned count = 5;
     for (unsigned i = 2; i < 5; i++) {
         bits[count++] = bits[i] + 1;
@@ -879,7 +831,7 @@ TEST_EACH(what_is_no_handle_is_stale) {
             bits[count++] = bits[i] ^ (uint64_t)1 << bit;
     }
     for (unsigned i = 0; i < count; i++) {
-        if (bits[i] != p.seen.conn.bits)
+        if (bits[i] != p.conn.bits)
             check_stale_conn(p.r, (kr_conn){bits[i]});
         if (bits[i] != p.listener.bits)
             check_stale_listener(p.r, (kr_listener){bits[i]});
@@ -893,27 +845,27 @@ TEST_EACH(what_is_no_handle_is_stale) {
     check_stale_timer(p.r, timer);
     CHECK_OK(kr_listener_close(p.r, p.listener));
     check_stale_listener(p.r, p.listener);
-    pair_end(&p);
+    test_server_end(&p);
 }
 
-/* A pair, a timer and a lease of one reactor, made in the same order as those of another. */
+/* A server, a timer and a lease of one reactor, made in the same order as those of another. */
 struct estate {
-    struct pair pair;
+    struct test_server s;
     kr_timer timer;
     kr_lease lease;
 };
 
 static void estate_make(struct estate *e) {
-    pair_make(&e->pair, NULL);
-    CHECK_OK(kr_timer_start(e->pair.r, &e->timer, HOUR, 0, never, NULL));
-    CHECK_OK(kr_lease_take(e->pair.r, e->pair.seen.conn, "kept", 4, &e->lease));
+    begin(&e->s, NULL);
+    CHECK_OK(kr_timer_start(e->s.r, &e->timer, HOUR, 0, never, NULL));
+    CHECK_OK(kr_lease_take(e->s.r, e->s.conn, "kept", 4, &e->lease));
 }
 
 static void estate_end(struct estate *e) {
-    CHECK_OK(kr_timer_stop(e->pair.r, e->timer));
-    CHECK_OK(kr_lease_return(e->pair.r, e->lease));
-    the_seen = &e->pair.seen;
-    pair_end(&e->pair);
+    CHECK_OK(kr_timer_stop(e->s.r, e->timer));
+    CHECK_OK(kr_lease_return(e->s.r, e->lease));
+    the_server = &e->s;
+    test_server_end(&e->s);
 }
 
 /* Ours: a handle is of no use to any reactor but its own, whatever it names: two reactors that did
@@ -922,20 +874,20 @@ TEST_EACH(handles_of_another_reactor_are_stale) {
     static struct estate own, other;
     estate_make(&own);
     estate_make(&other);
-    struct kr_reactor *r = own.pair.r;
-    check_stale_conn(r, other.pair.seen.conn);
-    check_stale_listener(r, other.pair.listener);
+    struct kr_reactor *r = own.s.r;
+    check_stale_conn(r, other.s.conn);
+    check_stale_listener(r, other.s.listener);
     check_stale_timer(r, other.timer);
     CHECK(!kr_lease_data(r, other.lease, NULL));
     CHECK_ERR(kr_lease_return(r, other.lease), ESTALE);
     kr_lease lease;
-    CHECK_ERR(kr_lease_take(r, other.pair.seen.conn, "x", 1, &lease), ESTALE);
-    CHECK_ERR(kr_conn_forward(r, own.pair.seen.conn, other.pair.seen.conn, NULL, NULL, NULL),
+    CHECK_ERR(kr_lease_take(r, other.s.conn, "x", 1, &lease), ESTALE);
+    CHECK_ERR(kr_conn_forward(r, own.s.conn, other.s.conn, NULL, NULL, NULL),
               ESTALE);
-    CHECK_ERR(kr_conn_forward(r, other.pair.seen.conn, own.pair.seen.conn, NULL, NULL, NULL),
+    CHECK_ERR(kr_conn_forward(r, other.s.conn, own.s.conn, NULL, NULL, NULL),
               ESTALE);
-    check_silent(&own.pair);
-    check_silent(&other.pair);
+    check_silent(&own.s);
+    check_silent(&other.s);
     estate_end(&own);
     estate_end(&other);
 }
@@ -943,28 +895,29 @@ TEST_EACH(handles_of_another_reactor_are_stale) {
 /* Ours: when on_close has returned, the connection's handle is stale for good, also when its slot
  * has the next connection in it, which has another handle. */
 TEST_EACH(closed_connection_stays_stale) {
-    struct pair p = {0};
-    pair_make(&p, NULL);
+    struct test_server p = {0};
+    begin(&p, NULL);
     kr_conn gone[20];
     for (unsigned i = 0; i < 20; i++) {
-        gone[i] = p.seen.conn;
+        gone[i] = p.conn;
         test_close(p.fd);
-        TEST_UNTIL(p.r, p.seen.closes == i + 1);
+        TEST_UNTIL(p.r, p.closes == i + 1);
         p.fd = test_connect(p.port);
-        TEST_UNTIL(p.r, p.seen.opens == i + 2);
+        TEST_UNTIL(p.r, p.opens == i + 2);
         for (unsigned k = 0; k <= i; k++) {
-            CHECK_NE(gone[k].bits, p.seen.conn.bits);
+            CHECK_NE(gone[k].bits, p.conn.bits);
             check_stale_conn(p.r, gone[k]);
         }
     }
     check_silent(&p);
-    pair_end(&p);
+    test_server_end(&p);
 }
 
 static char other_user;
 
-static void still_good(struct kr_reactor *r, kr_conn conn, struct seen *seen) {
-    CHECK_EQ(conn.bits, seen->conn.bits);
+static void still_good(struct test_server *s, kr_conn conn) {
+    struct kr_reactor *r = s->r;
+    CHECK_EQ(conn.bits, s->conn.bits);
     CHECK(kr_conn_user(r, conn) == &other_user);
     CHECK_MEM_EQ(kr_conn_inline(r, conn), "inline", 6);
     CHECK_ERR(kr_conn_send(r, conn, "x", 1), EPIPE);
@@ -973,52 +926,50 @@ static void still_good(struct kr_reactor *r, kr_conn conn, struct seen *seen) {
     CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_RESET));
 }
 
-static void write_inline(struct kr_reactor *r, kr_conn conn, struct seen *seen) {
-    (void)seen;
-    memcpy(kr_conn_inline(r, conn), "inline", 6);
+static void write_inline(struct test_server *s, kr_conn conn) {
+    memcpy(kr_conn_inline(s->r, conn), "inline", 6);
 }
 
 /* Ours: until on_close has returned the handle, the user pointer and the inline memory are good;
  * what would send, read on or wait is -EPIPE, and closing again changes nothing. */
 TEST_EACH(handle_is_good_in_on_close) {
-    struct pair p = {.seen = {.in_open = write_inline, .in_close = still_good}};
+    struct test_server p = {.in_open = write_inline, .in_close = still_good};
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
     opts.conn.inline_size = 6;
-    pair_make(&p, &opts);
-    CHECK(kr_conn_user(p.r, p.seen.conn) == &p);
-    CHECK_OK(kr_conn_set_user(p.r, p.seen.conn, &other_user));
-    CHECK(kr_conn_user(p.r, p.seen.conn) == &other_user);
+    begin(&p, &opts);
+    CHECK(kr_conn_user(p.r, p.conn) == &p);
+    CHECK_OK(kr_conn_set_user(p.r, p.conn, &other_user));
+    CHECK(kr_conn_user(p.r, p.conn) == &other_user);
     void *room;
-    CHECK_OK(kr_conn_reserve(p.r, p.seen.conn, 1, &room));
-    CHECK_OK(kr_conn_close(p.r, p.seen.conn, KR_CLOSE_NOW));
-    CHECK_ERR(kr_conn_send(p.r, p.seen.conn, "x", 1), EPIPE);
-    CHECK_ERR(kr_conn_commit(p.r, p.seen.conn, 1), EPIPE);
-    CHECK_ERR(kr_conn_deadline(p.r, p.seen.conn, KR_DEADLINE_IDLE, HOUR), EPIPE);
-    TEST_UNTIL(p.r, p.seen.closes == 1);
-    CHECK(p.seen.close_user == &other_user);
-    check_stale_conn(p.r, p.seen.conn);
+    CHECK_OK(kr_conn_reserve(p.r, p.conn, 1, &room));
+    CHECK_OK(kr_conn_close(p.r, p.conn, KR_CLOSE_NOW));
+    CHECK_ERR(kr_conn_send(p.r, p.conn, "x", 1), EPIPE);
+    CHECK_ERR(kr_conn_commit(p.r, p.conn, 1), EPIPE);
+    CHECK_ERR(kr_conn_deadline(p.r, p.conn, KR_DEADLINE_IDLE, HOUR), EPIPE);
+    TEST_UNTIL(p.r, p.closes == 1);
+    CHECK(close_user == &other_user);
+    check_stale_conn(p.r, p.conn);
     test_close(p.fd);
     test_reactor_free(p.r);
 }
 
 /* Ours: NULL is a user pointer like any other. */
 TEST_EACH(user_pointer_may_be_null) {
-    struct pair p = {0};
-    pair_make(&p, NULL);
-    CHECK_OK(kr_conn_set_user(p.r, p.seen.conn, NULL));
-    CHECK(!kr_conn_user(p.r, p.seen.conn));
-    pair_end(&p);
-    CHECK(!p.seen.close_user);
+    struct test_server p = {0};
+    begin(&p, NULL);
+    CHECK_OK(kr_conn_set_user(p.r, p.conn, NULL));
+    CHECK(!kr_conn_user(p.r, p.conn));
+    test_server_end(&p);
+    CHECK(!close_user);
 }
 
 /* ---- inline memory ---- */
 
 static size_t inline_size;
 
-static void check_inline_fresh(struct kr_reactor *r, kr_conn conn, struct seen *seen) {
-    (void)seen;
-    unsigned char *memory = kr_conn_inline(r, conn);
+static void check_inline_fresh(struct test_server *s, kr_conn conn) {
+    unsigned char *memory = kr_conn_inline(s->r, conn);
     CHECK(memory);
     CHECK_EQ((uintptr_t)memory % alignof(max_align_t), 0u);
     for (size_t i = 0; i < inline_size; i++)
@@ -1026,20 +977,19 @@ static void check_inline_fresh(struct kr_reactor *r, kr_conn conn, struct seen *
     memset(memory, 0xa5, inline_size);
 }
 
-static void check_inline_kept(struct kr_reactor *r, kr_conn conn, struct seen *seen) {
-    (void)seen;
-    const unsigned char *memory = kr_conn_inline(r, conn);
+static void check_inline_kept(struct test_server *s, kr_conn conn) {
+    const unsigned char *memory = kr_conn_inline(s->r, conn);
     for (size_t i = 0; i < inline_size; i++)
         CHECK(memory[i] == 0xa5);
 }
 
 static void inline_of(size_t size) {
     inline_size = size;
-    struct pair p = {.seen = {.in_open = check_inline_fresh, .in_close = check_inline_kept}};
+    struct test_server p = {.in_open = check_inline_fresh, .in_close = check_inline_kept};
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
     opts.conn.inline_size = size;
-    pair_make(&p, &opts);
+    begin(&p, &opts);
     int fds[3];
     for (unsigned round = 0; round < 3; round++) {
         for (unsigned i = 0; i < 3; i++)
@@ -1051,7 +1001,7 @@ static void inline_of(size_t size) {
     }
     test_close(p.fd);
     TEST_UNTIL(p.r, test_stats(p.r).conns == 0);
-    CHECK_EQ(p.seen.closes, 10u);
+    CHECK_EQ(p.closes, 10u);
     test_reactor_free(p.r);
 }
 
@@ -1066,10 +1016,10 @@ TEST_EACH(inline_memory_is_fresh_and_its_own) {
 }
 
 TEST_EACH(no_inline_memory_was_asked_for) {
-    struct pair p = {0};
-    pair_make(&p, NULL);
-    CHECK(!kr_conn_inline(p.r, p.seen.conn));
-    pair_end(&p);
+    struct test_server p = {0};
+    begin(&p, NULL);
+    CHECK(!kr_conn_inline(p.r, p.conn));
+    test_server_end(&p);
 }
 
 /* ---- queued bytes and addresses ---- */
@@ -1077,9 +1027,9 @@ TEST_EACH(no_inline_memory_was_asked_for) {
 /* Ours: kr_conn_queued counts what was given and not yet taken by the kernel, of all sends
  * together. */
 TEST_EACH(queued_counts_bytes) {
-    struct pair p = {0};
-    pair_make(&p, NULL);
-    kr_conn c = p.seen.conn;
+    struct test_server p = {0};
+    begin(&p, NULL);
+    kr_conn c = p.conn;
     CHECK_OK(kr_conn_send(p.r, c, "12345", 5));
     CHECK_EQ(kr_conn_queued(p.r, c), 5u);
     struct iovec iov[3] = {{(void *)(uintptr_t) "67", 2}, {NULL, 0}, {(void *)(uintptr_t) "8", 1}};
@@ -1096,28 +1046,28 @@ TEST_EACH(queued_counts_bytes) {
     CHECK_MEM_EQ(got, "1234567890", 10);
     TEST_UNTIL(p.r, kr_conn_queued(p.r, c) == 0);
     CHECK_EQ(test_stats(p.r).bytes_out, 10u);
-    pair_end(&p);
+    test_server_end(&p);
 }
 
 /* Ours: however many pieces, they are one message. */
 TEST_EACH(sendv_gathers_its_pieces) {
-    struct pair p = {0};
-    pair_make(&p, NULL);
+    struct test_server p = {0};
+    begin(&p, NULL);
     char bytes[1024], got[1024];
     test_pattern(bytes, sizeof bytes, 1, 0);
     struct iovec iov[1024];
     for (unsigned i = 0; i < 1024; i++)
         iov[i] = (struct iovec){bytes + i, 1};
-    CHECK_OK(kr_conn_sendv(p.r, p.seen.conn, iov, 1024));
+    CHECK_OK(kr_conn_sendv(p.r, p.conn, iov, 1024));
     test_recv(p.r, p.fd, got, sizeof got);
     test_pattern_check(got, sizeof got, 1, 0);
-    pair_end(&p);
+    test_server_end(&p);
 }
 
 static void check_addresses(const char *ip) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct seen seen = {0};
-    the_seen = &seen;
+    struct test_server seen = {.r = r};
+    the_server = &seen;
     struct kr_listen_opts opts;
     kr_listen_opts_init(&opts);
     opts.addresses = true;
@@ -1156,15 +1106,15 @@ TEST_EACH(addresses_of_a_connection_ipv6) {
 }
 
 TEST_EACH(addresses_not_asked_for_are_unknown) {
-    struct pair p = {0};
-    pair_make(&p, NULL);
+    struct test_server p = {0};
+    begin(&p, NULL);
     struct kr_addr addr, before;
     memset(&addr, 0x5a, sizeof addr);
     before = addr;
-    CHECK_ERR(kr_conn_peer(p.r, p.seen.conn, &addr), ENODATA);
-    CHECK_ERR(kr_conn_local(p.r, p.seen.conn, &addr), ENODATA);
+    CHECK_ERR(kr_conn_peer(p.r, p.conn, &addr), ENODATA);
+    CHECK_ERR(kr_conn_local(p.r, p.conn, &addr), ENODATA);
     CHECK_MEM_EQ(&addr, &before, sizeof addr);
-    pair_end(&p);
+    test_server_end(&p);
 }
 
 /* ---- counters and time ---- */
@@ -1200,11 +1150,11 @@ TEST_EACH(stats_of_any_size) {
 /* Ours: the counters count what they say. Ten bytes in and out over one connection, one timer, one
  * post. */
 TEST_EACH(stats_count_what_happens) {
-    struct pair p = {0};
-    pair_make(&p, NULL);
+    struct test_server p = {0};
+    begin(&p, NULL);
     test_send(p.r, p.fd, "0123456789", 10);
-    TEST_UNTIL(p.r, p.seen.bytes == 10);
-    CHECK_OK(kr_conn_send(p.r, p.seen.conn, "9876543210", 10));
+    TEST_UNTIL(p.r, p.bytes == 10);
+    CHECK_OK(kr_conn_send(p.r, p.conn, "9876543210", 10));
     char got[10];
     test_recv(p.r, p.fd, got, 10);
     test_rest(p.r, (struct test_levels){.conns = 1, .listeners = 1});
@@ -1221,7 +1171,7 @@ TEST_EACH(stats_count_what_happens) {
     CHECK_GT(s.alloc_bytes, 0u);
     CHECK_GE(s.turns, s.waits);
     CHECK_GE(s.enters, s.waits);
-    pair_end(&p);
+    test_server_end(&p);
 }
 
 struct moment {
@@ -1272,9 +1222,9 @@ static void count_post(struct kr_reactor *r, void *arg) {
  * client waits, bytes have come, a timer is due, a call was posted, the connection is closed. The
  * turns that follow run them all. */
 TEST_EACH(no_call_runs_a_callback) {
-    struct pair p = {0};
-    pair_make(&p, NULL);
-    kr_conn c = p.seen.conn;
+    struct test_server p = {0};
+    begin(&p, NULL);
+    kr_conn c = p.conn;
     kr_timer timer;
     void *room;
     int second = test_connect(p.port);
@@ -1295,21 +1245,21 @@ TEST_EACH(no_call_runs_a_callback) {
     CHECK_OK(kr_conn_close(p.r, c, KR_CLOSE_FLUSH));
     CHECK_OK(kr_conn_close(p.r, c, KR_CLOSE_NOW));
     CHECK_OK(kr_conn_close(p.r, c, KR_CLOSE_RESET));
-    CHECK_EQ(p.seen.opens, 1u);
-    CHECK_EQ(p.seen.datas + p.seen.closes + fires + posts, 0u);
+    CHECK_EQ(p.opens, 1u);
+    CHECK_EQ(p.datas + p.closes + fires + posts, 0u);
 
-    TEST_UNTIL(p.r, p.seen.opens == 2 && p.seen.closes == 1 && fires == 1 && posts == 1);
+    TEST_UNTIL(p.r, p.opens == 2 && p.closes == 1 && fires == 1 && posts == 1);
     CHECK_EQ(test_recv_end(p.r, p.fd, NULL), ECONNRESET);
     test_close(second);
-    pair_end(&p);
+    test_server_end(&p);
 }
 
 /* Ours: a send for which there is no memory takes nothing, and the next is good. */
 TEST_EACH(send_without_memory_takes_nothing) {
     static char bytes[200000];
-    struct pair p = {0};
-    pair_make(&p, NULL);
-    kr_conn c = p.seen.conn;
+    struct test_server p = {0};
+    begin(&p, NULL);
+    kr_conn c = p.conn;
     void *room = bytes;
     test_reactor_refuse_memory(p.r, 0);
     CHECK_ERR(kr_conn_send(p.r, c, bytes, sizeof bytes), ENOMEM);
@@ -1323,7 +1273,7 @@ TEST_EACH(send_without_memory_takes_nothing) {
     char got[4];
     test_recv(p.r, p.fd, got, 4);
     CHECK_MEM_EQ(got, "good", 4);
-    pair_end(&p);
+    test_server_end(&p);
 }
 
 static unsigned nested;
@@ -1346,17 +1296,16 @@ static void nested_in_post(struct kr_reactor *r, void *arg) {
     run_nested(r);
 }
 
-static void nested_in_conn(struct kr_reactor *r, kr_conn conn, struct seen *seen) {
+static void nested_in_conn(struct test_server *s, kr_conn conn) {
     (void)conn;
-    (void)seen;
-    run_nested(r);
+    run_nested(s->r);
 }
 
 /* Ours: kr_run, kr_step and kr_reactor_free from within a callback are -EBUSY, and nothing
  * happened; also in the callbacks that kr_reactor_free itself runs. */
 TEST_EACH(running_and_freeing_in_a_callback_is_busy) {
-    struct pair p = {.seen = {.in_open = nested_in_conn, .in_close = nested_in_conn}};
-    pair_make(&p, NULL);
+    struct test_server p = {.in_open = nested_in_conn, .in_close = nested_in_conn};
+    begin(&p, NULL);
     CHECK_EQ(nested, 1u);
     CHECK_OK(kr_timer_start(p.r, NULL, 0, 0, nested_in_timer, NULL));
     CHECK_OK(kr_post(p.r, nested_in_post, NULL));
@@ -1365,26 +1314,26 @@ TEST_EACH(running_and_freeing_in_a_callback_is_busy) {
     CHECK_OK(kr_post(p.r, nested_in_post, NULL));
     test_reactor_free(p.r);
     CHECK_EQ(nested, 5u);
-    CHECK_EQ(p.seen.closes, 1u);
+    CHECK_EQ(p.closes, 1u);
     test_close(p.fd);
 }
 
 static unsigned listens_refused;
 
-static void listen_in_close(struct kr_reactor *r, kr_conn conn, struct seen *seen) {
+static void listen_in_close(struct test_server *s, kr_conn conn) {
     struct kr_addr loopback;
     kr_listener listener = {.bits = 7};
     (void)conn;
     CHECK_OK(kr_addr_ip(&loopback, "127.0.0.1", 0));
-    CHECK_ERR(kr_listen(r, &listener, &loopback, NULL, &seen_ops, seen), ESHUTDOWN);
+    CHECK_ERR(kr_listen(s->r, &listener, &loopback, NULL, &seen_ops, s), ESHUTDOWN);
     CHECK_EQ(listener.bits, 7u);
     listens_refused++;
 }
 
 /* Ours: once the reactor's end has begun nobody listens any more, though callbacks still run. */
 TEST_EACH(listening_at_the_end_of_the_reactor_is_refused) {
-    struct pair p = {.seen = {.in_close = listen_in_close}};
-    pair_make(&p, NULL);
+    struct test_server p = {.in_close = listen_in_close};
+    begin(&p, NULL);
     test_reactor_free(p.r);
     CHECK_EQ(listens_refused, 1u);
     test_close(p.fd);
