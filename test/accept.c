@@ -3,7 +3,7 @@
  * What must hold above all: whoever connects is served, sooner or later, and is neither dropped nor
  * reset while the listener lives, however many come, whatever limit is reached, and whatever accept
  * answers; and while nothing can be accepted, the reactor does not spin. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include "core/reactor.h"
 #include "kernel/probe.h"
@@ -21,45 +21,6 @@
 #include <unistd.h>
 
 #define MS 1000000ll
-
-/* ---- a server that counts ---- */
-
-struct server {
-    unsigned open, most, opens, closes;
-    kr_listener close_in_open; /* closed by the first on_open */
-};
-
-static void server_open(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)conn;
-    struct server *s = user;
-    s->opens++;
-    if (++s->open > s->most)
-        s->most = s->open;
-    if (s->close_in_open.bits) {
-        CHECK_OK(kr_listener_close(r, s->close_in_open));
-        s->close_in_open.bits = 0;
-    }
-}
-
-static size_t server_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                          size_t size) {
-    (void)user;
-    return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
-}
-
-static void server_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
-                         enum kr_why why) {
-    (void)r;
-    (void)conn;
-    (void)error;
-    (void)why;
-    struct server *s = user;
-    s->open--;
-    s->closes++;
-}
-
-static const struct kr_conn_ops server_ops = {
-    .on_open = server_open, .on_data = server_data, .on_close = server_close};
 
 static struct kr_listen_opts default_opts(void) {
     struct kr_listen_opts opts;
@@ -150,10 +111,10 @@ static void rest_without_conns(struct kr_reactor *r, unsigned listeners) {
 /* ---- addresses ---- */
 
 static int listen_on(struct kr_reactor *r, kr_listener *ret, const char *ip, uint16_t port,
-                     const struct kr_listen_opts *opts, struct server *s) {
+                     const struct kr_listen_opts *opts, struct test_server *s) {
     struct kr_addr addr;
     CHECK_OK(kr_addr_ip(&addr, ip, port));
-    return kr_listen(r, ret, &addr, opts, &server_ops, s);
+    return kr_listen(r, ret, &addr, opts, &test_server_echo_ops, s);
 }
 
 static int connect_to(const struct kr_addr *addr) {
@@ -168,7 +129,7 @@ static int connect_to(const struct kr_addr *addr) {
 TEST_EACH(port_zero_and_the_bound_address) {
     struct kr_reactor *r = test_reactor(NULL);
     int before = tap_fd_count();
-    struct server s = {0};
+    struct test_server s = {0};
     kr_listener listener;
     CHECK_OK(listen_on(r, &listener, "127.0.0.1", 0, NULL, &s));
     struct kr_addr addr;
@@ -198,7 +159,7 @@ TEST_EACH(port_zero_and_the_bound_address) {
 TEST_EACH(ipv6) {
     tap_need_ipv6();
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     kr_listener listener;
     CHECK_OK(listen_on(r, &listener, "::1", 0, NULL, &s));
     struct kr_addr addr;
@@ -261,7 +222,7 @@ static void network_of_six(void) {
 TEST_EACH(v6_only_false_beside_the_sysctl) {
     network_of_six();
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     kr_listener both;
     CHECK_OK(listen_on(r, &both, "::", 0, NULL, &s));
     struct kr_addr addr;
@@ -276,7 +237,7 @@ TEST_EACH(v6_only_false_beside_the_sysctl) {
 TEST_EACH(v6_only) {
     tap_need_ipv6();
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     kr_listener both, six, four;
     CHECK_OK(listen_on(r, &both, "::", 0, NULL, &s));
     struct kr_addr addr;
@@ -301,7 +262,7 @@ TEST_EACH(v6_only) {
  * gets one of 64 has a chance of 2^-63. Without it the second is refused. */
 TEST_EACH(two_reactors_share_a_port) {
     struct kr_reactor *a = test_reactor(NULL), *b = test_reactor(NULL);
-    struct server sa = {0}, sb = {0};
+    struct test_server sa = {0}, sb = {0};
     struct kr_listen_opts opts = default_opts();
     opts.reuse_port = true;
     kr_listener listener;
@@ -338,11 +299,11 @@ static void serve_through_limit(struct kr_listen_opts opts, unsigned reactor_max
     kr_config_init(&config);
     config.conn_max = reactor_max;
     struct kr_reactor *r = test_reactor(&config);
-    struct server s = {0};
+    struct test_server s = {0};
     static struct client clients[4 * EACH];
     CHECK_LE(listeners, 4u);
     for (unsigned i = 0; i < listeners; i++)
-        connect_all(clients + i * EACH, EACH, test_listen(r, NULL, &opts, &server_ops, &s));
+        connect_all(clients + i * EACH, EACH, test_listen(r, NULL, &opts, &test_server_echo_ops, &s));
     serve_all(r, clients, listeners * EACH, true);
     rest_without_conns(r, listeners);
     CHECK_EQ(s.opens, listeners * EACH);
@@ -387,13 +348,13 @@ TEST_EACH(full_listener_leaves_room_to_another) {
     kr_config_init(&config);
     config.conn_max = 6;
     struct kr_reactor *r = test_reactor(&config);
-    struct server full = {0}, other = {0};
+    struct test_server full = {0}, other = {0};
     struct kr_listen_opts opts = default_opts();
     opts.conn_max = 4;
     struct client staying[8], passing[20];
-    connect_all(staying, 8, test_listen(r, NULL, &opts, &server_ops, &full));
+    connect_all(staying, 8, test_listen(r, NULL, &opts, &test_server_echo_ops, &full));
     TEST_UNTIL(r, full.open == 4);
-    connect_all(passing, 20, test_listen(r, NULL, NULL, &server_ops, &other));
+    connect_all(passing, 20, test_listen(r, NULL, NULL, &test_server_echo_ops, &other));
     serve_all(r, passing, 20, true);
     CHECK_EQ(full.most, 4u);
     CHECK_LE(other.most, 2u);
@@ -411,10 +372,10 @@ TEST_EACH(idle_listener_holds_no_room_back) {
         kr_config_init(&config);
         config.conn_max = conn_max;
         struct kr_reactor *r = test_reactor(&config);
-        struct server s = {0};
+        struct test_server s = {0};
         uint16_t ports[3];
         for (unsigned i = 0; i < 3; i++)
-            ports[i] = test_listen(r, NULL, NULL, &server_ops, &s);
+            ports[i] = test_listen(r, NULL, NULL, &test_server_echo_ops, &s);
         for (unsigned i = 0; i < 12; i++)
             one_is_served(r, ports[i % 4 == 3 ? 0 : i % 4]);
         rest_without_conns(r, 3);
@@ -429,10 +390,10 @@ TEST_EACH(multishot_gives_way_near_the_limit) {
     kr_config_init(&config);
     config.conn_max = 200;
     struct kr_reactor *r = test_reactor(&config);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = default_opts();
     opts.backlog = 64;
-    uint16_t port = test_listen(r, NULL, &opts, &server_ops, &s);
+    uint16_t port = test_listen(r, NULL, &opts, &test_server_echo_ops, &s);
     static struct client clients[240];
     for (unsigned i = 0; i < 240; i += 60) {
         connect_all(clients + i, 60, port);
@@ -455,14 +416,14 @@ TEST_EACH(own_limit_far_away_leaves_the_multishot) {
     kr_config_init(&config);
     config.conn_max = 1000;
     struct kr_reactor *r = test_reactor(&config);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = default_opts();
     opts.backlog = 16;
     for (unsigned i = 0; i < 2; i++) {
         opts.conn_max = i ? 95 : 900;
         struct client clients[12];
         kr_listener listener;
-        connect_all(clients, 12, test_listen(r, &listener, &opts, &server_ops, &s));
+        connect_all(clients, 12, test_listen(r, &listener, &opts, &test_server_echo_ops, &s));
         serve_all(r, clients, 12, false);
         const struct kr__listener *l = kr__listener_find(r, listener.bits);
         CHECK_EQ((l->owner.armed & KR__SET(accept)) != 0, i == 0);
@@ -482,13 +443,13 @@ TEST_EACH(later_listener_gets_its_share) {
     kr_config_init(&config);
     config.conn_max = 2 * 64 + 64;
     struct kr_reactor *r = test_reactor(&config);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = default_opts();
     opts.backlog = 64;
-    uint16_t first = test_listen(r, NULL, &opts, &server_ops, &s);
+    uint16_t first = test_listen(r, NULL, &opts, &test_server_echo_ops, &s);
     one_is_served(r, first);
     struct client clients[8];
-    connect_all(clients, 8, test_listen(r, NULL, &opts, &server_ops, &s));
+    connect_all(clients, 8, test_listen(r, NULL, &opts, &test_server_echo_ops, &s));
     serve_all(r, clients, 8, true);
     one_is_served(r, first);
     rest_without_conns(r, 2);
@@ -502,9 +463,9 @@ TEST_EACH(full_table_does_not_spin) {
     kr_config_init(&config);
     config.conn_max = 2;
     struct kr_reactor *r = test_reactor(&config);
-    struct server s = {0};
+    struct test_server s = {0};
     struct client clients[10];
-    connect_all(clients, 10, test_listen(r, NULL, NULL, &server_ops, &s));
+    connect_all(clients, 10, test_listen(r, NULL, NULL, &test_server_echo_ops, &s));
     TEST_UNTIL(r, s.open == 2);
     test_step(r, "the listener to settle");
     test_step(r, "the listener to settle");
@@ -527,16 +488,16 @@ TEST_EACH(file_max_bounds_the_listeners) {
     kr_config_init(&config);
     config.file_max = 3;
     struct kr_reactor *r = test_reactor(&config);
-    struct server s = {0};
+    struct test_server s = {0};
     kr_listener listeners[3];
     for (unsigned i = 0; i < 3; i++)
-        test_listen(r, &listeners[i], NULL, &server_ops, &s);
+        test_listen(r, &listeners[i], NULL, &test_server_echo_ops, &s);
     CHECK_ERR(listen_on(r, NULL, "127.0.0.1", 0, NULL, &s), ENOSPC);
     CHECK_EQ(kr_step(r, 0), 0);
     CHECK_ERR(listen_on(r, NULL, "127.0.0.1", 0, NULL, &s), ENOSPC);
     CHECK_OK(kr_listener_close(r, listeners[1]));
     TEST_UNTIL(r, test_stats(r).listeners == 2);
-    one_is_served(r, test_listen(r, NULL, NULL, &server_ops, &s));
+    one_is_served(r, test_listen(r, NULL, NULL, &test_server_echo_ops, &s));
     CHECK_ERR(listen_on(r, NULL, "127.0.0.1", 0, NULL, &s), ENOSPC);
     rest_without_conns(r, 3);
     test_reactor_free(r);
@@ -549,9 +510,9 @@ TEST_EACH(file_max_bounds_the_listeners) {
  * for the wake-up alone. */
 TEST_EACH(paused_listener_lets_clients_wait) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     kr_listener listener;
-    uint16_t port = test_listen(r, &listener, NULL, &server_ops, &s);
+    uint16_t port = test_listen(r, &listener, NULL, &test_server_echo_ops, &s);
     struct client clients[10];
     CHECK_OK(kr_listener_pause(r, listener));
     connect_all(clients, 5, port);
@@ -579,9 +540,9 @@ TEST_EACH(paused_listener_lets_clients_wait) {
  * comes meanwhile. */
 TEST_EACH(pause_and_resume_at_once_loses_nobody) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     kr_listener listener;
-    uint16_t port = test_listen(r, &listener, NULL, &server_ops, &s);
+    uint16_t port = test_listen(r, &listener, NULL, &test_server_echo_ops, &s);
     struct client clients[200];
     for (unsigned i = 0; i < 200; i++) {
         clients[i] = (struct client){.fd = test_connect(port)};
@@ -612,11 +573,11 @@ static void check_port_refuses(uint16_t port) {
  * listener. */
 TEST_EACH(close_with_a_backlog) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = default_opts();
     opts.conn_max = 2;
     kr_listener listener;
-    uint16_t port = test_listen(r, &listener, &opts, &server_ops, &s);
+    uint16_t port = test_listen(r, &listener, &opts, &test_server_echo_ops, &s);
     struct client clients[6];
     connect_all(clients, 6, port);
     TEST_UNTIL(r, s.open == 2);
@@ -635,7 +596,7 @@ TEST_EACH(close_with_a_backlog) {
     serve_all(r, clients, 2, false);
     CHECK_EQ(s.opens, 2u);
 
-    struct server again = {0};
+    struct test_server again = {0};
     CHECK_OK(listen_on(r, NULL, "127.0.0.1", port, NULL, &again));
     one_is_served(r, port);
     CHECK_EQ(again.opens, 1u);
@@ -652,9 +613,9 @@ TEST_EACH(close_before_the_first_turn) {
     kr_config_init(&config);
     config.file_max = 1;
     struct kr_reactor *r = test_reactor(&config);
-    struct server s = {0};
+    struct test_server s = {0};
     kr_listener listener;
-    uint16_t port = test_listen(r, &listener, NULL, &server_ops, &s);
+    uint16_t port = test_listen(r, &listener, NULL, &test_server_echo_ops, &s);
     int fd = test_connect(port);
     CHECK_OK(kr_listener_close(r, listener));
     CHECK_ERR(kr_listener_close(r, listener), ESTALE);
@@ -663,23 +624,29 @@ TEST_EACH(close_before_the_first_turn) {
     test_close(fd);
     check_port_refuses(port);
     CHECK_EQ(s.opens, 0u);
-    one_is_served(r, test_listen(r, NULL, NULL, &server_ops, &s));
+    one_is_served(r, test_listen(r, NULL, NULL, &test_server_echo_ops, &s));
     rest_without_conns(r, 1);
     test_reactor_free(r);
 
     r = test_reactor(&config);
-    port = test_listen(r, &listener, NULL, &server_ops, &s);
+    port = test_listen(r, &listener, NULL, &test_server_echo_ops, &s);
     CHECK_OK(kr_listener_close(r, listener));
     test_reactor_free(r);
     check_port_refuses(port);
 }
 
+static void close_listener(struct test_server *s, kr_conn conn) {
+    (void)conn;
+    CHECK_OK(kr_listener_close(s->r, s->listener));
+    s->in_open = NULL;
+}
+
 static void close_inside_open(struct kr_listen_opts opts) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
-    uint16_t port = test_listen(r, &s.close_in_open, &opts, &server_ops, &s);
+    struct test_server s = {.r = r, .in_open = close_listener};
+    test_server_listen(&s, &opts, &test_server_echo_ops);
     struct client clients[20];
-    connect_all(clients, 20, port);
+    connect_all(clients, 20, s.port);
     TEST_UNTIL(r, test_stats(r).listeners == 0);
     TEST_UNTIL(r, test_stats(r).conns == 1);
     CHECK_EQ(s.opens, 1u);
@@ -714,14 +681,14 @@ TEST_EACH(close_inside_on_open) {
 /* Ours: kr_reactor_free with listeners that have a backlog, paused ones and closing ones. */
 TEST_EACH(free_with_listeners_in_all_states) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = default_opts();
     opts.conn_max = 1;
     kr_listener paused, closing;
     struct client clients[3];
-    connect_all(clients, 3, test_listen(r, NULL, &opts, &server_ops, &s));
-    test_listen(r, &paused, NULL, &server_ops, &s);
-    test_listen(r, &closing, NULL, &server_ops, &s);
+    connect_all(clients, 3, test_listen(r, NULL, &opts, &test_server_echo_ops, &s));
+    test_listen(r, &paused, NULL, &test_server_echo_ops, &s);
+    test_listen(r, &closing, NULL, &test_server_echo_ops, &s);
     TEST_UNTIL(r, s.open == 1);
     CHECK_OK(kr_listener_pause(r, paused));
     CHECK_OK(kr_listener_close(r, closing));
@@ -734,9 +701,9 @@ TEST_EACH(free_with_listeners_in_all_states) {
 
 static void gone_clients(struct kr_listen_opts opts) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     kr_listener listener;
-    uint16_t port = test_listen(r, &listener, &opts, &server_ops, &s);
+    uint16_t port = test_listen(r, &listener, &opts, &test_server_echo_ops, &s);
     CHECK_OK(kr_listener_pause(r, listener));
     CHECK_EQ(kr_step(r, 0), 0);
     for (unsigned i = 0; i < 50; i++) {
@@ -783,10 +750,10 @@ static void burst(unsigned backlog, unsigned conn_max) {
     config.sq_entries = config.cq_entries = 8;
     config.conn_max = conn_max;
     struct kr_reactor *r = test_reactor(&config);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = default_opts();
     opts.backlog = backlog;
-    uint16_t port = test_listen(r, NULL, &opts, &server_ops, &s);
+    uint16_t port = test_listen(r, NULL, &opts, &test_server_echo_ops, &s);
     static struct client clients[BURST];
     for (unsigned done = 0; done < BURST;) {
         unsigned batch = BURST - done < backlog ? BURST - done : backlog;
@@ -868,11 +835,11 @@ static struct kr_reactor *injecting_reactor(void) {
 
 static void fails_then_recovers(struct kr_listen_opts opts, int error) {
     struct kr_reactor *r = injecting_reactor();
-    struct server s = {0};
+    struct test_server s = {0};
     injected.result = -error;
     injected.left = UINT32_MAX;
     injected.made = 0;
-    uint16_t port = test_listen(r, NULL, &opts, &server_ops, &s);
+    uint16_t port = test_listen(r, NULL, &opts, &test_server_echo_ops, &s);
     struct client clients[20];
     connect_all(clients, 20, port);
     TEST_UNTIL(r, injected.made >= 3);
@@ -921,11 +888,11 @@ TEST_EACH(failing_accepts_back_off_enomem) {
 /* Ours: however long the want has lasted, when it is over the next try is not 50 ms away. */
 static void resumes_soon(struct kr_listen_opts opts, int error) {
     struct kr_reactor *r = injecting_reactor();
-    struct server s = {0};
+    struct test_server s = {0};
     injected.result = -error;
     injected.left = UINT32_MAX;
     injected.made = 0;
-    uint16_t port = test_listen(r, NULL, &opts, &server_ops, &s);
+    uint16_t port = test_listen(r, NULL, &opts, &test_server_echo_ops, &s);
     struct client clients[3];
     connect_all(clients, 3, port);
     TEST_UNTIL(r, injected.made >= 8);
@@ -951,11 +918,11 @@ TEST_EACH(failing_accepts_resume_within_50_ms) {
  * delay those behind them by a hundred accepts, not by a hundred waits. */
 TEST_EACH(aborted_clients_delay_nobody) {
     struct kr_reactor *r = injecting_reactor();
-    struct server s = {0};
+    struct test_server s = {0};
     injected.result = -ECONNABORTED;
     injected.left = 100;
     injected.made = 0;
-    uint16_t port = test_listen(r, NULL, NULL, &server_ops, &s);
+    uint16_t port = test_listen(r, NULL, NULL, &test_server_echo_ops, &s);
     struct client clients[20];
     connect_all(clients, 20, port);
     serve_all(r, clients, 20, true);
@@ -971,7 +938,7 @@ TEST_EACH(aborted_clients_delay_nobody) {
  * refuse. */
 TEST_EACH(listen_without_memory_leaves_nothing) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = default_opts();
     opts.addresses = true;
     int before = tap_fd_count(), rc = -ENOMEM;
@@ -1000,8 +967,8 @@ TEST_EACH(listen_without_memory_leaves_nothing) {
 static void accept_without_memory(struct kr_listen_opts opts) {
     opts.conn.inline_size = 100000;
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
-    uint16_t port = test_listen(r, NULL, &opts, &server_ops, &s);
+    struct test_server s = {0};
+    uint16_t port = test_listen(r, NULL, &opts, &test_server_echo_ops, &s);
     one_is_served(r, port);
     rest_without_conns(r, 1);
     int first = test_connect(port);
@@ -1058,11 +1025,11 @@ static void open_the_table(rlim_t old) {
  * had. */
 TEST_EACH(real_emfile_drops_nobody) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = default_opts();
     opts.addresses = true;
     struct client clients[10];
-    connect_all(clients, 10, test_listen(r, NULL, &opts, &server_ops, &s));
+    connect_all(clients, 10, test_listen(r, NULL, &opts, &test_server_echo_ops, &s));
     rlim_t old = close_the_table();
     TEST_UNTIL(r, test_stats(r).accept_errors >= 2);
     struct kr_stats before = test_stats(r);
@@ -1082,9 +1049,9 @@ TEST_EACH(real_emfile_drops_nobody) {
  * full process still accepts. */
 TEST_EACH(accepts_at_a_full_descriptor_table, .needs = KR__CAP_FILE_TABLE) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     struct client clients[10];
-    connect_all(clients, 10, test_listen(r, NULL, NULL, &server_ops, &s));
+    connect_all(clients, 10, test_listen(r, NULL, NULL, &test_server_echo_ops, &s));
     rlim_t old = close_the_table();
     TEST_UNTIL(r, s.opens == 10);
     CHECK_EQ(test_stats(r).accept_errors, 0u);

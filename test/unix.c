@@ -1,7 +1,7 @@
 /* Unix listeners: names, the files that paths are, and that their connections are as any others.
  *
  * Each case has a directory of its own, which must be empty but for the path when it ends. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include "kernel/path.h"
 #include "kernel/probe.h"
@@ -19,53 +19,6 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-/* ---- a server ---- */
-
-struct server {
-    unsigned open, most, opens, closes, eofs;
-    size_t bytes;
-    int error;
-    enum kr_why why;
-    kr_conn conn; /* the last */
-};
-
-static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    struct server *s = user;
-    s->conn = conn;
-    s->opens++;
-    if (++s->open > s->most)
-        s->most = s->open;
-}
-
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                      size_t size) {
-    ((struct server *)user)->bytes += size;
-    return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
-}
-
-static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
-    ((struct server *)user)->eofs++;
-    CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_FLUSH));
-}
-
-static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
-    (void)r;
-    (void)conn;
-    struct server *s = user;
-    s->open--;
-    s->closes++;
-    s->error = error;
-    s->why = why;
-}
-
-static const struct kr_conn_ops ops = {
-    .on_open = on_open,
-    .on_data = on_data,
-    .on_eof = on_eof,
-    .on_close = on_close,
-};
 
 /* ---- places ---- */
 
@@ -101,10 +54,10 @@ static struct kr_listen_opts default_opts(void) {
 }
 
 static kr_listener listen_at(struct kr_reactor *r, const struct kr_addr *addr,
-                             const struct kr_listen_opts *opts, struct server *s) {
+                             const struct kr_listen_opts *opts, struct test_server *s) {
     struct kr_listen_opts defaults = default_opts();
     kr_listener listener;
-    CHECK_OK(kr_listen(r, &listener, addr, opts ? opts : &defaults, &ops, s));
+    CHECK_OK(kr_listen(r, &listener, addr, opts ? opts : &defaults, &test_server_echo_eof_ops, s));
     return listener;
 }
 
@@ -115,7 +68,7 @@ static int client_begin(const struct kr_addr *addr) {
 }
 
 /* Served from its first byte to its end. */
-static void check_serves(struct kr_reactor *r, const struct kr_addr *addr, struct server *s) {
+static void check_serves(struct kr_reactor *r, const struct kr_addr *addr, struct test_server *s) {
     unsigned closes = s->closes;
     int fd = client_begin(addr);
     char back[5];
@@ -149,7 +102,7 @@ static void leave_stale(const struct place *p) {
 TEST_EACH(unix_listens_at_a_path) {
     struct place p = place_begin();
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     kr_listener listener = listen_at(r, &p.addr, NULL, &s);
     struct kr_addr addr;
     char text[KR_ADDR_TEXT_SIZE];
@@ -167,7 +120,7 @@ TEST_EACH(unix_listens_at_a_path) {
 
 TEST_EACH(unix_listens_at_an_abstract_name) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_addr addr, bound;
     char name[64];
     snprintf(name, sizeof name, "@kr-unix-%d", (int)getpid());
@@ -176,7 +129,7 @@ TEST_EACH(unix_listens_at_an_abstract_name) {
     CHECK_OK(kr_listener_addr(r, listener, &bound));
     CHECK_EQ(bound.size, addr.size);
     check_serves(r, &addr, &s);
-    CHECK_ERR(kr_listen(r, NULL, &addr, NULL, &ops, &s), EADDRINUSE);
+    CHECK_ERR(kr_listen(r, NULL, &addr, NULL, &test_server_echo_eof_ops, &s), EADDRINUSE);
     CHECK_OK(kr_listener_close(r, listener));
     test_rest(r, (struct test_levels){.conns = 0});
     listen_at(r, &addr, NULL, &s); /* the name is free again */
@@ -187,7 +140,7 @@ TEST_EACH(unix_listens_at_an_abstract_name) {
 /* The kernel's: an address of the family alone is given an abstract name (man 7 unix, autobind). */
 TEST_EACH(unix_listens_at_a_name_of_the_kernels_choice) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_addr addr = {.size = sizeof addr.u.sa.sa_family, .u.sa.sa_family = AF_UNIX};
     kr_listener listener = listen_at(r, &addr, NULL, &s);
     CHECK_OK(kr_listener_addr(r, listener, &addr));
@@ -200,7 +153,7 @@ TEST_EACH(unix_listens_at_a_name_of_the_kernels_choice) {
 TEST_EACH(unix_ignores_what_is_of_tcp) {
     struct place p = place_begin();
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = default_opts();
     opts.reuse_port = opts.v6_only = opts.conn.no_delay = true;
     listen_at(r, &p.addr, &opts, &s);
@@ -214,7 +167,7 @@ TEST_EACH(unix_ignores_what_is_of_tcp) {
 TEST_EACH(unix_connections_know_their_addresses) {
     struct place p = place_begin();
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = default_opts();
     opts.addresses = true;
     listen_at(r, &p.addr, &opts, &s);
@@ -258,12 +211,12 @@ int bind(int fd, __CONST_SOCKADDR_ARG addr, socklen_t size) {
 TEST_EACH(unix_listener_is_closed_on_exec) {
     struct place p = place_begin();
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     bound.flags = -1;
     listen_at(r, &p.addr, NULL, &s);
     CHECK_EQ(bound.flags, FD_CLOEXEC);
     bound.flags = -1;
-    test_listen(r, NULL, NULL, &ops, &s);
+    test_listen(r, NULL, NULL, &test_server_echo_eof_ops, &s);
     CHECK_EQ(bound.flags, FD_CLOEXEC);
     test_reactor_free(r);
     place_end(&p);
@@ -274,7 +227,7 @@ TEST_EACH(unix_listener_is_closed_on_exec) {
 static void check_mode(mode_t mask, unsigned asked, unsigned wanted) {
     struct place p = place_begin();
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = default_opts();
     opts.unix_mode = asked;
     mode_t old = umask(mask);
@@ -362,12 +315,12 @@ TEST(unix_mode_follows_no_link) {
 static void check_taken(struct kr_reactor *r, const struct place *p, bool replace) {
     struct kr_listen_opts opts = default_opts();
     opts.unix_replace = replace;
-    struct server s = {0};
+    struct test_server s = {0};
     kr_listener listener = {7};
     struct stat before, after;
     CHECK_SYS(lstat(p->path, &before));
     int fds = tap_fd_count();
-    CHECK_ERR(kr_listen(r, &listener, &p->addr, &opts, &ops, &s), EADDRINUSE);
+    CHECK_ERR(kr_listen(r, &listener, &p->addr, &opts, &test_server_echo_eof_ops, &s), EADDRINUSE);
     CHECK_EQ(listener.bits, 7u);
     /* the asking client, if this very reactor has accepted it */
     CHECK(tap_fd_count() == fds || tap_fd_count() == fds + test_slot_cost(r));
@@ -379,7 +332,7 @@ static void check_taken(struct kr_reactor *r, const struct place *p, bool replac
 TEST_EACH(unix_replaces_a_stale_path) {
     struct place p = place_begin();
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     leave_stale(&p);
     check_taken(r, &p, false);
     struct kr_listen_opts opts = default_opts();
@@ -444,17 +397,17 @@ TEST_EACH(unix_path_of_108_bytes) {
     struct kr_listen_opts opts = default_opts();
     opts.unix_mode = 0600;
     opts.unix_remove = opts.unix_replace = opts.addresses = true;
-    struct server s = {0}, client = {0};
+    struct test_server s = {0}, client = {0};
     kr_listener listener = listen_at(r, &addr, &opts, &s);
     CHECK_EQ(mode_of(path), 0600u);
     CHECK_OK(kr_listener_addr(r, listener, &told));
     CHECK_EQ(told.size, addr.size);
     CHECK_MEM_EQ(&told.u, &addr.u, addr.size);
     kr_conn conn;
-    CHECK_OK(kr_connect(r, &conn, &told, NULL, &ops, &client));
+    CHECK_OK(kr_connect(r, &conn, &told, NULL, &test_server_echo_eof_ops, &client));
     TEST_UNTIL(r, client.opens == 1 && s.opens == 1);
     CHECK_OK(kr_conn_peer(r, conn, &peer));
-    CHECK_OK(kr_connect(r, NULL, &peer, NULL, &ops, &client));
+    CHECK_OK(kr_connect(r, NULL, &peer, NULL, &test_server_echo_eof_ops, &client));
     TEST_UNTIL(r, client.opens == 2 && s.opens == 2);
     CHECK_OK(kr_listener_close(r, listener));
     CHECK_EQ(access(path, F_OK), -1);
@@ -469,12 +422,12 @@ TEST_EACH(unix_address_too_large) {
     struct kr_listen_opts opts = default_opts();
     opts.unix_mode = 0600;
     opts.unix_remove = opts.unix_replace = true;
-    struct server s = {0};
+    struct test_server s = {0};
     char path[109];
     struct kr_addr addr = long_addr(&p, path);
     for (addr.size = sizeof addr.u.un + 1; addr.size <= sizeof addr.u + 1; addr.size++) {
-        CHECK_ERR(kr_listen(r, NULL, &addr, &opts, &ops, &s), EINVAL);
-        CHECK_ERR(kr_connect(r, NULL, &addr, NULL, &ops, &s), EINVAL);
+        CHECK_ERR(kr_listen(r, NULL, &addr, &opts, &test_server_echo_eof_ops, &s), EINVAL);
+        CHECK_ERR(kr_connect(r, NULL, &addr, NULL, &test_server_echo_eof_ops, &s), EINVAL);
     }
     CHECK_EQ(access(path, F_OK), -1);
     test_reactor_free(r);
@@ -505,11 +458,11 @@ TEST_EACH(unix_buffer_sizes_of_accepted, .needs = KR__CAP_FD_INSTALL) {
         struct kr_listen_opts opts = default_opts();
         opts.conn.send_buf = 20000;
         opts.conn.keep_fd = i & 1;
-        struct server s = {0};
+        struct test_server s = {0};
         kr_listener listener;
         int given = i & 2 ? socket_at(&p.addr, SOCK_STREAM, 8) : -1;
         if (given >= 0)
-            CHECK_OK(kr_listen_fd(r, &listener, given, &opts, &ops, &s));
+            CHECK_OK(kr_listen_fd(r, &listener, given, &opts, &test_server_echo_eof_ops, &s));
         else
             listener = listen_at(r, &p.addr, &opts, &s);
         int fd = client_begin(&p.addr), released = -1;
@@ -536,9 +489,9 @@ static void serve_until_killed(const struct kr_addr addrs[WAYS], int report) {
     struct kr_reactor *r = test_reactor(NULL);
     struct kr_listen_opts opts = default_opts();
     opts.unix_replace = true;
-    struct server s = {0};
+    struct test_server s = {0};
     for (int i = 0; i < WAYS; i++) {
-        int rc = kr_listen(r, NULL, &addrs[i], &opts, &ops, &s);
+        int rc = kr_listen(r, NULL, &addrs[i], &opts, &test_server_echo_eof_ops, &s);
         CHECK_EQ(write(report, &rc, sizeof rc), (ssize_t)sizeof rc);
     }
     kr_run(r);
@@ -616,11 +569,11 @@ TEST_EACH(listen_at_a_path_of_a_living_one) {
     struct kr_listen_opts opts = default_opts();
     opts.unix_replace = true;
     opts.in_use_ns = INT64_MAX / 2; /* would be noticed */
-    struct server s = {0};
-    CHECK_ERR(kr_listen(r, NULL, &p.addr, &opts, &ops, &s), EADDRINUSE);
+    struct test_server s = {0};
+    CHECK_ERR(kr_listen(r, NULL, &p.addr, &opts, &test_server_echo_eof_ops, &s), EADDRINUSE);
     CHECK_EQ(clients_of(fd), 2u);
     opts.unix_replace = false;
-    CHECK_ERR(kr_listen(r, NULL, &p.addr, &opts, &ops, &s), EADDRINUSE);
+    CHECK_ERR(kr_listen(r, NULL, &p.addr, &opts, &test_server_echo_eof_ops, &s), EADDRINUSE);
     CHECK_EQ(clients_of(fd), 0u);
     test_close(fd);
     test_reactor_free(r);
@@ -630,16 +583,16 @@ TEST_EACH(listen_at_a_path_of_a_living_one) {
 /* Ours: nor once the reactor runs, nor when nobody wants it. */
 TEST_EACH(listen_where_one_listens) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_addr addr;
     CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
     CHECK_OK(kr_listener_addr(r, listen_at(r, &addr, NULL, &s), &addr));
     struct kr_listen_opts opts = default_opts();
     opts.in_use_ns = -1;
-    CHECK_ERR(kr_listen(r, NULL, &addr, &opts, &ops, &s), EADDRINUSE);
+    CHECK_ERR(kr_listen(r, NULL, &addr, &opts, &test_server_echo_eof_ops, &s), EADDRINUSE);
     opts.in_use_ns = INT64_MAX / 2;
     CHECK_OK(kr_step(r, 0));
-    CHECK_ERR(kr_listen(r, NULL, &addr, &opts, &ops, &s), EADDRINUSE);
+    CHECK_ERR(kr_listen(r, NULL, &addr, &opts, &test_server_echo_eof_ops, &s), EADDRINUSE);
     test_reactor_free(r);
 }
 
@@ -656,7 +609,7 @@ TEST_EACH(unix_remove_after_a_chdir) {
     CHECK_OK(kr_addr_unix(&addr, "socket"));
     struct kr_listen_opts opts = default_opts();
     opts.unix_remove = true;
-    struct server s = {0};
+    struct test_server s = {0};
     kr_listener listener = listen_at(r, &addr, &opts, &s);
     CHECK_SYS(chdir(other.dir));
     test_close(CHECK_SYS(open("socket", O_CREAT | O_WRONLY | O_CLOEXEC, 0600)));
@@ -681,7 +634,7 @@ static struct kr_listen_opts removing_opts(void) {
 TEST_EACH(unix_removes_its_path_at_the_close) {
     struct place p = place_begin();
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = removing_opts();
     kr_listener listener = listen_at(r, &p.addr, &opts, &s);
     check_serves(r, &p.addr, &s);
@@ -703,7 +656,7 @@ TEST_EACH(unix_removes_its_path_at_the_end_of_the_reactor) {
     struct place p = place_begin();
     for (unsigned turns = 0; turns < 3; turns++) {
         struct kr_reactor *r = test_reactor(NULL);
-        struct server s = {0};
+        struct test_server s = {0};
         struct kr_listen_opts opts = removing_opts();
         listen_at(r, &p.addr, &opts, &s);
         for (unsigned i = 0; i < turns; i++)
@@ -718,7 +671,7 @@ TEST_EACH(unix_removes_its_path_at_the_end_of_the_reactor) {
 TEST_EACH(unix_removes_no_path_of_others) {
     struct place p = place_begin();
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0}, heir = {0};
+    struct test_server s = {0}, heir = {0};
     struct kr_listen_opts opts = removing_opts();
     kr_listener listener = listen_at(r, &p.addr, &opts, &s);
     CHECK_SYS(unlink(p.path));
@@ -736,7 +689,7 @@ TEST_EACH(unix_removes_no_path_of_others) {
 TEST_EACH(unix_path_outlives_a_forked_child) {
     struct place p = place_begin();
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = removing_opts();
     listen_at(r, &p.addr, &opts, &s);
     check_serves(r, &p.addr, &s);
@@ -777,17 +730,17 @@ TEST_EACH(unix_refusals_leave_no_file) {
     kr_config_init(&config);
     config.file_max = 1;
     struct kr_reactor *r = test_reactor(&config);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_addr bad;
     CHECK_OK(kr_addr_unix(&bad, "/tmp/kr-unix/there/is/no/such/directory"));
-    CHECK_ERR(kr_listen(r, NULL, &bad, NULL, &ops, &s), ENOENT);
+    CHECK_ERR(kr_listen(r, NULL, &bad, NULL, &test_server_echo_eof_ops, &s), ENOENT);
     CHECK_OK(kr_addr_unix(&bad, "/dev/null/socket"));
-    CHECK_ERR(kr_listen(r, NULL, &bad, NULL, &ops, &s), ENOTDIR);
+    CHECK_ERR(kr_listen(r, NULL, &bad, NULL, &test_server_echo_eof_ops, &s), ENOTDIR);
     struct kr_listen_opts opts = default_opts();
     opts.unix_mode = 01000;
-    CHECK_ERR(kr_listen(r, NULL, &p.addr, &opts, &ops, &s), EINVAL);
-    test_listen(r, NULL, NULL, &ops, &s);
-    CHECK_ERR(kr_listen(r, NULL, &p.addr, NULL, &ops, &s), ENOSPC);
+    CHECK_ERR(kr_listen(r, NULL, &p.addr, &opts, &test_server_echo_eof_ops, &s), EINVAL);
+    test_listen(r, NULL, NULL, &test_server_echo_eof_ops, &s);
+    CHECK_ERR(kr_listen(r, NULL, &p.addr, NULL, &test_server_echo_eof_ops, &s), ENOSPC);
     CHECK(!is_there(&p));
     test_reactor_free(r);
 
@@ -796,7 +749,7 @@ TEST_EACH(unix_refusals_leave_no_file) {
     refusing.reg = refuse_update; /* of a registered table */
     refusing.dup = refuse_dup;    /* of a plain one */
     r = test_reactor_on(&refusing, NULL);
-    CHECK_ERR(kr_listen(r, NULL, &p.addr, NULL, &ops, &s), ENOMEM);
+    CHECK_ERR(kr_listen(r, NULL, &p.addr, NULL, &test_server_echo_eof_ops, &s), ENOMEM);
     CHECK(!is_there(&p));
     test_reactor_free(r);
     place_end(&p);
@@ -812,7 +765,7 @@ static void check_limit(bool addresses) {
     kr_config_init(&config);
     config.conn_max = 3;
     struct kr_reactor *r = test_reactor(&config);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = default_opts();
     opts.addresses = addresses;
     listen_at(r, &p.addr, &opts, &s);
@@ -843,7 +796,7 @@ TEST_EACH(unix_limits_drop_nobody) {
 TEST_EACH(unix_reset_is_as_now) {
     struct place p = place_begin();
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     listen_at(r, &p.addr, NULL, &s);
     for (unsigned i = 0; i < 4; i++) {
         bool unread = i % 2;
@@ -871,7 +824,7 @@ TEST_EACH(unix_reset_is_as_now) {
 TEST_EACH(unix_echo_returns_every_byte) {
     struct place p = place_begin();
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = default_opts();
     opts.conn.send_low = 1000;
     opts.conn.send_high = 10000;
@@ -915,7 +868,7 @@ TEST_EACH(unix_receives_are_of_one_shot) {
     watched.kernel.enter = watch_enter;
     watched.receives = watched.multishots = 0;
     struct kr_reactor *r = test_reactor_on(&watched.kernel, NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = default_opts();
     opts.addresses = true;
     kr_listener listener = listen_at(r, &p.addr, NULL, &s);
@@ -926,7 +879,7 @@ TEST_EACH(unix_receives_are_of_one_shot) {
     listen_at(r, &p.addr, &opts, &s);
     check_serves(r, &p.addr, &s);
     kr_conn conn;
-    CHECK_OK(kr_connect(r, &conn, &p.addr, NULL, &ops, &s)); /* both ends are this reactor's */
+    CHECK_OK(kr_connect(r, &conn, &p.addr, NULL, &test_server_echo_eof_ops, &s)); /* both ends are this reactor's */
     TEST_UNTIL(r, s.opens == 4);
     CHECK_OK(kr_conn_send(r, conn, "x", 1));
     size_t before = s.bytes;
@@ -934,7 +887,7 @@ TEST_EACH(unix_receives_are_of_one_shot) {
     CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_NOW));
     int pair[2];
     CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
-    CHECK_OK(kr_conn_adopt(r, &conn, pair[0], NULL, &ops, &s));
+    CHECK_OK(kr_conn_adopt(r, &conn, pair[0], NULL, &test_server_echo_eof_ops, &s));
     TEST_UNTIL(r, s.opens == 5);
     test_send(r, pair[1], "hello", 5);
     before = s.bytes;
@@ -945,7 +898,7 @@ TEST_EACH(unix_receives_are_of_one_shot) {
     CHECK_EQ(watched.multishots, 0u);
 
     watched.receives = 0;
-    uint16_t port = test_listen(r, NULL, NULL, &ops, &s);
+    uint16_t port = test_listen(r, NULL, NULL, &test_server_echo_eof_ops, &s);
     int fd = test_connect(port);
     TEST_UNTIL(r, s.opens == 6);
     test_close(fd);
@@ -986,7 +939,7 @@ static void *race(void *arg) {
 TEST_EACH(unix_end_of_stream_is_never_missed, .deadline_s = 120) {
     struct place p = place_begin();
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     listen_at(r, &p.addr, NULL, &s);
     struct racer racer = {.addr = p.addr, .count = tap_full() ? 20000 : 1500};
     pthread_t threads[2];
