@@ -22,12 +22,6 @@
 
 #define MS 1000000ll
 
-static struct kr_listen_opts default_opts(void) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
-    return opts;
-}
-
 /* ---- clients, many at a time ---- */
 
 /* One request and its echo: a client connects, says its byte, hears it, and goes. */
@@ -117,12 +111,6 @@ static int listen_on(struct kr_reactor *r, kr_listener *ret, const char *ip, uin
     return kr_listen(r, ret, &addr, opts, &test_server_echo_ops, s);
 }
 
-static int connect_to(const struct kr_addr *addr) {
-    int fd = CHECK_SYS(socket(addr->u.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    CHECK_SYS(connect(fd, &addr->u.sa, addr->size));
-    return fd;
-}
-
 /* Ours: port 0 lets the kernel choose, and the choice can be asked before the first turn; the
  * listener uses no descriptor; a port in use is refused with the system's word, and leaves nothing
  * behind. */
@@ -142,7 +130,7 @@ TEST_EACH(port_zero_and_the_bound_address) {
 
     kr_listener second = {.bits = 7};
     struct kr_listen_opts with_addresses =
-        default_opts(); /* which take memory that must come back */
+        test_listen_opts(); /* which take memory that must come back */
     with_addresses.addresses = true;
     CHECK_ERR(listen_on(r, &second, "127.0.0.1", port, NULL, &s), EADDRINUSE);
     CHECK_ERR(listen_on(r, &second, "127.0.0.1", port, &with_addresses, &s), EADDRINUSE);
@@ -166,7 +154,7 @@ TEST_EACH(ipv6) {
     CHECK_OK(kr_listener_addr(r, listener, &addr));
     CHECK_EQ(addr.u.in6.sin6_family, AF_INET6);
     CHECK_NE(kr_addr_port(&addr), 0);
-    struct client c = {.fd = connect_to(&addr)};
+    struct client c = {.fd = test_connect_addr(&addr, 0)};
     serve_all(r, &c, 1, true);
     rest_without_conns(r, 1);
     test_reactor_free(r);
@@ -244,7 +232,7 @@ TEST_EACH(v6_only) {
     CHECK_OK(kr_listener_addr(r, both, &addr));
     one_is_served(r, kr_addr_port(&addr));
 
-    struct kr_listen_opts opts = default_opts();
+    struct kr_listen_opts opts = test_listen_opts();
     opts.v6_only = true;
     int kept[2];
     uint16_t port = keep_free_port(kept);
@@ -263,7 +251,7 @@ TEST_EACH(v6_only) {
 TEST_EACH(two_reactors_share_a_port) {
     struct kr_reactor *a = test_reactor(NULL), *b = test_reactor(NULL);
     struct test_server sa = {0}, sb = {0};
-    struct kr_listen_opts opts = default_opts();
+    struct kr_listen_opts opts = test_listen_opts();
     opts.reuse_port = true;
     kr_listener listener;
     CHECK_OK(listen_on(a, &listener, "127.0.0.1", 0, &opts, &sa));
@@ -295,8 +283,7 @@ TEST_EACH(two_reactors_share_a_port) {
 static void serve_through_limit(struct kr_listen_opts opts, unsigned reactor_max,
                                 unsigned listeners, unsigned limit) {
     enum { EACH = 60 };
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = reactor_max;
     struct kr_reactor *r = test_reactor(&config);
     struct test_server s = {0};
@@ -317,7 +304,7 @@ static void serve_through_limit(struct kr_listen_opts opts, unsigned reactor_max
 /* Ours: a listener never has more than conn_max connections; whoever is beyond waits in the
  * backlog, is neither dropped nor reset, and is served when others leave. */
 TEST_EACH(listener_limit_drops_nobody) {
-    struct kr_listen_opts opts = default_opts();
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn_max = 4;
     serve_through_limit(opts, 0, 1, 4);
     opts.conn_max = 1;
@@ -327,13 +314,13 @@ TEST_EACH(listener_limit_drops_nobody) {
 /* Ours: the same where the reactor's own table is what is full, and two listeners compete for it.
  * The kernel would drop a client whom it finds no slot for (io_uring/filetable.c). */
 TEST_EACH(reactor_limit_drops_nobody) {
-    serve_through_limit(default_opts(), 4, 2, 4);
-    serve_through_limit(default_opts(), 1, 4, 1);
+    serve_through_limit(test_listen_opts(), 4, 2, 4);
+    serve_through_limit(test_listen_opts(), 1, 4, 1);
 }
 
 /* Ours: the same with addresses, where accepting takes three steps. */
 TEST_EACH(limits_drop_nobody_with_addresses) {
-    struct kr_listen_opts opts = default_opts();
+    struct kr_listen_opts opts = test_listen_opts();
     opts.addresses = true;
     serve_through_limit(opts, 3, 2, 3);
     opts.conn_max = 2;
@@ -344,12 +331,11 @@ TEST_EACH(limits_drop_nobody_with_addresses) {
 /* Ours: listeners at their limits leave room to others: one whose clients stay for good does not
  * keep the other's from being served. */
 TEST_EACH(full_listener_leaves_room_to_another) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = 6;
     struct kr_reactor *r = test_reactor(&config);
     struct test_server full = {0}, other = {0};
-    struct kr_listen_opts opts = default_opts();
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn_max = 4;
     struct client staying[8], passing[20];
     connect_all(staying, 8, test_listen(r, NULL, &opts, &test_server_echo_ops, &full));
@@ -368,8 +354,7 @@ TEST_EACH(full_listener_leaves_room_to_another) {
  * there first. */
 TEST_EACH(idle_listener_holds_no_room_back) {
     for (unsigned conn_max = 1; conn_max <= 5; conn_max += 2) {
-        struct kr_config config;
-        kr_config_init(&config);
+        struct kr_config config = test_config();
         config.conn_max = conn_max;
         struct kr_reactor *r = test_reactor(&config);
         struct test_server s = {0};
@@ -386,12 +371,11 @@ TEST_EACH(idle_listener_holds_no_room_back) {
 /* Ours: while there is much room one multishot accept takes all clients; near the limit it gives
  * way to accepts that are counted, in time, so that nobody is taken for whom there is no slot. */
 TEST_EACH(multishot_gives_way_near_the_limit) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = 200;
     struct kr_reactor *r = test_reactor(&config);
     struct test_server s = {0};
-    struct kr_listen_opts opts = default_opts();
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 64;
     uint16_t port = test_listen(r, NULL, &opts, &test_server_echo_ops, &s);
     static struct client clients[240];
@@ -412,12 +396,11 @@ TEST_EACH(multishot_gives_way_near_the_limit) {
  * limit that is near let it have one. */
 TEST_EACH(own_limit_far_away_leaves_the_multishot) {
     tap_need_descriptors(1100);
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = 1000;
     struct kr_reactor *r = test_reactor(&config);
     struct test_server s = {0};
-    struct kr_listen_opts opts = default_opts();
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 16;
     for (unsigned i = 0; i < 2; i++) {
         opts.conn_max = i ? 95 : 900;
@@ -439,12 +422,11 @@ TEST_EACH(own_limit_far_away_leaves_the_multishot) {
  * its share, with clients that wait already: the slots are given up when the multishot accept has
  * ended. */
 TEST_EACH(later_listener_gets_its_share) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = 2 * 64 + 64;
     struct kr_reactor *r = test_reactor(&config);
     struct test_server s = {0};
-    struct kr_listen_opts opts = default_opts();
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 64;
     uint16_t first = test_listen(r, NULL, &opts, &test_server_echo_ops, &s);
     one_is_served(r, first);
@@ -459,8 +441,7 @@ TEST_EACH(later_listener_gets_its_share) {
 /* Ours: at the limit with clients waiting, the reactor sleeps: a wait of 1 ms is one enter, or a
  * few. */
 TEST_EACH(full_table_does_not_spin) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = 2;
     struct kr_reactor *r = test_reactor(&config);
     struct test_server s = {0};
@@ -484,8 +465,7 @@ TEST_EACH(full_table_does_not_spin) {
 /* Ours: file_max bounds the listeners, with -ENOSPC and nothing done; a closed one makes room,
  * after a turn. */
 TEST_EACH(file_max_bounds_the_listeners) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.file_max = 3;
     struct kr_reactor *r = test_reactor(&config);
     struct test_server s = {0};
@@ -574,7 +554,7 @@ static void check_port_refuses(uint16_t port) {
 TEST_EACH(close_with_a_backlog) {
     struct kr_reactor *r = test_reactor(NULL);
     struct test_server s = {0};
-    struct kr_listen_opts opts = default_opts();
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn_max = 2;
     kr_listener listener;
     uint16_t port = test_listen(r, &listener, &opts, &test_server_echo_ops, &s);
@@ -609,8 +589,7 @@ TEST_EACH(close_with_a_backlog) {
  * slot are free after the first; one that is closed in a reactor that never runs leaves nothing
  * behind. */
 TEST_EACH(close_before_the_first_turn) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.file_max = 1;
     struct kr_reactor *r = test_reactor(&config);
     struct test_server s = {0};
@@ -669,8 +648,8 @@ static void close_inside_open(struct kr_listen_opts opts) {
 /* Ours: closed in its first on_open, a listener opens no second connection, though the kernel has
  * accepted more: those are closed, and their slots are free again. */
 TEST_EACH(close_inside_on_open) {
-    close_inside_open(default_opts());
-    struct kr_listen_opts opts = default_opts();
+    close_inside_open(test_listen_opts());
+    struct kr_listen_opts opts = test_listen_opts();
     opts.addresses = true;
     close_inside_open(opts);
     opts.addresses = false;
@@ -682,7 +661,7 @@ TEST_EACH(close_inside_on_open) {
 TEST_EACH(free_with_listeners_in_all_states) {
     struct kr_reactor *r = test_reactor(NULL);
     struct test_server s = {0};
-    struct kr_listen_opts opts = default_opts();
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn_max = 1;
     kr_listener paused, closing;
     struct client clients[3];
@@ -724,7 +703,7 @@ static void gone_clients(struct kr_listen_opts opts) {
 /* Ours: clients that have gone before they were accepted, by FIN or RST, with bytes or without,
  * cost a connection that ends, or none; who comes after them is served. */
 TEST_EACH(clients_gone_before_accept) {
-    struct kr_listen_opts opts = default_opts();
+    struct kr_listen_opts opts = test_listen_opts();
     gone_clients(opts);
     opts.conn_max = 3;
     gone_clients(opts);
@@ -745,13 +724,12 @@ static unsigned read_number(const char *path) {
 
 static void burst(unsigned backlog, unsigned conn_max) {
     tap_need_descriptors(conn_max + 300); /* the table is as long, but takes none of them */
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.sq_entries = config.cq_entries = 8;
     config.conn_max = conn_max;
     struct kr_reactor *r = test_reactor(&config);
     struct test_server s = {0};
-    struct kr_listen_opts opts = default_opts();
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = backlog;
     uint16_t port = test_listen(r, NULL, &opts, &test_server_echo_ops, &s);
     static struct client clients[BURST];
@@ -824,8 +802,7 @@ static struct kr_reactor *injecting_reactor(void) {
     static struct kr__kernel kernel;
     kernel = kr__linux;
     kernel.enter = injecting_enter;
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.taskrun = (enum kr_taskrun)tap_variant()->mode;
     struct kr_reactor *r;
     struct kr_failure why;
@@ -863,7 +840,7 @@ static void fails_then_recovers(struct kr_listen_opts opts, int error) {
 }
 
 static void fails_in_each_way(int error) {
-    struct kr_listen_opts opts = default_opts();
+    struct kr_listen_opts opts = test_listen_opts();
     fails_then_recovers(opts, error);
     opts.conn_max = 5;
     fails_then_recovers(opts, error);
@@ -906,7 +883,7 @@ static void resumes_soon(struct kr_listen_opts opts, int error) {
 
 TEST_EACH(failing_accepts_resume_within_50_ms) {
     static const int errors[] = {EMFILE, ENFILE, ENOMEM, ENOBUFS};
-    struct kr_listen_opts opts = default_opts(), few = default_opts();
+    struct kr_listen_opts opts = test_listen_opts(), few = test_listen_opts();
     few.conn_max = 5;
     for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
         resumes_soon(opts, errors[i]);
@@ -939,7 +916,7 @@ TEST_EACH(aborted_clients_delay_nobody) {
 TEST_EACH(listen_without_memory_leaves_nothing) {
     struct kr_reactor *r = test_reactor(NULL);
     struct test_server s = {0};
-    struct kr_listen_opts opts = default_opts();
+    struct kr_listen_opts opts = test_listen_opts();
     opts.addresses = true;
     int before = tap_fd_count(), rc = -ENOMEM;
     kr_listener listener = {.bits = 7};
@@ -993,8 +970,8 @@ static void accept_without_memory(struct kr_listen_opts opts) {
 /* Ours: a client for whom there is no memory is sent away without a callback; those before and
  * after are served. */
 TEST_EACH(client_without_memory_is_sent_away) {
-    accept_without_memory(default_opts());
-    struct kr_listen_opts opts = default_opts();
+    accept_without_memory(test_listen_opts());
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn_max = 3;
     accept_without_memory(opts);
     opts.addresses = true;
@@ -1026,7 +1003,7 @@ static void open_the_table(rlim_t old) {
 TEST_EACH(real_emfile_drops_nobody) {
     struct kr_reactor *r = test_reactor(NULL);
     struct test_server s = {0};
-    struct kr_listen_opts opts = default_opts();
+    struct kr_listen_opts opts = test_listen_opts();
     opts.addresses = true;
     struct client clients[10];
     connect_all(clients, 10, test_listen(r, NULL, &opts, &test_server_echo_ops, &s));
@@ -1101,7 +1078,7 @@ TEST_EACH(client_that_resets_before_the_accept_is_heard) {
         .on_open = visit_open, .on_data = visit_data, .on_close = visit_close};
     for (unsigned with = 0; with < 2; with++) {
         struct kr_reactor *r = test_reactor(NULL);
-        struct kr_listen_opts opts = default_opts();
+        struct kr_listen_opts opts = test_listen_opts();
         struct visit v = {0};
         opts.addresses = with;
         opts.backlog = 64;

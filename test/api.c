@@ -262,8 +262,6 @@ TEST(addr_is_asked_for_in_vain) {
 
 /* ---- programs of other versions ---- */
 
-static const struct kr_conn_ops bare_ops = {.on_data = test_take_all};
-
 /* Memory as a program of another version has it: a struct of that size, and what is behind it. */
 union foreign_opts {
     unsigned char bytes[1024];
@@ -338,7 +336,7 @@ TEST(options_of_an_older_program) {
         limits->flush_ns = 0;
         struct kr_addr addr;
         CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
-        CHECK_OK(kr_listen(r, NULL, &addr, listen, &bare_ops, NULL));
+        CHECK_OK(kr_listen(r, NULL, &addr, listen, &test_take_all_ops, NULL));
 
         head = offsetof(struct kr_connect_opts, conn) - less;
         struct kr_connect_opts *connect = &foreign(head + inner, init_connect)->connect;
@@ -405,7 +403,7 @@ static void later(void) {
 
 TEST_EACH(callbacks_of_a_newer_program) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct kr_conn_ops newer = bare_ops;
+    struct kr_conn_ops newer = test_take_all_ops;
     newer.reserved[3] = later;
     struct kr_addr addr;
     CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
@@ -483,8 +481,7 @@ TEST(opts_check_names_the_field) {
     CHECK(why.error == 0 && !why.cause[0]);
     CHECK_OK(kr_listen_opts_check(NULL, NULL));
     CHECK_OK(kr_connect_opts_check(NULL, NULL, NULL));
-    struct kr_listen_opts listen;
-    kr_listen_opts_init(&listen);
+    struct kr_listen_opts listen = test_listen_opts();
     CHECK_OK(kr_listen_opts_check(&listen, &why));
     listen.conn.send_low = 3;
     listen.conn.send_high = 2;
@@ -493,8 +490,7 @@ TEST(opts_check_names_the_field) {
     check_words(kr_conn_opts_check(&listen.conn, &why), &why, "kr_conn_opts", "send_low");
     listen.backlog = 65536;
     check_words(kr_listen_opts_check(&listen, &why), &why, "kr_listen_opts", "backlog");
-    struct kr_connect_opts connect;
-    kr_connect_opts_init(&connect);
+    struct kr_connect_opts connect = test_connect_opts();
     struct kr_addr four, six;
     CHECK_OK(kr_addr_ip(&four, "127.0.0.1", 0));
     CHECK_OK(kr_addr_ip(&six, "::1", 0));
@@ -705,8 +701,7 @@ TEST_EACH(listen_refuses_bad_arguments) {
 /* Ours: a refused send has taken nothing, however it is refused. */
 TEST_EACH(send_refuses_bad_arguments) {
     struct test_server p = {0};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.send_low = opts.conn.send_high = opts.conn.send_cap = 1000;
     begin(&p, &opts);
     kr_conn c = p.conn;
@@ -934,8 +929,7 @@ static void write_inline(struct test_server *s, kr_conn conn) {
  * what would send, read on or wait is -EPIPE, and closing again changes nothing. */
 TEST_EACH(handle_is_good_in_on_close) {
     struct test_server p = {.in_open = write_inline, .in_close = still_good};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.inline_size = 6;
     begin(&p, &opts);
     CHECK(kr_conn_user(p.r, p.conn) == &p);
@@ -986,8 +980,7 @@ static void check_inline_kept(struct test_server *s, kr_conn conn) {
 static void inline_of(size_t size) {
     inline_size = size;
     struct test_server p = {.in_open = check_inline_fresh, .in_close = check_inline_kept};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.inline_size = size;
     begin(&p, &opts);
     int fds[3];
@@ -1068,8 +1061,7 @@ static void check_addresses(const char *ip) {
     struct kr_reactor *r = test_reactor(NULL);
     struct test_server seen = {.r = r};
     the_server = &seen;
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.addresses = true;
     struct kr_addr at, peer, local, mine = {.size = sizeof mine.u},
                                     theirs = {.size = sizeof theirs.u};

@@ -97,8 +97,7 @@ static void batch_of(struct kr_reactor *r, uint16_t port, unsigned count, enum k
 /* Ours: of 32 connections whose bytes arrive in one batch, the first to be called closes all
  * others: none of them is called with data any more, and their buffers come back. */
 TEST_EACH(close_of_others_in_the_same_batch) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_count = 64;
     struct kr_reactor *r = test_reactor(&config);
     uint16_t port = test_listen(r, NULL, NULL, &house_ops, &house);
@@ -219,8 +218,7 @@ TEST_EACH(close_twice_takes_the_harder_manner, .deadline_s = 60) {
 /* Ours: a peer that reads nothing delays a FLUSH for flush_ns and no longer. */
 TEST_EACH(close_flush_has_a_deadline) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.flush_ns = 30 * 1000000;
     house_init();
     int fd = house_open_stalled(r, test_listen(r, NULL, &opts, &house_ops, &house));
@@ -252,8 +250,7 @@ TEST_EACH(close_flush_ends_with_the_peer) {
  * nothing is left: no buffer, no request. The data is sent between the turns, so that the cancel
  * finds the receive done. */
 TEST_EACH(close_races_with_data) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_count = 8;
     struct kr_reactor *r = test_reactor(&config);
     uint16_t port = test_listen(r, NULL, NULL, &house_ops, &house);

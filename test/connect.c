@@ -8,7 +8,7 @@
  * (of a Unix socket: says -EAGAIN), on loopback as anywhere. A port that refuses is one that is
  * bound and not listened on, so that the kernel cannot choose it for the other end of the very same
  * connection. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include "reactor.h"
 
@@ -320,12 +320,6 @@ static void echo_open(struct kr_reactor *r, kr_conn conn, void *user) {
     ((struct echo_server *)user)->opens++;
 }
 
-static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                        size_t size) {
-    (void)user;
-    return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
-}
-
 static void echo_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
     (void)r;
     (void)conn;
@@ -336,7 +330,7 @@ static void echo_close(struct kr_reactor *r, kr_conn conn, void *user, int error
 
 static const struct kr_conn_ops echo_ops = {
     .on_open = echo_open,
-    .on_data = echo_data,
+    .on_data = test_send_back,
     .on_close = echo_close,
 };
 
@@ -372,8 +366,7 @@ TEST_EACH(connect_to_itself) {
 TEST_EACH(connect_twice_with_the_same_limits) {
     struct far f = far_begin(IPV4, 8);
     struct kr_reactor *r = test_reactor(NULL);
-    struct kr_connect_opts opts;
-    kr_connect_opts_init(&opts);
+    struct kr_connect_opts opts = test_connect_opts();
     struct life a, b;
     dial_as(r, &a, &f.addr, &opts);
     /* ends it, as there is no on_timeout */
@@ -396,8 +389,7 @@ TEST_EACH(connect_twice_with_the_same_limits) {
 TEST_EACH(connect_options_are_those_of_connections) {
     struct far f = far_silent(PATH); /* TCP would call again only after a second */
     struct kr_reactor *r = test_reactor(NULL);
-    struct kr_connect_opts opts;
-    kr_connect_opts_init(&opts);
+    struct kr_connect_opts opts = test_connect_opts();
     opts.conn.inline_size = 100;
     opts.conn.idle_ns = 30 * MS;
     struct life life;
@@ -486,8 +478,7 @@ TEST_EACH(connect_unix_errors) {
 static void check_times_out(enum family family) {
     struct far f = far_silent(family);
     struct kr_reactor *r = test_reactor(NULL);
-    struct kr_connect_opts opts;
-    kr_connect_opts_init(&opts);
+    struct kr_connect_opts opts = test_connect_opts();
     opts.timeout_ns = 60 * MS;
     struct life life;
     int64_t began = tap_now_ns();
@@ -513,8 +504,7 @@ TEST_EACH(connect_deadline_ends_when_it_stands) {
     for (enum family family = IPV4; family < FAMILIES; family += PATH) {
         struct far f = far_begin(family, 8);
         struct kr_reactor *r = test_reactor(NULL);
-        struct kr_connect_opts opts;
-        kr_connect_opts_init(&opts);
+        struct kr_connect_opts opts = test_connect_opts();
         opts.timeout_ns = 30 * MS;
         struct life life;
         dial_as(r, &life, &f.addr, &opts);
@@ -534,8 +524,7 @@ TEST_EACH(connect_deadline_ends_when_it_stands) {
 TEST_EACH(connect_deadline_races_with_the_answer) {
     struct far f = far_begin(IPV4, 64);
     struct kr_reactor *r = test_reactor(NULL);
-    struct kr_connect_opts opts;
-    kr_connect_opts_init(&opts);
+    struct kr_connect_opts opts = test_connect_opts();
     unsigned stood = 0;
     for (unsigned i = 0; i < 300; i++) {
         opts.timeout_ns = 1 + (int64_t)tap_random_below(200000);
@@ -605,8 +594,7 @@ TEST_EACH(connect_from_a_source_address) {
     int fds = tap_fd_count();
     struct kr_addr source, local, seen = {.size = sizeof seen.u};
     CHECK_OK(kr_addr_ip(&source, "127.0.0.2", 0));
-    struct kr_connect_opts opts;
-    kr_connect_opts_init(&opts);
+    struct kr_connect_opts opts = test_connect_opts();
     opts.source = &source;
     opts.local_address = true;
     struct life life;
@@ -635,8 +623,7 @@ TEST_EACH(connect_from_a_source_port) {
     struct kr_addr source = other.addr; /* a port that was free a moment ago */
     far_end(&other);
     struct kr_reactor *r = test_reactor(NULL);
-    struct kr_connect_opts opts;
-    kr_connect_opts_init(&opts);
+    struct kr_connect_opts opts = test_connect_opts();
     opts.source = &source;
     for (unsigned i = 0; i < 3; i++) {
         struct life life, second;
@@ -663,8 +650,7 @@ TEST_EACH(connect_from_a_unix_name) {
     struct far f = far_begin(PATH, 8), name = {.fd = -1};
     far_addr(&name, ABSTRACT);
     struct kr_reactor *r = test_reactor(NULL);
-    struct kr_connect_opts opts;
-    kr_connect_opts_init(&opts);
+    struct kr_connect_opts opts = test_connect_opts();
     opts.source = &name.addr;
     opts.local_address = true;
     struct life life;
@@ -688,8 +674,7 @@ TEST_EACH(connect_from_a_bad_source) {
     struct far f = far_begin(IPV4, 8);
     struct kr_reactor *r = test_reactor(NULL);
     int fds = tap_fd_count();
-    struct kr_connect_opts opts;
-    kr_connect_opts_init(&opts);
+    struct kr_connect_opts opts = test_connect_opts();
     struct kr_addr source;
     opts.source = &source;
     kr_conn conn = {7};
@@ -808,8 +793,7 @@ TEST_EACH(connect_close_linger_delivers) {
 TEST_EACH(connect_close_flush_in_vain) {
     for (enum family family = IPV4; family < FAMILIES; family += PATH) {
         struct kr_reactor *r = test_reactor(NULL);
-        struct kr_connect_opts opts;
-        kr_connect_opts_init(&opts);
+        struct kr_connect_opts opts = test_connect_opts();
         struct far refusing = far_begin(family, -1), silent = far_silent(family);
         struct life lives[3];
         dial(r, &lives[0], &refusing.addr);
@@ -840,8 +824,7 @@ TEST_EACH(connect_close_flush_in_vain) {
 TEST_EACH(connect_close_flush_to_one_that_does_not_read) {
     struct far f = far_begin(IPV4, 8);
     struct kr_reactor *r = test_reactor(NULL);
-    struct kr_connect_opts opts;
-    kr_connect_opts_init(&opts);
+    struct kr_connect_opts opts = test_connect_opts();
     opts.conn.flush_ns = 50 * MS;
     struct life life;
     dial_as(r, &life, &f.addr, &opts);
@@ -901,8 +884,7 @@ TEST_EACH(connect_queue_before_it_stands_unix) {
 TEST_EACH(connect_queue_is_bounded_before_it_stands) {
     struct far f = far_begin(IPV4, 8);
     struct kr_reactor *r = test_reactor(NULL);
-    struct kr_connect_opts opts;
-    kr_connect_opts_init(&opts);
+    struct kr_connect_opts opts = test_connect_opts();
     opts.conn.send_low = 100;
     opts.conn.send_high = 1000;
     opts.conn.send_cap = 5000;
@@ -1160,8 +1142,7 @@ TEST_EACH(connect_from_callbacks) {
 /* Ours: connect_max bounds them, whatever state they are in; each that has closed makes room for
  * one. Those that are accepted have slots of their own, and take none of theirs. */
 TEST_EACH(connect_max_bounds_them) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = 4;
     config.connect_max = 4;
     struct kr_reactor *r = test_reactor(&config);
@@ -1206,8 +1187,7 @@ static void dial_in_close(struct kr_reactor *r, kr_conn conn, void *user, int er
 /* Ours: in on_close the connection's own slot is not free yet. */
 TEST_EACH(connect_max_counts_one_that_is_closing) {
     static const struct kr_conn_ops ops = {.on_data = life_data, .on_close = dial_in_close};
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.connect_max = 1;
     struct kr_reactor *r = test_reactor(&config);
     struct far f = far_begin(IPV4, -1);
@@ -1225,8 +1205,7 @@ TEST_EACH(connect_max_counts_one_that_is_closing) {
 TEST_EACH(connect_storm, .deadline_s = 60) {
     enum { SLOTS = 32 };
     unsigned rounds = tap_full() ? 1000 : 150;
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.connect_max = SLOTS;
     struct kr_reactor *r = test_reactor(&config);
     struct echo_server server = {0};

@@ -59,8 +59,7 @@ static const struct kr_conn_ops ops_without_timeout = {
     .on_open = test_server_open, .on_data = test_server_data, .on_eof = test_server_eof, .on_close = on_close};
 
 static struct kr_listen_opts no_deadlines(void) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.flush_ns = HOUR;
     return opts;
 }
@@ -687,8 +686,7 @@ TEST_EACH(deadline_of_a_connection_that_is_being_made) {
     int64_t t = still.now;
     struct kr_addr addr;
     CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", far.port));
-    struct kr_connect_opts how;
-    kr_connect_opts_init(&how);
+    struct kr_connect_opts how = test_connect_opts();
     how.timeout_ns = HOUR;
     how.conn.idle_ns = 10;
     how.conn.life_ns = 200;

@@ -9,7 +9,7 @@
  * What must hold: a refused set-up is explained and leaves nothing; what is worth another try is
  * tried again and loses nothing; everything else is handed to the caller unaltered, and the reactor
  * can go on or be freed. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include "kernel/probe.h"
 #include "reactor.h"
@@ -395,8 +395,7 @@ static void row_begin(const char *call, int error, unsigned skip, unsigned times
 /* ---- a reactor behind it ---- */
 
 static struct kr_config small_config(struct door *d) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.taskrun = (enum kr_taskrun)tap_variant()->mode;
     config.sq_entries = 16;
     config.cq_entries = 64;
@@ -428,12 +427,6 @@ static void seen_open(struct kr_reactor *r, kr_conn conn, void *user) {
     seen->conn = conn;
 }
 
-static size_t seen_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                        size_t size) {
-    (void)user;
-    return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
-}
-
 static void seen_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
     (void)r;
     (void)conn;
@@ -457,13 +450,12 @@ static void seen_fire(struct kr_reactor *r, kr_timer timer, void *user) {
 
 static const struct kr_conn_ops seen_ops = {
     .on_open = seen_open,
-    .on_data = seen_data,
+    .on_data = test_send_back,
     .on_close = seen_close,
 };
 
 static int listen_rc(struct kr_reactor *r, bool addresses, struct seen *seen, uint16_t *port) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 8;
     opts.addresses = addresses;
     struct kr_addr addr;
@@ -1136,8 +1128,7 @@ TEST_EACH(listen_when_the_path_fails) {
         CHECK_SYS(unlink(path));
         struct kr_addr addr;
         CHECK_OK(kr_addr_unix(&addr, path));
-        struct kr_listen_opts opts;
-        kr_listen_opts_init(&opts);
+        struct kr_listen_opts opts = test_listen_opts();
         opts.unix_remove = true;
         struct seen seen = {0};
         door_fail(d, PATH_ID, path_errors[i], 0, 1);
@@ -1164,8 +1155,7 @@ TEST_EACH(listen_when_the_directory_fails) {
         CHECK_SYS(unlink(path));
         struct kr_addr addr;
         CHECK_OK(kr_addr_unix(&addr, path));
-        struct kr_listen_opts opts;
-        kr_listen_opts_init(&opts);
+        struct kr_listen_opts opts = test_listen_opts();
         opts.unix_remove = true;
         struct seen seen = {0};
         door_fail(d, PATH_DIR, dir_errors[i], 0, 1);
@@ -1310,8 +1300,7 @@ TEST_EACH(connect_when_the_addresses_fail) {
         CHECK_OK(listen_rc(r, false, &seen, &port));
         struct kr_addr addr;
         CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
-        struct kr_connect_opts opts;
-        kr_connect_opts_init(&opts);
+        struct kr_connect_opts opts = test_connect_opts();
         opts.local_address = true;
         door_fail(d, SOCK_ADDRS, addrs_errors[i], 0, 1);
         kr_conn conn;
@@ -1662,8 +1651,7 @@ static void straced_fire(struct kr_reactor *r, kr_timer timer, void *user) {
  * each came back. */
 static int straced(enum kr_taskrun taskrun) {
     alarm(15);
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.taskrun = taskrun;
     struct kr_failure why;
     struct straced s = {0};

@@ -234,8 +234,7 @@ TEST_EACH(drain_with_a_close_of_all) {
 
 /* Ours: with more connections than a turn may tell, the turns between serve the others. */
 TEST_EACH(drain_of_many_serves_meanwhile) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.turn_cqes = 4;
     begin_with(&told_ops, 40, &config);
     drain(HOUR);
@@ -278,8 +277,7 @@ TEST_EACH(drain_cuts_off_who_stays) {
     kernel.clock = still_clock;
     still_now = HOUR;
     house = (struct house){.r = test_reactor_on(&kernel, NULL)};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.flush_ns = HOUR;
     house.port = test_listen(house.r, &house.listener, &opts, &told_ops, &house);
     for (unsigned i = 0; i < 5; i++) {
@@ -294,8 +292,7 @@ TEST_EACH(drain_cuts_off_who_stays) {
     CHECK_OK(kr_conn_close(house.r, house.guests[4].conn, KR_CLOSE_NOW));
     TEST_UNTIL(house.r, house.closes == 1);
     still_now += 999;
-    for (unsigned idle = 0; idle < 5;)
-        idle = test_step(house.r, "nothing to happen") == 0 ? idle + 1 : 0;
+    test_settle(house.r);
     CHECK_EQ(house.closes, 1u);
     still_now++;
     TEST_UNTIL(house.r, house.drains == 1);
@@ -527,8 +524,7 @@ TEST_EACH(drain_does_not_wait_for_the_background) {
         begin(&told_ops, 1);
         int ends[2];
         CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends));
-        struct kr_conn_opts opts;
-        kr_conn_opts_init(&opts);
+        struct kr_conn_opts opts = test_conn_opts();
         opts.background = true;
         CHECK_OK(kr_conn_adopt(house.r, NULL, ends[0], &opts, &told_ops, &house));
         TEST_UNTIL(house.r, house.opens == 2);

@@ -3,7 +3,7 @@
  *
  * Files are told apart by their inodes. Each case counts this process's descriptors before and
  * after. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include "kernel/probe.h"
 #include "reactor.h"
@@ -191,8 +191,7 @@ static const struct kr_conn_ops deaf_ops = {
 
 static void adopt(struct kr_reactor *r, struct end *e, int fd, unsigned recv_fds,
                   const struct kr_conn_ops *how) {
-    struct kr_conn_opts opts;
-    kr_conn_opts_init(&opts);
+    struct kr_conn_opts opts = test_conn_opts();
     opts.recv_fds = recv_fds;
     opts.flush_ns = INT64_C(50000000);
     opts.send_cap = 64 << 20;
@@ -229,12 +228,6 @@ static void end_of(struct kr_reactor *r, struct end *e, int peer) {
     TEST_UNTIL(r, e->closes == 1);
     test_rest(r, (struct test_levels){0});
     test_reactor_free(r);
-}
-
-/* Turns until nothing happens. */
-static void settle(struct kr_reactor *r) {
-    for (unsigned quiet = 0; quiet < 5;)
-        quiet = test_step(r, "quiet") == 0 ? quiet + 1 : 0;
 }
 
 static struct end one, two;
@@ -384,23 +377,22 @@ static void send_then_pause(struct kr_reactor *r, int peer, int file) {
     int ends[2];
     CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends));
     CHECK_OK(kr_conn_adopt(r, NULL, ends[0], NULL, &pausing_ops, NULL));
-    settle(r);
+    test_settle(r);
     uint64_t received = test_stats(r).bytes_in;
     CHECK_EQ(write(ends[1], "x", 1), 1);
     peer_send(peer, "hello", &file, 1);
-    settle(r);
+    test_settle(r);
     CHECK_EQ(test_stats(r).bytes_in, received + 6);
     CHECK_EQ(one.gift_count, 0u);
     CHECK_EQ(one.got, 0u);
     test_close(ends[1]);
-    settle(r);
+    test_settle(r);
 }
 
 /* Ours: none are told of while paused; they come with their bytes when reading goes on. The bytes fill
  * their buffer, so that the next receive would be made without a poll. */
 TEST_EACH(fds_wait_while_paused) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_count = 8;
     config.buf_size = 5;
     struct kr_reactor *r = test_reactor(&config);
@@ -477,7 +469,7 @@ TEST_EACH(fds_callback_may_swap_pause_and_close) {
         peer_send(peer, "hello", &file, 1);
         TEST_UNTIL(r, one.gift_count == 1);
         check_came(&one, &file, 1);
-        settle(r);
+        test_settle(r);
         CHECK_EQ(one.got, i ? 0u : 5u);
         CHECK_EQ(one.closes, i == 2);
         if (i == 1)
@@ -500,7 +492,7 @@ TEST_EACH(fds_to_a_lingering_connection_are_closed) {
     CHECK_OK(kr_conn_close(r, one.conn, KR_CLOSE_LINGER));
     for (unsigned i = 0; i < 3; i++) {
         peer_send(peer, "hello", &file, 1);
-        settle(r);
+        test_settle(r);
         CHECK_EQ(tap_fd_count(), before - (int)one.closes * test_slot_cost(r));
     }
     CHECK_EQ(one.gift_count, 0u);
@@ -526,7 +518,7 @@ TEST_EACH(fds_are_not_forwarded) {
         char bytes[5];
         int fds[KR_FDS_MAX];
         unsigned count = 0;
-        settle(r);
+        test_settle(r);
         CHECK_EQ(peer_take(other, bytes, 5, fds, &count), 5);
         CHECK_EQ(count, 0u);
         CHECK_EQ(tap_fd_count(), before);
@@ -589,11 +581,6 @@ static void read_singly(int peer, size_t total, const size_t *at, const int *fil
     CHECK_EQ(come, most);
 }
 
-static void count_release(struct kr_reactor *r, void *arg) {
-    (void)r;
-    ++*(unsigned *)arg;
-}
-
 /* Ours: they keep their place in the queue, whatever is queued before and behind: copied, lent,
  * formatted in place. */
 TEST_EACH(fds_keep_their_place_in_the_queue) {
@@ -605,13 +592,13 @@ TEST_EACH(fds_keep_their_place_in_the_queue) {
     CHECK_OK(kr_conn_send(r, one.conn, "aaaa", 4));
     CHECK_OK(kr_conn_send_fds(r, one.conn, "bb", 2, &files[0], 1));
     CHECK_OK(kr_conn_send(r, one.conn, "cc", 2));
-    CHECK_OK(kr_conn_send_ref(r, one.conn, "dddd", 4, count_release, &released));
+    CHECK_OK(kr_conn_send_ref(r, one.conn, "dddd", 4, test_count_call, &released));
     CHECK_OK(kr_conn_send_fds(r, one.conn, "e", 1, &files[1], 1));
     CHECK_OK(kr_conn_send_fds(r, one.conn, "f", 1, &files[2], 1));
     CHECK_OK(kr_conn_reserve(r, one.conn, 10, &room));
     memcpy(room, "gg", 2);
     CHECK_OK(kr_conn_commit(r, one.conn, 2));
-    CHECK_OK(kr_conn_send_ref(r, one.conn, "hh", 2, count_release, &released));
+    CHECK_OK(kr_conn_send_ref(r, one.conn, "hh", 2, test_count_call, &released));
     CHECK_OK(kr_conn_send_fds(r, one.conn, "i", 1, &files[3], 1));
     TEST_UNTIL(r, kr_conn_queued(r, one.conn) == 0 && released == 2);
     read_singly(peer, 19, (const size_t[]){4, 12, 13, 18}, files, 4);
@@ -751,8 +738,7 @@ TEST_EACH(fds_of_a_long_message_go_with_its_first_part) {
 /* Ours: from one connection of a reactor to another, in both directions, with bytes in scarce
  * buffers. */
 TEST_EACH(fds_between_two_connections) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_count = 4;
     config.buf_size = 1024;
     struct kr_reactor *r = test_reactor(&config);
@@ -791,7 +777,7 @@ TEST_EACH(fds_between_two_connections) {
 static void stall(struct kr_reactor *r, struct end *e, const int *files, unsigned count) {
     static char bytes[4 << 20];
     CHECK_OK(kr_conn_send(r, e->conn, bytes, sizeof bytes));
-    settle(r);
+    test_settle(r);
     CHECK_GT(kr_conn_queued(r, e->conn), 0u);
     for (unsigned i = 0; i < 3; i++)
         CHECK_OK(kr_conn_send_fds(r, e->conn, "hello", 5, files, count));
@@ -958,8 +944,7 @@ TEST_EACH(fds_refused_change_nothing) {
 /* Ours: TCP carries none, and says so at the call. */
 TEST_EACH(fds_need_a_unix_socket) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.recv_fds = 4;
     memset(&one, 0, sizeof one);
     uint16_t port = test_listen(r, NULL, &opts, &ops, &one);

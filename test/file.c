@@ -360,8 +360,7 @@ TEST_EACH(file_waits_for_its_reader) {
 /* ---- marks and cap ---- */
 
 static struct kr_listen_opts opts_of(size_t low, size_t high, size_t cap) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 64;
     opts.conn.send_low = low;
     opts.conn.send_high = high;
@@ -726,8 +725,7 @@ TEST_EACH(file_to_a_peer_that_resets) {
 /* Ours: the write deadline is about a file as it is about bytes: none of it taken for so long ends
  * it. */
 TEST_EACH(file_and_the_write_deadline) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.write_ns = 200 * MS;
     struct pair p = pair_make(&opts, 4096);
     int fd = file_of(64 * MIB);

@@ -74,8 +74,7 @@ static const struct kr_conn_ops ops = {
     .on_open = on_open, .on_data = on_data, .on_eof = on_eof, .on_close = on_close};
 
 static struct kr_conn_opts conn_opts(void) {
-    struct kr_conn_opts opts;
-    kr_conn_opts_init(&opts);
+    struct kr_conn_opts opts = test_conn_opts();
     opts.send_cap = 64 << 20;
     return opts;
 }
@@ -124,17 +123,11 @@ static int listener_new(bool tcp, struct kr_addr *addr) {
     return fd;
 }
 
-static int client_new(const struct kr_addr *addr) {
-    int fd = CHECK_SYS(socket(addr->u.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    CHECK_SYS(connect(fd, &addr->u.sa, addr->size));
-    return fd;
-}
-
 /* Two ends of a connection: ends[0] is to be adopted. */
 static void ends_make(int ends[2], bool tcp) {
     struct kr_addr addr;
     int listener = listener_new(tcp, &addr);
-    ends[1] = client_new(&addr);
+    ends[1] = test_connect_addr(&addr, 0);
     ends[0] = CHECK_SYS(accept4(listener, NULL, NULL, SOCK_CLOEXEC));
     test_close(listener);
 }
@@ -248,8 +241,7 @@ TEST_EACH(linger_set_after_the_adoption, .needs = KR__CAP_FD_INSTALL) {
 TEST_EACH(linger_set_on_a_kept_descriptor) {
     struct kr_reactor *r = test_reactor(NULL);
     struct seen s = {.mute = true};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 8;
     opts.conn.keep_fd = true;
     int peer = test_connect(test_listen(r, NULL, &opts, &ops, &s));
@@ -268,13 +260,13 @@ static void check_inherited(const struct kr_listen_opts *opts) {
     struct kr_addr addr;
     int listener = listener_new(true, &addr), peers[3];
     set_linger(listener, 1, HOURS);
-    peers[0] = client_new(&addr);
+    peers[0] = test_connect_addr(&addr, 0);
     struct seen s = {.mute = true};
     CHECK_OK(kr_listen_fd(r, NULL, listener, opts, &ops, &s));
     CHECK_EQ(get_linger(listener).l_onoff, 0);
-    peers[1] = client_new(&addr);
+    peers[1] = test_connect_addr(&addr, 0);
     set_linger(listener, 1, HOURS);
-    peers[2] = client_new(&addr);
+    peers[2] = test_connect_addr(&addr, 0);
     TEST_UNTIL(r, s.opens == 3);
     for (unsigned i = 0; i < 3; i++) {
         s.conn = s.all[i];
@@ -292,8 +284,7 @@ static void check_inherited(const struct kr_listen_opts *opts) {
  * closed at once all the same. */
 TEST_EACH(linger_of_accepted_sockets_is_taken_back) {
     for (unsigned i = 0; i < 3; i++) {
-        struct kr_listen_opts opts;
-        kr_listen_opts_init(&opts);
+        struct kr_listen_opts opts = test_listen_opts();
         opts.backlog = 8;
         opts.addresses = i == 1;
         opts.conn.keep_fd = i == 2;
@@ -308,15 +299,14 @@ TEST_EACH(linger_of_one_that_nobody_serves) {
     int listener = listener_new(true, &addr), peers[2];
     set_linger(listener, 1, HOURS);
     struct seen s = {.mute = true};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 8;
     kr_listener handle;
     CHECK_OK(kr_listen_fd(r, &handle, listener, &opts, &ops, &s));
     set_linger(listener, 1, HOURS);
-    peers[0] = client_new(&addr);
+    peers[0] = test_connect_addr(&addr, 0);
     TEST_UNTIL(r, s.opens == 1);
-    peers[1] = client_new(&addr);
+    peers[1] = test_connect_addr(&addr, 0);
     CHECK_OK(kr_listener_close(r, handle));
     CHECK_OK(kr_conn_close(r, s.conn, KR_CLOSE_NOW));
     TEST_UNTIL(r, s.closes == 1);
@@ -350,10 +340,9 @@ TEST_EACH(linger_of_one_that_leaves_is_its_own) {
     struct kr_addr addr;
     int listener = listener_new(true, &addr);
     set_linger(listener, 1, 7);
-    int peer = client_new(&addr);
+    int peer = test_connect_addr(&addr, 0);
     struct seen s = {0};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 8;
     CHECK_OK(kr_listen_fd(r, NULL, listener, &opts, &ops, &s));
     TEST_UNTIL(r, s.opens == 1);
@@ -463,13 +452,12 @@ static unsigned check_listening_option(const struct option *o, bool tcp) {
     bool known = option_set(listener, o, tcp);
     if (known) {
         struct seen s = {0};
-        struct kr_listen_opts opts;
-        kr_listen_opts_init(&opts);
+        struct kr_listen_opts opts = test_listen_opts();
         opts.backlog = 8;
         opts.conn = conn_opts();
         CHECK_OK(kr_listen_fd(r, NULL, listener, &opts, &ops, &s));
         check_back(listener, o);
-        int peer = client_new(&addr);
+        int peer = test_connect_addr(&addr, 0);
         check_serves(r, &s, peer);
         test_rest(r, (struct test_levels){.listeners = 1});
     }
@@ -830,14 +818,13 @@ TEST_EACH(lingering_descriptor_that_lies_unread) {
 TEST_EACH(lingering_descriptor_to_a_listener) {
     struct kr_reactor *r = test_reactor(NULL);
     struct kr_addr addr = {.u.sa.sa_family = AF_UNIX, .size = sizeof(sa_family_t)};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 8;
     struct gifts g = {.seen.mute = true};
     kr_listener listener;
     CHECK_OK(kr_listen(r, &listener, &addr, &opts, &gift_ops, &g));
     CHECK_OK(kr_listener_addr(r, listener, &addr));
-    int peer = client_new(&addr), hold;
+    int peer = test_connect_addr(&addr, 0), hold;
     bool refuses = r->ring.caps & KR__CAP_REFUSES_FDS;
     CHECK_EQ(give_lingering(peer, &hold), refuses ? -EPERM : 1);
     CHECK_EQ(write(peer, "x", 1), 1);

@@ -254,13 +254,11 @@ TEST_EACH(forward_sends_all_before_the_end) {
  * mark, nothing spins meanwhile, and all of it arrives when it is read at last. */
 TEST_EACH(forward_passes_back_pressure) {
     struct pair p = {0};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 64;
     opts.conn.send_low = 10000;
     opts.conn.send_high = 50000;
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_size = 4096;
     config.buf_count = 16;
     begin_with(&p, &config, &opts, 4096);
@@ -576,8 +574,7 @@ TEST_EACH(forward_copies_no_large_receives) {
 TEST_EACH(forward_through_few_buffers, .deadline_s = 60) {
     for (unsigned count = 1; count <= 2; count++) {
         struct pair p = {0};
-        struct kr_config config;
-        kr_config_init(&config);
+        struct kr_config config = test_config();
         config.buf_count = count;
         config.buf_size = 2048;
         begin_with(&p, &config, NULL, 4096);
@@ -707,8 +704,7 @@ TEST_EACH(forward_in_a_forked_child_is_given_back) {
  * it. */
 TEST_EACH(forward_to_a_full_destination_waits) {
     struct pair p = {.by_hand = true};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.send_low = opts.conn.send_high = 1000;
     begin_with(&p, NULL, &opts, 4096);
     static char much[8 << 20];

@@ -469,16 +469,14 @@ static bool is_overdue(struct patience *p, const struct test_server *s) {
  * that its cancels and its close take, however slow the machine is. */
 TEST_EACH(half_linger_has_a_deadline) {
     static char bytes[65536];
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.flush_ns = 30 * 1000000;
     for (int queued = 0; queued < 2; queued++) {
         struct test_server s = {0};
         begin_with(&s, &ops, NULL, &opts);
         if (queued)
             we_send(&s, 2 * BIG, 0);
-        for (unsigned idle = 0; idle < 5;)
-            idle = test_step(s.r, "the send to stall") == 0 ? idle + 1 : 0;
+        test_settle(s.r);
         int64_t before = tap_now_ns();
         CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_LINGER));
         struct patience patience = {.limit_ns = opts.conn.flush_ns, .from_ns = tap_now_ns()};
@@ -527,8 +525,7 @@ static const struct kr_conn_ops keeping_ops = {
 /* Ours: bytes that were never consumed, and the one buffer that there is, shared with another: it
  * waits its turn for it, drops what comes, and ends. */
 TEST_EACH(half_linger_waits_for_buffers) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_count = 1;
     config.buf_size = 512;
     struct test_server s = {0};
@@ -615,8 +612,7 @@ static void check_half_close(struct test_server *s, bool lingers) {
 TEST_EACH(half_without_a_worker) {
     for (int i = 0; i < 4; i++) {
         struct test_server s = {0};
-        struct kr_listen_opts opts;
-        kr_listen_opts_init(&opts);
+        struct kr_listen_opts opts = test_listen_opts();
         opts.conn.keep_fd = i & 1;
         begin_with(&s, &ops, NULL, &opts);
         bool needs_none = i & 1 || s.r->ring.plain.cells || s.r->ring.caps & KR__CAP_FD_INSTALL;
@@ -660,8 +656,7 @@ TEST_EACH(half_when_a_worker_can_be_made, .needs = KR__CAP_FILE_TABLE) {
 TEST_EACH(half_without_a_descriptor) {
     for (int i = 0; i < 4; i++) {
         struct test_server s = {0};
-        struct kr_listen_opts opts;
-        kr_listen_opts_init(&opts);
+        struct kr_listen_opts opts = test_listen_opts();
         opts.conn.keep_fd = i & 1;
         begin_with(&s, &ops, NULL, &opts);
         struct rlimit was, limit;

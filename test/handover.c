@@ -18,8 +18,7 @@
 #define MS INT64_C(1000000)
 
 static struct kr_listen_opts small_opts(void) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 32;
     return opts;
 }
@@ -144,8 +143,7 @@ TEST_EACH(handover_shared_by_two_reactors) {
     int fd = parents_socket(&addr, SOCK_STREAM, 64);
     struct kr_listen_opts opts = small_opts();
     opts.backlog = 64;
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = 30; /* neither can have them all */
     struct kr_reactor *a = test_reactor(&config), *b = test_reactor(&config);
     struct test_server sa = {0}, sb = {0};
@@ -297,8 +295,7 @@ TEST_EACH(handover_refuses_what_does_not_listen) {
 
 /* Ours: file_max bounds these as well. */
 TEST_EACH(handover_is_bounded_by_file_max) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.file_max = 2;
     struct kr_reactor *r = test_reactor(&config);
     struct kr_addr addr = loopback();

@@ -5,7 +5,7 @@
  * answer within a bounded number of turns, whatever the machine does meanwhile; what hostile peers
  * make the library hold is bounded by the marks of their connections; and when they have gone,
  * connections, requests, buffers, send records, blocks and descriptors are what they were. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include "core/reactor.h"
 #include "kernel/kernel.h"
@@ -78,21 +78,11 @@ static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const vo
     return used;
 }
 
-static size_t take_all(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                       size_t size) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    (void)data;
-    return size;
-}
-
 static const struct kr_conn_ops echo_ops = {
     .on_open = guests_open, .on_data = echo_data, .on_close = guests_close};
 
 static struct kr_listen_opts echo_opts(void) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 256;
     opts.conn.send_low = SEND_LOW;
     opts.conn.send_high = SEND_HIGH;
@@ -198,8 +188,7 @@ static void town_rest(struct town *t) {
 static struct kr_reactor *town_reactor(const struct kr__kernel *kernel, unsigned buf_count,
                                        size_t buf_size) {
     tap_need_descriptors(4096);
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = 3000;
     config.buf_count = buf_count;
     config.buf_size = buf_size;
@@ -474,9 +463,8 @@ TEST_EACH(hostile_storm_of_resets_leaves_nothing, .deadline_s = 120) {
  * (op/recv.c). Ours: it is told. */
 TEST_EACH(hostile_reset_behind_many_receives_is_told) {
     static const struct kr_conn_ops ops = {
-        .on_open = guests_open, .on_data = take_all, .on_close = guests_close};
-    struct kr_config config;
-    kr_config_init(&config);
+        .on_open = guests_open, .on_data = test_take_all, .on_close = guests_close};
+    struct kr_config config = test_config();
     config.buf_size = 64;
     config.turn_cqes = 32;
     struct kr_reactor *r = test_reactor(&config);

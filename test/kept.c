@@ -99,8 +99,7 @@ static const struct kr_conn_ops hoard_ops = {.on_data = hoard_data, .on_close = 
 TEST_EACH(kept_bytes_are_bounded) {
     struct kr_config config = test_buffers(16, 100);
     struct kr_reactor *r = test_reactor(&config);
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.recv_cap = 1000;
     struct hoard hoard = {0};
     int fd = test_connect(test_listen(r, NULL, &opts, &hoard_ops, &hoard));
@@ -139,8 +138,7 @@ static const struct kr_conn_ops patient_ops = {.on_data = patient_data};
 TEST_EACH(kept_bytes_grow_in_few_steps) {
     struct kr_config config = test_buffers(256, 4096);
     struct kr_reactor *r = test_reactor(&config);
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.recv_cap = 8 << 20;
     static char bytes[8 << 20];
     size_t left = sizeof bytes;

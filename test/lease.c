@@ -58,8 +58,7 @@ static const struct kr_conn_ops keeper_ops = {
     .on_open = keeper_open, .on_data = keeper_data, .on_close = keeper_close};
 
 static struct kr_reactor *reactor_of(unsigned count, size_t size) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_count = count;
     config.buf_size = size;
     return test_reactor(&config);

@@ -280,8 +280,7 @@ static void cell_begin(const char *verb, const char *state, int32_t res, uint32_
 enum accepting { BY_MULTISHOT, BY_ONES, BY_FD };
 
 static struct kr_listen_opts opts_of(enum accepting accepting) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 8;
     opts.addresses = accepting == BY_FD;
     opts.conn.zerocopy_min = 2; /* of loans, which few cases have */
@@ -294,8 +293,7 @@ static struct world *world_begin_with(enum accepting accepting, uint32_t steal, 
     struct world *w = &world;
     *w = (struct world){.kernel = kr__linux, .steal = steal};
     w->kernel.enter = thief_enter;
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.sq_entries = 32;
     config.cq_entries = 128;
     config.conn_max = accepting == BY_MULTISHOT ? 256 : 8;

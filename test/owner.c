@@ -4,7 +4,7 @@
  * What must hold: only the owner's thread gets anything done, everyone else an error and no effect;
  * a forked child can neither use nor harm the parent's reactor; reactors do not know of each other
  * and leave nothing behind. This suite also runs under TSan. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include "core/reactor.h"
 #include "reactor.h"
@@ -61,12 +61,6 @@ static void things_open(struct kr_reactor *r, kr_conn conn, void *user) {
     t->opens++;
 }
 
-static size_t things_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                          size_t size) {
-    (void)user;
-    return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
-}
-
 static void things_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                          enum kr_why why) {
     (void)r;
@@ -78,7 +72,7 @@ static void things_close(struct kr_reactor *r, kr_conn conn, void *user, int err
 }
 
 static const struct kr_conn_ops things_ops = {
-    .on_open = things_open, .on_data = things_data, .on_close = things_close};
+    .on_open = things_open, .on_data = test_send_back, .on_close = things_close};
 
 static void never(struct kr_reactor *r, kr_timer timer, void *user) {
     (void)r;
@@ -102,8 +96,7 @@ static void echo_once(struct things *t, const char *text) {
 
 static void things_make(struct things *t) {
     *t = (struct things){.r = test_reactor(NULL)};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.addresses = true;
     opts.conn.inline_size = 16;
     t->port = test_listen(t->r, &t->listener, &opts, &things_ops, t);
@@ -392,11 +385,6 @@ static bool port_refuses(uint16_t port) {
     return error == ECONNREFUSED;
 }
 
-static void count_up(struct kr_reactor *r, void *arg) {
-    (void)r;
-    ++*(unsigned *)arg;
-}
-
 /* Ours: whoever has joined the thread that ran a reactor may free it, and nothing else: all that is
  * owed is told, once, posts that were accepted after the thread's end run, peers see their end, and
  * the port is free. */
@@ -405,7 +393,7 @@ TEST_EACH(thread_has_ended_and_another_frees) {
     thread_join(thread_start(leaver_main, &t));
     check_refused(&t, EPERM);
     unsigned ran = 0;
-    CHECK_OK(kr_post(t.r, count_up, &ran));
+    CHECK_OK(kr_post(t.r, test_count_call, &ran));
     CHECK_EQ(t.closes, 0u);
     test_reactor_free(t.r);
     CHECK_EQ(ran, 1u);
@@ -851,8 +839,7 @@ static void let_go(void) {
 /* A daemon of one connection, whose child outlives it. */
 static void daemon_main(int said, int hold) {
     struct things t = {.r = test_reactor(NULL)};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.keep_fd = true;
     t.port = test_listen(t.r, &t.listener, &opts, &things_ops, &t);
     CHECK_EQ(write(said, &t.port, sizeof t.port), (ssize_t)sizeof t.port);

@@ -31,8 +31,7 @@ TEST_EACH(peer_gone_before_the_accept_is_announced) {
 /* Ours: without on_eof, the peer's FIN ends the connection after the queue: an echo's last bytes
  * still arrive, for every size about that of a buffer. */
 TEST_EACH(fin_with_data_is_still_answered) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_size = 256;
     config.buf_count = 16;
     struct kr_reactor *r = test_reactor(&config);
@@ -101,8 +100,7 @@ TEST_EACH(fin_while_paused_is_told_later) {
     CHECK_OK(kr_conn_pause(r, life->conn));
     test_send(r, fd, "abc", 3);
     test_close(fd);
-    for (unsigned idle = 0; idle < 5;)
-        idle = test_step(r, "nothing to happen") == 0 ? idle + 1 : 0;
+    test_settle(r);
     CHECK_EQ(life->events[DATA] + life->events[END], 0u);
     CHECK_OK(kr_conn_resume(r, life->conn));
     TEST_UNTIL(r, life->events[END] == 1);

@@ -1,5 +1,5 @@
 /* Adopted pipes: connections in one direction. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include "kernel/probe.h"
 #include "op/op.h"
@@ -131,11 +131,6 @@ static void read_all(struct kr_reactor *r, int fd, char *data, size_t size) {
     }
 }
 
-static void settle(struct kr_reactor *r) {
-    for (unsigned quiet = 0; quiet < 5;)
-        quiet = test_step(r, "quiet") == 0 ? quiet + 1 : 0;
-}
-
 /* ---- reading ---- */
 
 /* Ours: all bytes come in order, then the end, whether the pipe is a blocking one or not. */
@@ -170,7 +165,7 @@ TEST_EACH(pipe_waits_in_silence) {
     for (unsigned i = 0; i < 2; i++) {
         struct seen s = {0};
         int fd = begin(r, &s, IN, i ? O_NONBLOCK : 0, NULL);
-        settle(r);
+        test_settle(r);
         uint64_t sqes = test_stats(r).sqes;
         for (unsigned k = 0; k < 20; k++)
             test_step(r, "nothing");
@@ -191,12 +186,12 @@ TEST_EACH(pipe_pauses) {
     struct seen s = {.seed = 9};
     int fd = begin(r, &s, IN, 0, NULL);
     CHECK_OK(kr_conn_pause(r, s.conn));
-    settle(r);
+    test_settle(r);
     size_t sent = 0;
     ssize_t n;
     while ((n = write(fd, bytes + sent, sizeof bytes - sent)) > 0) {
         sent += (size_t)n;
-        settle(r);
+        test_settle(r);
     }
     CHECK_EQ(s.got, 0u);
     CHECK_LT(sent, sizeof bytes);
@@ -211,8 +206,7 @@ TEST_EACH(pipe_pauses) {
 /* Ours: more pipes than buffers, all of which end at once: each end takes a buffer, and gives it
  * back. */
 TEST_EACH(pipe_ends_take_turns) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_count = 4;
     config.buf_size = 512;
     struct kr_reactor *r = test_reactor(&config);
@@ -241,11 +235,6 @@ TEST_EACH(pipe_ends_take_turns) {
 
 /* ---- writing ---- */
 
-static void count_release(struct kr_reactor *r, void *arg) {
-    (void)r;
-    ++*(unsigned *)arg;
-}
-
 /* Ours: what is queued comes out in order, in whatever pieces, as the reader takes it; then the
  * end. */
 TEST_EACH(pipe_writes_in_order) {
@@ -255,8 +244,7 @@ TEST_EACH(pipe_writes_in_order) {
         struct kr_reactor *r = test_reactor(NULL);
         struct seen s = {0};
         unsigned released = 0;
-        struct kr_conn_opts opts;
-        kr_conn_opts_init(&opts);
+        struct kr_conn_opts opts = test_conn_opts();
         opts.zerocopy_min = i ? 1000 : 0; /* of which a pipe knows nothing */
         int fd = begin(r, &s, OUT, i ? O_NONBLOCK : 0, &opts);
         size_t at = 0;
@@ -265,13 +253,13 @@ TEST_EACH(pipe_writes_in_order) {
             if (tap_random_below(2)) {
                 CHECK_OK(kr_conn_send(r, s.conn, bytes + at, size));
             } else {
-                CHECK_OK(kr_conn_send_ref(r, s.conn, bytes + at, size, count_release, &released));
+                CHECK_OK(kr_conn_send_ref(r, s.conn, bytes + at, size, test_count_call, &released));
                 released--;
             }
             at += size;
         }
         CHECK_OK(kr_conn_send(r, s.conn, bytes + at, sizeof bytes - at));
-        settle(r);
+        test_settle(r);
         CHECK_GT(kr_conn_queued(r, s.conn), 0u);
         read_all(r, fd, back, sizeof back / 3);
         CHECK_OK(kr_conn_close(r, s.conn, KR_CLOSE_FLUSH));
@@ -331,10 +319,10 @@ TEST_EACH(pipe_without_readers_ends_with_an_error) {
         int fd = begin(r, &s, OUT, i % 2 ? O_NONBLOCK : 0, NULL);
         if (i / 2) /* while a write waits for room */
             CHECK_OK(kr_conn_send(r, s.conn, bytes, sizeof bytes));
-        settle(r);
+        test_settle(r);
         test_close(fd);
         if (i / 2 == 0) {
-            settle(r);
+            test_settle(r);
             CHECK_EQ(s.closes, 0u);
             CHECK_OK(kr_conn_send(r, s.conn, "x", 1));
             CHECK_OK(kr_conn_send_ref(r, s.conn, "y", 1, NULL, NULL)); /* in pieces, too */
@@ -391,7 +379,7 @@ TEST_EACH(pipe_has_one_direction) {
     CHECK_OK(kr_conn_swap(r, out.conn, &ops, &out));
     CHECK_ERR(kr_conn_peer(r, in.conn, &addr), ENODATA);
     CHECK_ERR(kr_conn_local(r, out.conn, &addr), ENODATA);
-    settle(r);
+    test_settle(r);
     CHECK(!out.eofs && !out.closes && !in.closes);
     CHECK_OK(kr_conn_send(r, out.conn, "last", 4));
     CHECK_OK(kr_conn_shutdown(r, out.conn)); /* the end of the queue, and of the pipe */
@@ -429,8 +417,7 @@ TEST_EACH(pipe_is_released) {
     static char bytes[1 << 20];
     for (unsigned keep = 0; keep < 2; keep++) {
         struct kr_reactor *r = test_reactor(NULL);
-        struct kr_conn_opts opts;
-        kr_conn_opts_init(&opts);
+        struct kr_conn_opts opts = test_conn_opts();
         opts.keep_fd = keep;
         struct seen in = {.hesitates = true}, out = {0};
         struct left left[2] = {{0}, {0}};
@@ -479,8 +466,7 @@ TEST_EACH(pipe_closes_in_each_manner) {
                                          KR_CLOSE_RESET};
     static char bytes[1 << 20];
     struct kr_reactor *r = test_reactor(NULL);
-    struct kr_conn_opts opts;
-    kr_conn_opts_init(&opts);
+    struct kr_conn_opts opts = test_conn_opts();
     opts.flush_ns = 50 * MS;
     for (unsigned i = 0; i < 16; i++) {
         struct seen s = {0};
@@ -489,7 +475,7 @@ TEST_EACH(pipe_closes_in_each_manner) {
         bool full = i / 8 && end == OUT;
         if (full)
             CHECK_OK(kr_conn_send(r, s.conn, bytes, sizeof bytes));
-        settle(r);
+        test_settle(r);
         CHECK_OK(kr_conn_close(r, s.conn, hows[i / 2 % 4]));
         TEST_UNTIL(r, s.closes == 1);
         bool late = hows[i / 2 % 4] == KR_CLOSE_LINGER ? full || end == IN
@@ -519,7 +505,7 @@ TEST_EACH(pipe_ends_with_the_reactor) {
         int into = begin(r, &in, IN, 0, NULL), from = begin(r, &out, OUT, 0, NULL);
         CHECK_OK(kr_conn_send(r, out.conn, bytes, sizeof bytes));
         if (i)
-            settle(r);
+            test_settle(r);
         test_reactor_free(r);
         CHECK(in.closes == 1 && out.closes == 1);
         test_close(into);
@@ -531,8 +517,7 @@ TEST_EACH(pipe_ends_with_the_reactor) {
 TEST_EACH(pipe_has_deadlines) {
     static char bytes[1 << 20];
     struct kr_reactor *r = test_reactor(NULL);
-    struct kr_conn_opts opts;
-    kr_conn_opts_init(&opts);
+    struct kr_conn_opts opts = test_conn_opts();
     opts.read_ns = opts.write_ns = 30 * MS;
     struct seen in = {0}, out = {0};
     int into = begin(r, &in, IN, 0, &opts), from = begin(r, &out, OUT, 0, &opts);
@@ -712,7 +697,7 @@ TEST_EACH(pipe_read_that_fails_takes_no_buffer) {
     uint16_t tail = bufs->tail;
     struct seen left = {0}, stays = {.seed = 5};
     int ends[] = {begin(r, &left, IN, 0, NULL), begin(r, &stays, IN, 0, NULL)};
-    settle(r);
+    test_settle(r);
     CHECK_OK(kr_conn_close(r, left.conn, KR_CLOSE_NOW));
     TEST_UNTIL(r, left.closes == 1);
     CHECK_GE(flagged, 1u);

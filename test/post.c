@@ -3,7 +3,7 @@
  * What must hold: each accepted post runs exactly once, on the reactor's thread, in its thread's
  * order; the reactor never sleeps on an accepted post; a full queue is an answer; kr_reactor_free
  * runs what is left. This suite also runs under TSan. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -14,11 +14,6 @@
 #include <sys/time.h>
 
 #define MS 1000000ll
-
-static void count_up(struct kr_reactor *r, void *arg) {
-    (void)r;
-    ++*(unsigned *)arg;
-}
 
 /* Posts until it is taken: -ENOBUFS says "try again later". */
 static void post_surely(struct kr_reactor *r, kr_post_fn *fn, void *arg) {
@@ -103,8 +98,7 @@ TEST_EACH(eight_threads_keep_their_order) {
 
 /* Ours: the same with a queue of two, so that nearly every post meets a full queue. */
 TEST_EACH(eight_threads_at_a_tiny_queue) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.post_max = 2;
     struct kr_reactor *r = test_reactor(&config);
     post_from_threads(r, tap_full() ? 20000 : 1000);
@@ -114,14 +108,13 @@ TEST_EACH(eight_threads_at_a_tiny_queue) {
 /* ---- bounds and turns ---- */
 
 static void fill_and_drain(unsigned post_max, unsigned room) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.post_max = post_max;
     struct kr_reactor *r = test_reactor(&config);
     for (unsigned round = 0; round < 5; round++) {
         unsigned ran = 0, taken = 0;
         int rc;
-        while ((rc = kr_post(r, count_up, &ran)) == 0)
+        while ((rc = kr_post(r, test_count_call, &ran)) == 0)
             CHECK_LE(++taken, room);
         CHECK_ERR(rc, ENOBUFS);
         CHECK_EQ(taken, room);
@@ -143,13 +136,12 @@ TEST_EACH(full_queue_refuses_and_recovers) {
 /* Ours: the least queue is no special case: what it has taken runs, whatever it rounds its size up
  * to. */
 TEST_EACH(least_queue_loses_nothing) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.post_max = 1;
     struct kr_reactor *r = test_reactor(&config);
     unsigned ran = 0, taken = 0;
     for (unsigned i = 0; i < 64; i++)
-        taken += kr_post(r, count_up, &ran) == 0;
+        taken += kr_post(r, test_count_call, &ran) == 0;
     CHECK_GE(taken, 1u);
     CHECK_LE(taken, 2u);
     TEST_UNTIL(r, ran == taken);
@@ -187,13 +179,12 @@ TEST_EACH(post_from_a_post_runs_in_a_later_turn) {
 
 /* Ours: no more than turn_posts calls run before the timers get their turn. */
 TEST_EACH(turn_posts_bounds_a_turn) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.turn_posts = 3;
     struct kr_reactor *r = test_reactor(&config);
     unsigned ran = 0;
     for (unsigned i = 0; i < 20; i++)
-        CHECK_OK(kr_post(r, count_up, &ran));
+        CHECK_OK(kr_post(r, test_count_call, &ran));
     while (ran < 20) {
         unsigned before = ran;
         test_step(r, "posts");
@@ -209,8 +200,7 @@ static void beat(struct kr_reactor *r, kr_timer timer, void *user) {
 
 /* Ours: posts that never end do not keep a timer from firing in the first turn after it is due. */
 TEST_EACH(posts_do_not_starve_timers) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.turn_posts = 2;
     struct kr_reactor *r = test_reactor(&config);
     unsigned beats = 0;
@@ -324,7 +314,7 @@ TEST_EACH(signal_handler_on_the_reactors_thread) {
     storm_timer(150);
     unsigned ran = 0;
     while (atomic_load(&storm.taken) < 500) {
-        post_surely(r, count_up, &ran);
+        post_surely(r, test_count_call, &ran);
         CHECK_OK(kr_step(r, -1));
     }
     storm_timer(0);
@@ -399,7 +389,7 @@ TEST_EACH(free_runs_what_was_accepted) {
     struct kr_reactor *r = test_reactor(NULL);
     unsigned ran = 0;
     for (unsigned i = 0; i < 100; i++)
-        CHECK_OK(kr_post(r, count_up, &ran));
+        CHECK_OK(kr_post(r, test_count_call, &ran));
     test_reactor_free(r);
     CHECK_EQ(ran, 100u);
 }
@@ -436,7 +426,7 @@ struct late {
 static void *late_main(void *arg) {
     struct late *late = arg;
     while (!atomic_load(late->end)) {
-        int rc = kr_post(late->r, count_up, late->ran);
+        int rc = kr_post(late->r, test_count_call, late->ran);
         if (rc < 0)
             CHECK(rc == -ENOBUFS || rc == -ESHUTDOWN);
         else
@@ -481,7 +471,7 @@ struct worker {
 static void *worker_main(void *arg) {
     struct worker *w = arg;
     for (;;) {
-        while ((w->last = kr_post(w->r, count_up, w->ran)) == -ENOBUFS)
+        while ((w->last = kr_post(w->r, test_count_call, w->ran)) == -ENOBUFS)
             sched_yield();
         if (w->last < 0)
             return NULL;
@@ -493,8 +483,7 @@ static void *worker_main(void *arg) {
  * until they succeed come to an end; what was taken runs when there is another run, in which a full
  * queue is -ENOBUFS again. */
 TEST_EACH(full_queue_at_rest_is_shut_down) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.post_max = 4;
     struct kr_reactor *r = test_reactor(&config);
     unsigned ran = 0, taken = 0;
@@ -513,9 +502,9 @@ TEST_EACH(full_queue_at_rest_is_shut_down) {
         taken += workers[t].taken;
     }
     TEST_UNTIL(r, ran == taken);
-    while (kr_post(r, count_up, &ran) == 0)
+    while (kr_post(r, test_count_call, &ran) == 0)
         taken++;
-    CHECK_ERR(kr_post(r, count_up, &ran), ENOBUFS);
+    CHECK_ERR(kr_post(r, test_count_call, &ran), ENOBUFS);
     test_reactor_free(r);
     CHECK_EQ(ran, taken);
 }
@@ -559,8 +548,7 @@ static void handler_notifies(int signo) {
 /* Ours: a notice is taken however full the queue is, and called before the posts that fill it: of
  * signals that come one at a time each is seen. */
 TEST_EACH(notice_finds_room_beside_a_full_queue) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.post_max = 4;
     struct kr_reactor *r = test_reactor(&config);
     struct watch w;
@@ -570,7 +558,7 @@ TEST_EACH(notice_finds_room_beside_a_full_queue) {
     handle(SIGTERM, handler_notifies);
     unsigned ran = 0, taken = 0;
     for (unsigned i = 1; i <= 26; i++) {
-        while (kr_post(r, count_up, &ran) == 0)
+        while (kr_post(r, test_count_call, &ran) == 0)
             taken++;
         CHECK_SYS(raise(SIGTERM));
         CHECK_EQ(w.calls, i - 1);
@@ -697,7 +685,7 @@ TEST_EACH(notice_that_is_pending_is_called_by_free) {
 TEST_EACH(stop_beside_a_full_queue) {
     struct kr_reactor *r = test_reactor(NULL);
     unsigned ran = 0;
-    while (kr_post(r, count_up, &ran) == 0) {}
+    while (kr_post(r, test_count_call, &ran) == 0) {}
     kr_stop(r);
     CHECK_EQ(kr_run(r), 0);
     test_reactor_free(r);
@@ -712,7 +700,7 @@ TEST_EACH(stop_before_run_ends_the_next_run) {
     }
     unsigned ran = 0;
     CHECK_EQ(kr_step(r, 0), 0);
-    CHECK_OK(kr_post(r, count_up, &ran));
+    CHECK_OK(kr_post(r, test_count_call, &ran));
     CHECK_EQ(kr_step(r, -1), 1);
     CHECK_EQ(ran, 1u);
     test_rest(r, (struct test_levels){0});
@@ -778,7 +766,7 @@ TEST_EACH(stop_from_a_signal_handler) {
 }
 
 static void stop_and_count(struct kr_reactor *r, void *arg) {
-    count_up(r, arg);
+    test_count_call(r, arg);
     kr_stop(r);
 }
 
@@ -788,7 +776,7 @@ TEST_EACH(stop_in_a_callback_lets_the_turn_end) {
     struct kr_reactor *r = test_reactor(NULL);
     unsigned ran = 0;
     CHECK_OK(kr_post(r, stop_and_count, &ran));
-    CHECK_OK(kr_post(r, count_up, &ran));
+    CHECK_OK(kr_post(r, test_count_call, &ran));
     CHECK_EQ(kr_run(r), 0);
     CHECK_EQ(ran, 2u);
     test_reactor_free(r);

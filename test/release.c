@@ -1,7 +1,7 @@
 /* Release: a connection leaves as a plain descriptor, and not a byte of either direction is lost,
  * doubled or moved by that. On kernels that make a descriptor of a slot, and with one that was kept
  * from the start. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include "core/reactor.h"
 #include "kernel/probe.h"
@@ -54,7 +54,7 @@ static void released(struct kr_reactor *r, kr_conn conn, void *user,
     s->unread = malloc(what->unread_size + 1);
     s->unsent = malloc(what->unsent_size + 1);
     CHECK(s->unread && s->unsent);
-    CHECK(what->unread && what->unsent && what->fds && what->unsent_fds); /* also of nothing */
+    CHECK(what->unread && what->unsent && what->fds && what->unsent_fds); /* also of test_keep_all */
     memcpy(s->unread, what->unread, what->unread_size);
     size_t at = 0;
     for (unsigned i = 0; i < what->unsent_count; at += what->unsent[i++].iov_len)
@@ -123,8 +123,7 @@ static const struct kr_conn_ops ops = {.on_open = on_open,
 
 /* A connection of a client who takes 4 KiB at a time. */
 static void begin_with(struct seen *s, bool kept, struct kr_listen_opts *opts) {
-    struct kr_listen_opts defaults;
-    kr_listen_opts_init(&defaults);
+    struct kr_listen_opts defaults = test_listen_opts();
     defaults.backlog = 256;
     opts = opts ? opts : &defaults;
     opts->conn.keep_fd = kept;
@@ -385,7 +384,7 @@ static void busy(bool kept) {
     }
 }
 
-/* Ours: at any moment of a busy stream, both ways, nothing is lost or doubled. */
+/* Ours: at any moment of a busy stream, both ways, test_keep_all is lost or doubled. */
 TEST_EACH(release_in_mid_stream, .deadline_s = 60) {
     each_way(busy);
 }
@@ -507,8 +506,7 @@ static void of_connect(bool kept) {
     CHECK_SYS(listen(listener, 4));
     CHECK_SYS(getsockname(listener, &addr.u.sa, &addr.size));
     struct seen s = {.r = test_reactor(NULL), .most = SIZE_MAX};
-    struct kr_connect_opts opts;
-    kr_connect_opts_init(&opts);
+    struct kr_connect_opts opts = test_connect_opts();
     opts.conn.keep_fd = kept;
     CHECK_OK(kr_connect(s.r, &s.conn, &addr, &opts, &ops, &s));
     CHECK_ERR(kr_conn_release(s.r, s.conn, released, &s), ENOTCONN);
@@ -536,8 +534,7 @@ TEST_EACH(release_of_one_that_we_made) {
 
 static void of_unix(bool kept) {
     struct seen s = {.r = test_reactor(NULL), .most = 3};
-    struct kr_conn_opts opts;
-    kr_conn_opts_init(&opts);
+    struct kr_conn_opts opts = test_conn_opts();
     opts.keep_fd = kept;
     int ends[2];
     CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends));
@@ -616,22 +613,11 @@ static void parcel_released(struct kr_reactor *r, kr_conn conn, void *user,
     }
 }
 
-static size_t nothing(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                      size_t size) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    (void)data;
-    (void)size;
-    return 0;
-}
-
 /* With a receive in flight when it is released, or paused before the descriptor comes. */
 static void parcels(bool kept, bool paused) {
-    static const struct kr_conn_ops silent = {.on_data = nothing};
+    static const struct kr_conn_ops silent = {.on_data = test_keep_all};
     struct kr_reactor *r = test_reactor(NULL);
-    struct kr_conn_opts opts;
-    kr_conn_opts_init(&opts);
+    struct kr_conn_opts opts = test_conn_opts();
     opts.keep_fd = kept;
     opts.recv_fds = 4;
     int before = tap_fd_count(), ends[2], files[3];
@@ -697,7 +683,7 @@ static void no_release(struct kr_reactor *r, kr_conn conn, void *user,
     FAIL("a release that was refused");
 }
 
-/* Ours: nothing has happened then. */
+/* Ours: test_keep_all has happened then. */
 TEST_EACH(release_refuses) {
     struct seen s;
     begin(&s, false);
@@ -738,7 +724,7 @@ static void meanwhile(bool kept) {
     end(&s);
 }
 
-/* Ours: what is on its way out takes nothing any more. */
+/* Ours: what is on its way out takes test_keep_all any more. */
 TEST_EACH(release_takes_nothing_meanwhile) {
     each_way(meanwhile);
 }
@@ -747,8 +733,7 @@ static void forwarding(bool kept) {
     struct seen a, b;
     begin(&a, kept);
     b = (struct seen){.r = a.r, .most = SIZE_MAX};
-    struct kr_conn_opts opts;
-    kr_conn_opts_init(&opts);
+    struct kr_conn_opts opts = test_conn_opts();
     opts.keep_fd = kept;
     int ends[2];
     CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends));
@@ -872,8 +857,7 @@ static size_t chance_data(struct kr_reactor *r, kr_conn conn, void *user, const 
  * mode the other's bytes are told before the end of the send that is in flight. */
 TEST_EACH(release_that_fails_tells_of_the_queue) {
     static const struct kr_conn_ops chance_ops = {.on_open = chance_open, .on_data = chance_data};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 256;
     opts.conn.send_high = 10;
     opts.conn.send_low = 5;
@@ -1018,7 +1002,7 @@ static void closed(bool kept) {
     }
 }
 
-/* Ours: a close meanwhile is a close in its manner, and the user is told that nothing was released;
+/* Ours: a close meanwhile is a close in its manner, and the user is told that test_keep_all was released;
  * after the release none reaches the socket any more, a reset least of all. */
 TEST_EACH(release_closed_meanwhile) {
     each_way(closed);

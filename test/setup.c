@@ -3,7 +3,7 @@
  * Limits, filters and identities are changed in the case's own process, or in a child of it where
  * the change can not be taken back. Users that only this suite knows keep cases from sharing
  * RLIMIT_MEMLOCK. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include "kernel/probe.h"
 #include "reactor.h"
@@ -51,16 +51,8 @@ static void check_refused(const struct kr_config *config, int error, enum kr_ref
     CHECK(!r);
 }
 
-static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                        size_t size) {
-    (void)user;
-    return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
-}
-
-static const struct kr_conn_ops echo_ops = {.on_data = echo_data};
-
 static void check_echoes(struct kr_reactor *r) {
-    int fd = test_connect(test_listen(r, NULL, NULL, &echo_ops, NULL));
+    int fd = test_connect(test_listen(r, NULL, NULL, &test_send_back_ops, NULL));
     char back[5];
     test_send(r, fd, "hello", 5);
     test_recv(r, fd, back, 5);
@@ -106,8 +98,7 @@ TEST_EACH(default_table_fits_a_low_nofile) {
 TEST_EACH(table_longer_than_nofile) {
     tap_need_descriptors(1064);
     struct kr_failure why;
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = 1000;
     rlim_t old = soft_limit(RLIMIT_NOFILE, 100);
     check_refused(&config, EMFILE, KR_REFUSED_NOFILE, &why);
@@ -124,8 +115,7 @@ TEST_EACH(table_longer_than_nofile) {
  * long table is, and gives back what it had; with two it works. */
 TEST_EACH(no_descriptor_left) {
     struct kr_failure why;
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = 8;
     config.file_max = 4;
     soft_limit(RLIMIT_NOFILE, 64);
@@ -338,7 +328,7 @@ TEST_EACH(filter_on_register_with_enosys) {
 
 static void filtered_enter(int error) {
     struct kr_reactor *fresh = test_reactor(NULL), *used = test_reactor(NULL);
-    int fd = test_connect(test_listen(used, NULL, NULL, &echo_ops, NULL));
+    int fd = test_connect(test_listen(used, NULL, NULL, &test_send_back_ops, NULL));
     test_send(used, fd, "hello", 5);
     char back[5];
     test_recv(used, fd, back, 5);
@@ -441,8 +431,7 @@ TEST_EACH(filter_on_mapping) {
 static void refused_listen(int error) {
     struct kr_addr addr, bound;
     CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
-    struct kr_conn_opts conn;
-    kr_conn_opts_init(&conn);
+    struct kr_conn_opts conn = test_conn_opts();
     struct kr__listen_plan plan = {
         .addr = &addr, .backlog = 8, .reuse_addr = true, .reuse_port = true, .conn = &conn};
     CHECK_ERR(kr__linux.listen(&kr__linux, &plan, &bound), error);
@@ -466,7 +455,7 @@ static void refused_addrs(int error) {
 /* Ours: a connection one of whose addresses may not be asked has none. */
 TEST(filter_on_addresses) {
     struct kr_reactor *r = test_reactor(NULL);
-    connected = test_connect(test_listen(r, NULL, NULL, &echo_ops, NULL));
+    connected = test_connect(test_listen(r, NULL, NULL, &test_send_back_ops, NULL));
     filtered(SYS_getpeername, EPERM, refused_addrs);
     filtered(SYS_getsockname, EPERM, refused_addrs);
     test_close(connected);
@@ -533,8 +522,7 @@ static void check_fake(int error, int sysctl, enum kr_refusal refused, struct kr
     kernel.limit_memlock = fake_memlock;
     fake.ring_error = error;
     fake.sysctl = sysctl;
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.taskrun = (enum kr_taskrun)tap_variant()->mode;
     struct kr_reactor *r = NULL;
     CHECK_ERR(kr__reactor_new(&r, &config, why, &kernel, (unsigned)tap_variant()->caps_mask),
@@ -666,8 +654,7 @@ TEST_EACH(whichever_step_fails_nothing_is_left) {
     kernel.wake_open = step_wake_open;
     kernel.close = step_close;
     struct kr_alloc alloc = {.alloc = step_alloc, .free = step_free};
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.taskrun = (enum kr_taskrun)tap_variant()->mode;
     config.alloc = &alloc;
 
@@ -737,8 +724,7 @@ TEST_EACH(each_bound_of_the_config_is_refused_by_name) {
     REFUSED(turn_posts, UINT32_MAX);
     REFUSED(turn_bytes, (unsigned)INT32_MAX + 1);
 
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.sq_entries = 512;
     config.cq_entries = 256;
     check_config(config, "cq_entries");
@@ -753,8 +739,7 @@ TEST_EACH(each_bound_of_the_config_is_refused_by_name) {
 /* Ours: a task-run mode that there is not is refused. It does not go through test_reactor_try,
  * which sets one. */
 TEST(unknown_taskrun_is_refused) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     memcpy(&config.taskrun, &(int){7}, sizeof(int));
     struct kr_failure why;
     struct kr_reactor *r;
@@ -765,8 +750,7 @@ TEST(unknown_taskrun_is_refused) {
 
 /* Ours: the least of everything is a working reactor. */
 TEST_EACH(least_config_works) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.sq_entries = config.cq_entries = 1;
     config.conn_max = config.connect_max = config.file_max = 1;
     config.buf_count = 1;
@@ -778,8 +762,7 @@ TEST_EACH(least_config_works) {
 
 /* Ours: and so is the most of all that the machine's limits do not bound. */
 TEST_EACH(greatest_rings_work) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.sq_entries = 32768;
     config.cq_entries = 65536;
     config.file_max = 1000;

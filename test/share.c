@@ -203,8 +203,7 @@ TEST_EACH(share_is_given_back_to_who_is_left_alone, .deadline_s = 60) {
 
 /* Ours: as many bytes as the config says. */
 TEST_EACH(share_is_what_the_config_says) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.turn_bytes = 1u << 30;
     struct inn *inn = inn_open(&config);
     for (unsigned i = 0; i < 100; i++) {
@@ -219,8 +218,7 @@ TEST_EACH(share_is_what_the_config_says) {
 
 /* Ours: receives count as well as bytes, or crumbs would be the way around. */
 TEST_EACH(share_is_of_receives_too) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_size = 64;
     struct inn *inn = inn_open(&config);
     static const char crumbs[64 * 64];

@@ -4,7 +4,7 @@
  * nothing of that has been read. More connections than a turn can read: by its budget of
  * completions, and with DEFER_TASKRUN by the kernel's batch, too. Those on Unix sockets have a poll
  * in front of each receive. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include "core/reactor.h"
 
@@ -48,8 +48,7 @@ static int64_t still_clock(const struct kr__kernel *k) {
 
 /* With buffers so small that there is one for each at once. */
 static struct kr_config whole_turns(void) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_size = 512;
     return config;
 }
@@ -102,12 +101,6 @@ static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void
     return size;
 }
 
-static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
-    (void)user;
-}
-
 static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
     (void)r;
     (void)conn;
@@ -118,19 +111,17 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
 }
 
 static const struct kr_conn_ops ops = {
-    .on_open = on_open, .on_data = on_data, .on_eof = on_eof, .on_close = on_close};
+    .on_open = on_open, .on_data = on_data, .on_eof = test_ignore_eof, .on_close = on_close};
 
 static struct kr_conn_opts no_deadlines(void) {
-    struct kr_conn_opts opts;
-    kr_conn_opts_init(&opts);
+    struct kr_conn_opts opts = test_conn_opts();
     opts.flush_ns = HOUR;
     return opts;
 }
 
 /* One after the other, so that connection and client of an index belong together. */
 static void crowd_gather_on(const struct kr_config *config, const struct kr_conn_opts *opts) {
-    struct kr_listen_opts listen;
-    kr_listen_opts_init(&listen);
+    struct kr_listen_opts listen = test_listen_opts();
     listen.backlog = CROWD;
     listen.conn = *opts;
     crowd = (struct crowd){.r = still_reactor(config)};
@@ -442,8 +433,7 @@ TEST_EACH(stall_behind_a_drain) {
 /* ---- connections that are being made ---- */
 
 static struct kr_connect_opts soon(void) {
-    struct kr_connect_opts how;
-    kr_connect_opts_init(&how);
+    struct kr_connect_opts how = test_connect_opts();
     how.timeout_ns = LIMIT;
     return how;
 }
@@ -552,7 +542,7 @@ static size_t on_data_slowly(struct kr_reactor *r, kr_conn conn, void *user, con
 }
 
 static const struct kr_conn_ops slow_ops = {
-    .on_open = on_open, .on_data = on_data_slowly, .on_eof = on_eof, .on_close = on_close};
+    .on_open = on_open, .on_data = on_data_slowly, .on_eof = test_ignore_eof, .on_close = on_close};
 
 static void check_inside(struct kr_conn_opts opts) {
     crowd_of_none();
@@ -756,17 +746,6 @@ TEST_EACH(stall_of_one_that_lingers_without_a_buffer_ends) {
 
 /* ---- a bound ---- */
 
-static void count_up(struct kr_reactor *r, kr_timer timer, void *user) {
-    (void)r;
-    (void)timer;
-    ++*(unsigned *)user;
-}
-
-static void post_up(struct kr_reactor *r, void *arg) {
-    (void)r;
-    ++*(unsigned *)arg;
-}
-
 /* Who is silent is judged although others never cease: it waits for what had come by then, not for
  * what goes on coming. */
 static void check_judged_under_load(gather_fn *gather) {
@@ -800,11 +779,11 @@ TEST_EACH(stall_holds_up_no_timer) {
     crowd_gather(&opts);
     crowd.talkers = 1;
     unsigned beats = 0, posts = 0;
-    CHECK_OK(kr_timer_start(crowd.r, NULL, LATER, 0, count_up, &beats));
+    CHECK_OK(kr_timer_start(crowd.r, NULL, LATER, 0, test_count_fire, &beats));
     for (unsigned i = 1; i < crowd_size; i++)
         test_send(NULL, crowd.fds[i], "x", 1);
     still.now += LATER;
-    CHECK_OK(kr_post(crowd.r, post_up, &posts));
+    CHECK_OK(kr_post(crowd.r, test_count_call, &posts));
     unsigned opens = crowd.opens;
     crowd.opens = 0;
     int fd = adopt_one(&opts);

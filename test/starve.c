@@ -142,8 +142,7 @@ TEST_EACH(starve_stalled_peers_do_not_starve_others, .deadline_s = 60) {
     for (unsigned count = 1; count <= 4; count *= 2) {
         struct kr_config config = test_buffers(count, 4096);
         struct kr_reactor *r = test_reactor(&config);
-        struct kr_listen_opts opts;
-        kr_listen_opts_init(&opts);
+        struct kr_listen_opts opts = test_listen_opts();
         opts.conn.send_low = 2048;
         opts.conn.send_high = 8192;
         struct test_echo stalled[4], others[20];
@@ -288,8 +287,7 @@ TEST_EACH(starve_closing_the_holder_wakes_the_others) {
 /* ---- requests and completions ---- */
 
 static struct kr_config tiny_ring(unsigned sq_entries, unsigned cq_entries, unsigned conns) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.sq_entries = sq_entries;
     config.cq_entries = cq_entries;
     config.conn_max = conns;
@@ -298,8 +296,7 @@ static struct kr_config tiny_ring(unsigned sq_entries, unsigned cq_entries, unsi
 
 /* Connects as many at once as the backlog takes, again and again. */
 static void connect_many(struct kr_reactor *r, struct test_echo *clients, unsigned count) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 600;
     uint16_t port = test_listen(r, NULL, &opts, &test_echo_ops, NULL);
     uint64_t before = test_stats(r).conns;

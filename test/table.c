@@ -18,8 +18,7 @@
 #include <unistd.h>
 
 static struct kr_reactor *reactor_with(enum kr_table table, unsigned conn_max) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.table = table;
     config.conn_max = conn_max;
     config.connect_max = 4;
@@ -33,8 +32,7 @@ static struct kr_reactor *reactor_with(enum kr_table table, unsigned conn_max) {
 
 /* Whether the registered table of the running kernel, whatever the variant, lets go of files. */
 static bool registered_works(void) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     struct kr_reactor *r;
     CHECK_OK(kr__reactor_new(&r, &config, NULL, &kr__linux, KR__CAPS_ALL));
     bool works = kr_reactor_table(r) == KR_TABLE_REGISTERED;
@@ -223,8 +221,7 @@ TEST_EACH(descriptors_of_slots) {
 static void kept_beside_the_slot(enum kr_table table) {
     house_init();
     struct kr_reactor *r = reactor_with(table, 64);
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.addresses = opts.conn.keep_fd = true;
     uint16_t port = test_listen(r, NULL, &opts, &house_ops, &house);
     int fds = tap_fd_count();
@@ -359,8 +356,7 @@ TEST_EACH(options_in_a_plain_table) {
  * and nothing happens. */
 TEST(registered_table_of_an_old_kernel_refuses) {
     house_init();
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.table = KR_TABLE_REGISTERED;
     struct kr_reactor *r;
     CHECK_OK(kr__reactor_new(&r, &config, NULL, &kr__linux, KR__CAPS_6_1));
@@ -412,8 +408,7 @@ TEST_EACH(spent_descriptors_make_clients_wait) {
 TEST_EACH(table_longer_than_the_limit_is_refused) {
     limit_descriptors(100);
     for (enum kr_table table = KR_TABLE_REGISTERED; table <= KR_TABLE_PLAIN; table++) {
-        struct kr_config config;
-        kr_config_init(&config);
+        struct kr_config config = test_config();
         config.table = table;
         config.conn_max = 60;
         config.connect_max = 37;
@@ -480,8 +475,7 @@ static enum kr_table table_of(int answer, unsigned caps, unsigned *asked) {
     old = (struct old){.kernel = kr__linux, .answer = answer};
     old.kernel.ring_open = old_open;
     old.kernel.reg = old_reg;
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     struct kr_reactor *r;
     CHECK_OK(kr__reactor_new(&r, &config, NULL, &old.kernel, caps));
     enum kr_table table = kr_reactor_table(r);
@@ -515,8 +509,7 @@ TEST(kernel_answers_the_question) {
 
 /* Ours: a value that is none is refused in words. */
 TEST(unknown_table_is_refused) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.table = (enum kr_table)3;
     struct kr_reactor *r;
     struct kr_failure why;
@@ -541,8 +534,7 @@ static int refusing_enter(const struct kr__kernel *k, struct io_uring *ring, uns
 }
 
 static struct kr_reactor *reactor_behind(struct kr__kernel *kernel) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.table = KR_TABLE_PLAIN;
     *kernel = kr__linux;
     return test_reactor_on(kernel, &config);

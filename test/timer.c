@@ -3,7 +3,7 @@
  *
  * Time is only ever compared with lower bounds that the contract gives (kr_now when a timer was
  * set, plus its time), or counted in turns, so that a machine which stalls can not fail a case. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -449,14 +449,6 @@ TEST_EACH(refused_memory_refuses_the_timer) {
     test_reactor_free(r);
 }
 
-static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                        size_t size) {
-    (void)user;
-    return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
-}
-
-static const struct kr_conn_ops echo_ops = {.on_data = echo_data};
-
 #define CLIENTS 32
 
 struct crowd {
@@ -486,11 +478,10 @@ static void crowd_close(struct crowd *crowd) {
 /* Ours: traffic that fills every turn does not keep a timer from firing in the first turn after it
  * is due. turn_cqes is so small that completions are always left over. */
 TEST_EACH(traffic_does_not_starve_timers) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.turn_cqes = 2;
     struct kr_reactor *r = test_reactor(&config);
-    uint16_t port = test_listen(r, NULL, NULL, &echo_ops, NULL);
+    uint16_t port = test_listen(r, NULL, NULL, &test_send_back_ops, NULL);
     static struct crowd crowd;
     crowd_open(&crowd, port, 64 * 1024);
     struct probe p = {0};
@@ -513,7 +504,7 @@ TEST_EACH(traffic_does_not_starve_timers) {
 /* Ours: timers that are due in every turn do not keep the traffic from going on. */
 TEST_EACH(timers_do_not_starve_traffic) {
     struct kr_reactor *r = test_reactor(NULL);
-    uint16_t port = test_listen(r, NULL, NULL, &echo_ops, NULL);
+    uint16_t port = test_listen(r, NULL, NULL, &test_send_back_ops, NULL);
     static struct crowd crowd;
     crowd_open(&crowd, port, 64 * 1024);
     unsigned fires = 0;
@@ -565,8 +556,7 @@ static const struct kr_conn_ops idle_ops = {
 
 static uint16_t idle_listen(struct kr_reactor *r, const struct kr_conn_ops *ops,
                             struct idle *seen) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.idle_ns = IDLE;
     return test_listen(r, NULL, &opts, ops, seen);
 }

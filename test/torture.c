@@ -9,7 +9,7 @@
  *
  * A scenario is written so that it ends either way: its client goes on until it has what it wanted
  * or until the connection ends, and only a refusal excuses the latter. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include "reactor.h"
 
@@ -149,8 +149,7 @@ static const struct kr_conn_ops echo_ops = {
 };
 
 static struct kr_listen_opts small_opts(void) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 4;
     return opts;
 }
@@ -295,8 +294,7 @@ static void torture(scenario_fn *scenario, const struct kr_config *config, int64
 }
 
 static struct kr_config small_config(void) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.sq_entries = 32;
     config.cq_entries = 128;
     config.conn_max = 16;
@@ -610,18 +608,8 @@ static void eof_close(struct kr_reactor *r, kr_conn conn, void *user) {
     CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_FLUSH));
 }
 
-static size_t data_none(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                        size_t size) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    (void)data;
-    (void)size;
-    return 0;
-}
-
 static const struct kr_conn_ops eof_ops = {
-    .on_open = world_open, .on_data = data_none, .on_eof = eof_close, .on_close = world_close};
+    .on_open = world_open, .on_data = test_keep_all, .on_eof = eof_close, .on_close = world_close};
 
 /* Ours: the end of a stream of which nothing was consumed. */
 SCENARIO(end_with_kept_bytes, 4) {
@@ -912,8 +900,7 @@ SCENARIO(connect_often, 8) {
 
 /* Ours: with all that options add: limits of its own, inline memory, a deadline, the address. */
 SCENARIO(connect_with_options, 7) {
-    struct kr_connect_opts opts;
-    kr_connect_opts_init(&opts);
+    struct kr_connect_opts opts = test_connect_opts();
     opts.timeout_ns = 10000 * MS;
     opts.local_address = true;
     opts.conn.inline_size = 3000;

@@ -47,8 +47,7 @@ static void place_end(const struct place *p) {
 }
 
 static struct kr_listen_opts default_opts(void) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 64;
     return opts;
 }
@@ -61,16 +60,10 @@ static kr_listener listen_at(struct kr_reactor *r, const struct kr_addr *addr,
     return listener;
 }
 
-static int client_begin(const struct kr_addr *addr) {
-    int fd = CHECK_SYS(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    CHECK_SYS(connect(fd, &addr->u.sa, addr->size));
-    return fd;
-}
-
 /* Served from its first byte to its end. */
 static void check_serves(struct kr_reactor *r, const struct kr_addr *addr, struct test_server *s) {
     unsigned closes = s->closes;
-    int fd = client_begin(addr);
+    int fd = test_connect_addr(addr, SOCK_NONBLOCK);
     char back[5];
     test_send(r, fd, "hello", 5);
     test_recv(r, fd, back, 5);
@@ -171,7 +164,7 @@ TEST_EACH(unix_connections_know_their_addresses) {
     struct kr_listen_opts opts = default_opts();
     opts.addresses = true;
     listen_at(r, &p.addr, &opts, &s);
-    int fd = client_begin(&p.addr);
+    int fd = test_connect_addr(&p.addr, SOCK_NONBLOCK);
     TEST_UNTIL(r, s.opens == 1);
     struct kr_addr peer, local;
     char text[KR_ADDR_TEXT_SIZE];
@@ -465,7 +458,7 @@ TEST_EACH(unix_buffer_sizes_of_accepted, .needs = KR__CAP_FD_INSTALL) {
             CHECK_OK(kr_listen_fd(r, &listener, given, &opts, &test_server_echo_eof_ops, &s));
         else
             listener = listen_at(r, &p.addr, &opts, &s);
-        int fd = client_begin(&p.addr), released = -1;
+        int fd = test_connect_addr(&p.addr, SOCK_NONBLOCK), released = -1;
         TEST_UNTIL(r, s.opens == 1);
         CHECK_OK(kr_conn_release(r, s.conn, take_fd, &released));
         TEST_UNTIL(r, released >= 0);
@@ -638,7 +631,7 @@ TEST_EACH(unix_removes_its_path_at_the_close) {
     struct kr_listen_opts opts = removing_opts();
     kr_listener listener = listen_at(r, &p.addr, &opts, &s);
     check_serves(r, &p.addr, &s);
-    int fd = client_begin(&p.addr);
+    int fd = test_connect_addr(&p.addr, SOCK_NONBLOCK);
     TEST_UNTIL(r, s.open == 1);
     CHECK_OK(kr_listener_close(r, listener));
     CHECK(!is_there(&p));
@@ -726,8 +719,7 @@ static int refuse_dup(const struct kr__kernel *k, int fd) {
 
 TEST_EACH(unix_refusals_leave_no_file) {
     struct place p = place_begin();
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.file_max = 1;
     struct kr_reactor *r = test_reactor(&config);
     struct test_server s = {0};
@@ -761,8 +753,7 @@ TEST_EACH(unix_refusals_leave_no_file) {
  * not. */
 static void check_limit(bool addresses) {
     struct place p = place_begin();
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = 3;
     struct kr_reactor *r = test_reactor(&config);
     struct test_server s = {0};
@@ -771,7 +762,7 @@ static void check_limit(bool addresses) {
     listen_at(r, &p.addr, &opts, &s);
     int fds[40];
     for (unsigned i = 0; i < 40; i++)
-        fds[i] = client_begin(&p.addr);
+        fds[i] = test_connect_addr(&p.addr, SOCK_NONBLOCK);
     for (unsigned i = 0; i < 40; i++) {
         char back;
         test_send(r, fds[i], "x", 1);
@@ -800,7 +791,7 @@ TEST_EACH(unix_reset_is_as_now) {
     listen_at(r, &p.addr, NULL, &s);
     for (unsigned i = 0; i < 4; i++) {
         bool unread = i % 2;
-        int fd = client_begin(&p.addr);
+        int fd = test_connect_addr(&p.addr, SOCK_NONBLOCK);
         TEST_UNTIL(r, s.opens == i + 1);
         if (unread) {
             CHECK_OK(kr_conn_pause(r, s.conn));
@@ -830,7 +821,7 @@ TEST_EACH(unix_echo_returns_every_byte) {
     opts.conn.send_high = 10000;
     opts.conn.send_cap = 100000;
     listen_at(r, &p.addr, &opts, &s);
-    struct test_echo echo = {.fd = client_begin(&p.addr), .seed = 3, .total = 1 << 20};
+    struct test_echo echo = {.fd = test_connect_addr(&p.addr, SOCK_NONBLOCK), .seed = 3, .total = 1 << 20};
     while (!test_echo_done(&echo)) {
         test_echo_move(&echo);
         test_step(r, "an echo");

@@ -107,8 +107,7 @@ static const struct kr_conn_ops serves = {.on_open = on_open, .on_data = on_data
                                           .on_close = on_close};
 
 static struct kr_listen_opts opts_of(size_t zerocopy_min) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 256;
     opts.conn.zerocopy_min = zerocopy_min;
     opts.conn.send_buf = 16384;
@@ -121,8 +120,7 @@ static struct house *house_begin(const struct kr_conn_ops *ops, unsigned bufs,
     struct house *h = &house;
     *h = (struct house){.port = 0};
     test_pattern(answer, sizeof answer, 3, 0);
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_count = bufs;
     config.buf_size = 4096;
     h->r = test_reactor(&config);

@@ -5,7 +5,7 @@
  * capabilities of Linux 6.1 it is not asked). What no receiver has taken in, because its window is
  * closed, stays where it is: that is how these cases have notifications that come late. Loans are
  * overwritten when they come back. */
-#include "harness/net.h"
+#include "harness/lender.h"
 
 #include "core/reactor.h"
 #include "core/zerocopy.h"
@@ -29,91 +29,8 @@
 #define LARGE 10000u
 #define COUNT(table_) (sizeof(table_) / sizeof *(table_))
 
-struct lender {
-    kr_conn conn;
-    uint64_t seed, queued;
-    unsigned lent, returned, closes;
-    int error;
-    enum kr_why why;
-    int64_t closed_at;
-};
-
-struct loan {
-    struct lender *lender;
-    size_t size;
-    char bytes[];
-};
-
-static struct lender lenders[CONNS_MAX];
-static unsigned lender_count;
-
-static void loan_end(struct kr_reactor *r, void *arg) {
-    struct loan *loan = arg;
-    CHECK(r->in_turn);
-    CHECK_EQ(loan->lender->closes, 0u);
-    loan->lender->returned++;
-    memset(loan->bytes, 0xdd, loan->size);
-    free(loan);
-}
-
-static int lend(struct kr_reactor *r, struct lender *lender, size_t size) {
-    struct loan *loan = malloc(sizeof *loan + size);
-    CHECK(loan != NULL);
-    *loan = (struct loan){.lender = lender, .size = size};
-    test_pattern(loan->bytes, size, lender->seed, lender->queued);
-    int rc = kr_conn_send_ref(r, lender->conn, loan->bytes, size, loan_end, loan);
-    if (rc < 0) {
-        free(loan);
-        return rc;
-    }
-    lender->queued += size;
-    lender->lent++;
-    return 0;
-}
-
-static int copy(struct kr_reactor *r, struct lender *lender, size_t size) {
-    static char bytes[MIB];
-    CHECK_LE(size, sizeof bytes);
-    test_pattern(bytes, size, lender->seed, lender->queued);
-    int rc = kr_conn_send(r, lender->conn, bytes, size);
-    lender->queued += rc == 0 ? size : 0;
-    return rc;
-}
-
-static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)user;
-    CHECK_LT(lender_count, CONNS_MAX);
-    struct lender *lender = &lenders[lender_count++];
-    *lender = (struct lender){.conn = conn, .seed = tap_random()};
-    CHECK_OK(kr_conn_set_user(r, conn, lender));
-}
-
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                      size_t size) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    (void)data;
-    return size;
-}
-
-static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
-    (void)r;
-    (void)conn;
-    struct lender *lender = user;
-    CHECK_EQ(lender->lent, lender->returned);
-    lender->closes++;
-    lender->error = error;
-    lender->why = why;
-    lender->closed_at = tap_now_ns();
-}
-
-static const struct kr_conn_ops ops = {
-    .on_open = on_open, .on_data = on_data, .on_close = on_close};
-
 static struct kr_listen_opts zero_opts(int64_t flush_ns) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 64;
     opts.conn.send_cap = 64 * MIB;
     opts.conn.zerocopy_min = LARGE;
@@ -131,7 +48,7 @@ struct pair {
  * kernel drops segments for want of room, and sends them again ever more slowly. */
 static struct pair pair_of(const struct kr__kernel *kernel, const struct kr_listen_opts *opts) {
     struct pair p = {.r = test_reactor_on(kernel, NULL)};
-    p.fd = test_connect_sized(test_listen(p.r, NULL, opts, &ops, NULL), 0, 65536);
+    p.fd = test_connect_sized(test_listen(p.r, NULL, opts, &lender_ops, NULL), 0, 65536);
     TEST_UNTIL(p.r, lender_count == 1);
     p.lender = &lenders[0];
     return p;
@@ -147,17 +64,11 @@ static struct pair pair_make(int64_t flush_ns) {
 }
 
 static void check_stream(struct pair *p, uint64_t from, size_t size) {
-    char *bytes = malloc(size);
-    CHECK(bytes != NULL);
-    test_recv(p->r, p->fd, bytes, size);
-    test_pattern_check(bytes, size, p->lender->seed, from);
-    free(bytes);
+    lender_check_stream(p->r, p->lender, p->fd, from, size);
 }
 
 static void check_over(struct pair *p, int error, enum kr_why why) {
-    TEST_UNTIL(p->r, p->lender->closes == 1);
-    CHECK_EQ(p->lender->error, error);
-    CHECK_EQ(p->lender->why, why);
+    lender_check_over(p->r, p->lender, error, why);
 }
 
 static void pair_end(struct pair *p) {
@@ -205,7 +116,7 @@ static void read_some(struct reader *reader, uint64_t seed) {
 static int send_somehow(struct kr_reactor *r, struct lender *lender) {
     switch (tap_random_below(4)) {
     case 0:
-        return copy(r, lender, 1 + (size_t)tap_random_below(2000));
+        return lend_copy(r, lender, 1 + (size_t)tap_random_below(2000));
     case 1:
         return lend(r, lender, 1 + (size_t)tap_random_below(LARGE));
     default:
@@ -219,7 +130,7 @@ TEST_EACH(zerocopy_keeps_order, .deadline_s = 60) {
     struct kr_listen_opts opts = zero_opts(30000 * MS);
     opts.conn.send_cap = 600000;
     struct kr_reactor *r = test_reactor(NULL);
-    uint16_t port = test_listen(r, NULL, &opts, &ops, NULL);
+    uint16_t port = test_listen(r, NULL, &opts, &lender_ops, NULL);
     struct reader readers[CONNS_MAX] = {{0}};
     for (unsigned i = 0; i < CONNS_MAX; i++) {
         readers[i].fd = test_connect_sized(port, 0, i % 2 ? 32768 : 0);
@@ -272,7 +183,7 @@ TEST_EACH(zerocopy_comes_back_when_the_peer_has_read) {
 TEST_EACH(zerocopy_does_not_hold_up_what_follows) {
     struct pair p = pair_make(30000 * MS);
     for (unsigned i = 0; i < 10; i++) {
-        CHECK_OK(i % 2 ? copy(p.r, p.lender, 1000) : lend(p.r, p.lender, i ? 50000 : 200000));
+        CHECK_OK(i % 2 ? lend_copy(p.r, p.lender, 1000) : lend(p.r, p.lender, i ? 50000 : 200000));
         TEST_UNTIL(p.r, kr_conn_queued(p.r, p.lender->conn) == 0);
     }
     CHECK_LT(p.lender->returned, p.lender->lent);
@@ -307,7 +218,7 @@ TEST_EACH(zerocopy_is_for_sockets_that_can) {
     struct pair p = {.r = test_reactor(NULL), .lender = &lenders[0]};
     struct kr_addr addr = {.size = sizeof(sa_family_t), .u.sa.sa_family = AF_UNIX};
     kr_listener listener;
-    CHECK_OK(kr_listen(p.r, &listener, &addr, &opts, &ops, NULL));
+    CHECK_OK(kr_listen(p.r, &listener, &addr, &opts, &lender_ops, NULL));
     CHECK_OK(kr_listener_addr(p.r, listener, &addr));
     p.fd = CHECK_SYS(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     CHECK_SYS(connect(p.fd, &addr.u.sa, addr.size));
@@ -415,7 +326,7 @@ TEST_EACH(zerocopy_goes_on_over_an_empty_file) {
 TEST_EACH(zerocopy_is_for_large_loans) {
     struct pair p = pair_make(30000 * MS);
     CHECK_OK(lend(p.r, p.lender, LARGE - 1));
-    CHECK_OK(copy(p.r, p.lender, 2 * LARGE));
+    CHECK_OK(lend_copy(p.r, p.lender, 2 * LARGE));
     check_stream(&p, 0, p.lender->queued);
     CHECK_EQ(test_stats(p.r).zerocopy_sends, 0u);
     pair_end(&p);
@@ -427,7 +338,7 @@ TEST_EACH(zerocopy_has_a_bound) {
     opts.conn.zerocopy_min = 10;
     struct pair p = pair_of(&kr__linux, &opts);
     unsigned loans = KR__FLIGHTS_MAX + 20;
-    CHECK_OK(copy(p.r, p.lender, MIB / 4)); /* more than is received now */
+    CHECK_OK(lend_copy(p.r, p.lender, MIB / 4)); /* more than is received now */
     for (unsigned i = 0; i < loans; i++) {
         CHECK_OK(lend(p.r, p.lender, 10));
         TEST_UNTIL(p.r, kr_conn_queued(p.r, p.lender->conn) == 0);
@@ -467,11 +378,11 @@ TEST_EACH(zerocopy_goes_in_runs) {
     struct pair p = pair_on(&kernel, 30000 * MS);
     memset(kinds, 0, sizeof kinds);
     corks = 0;
-    CHECK_OK(copy(p.r, p.lender, 100));
+    CHECK_OK(lend_copy(p.r, p.lender, 100));
     /* not all of it is received: no notification comes meanwhile */
     CHECK_OK(lend(p.r, p.lender, 300000));
     CHECK_OK(lend(p.r, p.lender, LARGE - 1));
-    CHECK_OK(copy(p.r, p.lender, 200));
+    CHECK_OK(lend_copy(p.r, p.lender, 200));
     CHECK_OK(lend(p.r, p.lender, LARGE));
     CHECK_OK(lend(p.r, p.lender, LARGE + 1));
     TEST_UNTIL(p.r, !kr_conn_queued(p.r, p.lender->conn));
@@ -656,7 +567,7 @@ static void drained(struct kr_reactor *r, void *user, unsigned count) {
 TEST_EACH(zerocopy_ends_with_the_drain) {
     struct kr_listen_opts opts = zero_opts(3600000 * MS);
     struct kr_reactor *r = test_reactor(NULL);
-    uint16_t port = test_listen(r, NULL, &opts, &ops, NULL);
+    uint16_t port = test_listen(r, NULL, &opts, &lender_ops, NULL);
     int fds[4];
     for (unsigned i = 0; i < COUNT(fds); i++) {
         fds[i] = test_connect_sized(port, 0, 65536);
@@ -730,10 +641,10 @@ static int counting_enter(const struct kr__kernel *k, struct io_uring *ring, uns
 static void stop_on_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                           enum kr_why why) {
     kr_stop(r);
-    on_close(r, conn, user, error, why);
+    lender_close(r, conn, user, error, why);
 }
 
-static const struct kr_conn_ops stopping_ops = {.on_data = on_data, .on_close = stop_on_close};
+static const struct kr_conn_ops stopping_ops = {.on_data = test_take_all, .on_close = stop_on_close};
 
 static void not_drained(struct kr_reactor *r, void *user, unsigned remaining) {
     (void)r;
@@ -857,7 +768,7 @@ TEST_EACH(zerocopy_holds_up_a_release_no_longer_than_a_close) {
     TEST_UNTIL(p.r, given.error != 1);
     CHECK_EQ(given.error, -ETIMEDOUT);
     CHECK_EQ(given.fd, -1);
-    CHECK_OK(copy(p.r, p.lender, 1000));
+    CHECK_OK(lend_copy(p.r, p.lender, 1000));
     check_stream(&p, 0, MIB / 2 + 1000);
     TEST_UNTIL(p.r, p.lender->returned == 1);
     CHECK_EQ(p.lender->closes, 0u);

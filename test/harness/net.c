@@ -20,6 +20,32 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* ---- defaults ---- */
+
+struct kr_config test_config(void) {
+    struct kr_config config;
+    kr_config_init(&config);
+    return config;
+}
+
+struct kr_conn_opts test_conn_opts(void) {
+    struct kr_conn_opts opts;
+    kr_conn_opts_init(&opts);
+    return opts;
+}
+
+struct kr_listen_opts test_listen_opts(void) {
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    return opts;
+}
+
+struct kr_connect_opts test_connect_opts(void) {
+    struct kr_connect_opts opts;
+    kr_connect_opts_init(&opts);
+    return opts;
+}
+
 /* ---- the counting allocator ---- */
 
 /* One reactor's memory. */
@@ -276,6 +302,11 @@ int test_step(struct kr_reactor *r, const char *for_what) {
     return CHECK_OK(kr_step(r, 1000000));
 }
 
+void test_settle(struct kr_reactor *r) {
+    for (unsigned quiet = 0; quiet < 5;)
+        quiet = test_step(r, "nothing to do") == 0 ? quiet + 1 : 0;
+}
+
 struct test_thread {
     pthread_t thread;
     struct kr_reactor *r;
@@ -391,6 +422,12 @@ int test_connect_sized(uint16_t port, int send_size, int recv_size) {
 
 int test_connect(uint16_t port) {
     return test_connect_sized(port, 0, 0);
+}
+
+int test_connect_addr(const struct kr_addr *addr, int flags) {
+    int fd = CHECK_SYS(socket(addr->u.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC | flags, 0));
+    CHECK_SYS(connect(fd, &addr->u.sa, addr->size));
+    return fd;
 }
 
 int test_connect_begin(uint16_t port) {

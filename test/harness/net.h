@@ -14,6 +14,13 @@
 
 #include <kreactor.h>
 
+/* ---- defaults, to be changed ---- */
+
+struct kr_config test_config(void);
+struct kr_conn_opts test_conn_opts(void);
+struct kr_listen_opts test_listen_opts(void);
+struct kr_connect_opts test_connect_opts(void);
+
 /* ---- the reactor ---- */
 
 /* A reactor as `config` says (NULL: defaults), with the variant's task-run mode and
@@ -62,6 +69,9 @@ unsigned test_unsure(const struct kr_reactor *r);
  * case at its deadline, saying what it waited `for_what`. Returns kr_step's count. */
 int test_step(struct kr_reactor *r, const char *for_what);
 
+/* Turns until five turns in a row have had nothing to do. */
+void test_settle(struct kr_reactor *r);
+
 /* Turns until the condition holds. */
 #define TEST_UNTIL(r_, cond_)                                                                      \
     do {                                                                                           \
@@ -95,6 +105,9 @@ uint16_t test_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_lis
  * sizes are SO_SNDBUF and SO_RCVBUF, 0 = the system's. */
 int test_connect(uint16_t port);
 int test_connect_sized(uint16_t port, int send_size, int recv_size);
+
+/* One of whatever address, with SOCK_NONBLOCK or 0. */
+int test_connect_addr(const struct kr_addr *addr, int flags);
 
 /* A client that may still be connecting, for when the backlog may be full. */
 int test_connect_begin(uint16_t port);

@@ -138,6 +138,9 @@ size_t test_send_back(struct kr_reactor *r, kr_conn conn, void *user, const void
     return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
 }
 
+const struct kr_conn_ops test_take_all_ops = {.on_data = test_take_all};
+const struct kr_conn_ops test_send_back_ops = {.on_data = test_send_back};
+
 void test_ignore_eof(struct kr_reactor *r, kr_conn conn, void *user) {
     (void)r;
     (void)conn;
@@ -153,9 +156,4 @@ void test_count_fire(struct kr_reactor *r, kr_timer timer, void *count) {
     (void)r;
     (void)timer;
     ++*(unsigned *)count;
-}
-
-void test_settle(struct kr_reactor *r) {
-    for (unsigned quiet = 0; quiet < 5;)
-        quiet = test_step(r, "nothing to do") == 0 ? quiet + 1 : 0;
 }

@@ -83,11 +83,9 @@ size_t test_keep_all(struct kr_reactor *r, kr_conn conn, void *user, const void 
 /* As test_server_echo; `user` may be anything. */
 size_t test_send_back(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                       size_t size);
+extern const struct kr_conn_ops test_take_all_ops, test_send_back_ops; /* on_data alone */
 void test_ignore_eof(struct kr_reactor *r, kr_conn conn, void *user);
 
 /* One more; `count` is an unsigned. */
 void test_count_call(struct kr_reactor *r, void *count);
 void test_count_fire(struct kr_reactor *r, kr_timer timer, void *count);
-
-/* Turns until five turns in a row have had nothing to do. */
-void test_settle(struct kr_reactor *r);
