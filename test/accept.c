@@ -20,8 +20,6 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define MS 1000000ll
-
 /* ---- clients, many at a time ---- */
 
 /* One request and its echo: a client connects, says its byte, hears it, and goes. */
@@ -540,8 +538,7 @@ TEST_EACH(pause_and_resume_at_once_loses_nobody) {
 }
 
 static void check_port_refuses(uint16_t port) {
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+    struct kr_addr addr = test_loopback(port);
     int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     CHECK_EQ(connect(fd, &addr.u.sa, addr.size), -1);
     CHECK_EQ(errno, ECONNREFUSED);
@@ -1054,9 +1051,7 @@ static void visit_open(struct kr_reactor *r, kr_conn conn, void *user) {
 static size_t visit_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                          size_t size) {
     struct visit *v = user;
-    (void)r;
-    (void)conn;
-    (void)data;
+    UNUSED(r, conn, data);
     v->got += size;
     return size;
 }
@@ -1064,9 +1059,7 @@ static size_t visit_data(struct kr_reactor *r, kr_conn conn, void *user, const v
 static void visit_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                         enum kr_why why) {
     struct visit *v = user;
-    (void)r;
-    (void)conn;
-    (void)why;
+    UNUSED(r, conn, why);
     v->error = error;
     v->closes++;
 }

@@ -100,8 +100,7 @@ TEST_EACH(adopt_takes_sends_at_once) {
     CHECK_MEM_EQ(back, "hello", 5);
     talk(r, &s, ends[1]);
     test_close(ends[1]);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: a socket that was a non-blocking one is waited for like any other: with a peer that does
@@ -125,8 +124,7 @@ TEST_EACH(adopt_waits_for_a_full_socket) {
     test_pattern_check(back, sizeof back, 2, 0);
     test_close(ends[1]);
     TEST_UNTIL(r, s.closes == 1);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: both addresses are known. */
@@ -147,8 +145,7 @@ TEST_EACH(adopt_knows_the_addresses) {
     CHECK_EQ(kr_addr_port(&addr), ntohs(local.sin_port));
     talk(r, &s, ends[1]);
     test_close(ends[1]);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: it may be closed before it was open: on_close comes, on_open does not. */
@@ -168,8 +165,7 @@ TEST_EACH(adopt_then_close_at_once) {
         CHECK_EQ(read(ends[1], &byte, 1), 0);
         test_close(ends[1]);
     }
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: a reactor that is freed closes what it has adopted, also if it never ran. */
@@ -249,8 +245,7 @@ TEST_EACH(adopt_is_bounded) {
         talk(r, &s[i], ends[i][1]);
     for (unsigned i = 0; i < 4; i++)
         test_close(ends[i][1]);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: a socket whose both sides have ended is taken for the bytes that it has left; without any it

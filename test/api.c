@@ -90,9 +90,7 @@ TEST(no_reactor_is_refused) {
 }
 
 static void never(struct kr_reactor *r, kr_timer timer, void *user) {
-    (void)r;
-    (void)timer;
-    (void)user;
+    UNUSED(r, timer, user);
     FAIL("fired");
 }
 
@@ -111,8 +109,7 @@ TEST_EACH(timer_refuses_bad_arguments) {
     CHECK_ERR(kr_timer_restart(r, timer, 0, -1), EINVAL);
     CHECK_EQ(kr_step(r, 0), 0);
     CHECK_OK(kr_timer_stop(r, timer));
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 TEST_EACH(post_and_stats_refuse_bad_arguments) {
@@ -231,9 +228,7 @@ TEST_EACH(send_ends_the_reservation) {
     memcpy(room, "wrong", 5);
     CHECK_OK(kr_conn_send(p.r, p.conn, "right", 5));
     CHECK_ERR(kr_conn_commit(p.r, p.conn, 5), EINVAL);
-    char got[5];
-    test_recv(p.r, p.fd, got, 5);
-    CHECK_MEM_EQ(got, "right", 5);
+    CHECK_RECV(p.r, p.fd, "right");
     CHECK_EQ(test_stats(p.r).bytes_out, 5u);
     test_server_end(&p);
 }

@@ -22,8 +22,7 @@ struct lives {
 };
 
 static void lives_open(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     ((struct lives *)user)->opens++;
 }
 
@@ -51,10 +50,7 @@ static size_t lives_data(struct kr_reactor *r, kr_conn conn, void *user, const v
 
 static void lives_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                         enum kr_why why) {
-    (void)r;
-    (void)conn;
-    (void)error;
-    (void)why;
+    UNUSED(r, conn, error, why);
     ((struct lives *)user)->closes++;
 }
 
@@ -173,9 +169,7 @@ static size_t swing_data(struct kr_reactor *r, kr_conn conn, void *user, const v
 }
 
 static void swing_eof(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
-    (void)user;
+    UNUSED(r, conn, user);
     swing.eofs++;
 }
 
@@ -285,8 +279,7 @@ TEST_EACH(hogs_leave_quiet_clients_alone, .alone = true, .deadline_s = 60) {
         test_close(quiet[i]);
     for (unsigned i = 0; i < 2; i++)
         test_close_reset(hogs[i]);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* ---- memory ---- */
@@ -300,8 +293,7 @@ static struct talkers {
 } talkers;
 
 static void talkers_open(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)user;
+    UNUSED(r, user);
     if (talkers.opens < TALKERS)
         talkers.conns[talkers.opens] = conn;
     talkers.opens++;

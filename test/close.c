@@ -242,8 +242,7 @@ TEST_EACH(close_flush_ends_with_the_peer) {
     test_close_reset(fd);
     TEST_UNTIL(r, house.closed == 1);
     CHECK_EQ(house.lives[0].events[CLOSE], 1u);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: closing in the instant in which data arrives ends in the one way or the other, and

@@ -280,8 +280,7 @@ TEST_EACH(connect_unix_abstract) {
 }
 
 struct kr_addr loopback(uint16_t port) {
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+    struct kr_addr addr = test_loopback(port);
     return addr;
 }
 
@@ -302,8 +301,7 @@ TEST_EACH(connect_to_itself) {
     CHECK_EQ(test_stats(r).accepts, 1u);
     CHECK_EQ(test_stats(r).connects, 1u);
     CHECK_OK(kr_listener_close(r, listener));
-    test_rest(r, (struct test_levels){.conns = 0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.conns = 0});
 }
 
 /* Ours: what one connection sets for itself is not the other's, though they began with the same

@@ -13,8 +13,6 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define MS INT64_C(1000000)
-#define HOUR (3600 * 1000 * MS)
 #define BIG ((size_t)8 << 20)
 #define KINDS (KR_DEADLINE_FLUSH + 1)
 
@@ -82,8 +80,7 @@ static void end(struct test_server *s) {
         CHECK_OK(kr_conn_close(s->r, s->conn, KR_CLOSE_NOW));
     TEST_UNTIL(s->r, s->closes == 1);
     test_close(s->fd);
-    test_rest(s->r, (struct test_levels){.listeners = 1});
-    test_reactor_free(s->r);
+    test_reactor_end(s->r, (struct test_levels){.listeners = 1});
 }
 
 static const struct kr__conn *conn_of(const struct test_server *s) {
@@ -673,8 +670,7 @@ TEST_EACH(deadline_of_forwarded_connections) {
     CHECK_EQ(b.error, -ETIMEDOUT);
     test_close(b.fd);
     test_close(a.fd);
-    test_rest(a.r, (struct test_levels){.listeners = 2});
-    test_reactor_free(a.r);
+    test_reactor_end(a.r, (struct test_levels){.listeners = 2});
 }
 
 /* Ours: the deadlines of a connection of our own making count from when it stands; until then they
@@ -684,8 +680,7 @@ TEST_EACH(deadline_of_a_connection_that_is_being_made) {
     struct test_server far = {0}, s = {0};
     begin(&far, &ops, &opts);
     int64_t t = still.now;
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", far.port));
+    struct kr_addr addr = test_loopback(far.port);
     struct kr_connect_opts how = test_connect_opts();
     how.timeout_ns = HOUR;
     how.conn.idle_ns = 10;

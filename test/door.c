@@ -349,9 +349,7 @@ static void seen_open(struct kr_reactor *r, kr_conn conn, void *user) {
 }
 
 static void seen_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
-    (void)r;
-    (void)conn;
-    (void)why;
+    UNUSED(r, conn, why);
     struct seen *seen = user;
     seen->closes++;
     seen->error = error;
@@ -364,8 +362,7 @@ void seen_post(struct kr_reactor *r, void *arg) {
 }
 
 void seen_fire(struct kr_reactor *r, kr_timer timer, void *user) {
-    (void)r;
-    (void)timer;
+    UNUSED(r, timer);
     ((struct seen *)user)->fires++;
 }
 
@@ -379,8 +376,7 @@ int listen_rc(struct kr_reactor *r, bool addresses, struct seen *seen, uint16_t 
     struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 8;
     opts.addresses = addresses;
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
+    struct kr_addr addr = test_loopback(0);
     kr_listener listener = {0};
     int rc = kr_listen(r, &listener, &addr, &opts, &seen_ops, seen);
     if (rc < 0) {
@@ -393,10 +389,8 @@ int listen_rc(struct kr_reactor *r, bool addresses, struct seen *seen, uint16_t 
 }
 
 void echo_once(struct kr_reactor *r, int fd) {
-    char back[5];
     test_send(r, fd, "hello", 5);
-    test_recv(r, fd, back, 5);
-    CHECK_MEM_EQ(back, "hello", 5);
+    CHECK_RECV(r, fd, "hello");
 }
 
 void check_serves(struct kr_reactor *r, uint16_t port, struct seen *seen) {

@@ -55,10 +55,7 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                       size_t size) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    (void)data;
+    UNUSED(r, conn, user, data);
     return size - 1;
 }
 
@@ -157,9 +154,7 @@ static void crowd_eof(struct kr_reactor *r, kr_conn conn, void *user) {
 static void crowd_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                         enum kr_why why) {
     struct crowd *crowd = user;
-    (void)conn;
-    (void)error;
-    (void)why;
+    UNUSED(conn, error, why);
     crowd->closes++;
     if (!crowd->look_at_close)
         return;

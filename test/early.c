@@ -117,8 +117,7 @@ static bool of_the_peer(int error) {
 static void end(void) {
     TEST_UNTIL(s.r, s.closes == 1);
     CHECK_EQ(s.bytes, ANSWER);
-    test_rest(s.r, (struct test_levels){.listeners = !is_unix(the_how)});
-    test_reactor_free(s.r);
+    test_reactor_end(s.r, (struct test_levels){.listeners = !is_unix(the_how)});
 }
 
 /* Ours: with more than send_high queued, and reading stopped for that, the answer is shown, and then
@@ -172,8 +171,7 @@ TEST_EACH(early_end_is_told_and_a_reset_is_not) {
 /* Ours: what it was lent comes back before on_close, and the first cause is told also to who closes
  * the connection meanwhile. */
 static void released(struct kr_reactor *r, void *arg) {
-    (void)r;
-    (void)arg;
+    UNUSED(r, arg);
     CHECK_EQ(s.closes, 0u);
     releases++;
 }
@@ -212,8 +210,7 @@ TEST_EACH(early_end_of_zero_copy_gives_back_what_was_lent) {
 
 /* Ours: and of a file, also while it is being read. */
 static void file_done(struct kr_reactor *r, void *arg, uint64_t sent, int error) {
-    (void)r;
-    (void)arg;
+    UNUSED(r, arg);
     CHECK_EQ(s.closes, 0u);
     CHECK_LT(sent, UPLOAD);
     CHECK_EQ(error, -ECANCELED);
@@ -308,9 +305,7 @@ TEST_EACH(early_reset_behind_kept_bytes) {
  * What has come is shown. */
 static void given_back(struct kr_reactor *r, kr_conn conn, void *user,
                        const struct kr_released *what) {
-    (void)r;
-    (void)conn;
-    (void)user;
+    UNUSED(r, conn, user);
     CHECK(of_the_peer(what->error) || what->fd >= 0);
     CHECK_EQ(what->open, what->fd < 0);
     if (what->fd < 0)

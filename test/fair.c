@@ -69,7 +69,6 @@ static void stepper_stop(void) {
 
 #define CLIENTS 200u
 #define MESSAGE 64u
-#define MS INT64_C(1000000)
 #define TURNS_MOST 10000u
 #define WORK_MOST (16 * 65536u) /* of turn_bytes; a turn of one that is not curbed has more */
 
@@ -351,8 +350,7 @@ static void burst_beside(unsigned conn_max, unsigned turn_accepts) {
     }
     for (unsigned i = 0; i < PINGERS; i++)
         test_close(pings.pingers[i].fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 TEST_EACH(fair_burst_of_clients_into_a_roomy_table, .deadline_s = 60) {
@@ -402,8 +400,7 @@ TEST_EACH(fair_crumbs_of_one_beside_pings, .deadline_s = 60) {
     for (unsigned i = 0; i < PINGERS; i++)
         test_close(pings.pingers[i].fd);
     test_close_reset(hog.fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 TAP_MAIN(fair, 24)

@@ -20,7 +20,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define COUNT(table_) (sizeof(table_) / sizeof *(table_))
 #define GIFTS 1024u
 #define FDS_MOST 4096u
 
@@ -132,8 +131,7 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
 static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                       size_t size) {
     struct end *e = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     if (e->seed)
         test_pattern_check(data, size, e->seed, e->got);
     e->got += size;
@@ -151,8 +149,7 @@ static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
     struct end *e = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     e->closes++;
     e->error = error;
     e->why = why;
@@ -226,8 +223,7 @@ static void check_came(struct end *e, const int *fds, unsigned count) {
 static void end_of(struct kr_reactor *r, struct end *e, int peer) {
     test_close(peer);
     TEST_UNTIL(r, e->closes == 1);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 static struct end one, two;
@@ -527,8 +523,7 @@ TEST_EACH(fds_are_not_forwarded) {
         test_close(other);
         test_close(peer);
         TEST_UNTIL(r, one.closes == 1 && two.closes == 1);
-        test_rest(r, (struct test_levels){0});
-        test_reactor_free(r);
+        test_reactor_end(r, (struct test_levels){0});
     }
 }
 
@@ -767,8 +762,7 @@ TEST_EACH(fds_between_two_connections) {
     CHECK_EQ(tap_fd_count(), before);
     CHECK_OK(kr_conn_close(r, one.conn, KR_CLOSE_NOW));
     TEST_UNTIL(r, one.closes == 1 && two.closes == 1);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* ---- the end with descriptors in the queue ---- */

@@ -20,7 +20,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MS INT64_C(1000000)
 #define MIB ((uint64_t)1 << 20)
 #define CHUNK ((uint64_t)KR__CHUNK_SIZE)
 #define SENDERS_MAX 16
@@ -128,23 +127,19 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                       size_t size) {
-    (void)r;
-    (void)conn;
-    (void)data;
+    UNUSED(r, conn, data);
     ((struct sender *)user)->datas++;
     return size;
 }
 
 static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     ((struct sender *)user)->drains++;
 }
 
 static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
     struct sender *s = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     CHECK_EQ(s->lent, 0u);
     s->closes++;
     s->error = error;
@@ -211,8 +206,7 @@ static void pair_end(struct pair *p) {
     TEST_UNTIL(p->r, p->s->closes == 1);
     for (unsigned i = 0; i < job_count; i++)
         CHECK_EQ(jobs[i].told, 1u);
-    test_rest(p->r, (struct test_levels){.listeners = 1});
-    test_reactor_free(p->r);
+    test_reactor_end(p->r, (struct test_levels){.listeners = 1});
 }
 
 /* ---- order and size ---- */
@@ -816,8 +810,7 @@ struct collector {
 
 static size_t collect(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                       size_t size) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     struct collector *x = user;
     test_pattern_check(data, size, seed, x->got);
     x->got += size;
@@ -825,8 +818,7 @@ static size_t collect(struct kr_reactor *r, kr_conn conn, void *user, const void
 }
 
 static void collected(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     CHECK(!error && why == KR_WHY_PEER);
     ((struct collector *)user)->closes++;
 }
@@ -1083,8 +1075,7 @@ TEST_EACH(file_leaves_in_whole_segments) {
 }
 
 static int size_of_a_page(const struct kr__kernel *k, int fd, uint64_t *ret) {
-    (void)k;
-    (void)fd;
+    UNUSED(k, fd);
     *ret = 4096;
     return 0;
 }

@@ -269,8 +269,7 @@ static void keeper_open(struct kr_reactor *r, kr_conn conn, void *user) {
 static size_t keeper_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                           size_t size) {
     struct keeper *keeper = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     CHECK_EQ(size, 3u);
     CHECK_MEM_EQ((const char *)data, "abc", 3);
     keeper->shows++;
@@ -279,8 +278,7 @@ static size_t keeper_data(struct kr_reactor *r, kr_conn conn, void *user, const 
 
 static void keeper_drain(struct kr_reactor *r, kr_conn conn, void *user) {
     struct keeper *keeper = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     keeper->drains++;
 }
 
@@ -376,16 +374,14 @@ static size_t reader_data(struct kr_reactor *r, kr_conn conn, void *user, const 
 
 static void reader_eof(struct kr_reactor *r, kr_conn conn, void *user) {
     struct reader *reader = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     reader->eofs++;
 }
 
 static void reader_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                          enum kr_why why) {
     struct reader *reader = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     reader->closes++;
     reader->error = error;
     reader->why = why;
@@ -482,8 +478,7 @@ TEST_EACH(flow_bytes_left_at_the_end_are_told) {
         CHECK_EQ(reader.error, left ? -ENODATA : 0);
         test_close(fd);
     }
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 struct timed {

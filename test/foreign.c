@@ -21,7 +21,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define COUNT(table_) (sizeof(table_) / sizeof *(table_))
 #define HOURS 10 * 3600
 #define BULK ((size_t)1 << 20)
 
@@ -63,9 +62,7 @@ static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
     struct seen *s = user;
-    (void)r;
-    (void)conn;
-    (void)why;
+    UNUSED(r, conn, why);
     s->error = error;
     s->closes++;
 }
@@ -199,8 +196,7 @@ TEST_EACH(linger_of_an_adopted_socket_is_taken_back) {
         adopt(r, &s, ends[0], &opts);
         check_closes_at_once(r, &s, hows[i / 2]);
         test_close(ends[1]);
-        test_rest(r, (struct test_levels){0});
-        test_reactor_free(r);
+        test_reactor_end(r, (struct test_levels){0});
     }
 }
 
@@ -215,8 +211,7 @@ TEST_EACH(linger_does_not_cost_the_last_bytes) {
         set_linger(ends[0], lingers[i].on, lingers[i].seconds);
         adopt(r, &s, ends[0], &opts);
         check_serves(r, &s, ends[1]);
-        test_rest(r, (struct test_levels){0});
-        test_reactor_free(r);
+        test_reactor_end(r, (struct test_levels){0});
     }
 }
 
@@ -233,8 +228,7 @@ TEST_EACH(linger_set_after_the_adoption, .needs = KR__CAP_FD_INSTALL) {
     test_close(shared);
     check_closes_at_once(r, &s, KR_CLOSE_NOW);
     test_close(ends[1]);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: so may who was lent the descriptor of a connection, on any kernel. */
@@ -249,8 +243,7 @@ TEST_EACH(linger_set_on_a_kept_descriptor) {
     set_linger(CHECK_OK(kr_conn_fd(r, s.conn)), 1, HOURS);
     check_closes_at_once(r, &s, KR_CLOSE_NOW);
     test_close(peer);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Of a listener of others: clients that came while it lingered, when it was handed over, and when
@@ -276,8 +269,7 @@ static void check_inherited(const struct kr_listen_opts *opts) {
     for (unsigned i = 0; i < 3; i++)
         test_close(peers[i]);
     test_close(listener);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: an accepted socket has SO_LINGER from the one that listens, as that was when it came: it is
@@ -320,8 +312,7 @@ TEST_EACH(linger_of_one_that_nobody_serves) {
 static void on_released(struct kr_reactor *r, kr_conn conn, void *user,
                         const struct kr_released *what) {
     struct seen *s = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     CHECK_EQ(what->error, 0);
     struct linger now = get_linger(what->fd);
     if (r->ring.caps & KR__CAP_FD_INSTALL)
@@ -361,8 +352,7 @@ TEST_EACH(linger_of_one_that_leaves_is_its_own) {
     }
     test_close(peer);
     test_close(listener);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* ---- options ---- */
@@ -526,13 +516,10 @@ TEST_EACH(bytes_that_came_before) {
         if (i / 2)
             CHECK_EQ(recv(ends[0], byte, sizeof byte, MSG_PEEK), 4);
         adopt(r, &s, ends[0], &opts);
-        char back[5];
         nonblocking(ends[1]);
-        test_recv(r, ends[1], back, 5);
-        CHECK_MEM_EQ(back, "early", 5);
+        CHECK_RECV(r, ends[1], "early");
         check_serves(r, &s, ends[1]);
-        test_rest(r, (struct test_levels){0});
-        test_reactor_free(r);
+        test_reactor_end(r, (struct test_levels){0});
     }
 }
 
@@ -552,8 +539,7 @@ TEST_EACH(peer_that_has_ended_before) {
         CHECK_EQ(recv(ends[1], back, 5, MSG_WAITALL), 5);
         CHECK_EQ(recv(ends[1], back, 1, 0), 0);
         test_close(ends[1]);
-        test_rest(r, (struct test_levels){0});
-        test_reactor_free(r);
+        test_reactor_end(r, (struct test_levels){0});
     }
 }
 
@@ -576,8 +562,7 @@ TEST_EACH(socket_that_was_shut_before) {
         test_close(ends[1]);
         TEST_UNTIL(r, s.closes == 1);
         CHECK_EQ(s.error, -EPIPE);
-        test_rest(r, (struct test_levels){0});
-        test_reactor_free(r);
+        test_reactor_end(r, (struct test_levels){0});
     }
 }
 
@@ -602,8 +587,7 @@ TEST_EACH(socket_with_an_error_pending) {
     adopt(r, &s, ends[0], NULL);
     TEST_UNTIL(r, s.closes == 1);
     CHECK(s.got == 5 && s.error == -ECONNRESET);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Time stamps of what was sent, which nobody has fetched. */
@@ -635,8 +619,7 @@ TEST_EACH(error_queue_is_emptied) {
     struct pollfd now = {.fd = CHECK_OK(kr_conn_fd(r, s.conn))};
     CHECK_EQ(poll(&now, 1, 0), 0);
     check_serves(r, &s, ends[1]);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: whether calls of others would wait on it does not matter, and is not changed. */
@@ -654,8 +637,7 @@ TEST_EACH(blocking_or_not) {
         int flags = CHECK_SYS(fcntl(CHECK_OK(kr_conn_fd(r, s.conn)), F_GETFL));
         CHECK_EQ((flags & O_NONBLOCK) != 0, i / 2);
         check_serves(r, &s, ends[1]);
-        test_rest(r, (struct test_levels){0});
-        test_reactor_free(r);
+        test_reactor_end(r, (struct test_levels){0});
     }
 }
 
@@ -669,8 +651,7 @@ struct gifts {
 static void on_fds(struct kr_reactor *r, kr_conn conn, void *user, const int *fds, unsigned count,
                    bool truncated) {
     struct gifts *g = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     g->calls++;
     g->fds += count;
     g->truncated += truncated;
@@ -832,15 +813,13 @@ TEST_EACH(lingering_descriptor_to_a_listener) {
     test_close(peer);
     TEST_UNTIL(r, g.seen.closes == 1);
     test_close(hold);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 static void on_left(struct kr_reactor *r, kr_conn conn, void *user,
                     const struct kr_released *what) {
     struct gifts *g = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     CHECK_EQ(what->error, 0);
     g->seen.fd = what->fd;
 }
@@ -860,8 +839,7 @@ TEST_EACH(refusal_ends_with_the_connection, .needs = KR__CAP_FD_INSTALL) {
     test_close(g.seen.fd);
     test_close(ends[1]);
     test_close(null);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: what others have set, or set later, on a socket that they share brings control data beside
@@ -890,8 +868,7 @@ TEST_EACH(descriptors_beside_other_control_data) {
         CHECK_EQ(tap_fd_count(), before);
     }
     test_close(null);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 TAP_MAIN(foreign, 20 * 4 + 1 + 2 * 2)

@@ -98,9 +98,7 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
 }
 
 static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
-    (void)user;
+    UNUSED(r, conn, user);
     FAIL("on_drain of a forwarding connection");
 }
 
@@ -130,8 +128,7 @@ static void finish(struct pair *p) {
     TEST_UNTIL(p->r, p->closed == 2);
     CHECK_EQ(p->overs, 1u);
     CHECK_EQ(p->closed_when_over, 0u);
-    test_rest(p->r, (struct test_levels){.listeners = 1});
-    test_reactor_free(p->r);
+    test_reactor_end(p->r, (struct test_levels){.listeners = 1});
     test_close(p->fds[0]);
     test_close(p->fds[1]);
 }
@@ -429,8 +426,7 @@ TEST_EACH(forward_passes_an_early_answer) {
         TEST_UNTIL(p.r, p.closed == 2);
         CHECK_EQ(p.errors[1], p.what.error);
         CHECK_EQ(p.overs, 1u);
-        test_rest(p.r, (struct test_levels){.listeners = 1});
-        test_reactor_free(p.r);
+        test_reactor_end(p.r, (struct test_levels){.listeners = 1});
     }
 }
 
@@ -456,8 +452,7 @@ TEST_EACH(forward_one_way_leaves_an_early_answer) {
         CHECK_EQ(p.overs, 1u);
         CHECK_EQ(p.closed_when_over, 0u);
         test_close(p.fds[0]);
-        test_rest(p.r, (struct test_levels){.listeners = 1});
-        test_reactor_free(p.r);
+        test_reactor_end(p.r, (struct test_levels){.listeners = 1});
     }
 }
 
@@ -718,9 +713,7 @@ TEST_EACH(forward_to_a_full_destination_waits) {
         test_recv(p.r, p.fds[1], bytes, sizeof bytes);
         test_pattern_check(bytes, sizeof bytes, 1, got);
     }
-    char last[4];
-    test_recv(p.r, p.fds[1], last, 4);
-    CHECK_MEM_EQ(last, "last", 4);
+    CHECK_RECV(p.r, p.fds[1], "last");
     CHECK_EQ(p.seen_size[0], 0u);
     shut(p.fds[0]);
     shut(p.fds[1]);
@@ -888,9 +881,7 @@ static void check_kept_open(bool one_way) {
         char byte;
         CHECK_EQ(test_recv_some(p.fds[i], &byte, 1), 0); /* neither an end nor a byte */
         CHECK_OK(kr_conn_send(p.r, p.ends[i], "more", 4));
-        char more[4];
-        test_recv(p.r, p.fds[i], more, 4);
-        CHECK_MEM_EQ(more, "more", 4);
+        CHECK_RECV(p.r, p.fds[i], "more");
     }
     CHECK_EQ(p.closed, 0u);
     CHECK_OK(kr_conn_close(p.r, p.ends[0], KR_CLOSE_FLUSH));

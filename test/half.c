@@ -49,8 +49,7 @@ static const struct kr_conn_ops ops_without_eof = {
 
 /* With loopback's large segments, unlike test_connect_sized: what a close costs shows by them. */
 static int connect_small(uint16_t port) {
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+    struct kr_addr addr = test_loopback(port);
     int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     CHECK_SYS(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &(int){4096}, sizeof(int)));
     CHECK_SYS(connect(fd, &addr.u.sa, addr.size));
@@ -76,8 +75,7 @@ static void end(struct test_server *s) {
     TEST_UNTIL(s->r, s->closes == 1);
     CHECK_ERR(kr_conn_shutdown(s->r, s->conn), ESTALE);
     test_close(s->fd);
-    test_rest(s->r, (struct test_levels){.listeners = 1});
-    test_reactor_free(s->r);
+    test_reactor_end(s->r, (struct test_levels){.listeners = 1});
 }
 
 /* The client sends the next `size` bytes of its stream, and all of them come. */
@@ -287,8 +285,7 @@ TEST_EACH(half_then_close_at_any_moment) {
         CHECK(got == (queued ? 1000 : 0) || how != KR_CLOSE_FLUSH);
         test_close(s.fd);
     }
-    test_rest(s.r, (struct test_levels){.listeners = 1});
-    test_reactor_free(s.r);
+    test_reactor_end(s.r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: the peer resets before, while and after this side ends: the connection ends with an error,
@@ -315,8 +312,7 @@ TEST_EACH(half_then_reset_by_the_peer) {
         TEST_UNTIL(s.r, s.closes == 1);
         CHECK_EQ(s.why, KR_WHY_ERROR);
         CHECK(s.error == -ECONNRESET || s.error == -ENOTCONN || s.error == -EPIPE);
-        test_rest(s.r, (struct test_levels){.listeners = 1});
-        test_reactor_free(s.r);
+        test_reactor_end(s.r, (struct test_levels){.listeners = 1});
     }
 }
 
@@ -512,9 +508,7 @@ TEST_EACH(half_linger_while_paused) {
 /* Keeps each byte, and so its connection's memory, until the end. */
 static size_t keep_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                         size_t size) {
-    (void)r;
-    (void)conn;
-    (void)data;
+    UNUSED(r, conn, data);
     ((struct test_server *)user)->bytes = size;
     return 0;
 }
@@ -550,8 +544,7 @@ TEST_EACH(half_linger_waits_for_buffers) {
     CHECK_OK(kr_conn_close(other.r, other.conn, KR_CLOSE_NOW));
     TEST_UNTIL(other.r, other.closes == 1);
     test_close(other.fd);
-    test_rest(s.r, (struct test_levels){.listeners = 2});
-    test_reactor_free(s.r);
+    test_reactor_end(s.r, (struct test_levels){.listeners = 2});
 }
 
 /* Ours: a peer that resets meanwhile ends it, and that is told: it may not have got all. */
@@ -566,8 +559,7 @@ TEST_EACH(half_linger_then_reset_by_the_peer) {
     TEST_UNTIL(s.r, s.closes == 1);
     CHECK_EQ(s.error, -ECONNRESET);
     CHECK_EQ(s.why, KR_WHY_ERROR);
-    test_rest(s.r, (struct test_levels){.listeners = 1});
-    test_reactor_free(s.r);
+    test_reactor_end(s.r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: kr_reactor_free does not wait for one that lingers, and it tells why that was closed. */

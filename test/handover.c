@@ -15,8 +15,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MS INT64_C(1000000)
-
 static struct kr_listen_opts small_opts(void) {
     struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 32;
@@ -24,12 +22,6 @@ static struct kr_listen_opts small_opts(void) {
 }
 
 /* ---- sockets and clients ---- */
-
-static struct kr_addr loopback(void) {
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
-    return addr;
-}
 
 static struct kr_addr unix_name(void) {
     return (struct kr_addr){.size = sizeof(sa_family_t), .u.sa.sa_family = AF_UNIX};
@@ -55,10 +47,8 @@ static int client_begin(const struct kr_addr *addr) {
 }
 
 static void check_served(struct kr_reactor *r, int fd) {
-    char back[5];
     test_send(r, fd, "hello", 5);
-    test_recv(r, fd, back, 5);
-    CHECK_MEM_EQ(back, "hello", 5);
+    CHECK_RECV(r, fd, "hello");
     test_close(fd);
 }
 
@@ -103,7 +93,7 @@ static void check_inherits(struct kr_addr addr) {
 }
 
 TEST_EACH(handover_inherits_a_tcp_socket) {
-    check_inherits(loopback());
+    check_inherits(test_loopback(0));
 }
 
 TEST_EACH(handover_inherits_a_unix_socket) {
@@ -120,7 +110,7 @@ TEST_EACH(handover_inherits_an_ipv6_socket) {
 /* Ours: a descriptor that is kept can be handed to the next reactor, and who came in between has
  * waited. */
 TEST_EACH(handover_to_the_next_reactor) {
-    struct kr_addr addr = loopback();
+    struct kr_addr addr = test_loopback(0);
     int fd = parents_socket(&addr, SOCK_STREAM, 32), between = -1;
     for (unsigned i = 0; i < 5; i++) {
         struct kr_reactor *r = test_reactor(NULL);
@@ -139,7 +129,7 @@ TEST_EACH(handover_to_the_next_reactor) {
 /* Ours: reactors that share a socket serve all of its clients between them. */
 TEST_EACH(handover_shared_by_two_reactors) {
     enum { CLIENTS = 40 };
-    struct kr_addr addr = loopback();
+    struct kr_addr addr = test_loopback(0);
     int fd = parents_socket(&addr, SOCK_STREAM, 64);
     struct kr_listen_opts opts = small_opts();
     opts.backlog = 64;
@@ -180,7 +170,7 @@ static int no_delay_of(int fd) {
 
 /* Ours: the backlog is made the one of the options, and what is inherited by connections is set. */
 TEST_EACH(handover_sets_backlog_and_no_delay) {
-    struct kr_addr addr = loopback();
+    struct kr_addr addr = test_loopback(0);
     int fd = parents_socket(&addr, SOCK_STREAM, 1);
     struct kr_reactor *r = test_reactor(NULL);
     struct test_server s = {0};
@@ -202,7 +192,7 @@ TEST_EACH(handover_sets_backlog_and_no_delay) {
 /* Ours: while the caller keeps its descriptor, those who come after a close wait for the next
  * listener. (Those who come while it is under way are what draining is for.) */
 TEST_EACH(handover_close_keeps_the_backlog_of_a_kept_socket) {
-    struct kr_addr addr = loopback();
+    struct kr_addr addr = test_loopback(0);
     int fd = parents_socket(&addr, SOCK_STREAM, 32);
     struct kr_reactor *r = test_reactor(NULL);
     struct test_server s = {0};
@@ -227,7 +217,7 @@ TEST_EACH(handover_close_keeps_the_backlog_of_a_kept_socket) {
 
 /* Ours: one that never runs leaves the caller's socket as it is. */
 TEST_EACH(handover_without_a_run) {
-    struct kr_addr addr = loopback();
+    struct kr_addr addr = test_loopback(0);
     int fd = parents_socket(&addr, SOCK_STREAM, 32);
     struct kr_reactor *r = test_reactor(NULL);
     struct test_server s = {0};
@@ -259,14 +249,14 @@ TEST_EACH(handover_refuses_what_does_not_listen) {
     int pipes[2];
     CHECK_SYS(pipe(pipes));
     check_refused(r, pipes[0], ENOTSOCK);
-    struct kr_addr addr = loopback();
+    struct kr_addr addr = test_loopback(0);
     int fd = parents_socket(&addr, SOCK_STREAM, -1);
     check_refused(r, fd, EINVAL);
     int late = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     CHECK_EQ(connect(late, &addr.u.sa, addr.size), -1); /* it was not made to listen meanwhile */
     test_close(late);
     test_close(fd);
-    addr = loopback();
+    addr = test_loopback(0);
     fd = parents_socket(&addr, SOCK_DGRAM, -1);
     check_refused(r, fd, EINVAL);
     test_close(fd);
@@ -274,7 +264,7 @@ TEST_EACH(handover_refuses_what_does_not_listen) {
     fd = parents_socket(&addr, SOCK_SEQPACKET, 8);
     check_refused(r, fd, EINVAL);
     test_close(fd);
-    addr = loopback();
+    addr = test_loopback(0);
     fd = parents_socket(&addr, SOCK_STREAM, 8);
     int client = client_begin(&addr);
     check_refused(r, client, EINVAL);
@@ -298,7 +288,7 @@ TEST_EACH(handover_is_bounded_by_file_max) {
     struct kr_config config = test_config();
     config.file_max = 2;
     struct kr_reactor *r = test_reactor(&config);
-    struct kr_addr addr = loopback();
+    struct kr_addr addr = test_loopback(0);
     int fd = parents_socket(&addr, SOCK_STREAM, 8);
     struct test_server s = {0};
     kr_listener listener;

@@ -23,9 +23,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MS INT64_C(1000000)
-#define SECOND (1000 * MS)
-
 /* ---- the echo that all use ---- */
 
 #define SEND_LOW ((size_t)4096)
@@ -51,8 +48,7 @@ static void guests_open(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static void guests_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                          enum kr_why why) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     struct guests *g = user;
     g->closes++;
     g->timeouts += why == KR_WHY_TIMEOUT;
@@ -484,8 +480,7 @@ TEST_EACH(hostile_reset_behind_many_receives_is_told) {
     }
     TEST_UNTIL(r, g.closes == CLIENTS);
     CHECK_EQ(g.errors, (unsigned)CLIENTS);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* ---- crumbs and bursts ---- */
@@ -742,8 +737,7 @@ enum state { SILENT_ONE, TALKING, STUFFED, DRAINING, HALF_CLOSED, STATES };
 
 /* Goes on, so that a half-closed connection stays. */
 static void victim_eof(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     ((struct guests *)user)->eofs++;
 }
 
@@ -819,8 +813,7 @@ static void on_listener_end(struct kr_reactor *r, kr_listener listener, void *us
     CHECK_EQ(error, -EINVAL);
     listener_ends++;
     struct kr_listen_opts opts = echo_opts();
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", t->port));
+    struct kr_addr addr = test_loopback(t->port);
     CHECK_OK(kr_listen(r, &t->others_listener, &addr, &opts, &echo_ops, user));
 }
 

@@ -15,8 +15,7 @@ static size_t framed_data(struct kr_reactor *r, kr_conn conn, void *user, const 
                           size_t size) {
     struct framing *framing = user;
     const unsigned char *at = data;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     CHECK_GT(size, framing->last_size); /* shown again only together with more */
     size_t done = 0;
     while (size - done >= 2) {
@@ -75,8 +74,7 @@ struct hoard {
 static size_t hoard_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                          size_t size) {
     struct hoard *hoard = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     test_pattern_check(data, size, 5, 0);
     CHECK_GT(size, hoard->shown);
     hoard->shown = size;
@@ -86,8 +84,7 @@ static size_t hoard_data(struct kr_reactor *r, kr_conn conn, void *user, const v
 static void hoard_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                         enum kr_why why) {
     struct hoard *hoard = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     hoard->closes++;
     hoard->error = error;
     hoard->why = why;
@@ -121,8 +118,7 @@ TEST_EACH(kept_bytes_are_bounded) {
 /* Takes nothing before it is shown all. */
 static size_t patient_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                            size_t size) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     size_t *left = user;
     if (size < *left)
         return 0;
@@ -157,8 +153,7 @@ TEST_EACH(kept_bytes_grow_in_few_steps) {
 static size_t greedy_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                           size_t size) {
     size_t *shown = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     test_pattern_check(data, size, 9, *shown);
     *shown += size;
     return SIZE_MAX;

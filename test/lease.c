@@ -47,10 +47,7 @@ static size_t keeper_data(struct kr_reactor *r, kr_conn conn, void *user, const 
 static void keeper_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                          enum kr_why why) {
     struct keeper *k = user;
-    (void)r;
-    (void)conn;
-    (void)error;
-    (void)why;
+    UNUSED(r, conn, error, why);
     k->closed++;
 }
 
@@ -111,8 +108,7 @@ TEST_EACH(lease_keeps_the_buffer) {
     CHECK_EQ(test_stats(r).leases, 0u);
     test_rest(r, (struct test_levels){.conns = 1, .listeners = 1});
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: beyond the share of one connection, an eighth of the buffers, leases are copies, and the
@@ -134,8 +130,7 @@ TEST_EACH(lease_beyond_the_share_is_a_copy) {
     CHECK_EQ(test_stats(r).bytes_leased, stats.bytes_leased);
     return_all(r, &k);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: all connections together leave an eighth of the buffers for receiving, so that one who
@@ -159,8 +154,7 @@ TEST_EACH(lease_leaves_buffers_for_the_others) {
         return_all(r, &k[i]);
         test_close(fds[i]);
     }
-    test_rest(r, (struct test_levels){.listeners = 0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 0});
 }
 
 /* Ours: a lease outlives its connection, and the slot's next connection does not answer for it. */
@@ -185,8 +179,7 @@ TEST_EACH(lease_outlives_its_connection) {
     CHECK_EQ(kr_lease_data(r, k.leases[0], NULL), k.shown[0]);
     return_all(r, &k);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: what is shown a second time, and memory of the caller's, is copied. */
@@ -211,8 +204,7 @@ TEST_EACH(lease_of_other_bytes_is_a_copy) {
     CHECK_OK(kr_lease_return(r, own));
     return_all(r, &k);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 static size_t part_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
@@ -250,8 +242,7 @@ TEST_EACH(lease_of_parts_share_the_buffer) {
     CHECK_OK(kr_lease_return(r, k.leases[1]));
     CHECK_EQ(test_stats(r).bufs_out, 0u);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: refused memory is -ENOMEM and nothing has changed; a kept buffer needs none beyond the
@@ -272,8 +263,7 @@ TEST_EACH(lease_without_memory_is_refused) {
     check_bytes(r, &k, 7);
     return_all(r, &k);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: leases that nobody returned end with the reactor, copies and buffers alike. */
@@ -303,8 +293,7 @@ TEST_EACH(lease_that_is_none_is_stale) {
     check_bytes(r, &k, 7);
     return_all(r, &k);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: only what is shown, to the connection that it is shown to, counts as lent: not what begins

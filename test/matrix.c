@@ -168,15 +168,13 @@ static size_t world_data(struct kr_reactor *r, kr_conn conn, void *user, const v
 }
 
 void world_eof(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     ((struct world *)user)->eofs++;
 }
 
 void world_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                         enum kr_why why) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     struct world *w = user;
     w->closes++;
     w->error = error;

@@ -19,9 +19,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MS 1000000ll
-#define HOUR (3600 * 1000 * MS)
-
 static pthread_t thread_start(void *(*fn)(void *), void *arg) {
     pthread_t thread;
     CHECK_EQ(pthread_create(&thread, NULL, fn, arg), 0);
@@ -63,8 +60,7 @@ static void things_open(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static void things_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                          enum kr_why why) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     struct things *t = user;
     t->closes++;
     t->error = error;
@@ -75,15 +71,12 @@ static const struct kr_conn_ops things_ops = {
     .on_open = things_open, .on_data = test_send_back, .on_close = things_close};
 
 static void never(struct kr_reactor *r, kr_timer timer, void *user) {
-    (void)r;
-    (void)timer;
-    (void)user;
+    UNUSED(r, timer, user);
     FAIL("a timer of the far future fired");
 }
 
 static void nothing(struct kr_reactor *r, void *arg) {
-    (void)r;
-    (void)arg;
+    UNUSED(r, arg);
 }
 
 static void echo_once(struct things *t, const char *text) {
@@ -248,10 +241,8 @@ TEST_EACH(made_on_one_thread_and_run_on_another) {
     pthread_t thread = thread_start(runner_main, &runner);
 
     t->fd = test_connect(t->port);
-    char back[5];
     test_send(NULL, t->fd, "hello", 5);
-    test_recv(NULL, t->fd, back, 5);
-    CHECK_MEM_EQ(back, "hello", 5);
+    CHECK_RECV(NULL, t->fd, "hello");
     CHECK_ERR(kr_timer_stop(r, t->timer), EPERM);
     CHECK_ERR(kr_listener_close(r, t->listener), EPERM);
     kr_stop(r);
@@ -376,8 +367,7 @@ static void *leaver_main(void *arg) {
 /* Whether nobody listens there. A listener that goes just then resets whom it has in its backlog, maybe
  * before connect(2) has returned. */
 static bool port_refuses(uint16_t port) {
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+    struct kr_addr addr = test_loopback(port);
     int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     int error = connect(fd, &addr.u.sa, addr.size) < 0 ? errno : 0;
     CHECK(error == 0 || error == ECONNREFUSED || error == ECONNRESET);
@@ -420,10 +410,7 @@ static void debt_released(struct kr_reactor *r, void *arg) {
 
 static void debt_forwarded(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
                            const struct kr_forwarded *what) {
-    (void)r;
-    (void)a;
-    (void)b;
-    (void)what;
+    UNUSED(r, a, b, what);
     ((struct debts *)user)->forwarded++;
 }
 
@@ -493,8 +480,7 @@ TEST_EACH(thread_after_another_is_another) {
 }
 
 static void leave(struct kr_reactor *r, void *arg) {
-    (void)r;
-    (void)arg;
+    UNUSED(r, arg);
     pthread_exit(NULL);
 }
 
@@ -609,9 +595,7 @@ TEST_EACH(forked_child_gives_an_open_reservation_back) {
     }
     child_join(child);
     CHECK_OK(kr_conn_commit(t.r, t.conn, 4));
-    char back[4];
-    test_recv(t.r, t.fd, back, 4);
-    CHECK_MEM_EQ(back, "kept", 4);
+    CHECK_RECV(t.r, t.fd, "kept");
     things_check_unharmed(&t);
     things_end(&t);
 }
@@ -683,9 +667,7 @@ static void branch_open(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static size_t branch_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                           size_t size) {
-    (void)r;
-    (void)conn;
-    (void)data;
+    UNUSED(r, conn, data);
     branch(user, IN_DATA);
     return size / 2;
 }
@@ -697,10 +679,7 @@ static void branch_eof(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static void branch_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                          enum kr_why why) {
-    (void)r;
-    (void)conn;
-    (void)error;
-    (void)why;
+    UNUSED(r, conn, error, why);
     branch(user, IN_CLOSE);
 }
 
@@ -710,8 +689,7 @@ static const struct kr_conn_ops branch_ops = {.on_open = branch_open,
                                               .on_close = branch_close};
 
 static void branch_timer(struct kr_reactor *r, kr_timer timer, void *user) {
-    (void)r;
-    (void)timer;
+    UNUSED(r, timer);
     branch(user, IN_TIMER);
 }
 
@@ -726,8 +704,7 @@ static void branch_released(struct kr_reactor *r, void *arg) {
 }
 
 static void branch_drained(struct kr_reactor *r, void *user, unsigned cut_off) {
-    (void)r;
-    (void)cut_off;
+    UNUSED(r, cut_off);
     branch(user, IN_DRAINED);
 }
 
@@ -1084,8 +1061,7 @@ TEST_EACH(signal_storm_ends_no_run) {
         CHECK(test_echo_done(&d.echoes[i]));
         test_close(d.echoes[i].fd);
     }
-    test_rest(t.r, (struct test_levels){.listeners = 1});
-    test_reactor_free(t.r);
+    test_reactor_end(t.r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: a signal may end the wait of a kr_step, which then answers 0, never an error. */

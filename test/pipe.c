@@ -18,8 +18,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define COUNT(table_) (sizeof(table_) / sizeof *(table_))
-#define MS INT64_C(1000000)
 #define LARGE ((size_t)4 << 20)
 
 struct seen {
@@ -35,16 +33,14 @@ struct seen {
 
 static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     struct seen *s = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     s->opens++;
 }
 
 static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                       size_t size) {
     struct seen *s = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     CHECK(s->opens == 1 && !s->eofs && !s->closes);
     if (s->seed)
         test_pattern_check(data, size, s->seed, s->got);
@@ -60,15 +56,13 @@ static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
 }
 
 static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     ((struct seen *)user)->drains++;
 }
 
 static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
     struct seen *s = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     s->closes++;
     s->error = error;
     s->why = why;
@@ -109,8 +103,7 @@ static int begin(struct kr_reactor *r, struct seen *s, int end, int flags,
 }
 
 static void finish(struct kr_reactor *r) {
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 static void write_all(struct kr_reactor *r, int fd, const char *data, size_t size) {
@@ -406,8 +399,7 @@ struct left {
 static void released(struct kr_reactor *r, kr_conn conn, void *user,
                      const struct kr_released *what) {
     struct left *l = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     *l = (struct left){l->count + 1, what->fd, what->error, what->unread_size, what->unsent_size, what->eof, what->shut};
 }
 
@@ -536,9 +528,7 @@ TEST_EACH(pipe_has_deadlines) {
 
 static void forwarded(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
                       const struct kr_forwarded *what) {
-    (void)r;
-    (void)a;
-    (void)b;
+    UNUSED(r, a, b);
     CHECK_EQ(what->error, 0);
     *(uint64_t *)user = what->bytes_ab;
 }

@@ -13,8 +13,6 @@
 #include <stdlib.h>
 #include <sys/time.h>
 
-#define MS 1000000ll
-
 /* Posts until it is taken: -ENOBUFS says "try again later". */
 static void post_surely(struct kr_reactor *r, kr_post_fn *fn, void *arg) {
     for (;;) {
@@ -92,8 +90,7 @@ static void post_from_threads(struct kr_reactor *r, unsigned each) {
 TEST_EACH(eight_threads_keep_their_order) {
     struct kr_reactor *r = test_reactor(NULL);
     post_from_threads(r, 20000);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: the same with a queue of two, so that nearly every post meets a full queue. */
@@ -261,8 +258,7 @@ TEST_EACH(no_lost_wakeup, .deadline_s = 120) {
     thread_join(thread);
     CHECK_EQ(atomic_load(&p.ran), p.rounds);
     CHECK_GT(test_stats(r).waits, 0u);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* ---- signal handlers ---- */
@@ -277,8 +273,7 @@ static struct {
 } storm;
 
 static void storm_ran(struct kr_reactor *r, void *arg) {
-    (void)r;
-    (void)arg;
+    UNUSED(r, arg);
     storm.ran++;
 }
 
@@ -592,8 +587,7 @@ TEST_EACH(notices_coalesce) {
     CHECK_ERR(kr_notify(r, NULL), EINVAL);
     CHECK_ERR(kr_notify(r, &(struct kr_notice){.arg = &a}), EINVAL);
     CHECK_ERR(kr_notify(NULL, &a.notice), EINVAL);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 struct notifier {
@@ -703,8 +697,7 @@ TEST_EACH(stop_before_run_ends_the_next_run) {
     CHECK_OK(kr_post(r, test_count_call, &ran));
     CHECK_EQ(kr_step(r, -1), 1);
     CHECK_EQ(ran, 1u);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: kr_stop ends a kr_step that waits without end, which then answers 0. */

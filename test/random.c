@@ -22,7 +22,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define MS INT64_C(1000000)
 #define S (1000 * MS)
 #define REST_NS (5 * MS)
 

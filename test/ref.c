@@ -13,8 +13,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MS INT64_C(1000000)
-
 static int format(struct kr_reactor *r, struct lender *lender, size_t size) {
     void *room;
     int rc = kr_conn_reserve(r, lender->conn, size, &room);
@@ -66,8 +64,7 @@ static void check_over(struct pair *p, int error, enum kr_why why) {
 static void pair_end(struct pair *p) {
     test_close(p->fd);
     TEST_UNTIL(p->r, p->lender->closes == 1);
-    test_rest(p->r, (struct test_levels){.listeners = 1});
-    test_reactor_free(p->r);
+    test_reactor_end(p->r, (struct test_levels){.listeners = 1});
 }
 
 /* ---- order ---- */
@@ -135,8 +132,7 @@ TEST_EACH(ref_keeps_order_among_copies) {
         CHECK_GT(lenders[i].lent, 2u);
         test_close(readers[i].fd);
     }
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: a loan's bytes are not copied, nor are they counted as such. */
@@ -296,12 +292,10 @@ TEST_EACH(ref_of_nothing_comes_back) {
 /* Ours: without a callback nobody is told: constants. */
 TEST_EACH(ref_of_constants_needs_no_release) {
     struct pair p = pair_make(NULL, 0);
-    char got[10];
     CHECK_OK(kr_conn_send_ref(p.r, p.lender->conn, "01234", 5, NULL, NULL));
     CHECK_OK(kr_conn_send(p.r, p.lender->conn, "56", 2));
     CHECK_OK(kr_conn_send_ref(p.r, p.lender->conn, "789", 3, NULL, NULL));
-    test_recv(p.r, p.fd, got, 10);
-    CHECK_MEM_EQ(got, "0123456789", 10);
+    CHECK_RECV(p.r, p.fd, "0123456789");
     test_rest(p.r, (struct test_levels){.conns = 1, .listeners = 1});
     CHECK_EQ(test_stats(p.r).bytes_copied, 2u);
     pair_end(&p);

@@ -85,26 +85,22 @@ static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void
 }
 
 static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     ((struct seen *)user)->eofs++;
 }
 
 static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     ((struct seen *)user)->drains++;
 }
 
 static void on_shutdown(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     ((struct seen *)user)->shutdowns++;
 }
 
 static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     struct seen *s = user;
     char byte;
     if (s->looks)
@@ -144,8 +140,7 @@ static void end(struct seen *s) {
     test_close(s->fd);
     free(s->unread);
     free(s->unsent);
-    test_rest(s->r, (struct test_levels){.listeners = 1});
-    test_reactor_free(s->r);
+    test_reactor_end(s->r, (struct test_levels){.listeners = 1});
 }
 
 /* Runs it with a descriptor that was kept, and with one that is made. */
@@ -237,9 +232,7 @@ static void plain(bool kept) {
     char byte;
     CHECK_EQ(test_recv_some(s.fd, &byte, 1), 0); /* no end is seen */
     CHECK_EQ(write(s.what.fd, "hello", 5), 5);
-    char back[5];
-    test_recv(s.r, s.fd, back, 5);
-    CHECK_MEM_EQ(back, "hello", 5);
+    CHECK_RECV(s.r, s.fd, "hello");
     client_sends(&s, 1000, 1000);
     read_by_fd(&s, 2000);
     test_close(s.what.fd);
@@ -500,8 +493,7 @@ TEST_EACH(release_and_adopt) {
 
 static void of_connect(bool kept) {
     int listener = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
+    struct kr_addr addr = test_loopback(0);
     CHECK_SYS(bind(listener, &addr.u.sa, addr.size));
     CHECK_SYS(listen(listener, 4));
     CHECK_SYS(getsockname(listener, &addr.u.sa, &addr.size));
@@ -523,8 +515,7 @@ static void of_connect(bool kept) {
     test_close(listener);
     free(s.unread);
     free(s.unsent);
-    test_rest(s.r, (struct test_levels){0});
-    test_reactor_free(s.r);
+    test_reactor_end(s.r, (struct test_levels){0});
 }
 
 /* Ours: connections of this program's own making leave alike, once they stand. */
@@ -556,8 +547,7 @@ static void of_unix(bool kept) {
     test_close(ends[1]);
     free(s.unread);
     free(s.unsent);
-    test_rest(s.r, (struct test_levels){0});
-    test_reactor_free(s.r);
+    test_reactor_end(s.r, (struct test_levels){0});
 }
 
 /* Ours: adopted sockets too; one that was kept is the very descriptor that came. */
@@ -597,8 +587,7 @@ struct parcel {
 
 static void parcel_released(struct kr_reactor *r, kr_conn conn, void *user,
                             const struct kr_released *what) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     struct parcel *p = user;
     p->tells++;
     p->what = *what;
@@ -676,10 +665,7 @@ TEST_EACH(release_hands_descriptors_over) {
 
 static void no_release(struct kr_reactor *r, kr_conn conn, void *user,
                        const struct kr_released *what) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    (void)what;
+    UNUSED(r, conn, user, what);
     FAIL("a release that was refused");
 }
 
@@ -845,8 +831,7 @@ static void chance_open(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static size_t chance_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                           size_t size) {
-    (void)conn;
-    (void)data;
+    UNUSED(conn, data);
     struct chance *x = user;
     x->datas++;
     CHECK_OK(kr_conn_release(r, x->s->conn, released, x->s));
@@ -883,8 +868,7 @@ TEST_EACH(release_that_fails_tells_of_the_queue) {
     test_close(s.fd);
     free(s.unread);
     free(s.unsent);
-    test_rest(s.r, (struct test_levels){.listeners = 2});
-    test_reactor_free(s.r);
+    test_reactor_end(s.r, (struct test_levels){.listeners = 2});
 }
 
 /* A release fails for want of a descriptor, and a drain has come by meanwhile. */
@@ -905,8 +889,7 @@ static void end_of_a_failed_one(struct seen *s) {
     test_close(s->fd);
     free(s->unread);
     free(s->unsent);
-    test_rest(s->r, (struct test_levels){0});
-    test_reactor_free(s->r);
+    test_reactor_end(s->r, (struct test_levels){0});
 }
 
 /* Ours: a drain that came by while a release was under way is told of when that has failed. */
@@ -1112,8 +1095,7 @@ static void killer_open(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static size_t killer_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                           size_t size) {
-    (void)conn;
-    (void)data;
+    UNUSED(conn, data);
     struct killer *k = user;
     CHECK_OK(kr_conn_close(r, k->victim, KR_CLOSE_NOW));
     k->kills++;
@@ -1145,8 +1127,7 @@ TEST_EACH(release_closed_before_the_answer) {
     test_close(s.fd);
     free(s.unread);
     free(s.unsent);
-    test_rest(s.r, (struct test_levels){.listeners = 2});
-    test_reactor_free(s.r);
+    test_reactor_end(s.r, (struct test_levels){.listeners = 2});
 }
 
 /* ---- descriptors that are kept ---- */

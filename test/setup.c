@@ -53,10 +53,8 @@ static void check_refused(const struct kr_config *config, int error, enum kr_ref
 
 static void check_echoes(struct kr_reactor *r) {
     int fd = test_connect(test_listen(r, NULL, NULL, &test_send_back_ops, NULL));
-    char back[5];
     test_send(r, fd, "hello", 5);
-    test_recv(r, fd, back, 5);
-    CHECK_MEM_EQ(back, "hello", 5);
+    CHECK_RECV(r, fd, "hello");
     test_close(fd);
     TEST_UNTIL(r, test_stats(r).conns == 0);
 }
@@ -498,10 +496,7 @@ static struct {
 
 static int fake_ring_open(const struct kr__kernel *k, struct io_uring *ring, unsigned entries,
                           struct io_uring_params *params) {
-    (void)k;
-    (void)ring;
-    (void)entries;
-    (void)params;
+    UNUSED(k, ring, entries, params);
     return -fake.ring_error;
 }
 
@@ -636,8 +631,7 @@ static void *step_alloc(void *ctx, size_t size) {
 }
 
 static void step_free(void *ctx, void *memory, size_t size) {
-    (void)ctx;
-    (void)size;
+    UNUSED(ctx, size);
     free(memory);
     steps.held--;
 }

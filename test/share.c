@@ -22,9 +22,7 @@ static void guest_open(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static size_t guest_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                          size_t size) {
-    (void)r;
-    (void)conn;
-    (void)data;
+    UNUSED(r, conn, data);
     struct guest *g = user;
     g->bytes += size;
     return size;
@@ -56,8 +54,7 @@ static struct inn *inn_open(const struct kr_config *config) {
 static void inn_close(struct inn *inn) {
     test_close(inn->hog.fd);
     test_close(inn->other.fd);
-    test_rest(inn->r, (struct test_levels){.listeners = 1});
-    test_reactor_free(inn->r);
+    test_reactor_end(inn->r, (struct test_levels){.listeners = 1});
 }
 
 static const struct kr__conn *conn_of(const struct inn *inn, const struct guest *g) {

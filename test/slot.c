@@ -187,9 +187,7 @@ static void take_over(const struct kr__kernel *kernel, unsigned conn_max) {
         int next = close_before_accept(r, listener, port, i);
         TEST_UNTIL(r, house.count == i + 2);
         CHECK_EQ(house.lives[i].events[CLOSE], 1u);
-        char bytes[3];
-        test_recv(r, next, bytes, 3);
-        CHECK_MEM_EQ(bytes, "abc", 3);
+        CHECK_RECV(r, next, "abc");
         test_close(fd);
         fd = next;
     }

@@ -89,16 +89,14 @@ TEST_EACH(sock_options_are_inherited_by_accepted_connections) {
     check_all();
     TEST_UNTIL(r, test_stats(r).conns == 1);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: so has a connection that is made. */
 TEST_EACH(sock_options_are_those_of_made_connections) {
     struct kr_reactor *r = begin();
     uint16_t port = test_listen(r, NULL, NULL, &test_take_all_ops, NULL);
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+    struct kr_addr addr = test_loopback(port);
     struct kr_connect_opts opts = test_connect_opts();
     ask_for_all(&opts.conn);
     kr_conn conn;
@@ -107,8 +105,7 @@ TEST_EACH(sock_options_are_those_of_made_connections) {
     check_all();
     TEST_UNTIL(r, test_stats(r).conns == 2);
     CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_NOW));
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: without being asked only Nagle's delay is turned off. */
@@ -127,8 +124,7 @@ TEST_EACH(sock_options_are_left_to_the_system) {
     CHECK_EQ(seen.values[8], 0);
     test_close(own);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: what the kernel refuses is an error of the call, and nothing stays. SO_MARK needs a
@@ -137,8 +133,7 @@ TEST_EACH(sock_option_that_is_refused) {
     struct kr_reactor *r = begin();
     struct kr_connect_opts opts = test_connect_opts();
     opts.conn.mark = 7;
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 1));
+    struct kr_addr addr = test_loopback(1);
     int before = tap_fd_count();
     bool root = geteuid() == 0;
     if (root)
@@ -166,8 +161,7 @@ TEST_EACH(sock_option_that_is_refused) {
 TEST_EACH(sock_options_have_ranges) {
     struct kr_reactor *r = begin();
     struct kr_connect_opts opts;
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 1));
+    struct kr_addr addr = test_loopback(1);
     REFUSED(keep_idle_s, 32768);
     REFUSED(keep_every_s, 32768);
     REFUSED(keep_probes, 128);
@@ -198,10 +192,7 @@ static void living_open(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static void living_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                          enum kr_why why) {
-    (void)r;
-    (void)conn;
-    (void)error;
-    (void)why;
+    UNUSED(r, conn, error, why);
     ((struct living *)user)->closes++;
 }
 
@@ -221,8 +212,7 @@ static void living_end(struct living *l) {
     CHECK_OK(kr_conn_close(l->r, l->conn, KR_CLOSE_NOW));
     TEST_UNTIL(l->r, l->closes == 1);
     test_close(l->fd);
-    test_rest(l->r, (struct test_levels){.listeners = 1});
-    test_reactor_free(l->r);
+    test_reactor_end(l->r, (struct test_levels){.listeners = 1});
 }
 
 static void each_way(void (*run)(bool kept)) {
@@ -240,8 +230,7 @@ static void told(struct kr_reactor *r, kr_conn conn, void *user, int error) {
 
 static void look_and_close(struct kr_reactor *r, kr_conn conn, void *user,
                            const struct kr_released *what) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     struct living *l = user;
     CHECK_EQ(what->error, 0);
     look(what->fd);
@@ -259,8 +248,7 @@ static void living_look(struct living *l) {
     CHECK_OK(kr_conn_release(l->r, l->conn, look_and_close, l));
     TEST_UNTIL(l->r, l->closes == 1);
     test_close(l->fd);
-    test_rest(l->r, (struct test_levels){.listeners = 1});
-    test_reactor_free(l->r);
+    test_reactor_end(l->r, (struct test_levels){.listeners = 1});
 }
 
 static void set(struct living *l, enum kr_sockopt which, unsigned value) {
@@ -403,8 +391,7 @@ static void bounded(bool kept) {
     for (unsigned i = 0; i < 64; i++)
         CHECK_EQ(l.errors[i], i < before ? 0 : -ECANCELED);
     test_close(l.fd);
-    test_rest(l.r, (struct test_levels){.listeners = 1});
-    test_reactor_free(l.r);
+    test_reactor_end(l.r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: so many wait and no more; those that still do when the connection ends are told so before
@@ -457,8 +444,7 @@ static void before_bytes(bool closes) {
     }
     TEST_UNTIL(l.r, l.closes == 1);
     test_close(l.fd);
-    test_rest(l.r, (struct test_levels){.listeners = 1});
-    test_reactor_free(l.r);
+    test_reactor_end(l.r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: bytes that are queued behind options go when all of these are set, however many turns that

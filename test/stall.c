@@ -17,8 +17,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define MS INT64_C(1000000)
-#define HOUR (3600 * 1000 * MS)
 #define CROWD 400u
 static unsigned crowd_size = CROWD;
 
@@ -91,9 +89,7 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                       size_t size) {
-    (void)r;
-    (void)conn;
-    (void)data;
+    UNUSED(r, conn, data);
     crowd.bytes += size;
     unsigned i = (unsigned)((kr_conn *)user - crowd.conns);
     if (crowd.talkers && i >= crowd.talkers)
@@ -102,10 +98,7 @@ static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void
 }
 
 static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    (void)error;
+    UNUSED(r, conn, user, error);
     crowd.closes++;
     crowd.timeouts += why == KR_WHY_TIMEOUT;
 }
@@ -383,8 +376,7 @@ TEST_EACH(stall_then_flush_of_the_rest) {
 }
 
 static void on_drained(struct kr_reactor *r, void *user, unsigned cut_off) {
-    (void)r;
-    (void)user;
+    UNUSED(r, user);
     crowd.drained = true;
     crowd.cut_off = cut_off;
 }
@@ -458,8 +450,7 @@ static void check_all_stand(void) {
 TEST_EACH(stall_then_connect) {
     struct kr_conn_opts opts = no_deadlines();
     crowd_gather(&opts);
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", crowd.port));
+    struct kr_addr addr = test_loopback(crowd.port);
     CHECK_OK(kr_listener_pause(crowd.r, crowd.listener));
     crowd_is_connected(&addr);
     CHECK_OK(kr_step(crowd.r, 0));
@@ -520,8 +511,7 @@ TEST_EACH(stall_then_connect_to_a_unix_socket) {
 TEST_EACH(stall_before_connect) {
     struct kr_conn_opts opts = no_deadlines();
     crowd_gather(&opts);
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", crowd.port));
+    struct kr_addr addr = test_loopback(crowd.port);
     CHECK_OK(kr_listener_pause(crowd.r, crowd.listener));
     crowd_is_connected(&addr);
     still.now += LATER;

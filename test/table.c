@@ -99,8 +99,7 @@ static void port_is_free(enum kr_table table) {
     CHECK_EQ(errno, ECONNREFUSED);
     test_close(fd);
 
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+    struct kr_addr addr = test_loopback(port);
     CHECK_OK(kr_listen(r, NULL, &addr, NULL, &house_ops, &house));
     test_close(house_open_one(r, port));
     test_close(idle);
@@ -258,8 +257,7 @@ static void connect_and_adopt(enum kr_table table) {
     int fds = tap_fd_count();
 
     struct house *server = &house;
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+    struct kr_addr addr = test_loopback(port);
     kr_conn made;
     CHECK_OK(kr_connect(r, &made, &addr, NULL, &(struct kr_conn_ops){.on_data = house_keep_all},
                         &server->lives[9]));
@@ -278,9 +276,7 @@ static void connect_and_adopt(enum kr_table table) {
     TEST_UNTIL(r, house.count == 2);
     CHECK_EQ(tap_fd_count(), fds + 1 + cost(table));
     test_send(r, ends[1], "hello", 5);
-    char back[5];
-    test_recv(r, ends[1], back, 5);
-    CHECK_MEM_EQ(back, "hello", 5);
+    CHECK_RECV(r, ends[1], "hello");
     life_close(r, &house.lives[1], KR_CLOSE_NOW);
     CHECK_EQ(test_recv_end(r, ends[1], NULL), 0);
     life_check_closed(r, 1, 0, KR_WHY_LOCAL);
@@ -297,8 +293,7 @@ TEST_EACH(made_and_adopted_connections) {
 
 static void released(struct kr_reactor *r, kr_conn conn, void *user,
                      const struct kr_released *what) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     CHECK_EQ(what->error, 0);
     *(int *)user = what->fd;
 }
@@ -326,8 +321,7 @@ TEST_EACH(released_from_a_plain_table) {
 }
 
 static void answered(struct kr_reactor *r, kr_conn conn, void *user, int error) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     CHECK_EQ(error, 0);
     ++*(unsigned *)user;
 }
@@ -564,8 +558,7 @@ TEST_EACH(short_submits_are_translated_once) {
         CHECK_EQ(test_recv_end(r, fds[i], NULL), 0);
         test_close(fds[i]);
     }
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: a descriptor whose CLOSE was translated, and which the kernel never took, is closed when

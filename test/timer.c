@@ -9,8 +9,6 @@
 #include <stdlib.h>
 
 #define US 1000ll
-#define MS 1000000ll
-#define HOUR (3600 * 1000 * MS)
 
 /* One timer: what it was set to and what has become of it. */
 struct probe {
@@ -68,8 +66,7 @@ TEST_EACH(endless_wait_ends_with_the_timer) {
     for (; !p.fires; steps++)
         CHECK_OK(kr_step(r, -1));
     CHECK_LE(steps, 3u);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: with nothing to do, a bounded wait lasts as long as was asked, though a timer is set for
@@ -84,8 +81,7 @@ TEST_EACH(bounded_wait_ends_in_time_without_the_timer) {
     CHECK_GE(tap_now_ns() - before, 3 * MS);
     CHECK_EQ(p.fires, 0u);
     CHECK_OK(kr_timer_stop(r, p.timer));
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: the end of time is never: no overflow makes a huge timer fire, and no wait is broken by
@@ -121,8 +117,7 @@ struct ordered {
 };
 
 static void ordered_fire(struct kr_reactor *r, kr_timer timer, void *user) {
-    (void)r;
-    (void)timer;
+    UNUSED(r, timer);
     struct ordered_timer *t = user;
     struct ordered *o = t->home;
     if (t->in_ns == 0) {
@@ -156,8 +151,7 @@ TEST_EACH(order_is_that_of_due_times_then_of_starting) {
     CHECK_OK(kr_timer_start(r, NULL, 0, 0, ordered_start, &o));
     TEST_UNTIL(r, o.fired == ORDERED);
     CHECK_EQ(o.zeros, ORDERED / 4u);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 static void fire_and_go_on(struct kr_reactor *r, kr_timer timer, void *user) {
@@ -184,8 +178,7 @@ TEST_EACH(one_shot_ends_unless_restarted_inside) {
     CHECK_ERR(kr_timer_stop(r, p.timer), ESTALE);
     CHECK_EQ(kr_step(r, 0), 0);
     CHECK_EQ(p.fires, 3u);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 static void fire_and_stop(struct kr_reactor *r, kr_timer timer, void *user) {
@@ -244,8 +237,7 @@ TEST_EACH(stopping_and_restarting_others_due_in_the_same_turn) {
     CHECK_EQ(others[3].fires, 1u);
     TEST_UNTIL(r, others[1].fires == 1);
     CHECK_EQ(others[0].fires, 0u);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* The second beat stalls for ten beats and a half, so that the third firing is for the eleventh
@@ -275,8 +267,7 @@ TEST_EACH(periodic_skips_missed_beats) {
         CHECK_LE(p.fires, before + 1);
     }
     CHECK_OK(kr_timer_stop(r, p.timer));
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: a periodic timer that is changed to one-shot fires once more; and the other way round. */
@@ -297,8 +288,7 @@ TEST_EACH(restart_changes_the_period) {
     CHECK_OK(kr_timer_restart(r, p.timer, 0, 100 * US));
     TEST_UNTIL(r, p.fires >= before + 4);
     CHECK_OK(kr_timer_stop(r, p.timer));
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 #define MANY 100000
@@ -497,8 +487,7 @@ TEST_EACH(traffic_does_not_starve_timers) {
     CHECK_GT(p.fires, 3u);
     CHECK_OK(kr_timer_stop(r, p.timer));
     crowd_close(&crowd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: timers that are due in every turn do not keep the traffic from going on. */
@@ -535,8 +524,7 @@ static void idle_open(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static size_t idle_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                         size_t size) {
-    (void)conn;
-    (void)data;
+    UNUSED(conn, data);
     ((struct idle *)user)->active = kr_now(r);
     return size;
 }
@@ -577,8 +565,7 @@ TEST_EACH(idle_closes_a_silent_connection) {
     check_timed_out(&seen, seen.opened);
     CHECK_EQ(test_recv_end(r, fd, NULL), 0);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: received bytes put the deadline off. Bytes come for many times idle_ns, each well before
@@ -600,8 +587,7 @@ TEST_EACH(idle_is_deferred_by_received_bytes) {
     TEST_UNTIL(r, seen.closed);
     check_timed_out(&seen, seen.active);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 static void idle_send(struct kr_reactor *r, kr_timer timer, void *user) {
@@ -627,8 +613,7 @@ TEST_EACH(idle_is_deferred_by_sent_bytes) {
     CHECK_LE(got, seen.sends);
     check_timed_out(&seen, got ? seen.queued[got - 1] : seen.opened);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 static void idle_timeout(struct kr_reactor *r, kr_conn conn, void *user, enum kr_deadline which) {
@@ -654,8 +639,7 @@ TEST_EACH(idle_starts_anew_after_on_timeout) {
     CHECK_EQ(seen.error, 0);
     CHECK_EQ(seen.why, KR_WHY_LOCAL);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: kr_conn_deadline sets the deadline anew and 0 takes it away. The connection whose deadline
@@ -679,8 +663,7 @@ TEST_EACH(idle_can_be_changed_and_taken_away) {
     CHECK_EQ(twice.error, -ETIMEDOUT);
     test_close(fd[0]);
     test_close(fd[1]);
-    test_rest(r, (struct test_levels){.listeners = 2});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 2});
 }
 
 /* Ours: set between turns, the idle deadline counts from the call, not from the last turn, which
@@ -697,8 +680,7 @@ TEST_EACH(idle_set_between_turns_counts_from_then) {
     TEST_UNTIL(r, seen.closed);
     check_timed_out(&seen, since);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 static void idle_open_paused(struct kr_reactor *r, kr_conn conn, void *user) {
@@ -719,8 +701,7 @@ TEST_EACH(idle_closes_a_paused_connection) {
     TEST_UNTIL(r, seen.closed);
     check_timed_out(&seen, seen.opened);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 TAP_MAIN(timer, 92)

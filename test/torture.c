@@ -70,23 +70,19 @@ void world_open(struct kr_reactor *r, kr_conn conn, void *user) {
 
 void world_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                         enum kr_why why) {
-    (void)r;
-    (void)conn;
-    (void)why;
+    UNUSED(r, conn, why);
     struct world *w = user;
     w->closes++;
     CHECK(error != -ENOMEM || !whole(w));
 }
 
 void world_drain(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     ((struct world *)user)->drains++;
 }
 
 void world_fire(struct kr_reactor *r, kr_timer timer, void *user) {
-    (void)r;
-    (void)timer;
+    UNUSED(r, timer);
     ((struct world *)user)->fires++;
 }
 
@@ -127,8 +123,7 @@ struct kr_listen_opts small_opts(void) {
 bool listens(struct world *w, const struct kr_listen_opts *opts,
                     const struct kr_conn_ops *ops) {
     struct kr_listen_opts defaults = small_opts();
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
+    struct kr_addr addr = test_loopback(0);
     if (!good(w, kr_listen(w->r, &w->listener, &addr, opts ? opts : &defaults, ops, w)))
         return false;
     CHECK_OK(kr_listener_addr(w->r, w->listener, &addr));

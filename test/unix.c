@@ -64,10 +64,8 @@ static kr_listener listen_at(struct kr_reactor *r, const struct kr_addr *addr,
 static void check_serves(struct kr_reactor *r, const struct kr_addr *addr, struct test_server *s) {
     unsigned closes = s->closes;
     int fd = test_connect_addr(addr, SOCK_NONBLOCK);
-    char back[5];
     test_send(r, fd, "hello", 5);
-    test_recv(r, fd, back, 5);
-    CHECK_MEM_EQ(back, "hello", 5);
+    CHECK_RECV(r, fd, "hello");
     CHECK_SYS(shutdown(fd, SHUT_WR));
     CHECK_EQ(test_recv_end(r, fd, NULL), 0);
     TEST_UNTIL(r, s->closes == closes + 1);
@@ -437,8 +435,7 @@ static int send_buf_of(int fd) {
 }
 
 static void take_fd(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     *(int *)user = what->fd;
 }
 
@@ -577,8 +574,7 @@ TEST_EACH(listen_at_a_path_of_a_living_one) {
 TEST_EACH(listen_where_one_listens) {
     struct kr_reactor *r = test_reactor(NULL);
     struct test_server s = {0};
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
+    struct kr_addr addr = test_loopback(0);
     CHECK_OK(kr_listener_addr(r, listen_at(r, &addr, NULL, &s), &addr));
     struct kr_listen_opts opts = default_opts();
     opts.in_use_ns = -1;
@@ -673,8 +669,7 @@ TEST_EACH(unix_removes_no_path_of_others) {
     CHECK(is_there(&p));
     check_serves(r, &p.addr, &heir);
     CHECK_OK(kr_listener_close(r, second));
-    test_rest(r, (struct test_levels){.conns = 0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.conns = 0});
     place_end(&p);
 }
 
@@ -712,8 +707,7 @@ static int refuse_update(const struct kr__kernel *k, struct io_uring *ring, unsi
 }
 
 static int refuse_dup(const struct kr__kernel *k, int fd) {
-    (void)k;
-    (void)fd;
+    UNUSED(k, fd);
     return -ENOMEM;
 }
 

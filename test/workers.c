@@ -22,7 +22,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define COUNT(table_) (sizeof(table_) / sizeof *(table_))
 #define PEERS 24u
 #define ANSWER ((size_t)600 << 10)
 
@@ -155,11 +154,9 @@ static void say(int fd, char byte, int flags) {
 
 /* Somebody else is served. */
 static void check_served(struct house *h, enum family family) {
-    char back[5];
     int fd = client(h, family);
     test_send(h->r, fd, "hello", 5);
-    test_recv(h->r, fd, back, 5);
-    CHECK_MEM_EQ(back, "hello", 5);
+    CHECK_RECV(h->r, fd, "hello");
     test_close(fd);
 }
 
@@ -285,12 +282,10 @@ TEST_EACH(workers_none_for_urgent_bytes) {
 TEST_EACH(workers_urgent_byte_is_in_the_stream) {
     struct house *h = house_begin(&serves, 8, 0);
     int fd = client(h, TCP);
-    char back[5];
     test_send(h->r, fd, "he", 2);
     say(fd, 'l', MSG_OOB);
     test_send(h->r, fd, "lo", 2);
-    test_recv(h->r, fd, back, 5);
-    CHECK_MEM_EQ(back, "hello", 5);
+    CHECK_RECV(h->r, fd, "hello");
     test_close(fd);
     TEST_UNTIL(h->r, h->closes == 1);
     house_end(h, 0);

@@ -23,11 +23,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MS INT64_C(1000000)
 #define MIB ((size_t)1 << 20)
 #define CONNS_MAX 8
 #define LARGE 10000u
-#define COUNT(table_) (sizeof(table_) / sizeof *(table_))
 
 static struct kr_listen_opts zero_opts(int64_t flush_ns) {
     struct kr_listen_opts opts = test_listen_opts();
@@ -160,8 +158,7 @@ TEST_EACH(zerocopy_keeps_order, .deadline_s = 60) {
         CHECK_EQ(lenders[i].lent, lenders[i].returned);
         test_close(readers[i].fd);
     }
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* The kernel's, on which all of this rests: a loan is not let go when it is taken, but when the
@@ -556,8 +553,7 @@ TEST_EACH(zerocopy_then_a_half_close) {
 static unsigned drains, cut_off;
 
 static void drained(struct kr_reactor *r, void *user, unsigned count) {
-    (void)r;
-    (void)user;
+    UNUSED(r, user);
     drains++;
     cut_off = count;
 }
@@ -647,9 +643,7 @@ static void stop_on_close(struct kr_reactor *r, kr_conn conn, void *user, int er
 static const struct kr_conn_ops stopping_ops = {.on_data = test_take_all, .on_close = stop_on_close};
 
 static void not_drained(struct kr_reactor *r, void *user, unsigned remaining) {
-    (void)r;
-    (void)user;
-    (void)remaining;
+    UNUSED(r, user, remaining);
     FAIL("a drain has ended");
 }
 
@@ -727,9 +721,7 @@ static struct kr_released given;
 
 static void on_released(struct kr_reactor *r, kr_conn conn, void *user,
                         const struct kr_released *what) {
-    (void)r;
-    (void)conn;
-    (void)user;
+    UNUSED(r, conn, user);
     given = *what;
 }
 

@@ -82,9 +82,7 @@ TEST_EACH(queued_counts_bytes) {
     memcpy(room, "90", 2);
     CHECK_OK(kr_conn_commit(p.r, c, 2));
     CHECK_EQ(kr_conn_queued(p.r, c), 10u);
-    char got[10];
-    test_recv(p.r, p.fd, got, 10);
-    CHECK_MEM_EQ(got, "1234567890", 10);
+    CHECK_RECV(p.r, p.fd, "1234567890");
     TEST_UNTIL(p.r, kr_conn_queued(p.r, c) == 0);
     CHECK_EQ(test_stats(p.r).bytes_out, 10u);
     test_server_end(&p);
@@ -246,15 +244,12 @@ TEST_EACH(now_stands_still_in_a_turn) {
 static unsigned fires, posts;
 
 static void count_fire(struct kr_reactor *r, kr_timer timer, void *user) {
-    (void)r;
-    (void)timer;
-    (void)user;
+    UNUSED(r, timer, user);
     fires++;
 }
 
 static void count_post(struct kr_reactor *r, void *arg) {
-    (void)r;
-    (void)arg;
+    UNUSED(r, arg);
     posts++;
 }
 
@@ -310,9 +305,7 @@ TEST_EACH(send_without_memory_takes_nothing) {
     check_silent(&p);
     test_reactor_refuse_memory(p.r, -1);
     CHECK_OK(kr_conn_send(p.r, c, "good", 4));
-    char got[4];
-    test_recv(p.r, p.fd, got, 4);
-    CHECK_MEM_EQ(got, "good", 4);
+    CHECK_RECV(p.r, p.fd, "good");
     test_server_end(&p);
 }
 
@@ -326,8 +319,7 @@ static void run_nested(struct kr_reactor *r) {
 }
 
 static void nested_in_timer(struct kr_reactor *r, kr_timer timer, void *user) {
-    (void)timer;
-    (void)user;
+    UNUSED(timer, user);
     run_nested(r);
 }
 

@@ -4,8 +4,6 @@
 
 #include "harness/server.h"
 
-#define MS INT64_C(1000000)
-
 /* ---- a life ---- */
 
 struct life {
@@ -20,22 +18,17 @@ struct life {
 };
 
 void life_open(struct kr_reactor *r, kr_conn conn, void *user);
-
 size_t life_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size);
-
 extern const struct kr_conn_ops life_ops;
 
 /* Begins a life; the call must work, and call nothing. */
 void dial_as(struct kr_reactor *r, struct life *life, const struct kr_addr *addr,
              const struct kr_connect_opts *opts);
-
 void dial(struct kr_reactor *r, struct life *life, const struct kr_addr *addr);
 
 /* It is over, for this cause. */
 void check_over(struct kr_reactor *r, struct life *life, int error, enum kr_why why);
-
 void close_now(struct kr_reactor *r, struct life *life);
-
 void end(struct kr_reactor *r, struct life *life);
 
 /* All have gone: nothing is left in flight, queued or held. */
@@ -58,7 +51,6 @@ void far_addr(struct far *f, enum family family);
 
 /* A far end; backlog -1: it is bound only. Skips the case where there is no IPv6. */
 struct far far_begin(enum family family, int backlog);
-
 void far_end(struct far *f);
 
 /* One that answers nobody until far_accept has made room. */
@@ -66,11 +58,8 @@ struct far far_silent(enum family family);
 
 /* The next one who connected to it; the reactor turns meanwhile. */
 int far_accept(struct kr_reactor *r, struct far *f);
-
 void send_pattern(struct kr_reactor *r, int fd, size_t size);
-
 void recv_pattern(struct kr_reactor *r, int fd, size_t size);
-
 void queue_pattern(struct kr_reactor *r, kr_conn conn, size_t size);
 
 /* ---- it stands ---- */

@@ -515,8 +515,7 @@ TEST_EACH(connect_and_free_in_flight) {
 
 static void connect_when_freed(struct kr_reactor *r, kr_conn conn, void *user, int error,
                                enum kr_why why) {
-    (void)conn;
-    (void)error;
+    UNUSED(conn, error);
     CHECK_EQ(why, KR_WHY_REACTOR);
     struct life *life = user;
     life->closes++;

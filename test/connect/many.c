@@ -43,9 +43,7 @@ static size_t chain_data(struct kr_reactor *r, kr_conn conn, void *user, const v
 
 static void chain_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                         enum kr_why why) {
-    (void)conn;
-    (void)error;
-    (void)why;
+    UNUSED(conn, error, why);
     struct chain *chain = user;
     chain->links--;
     chain_next(r, chain);
@@ -85,8 +83,7 @@ TEST_EACH(connect_from_callbacks) {
     TEST_UNTIL(r, chain.left == 0 && chain.links == 0);
     CHECK_EQ(test_stats(r).connect_errors, 300u);
     CHECK_OK(kr_listener_close(r, listener));
-    test_rest(r, (struct test_levels){.conns = 0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.conns = 0});
     far_end(&f);
 }
 
@@ -122,15 +119,12 @@ TEST_EACH(connect_max_bounds_them) {
         TEST_UNTIL(r, server.closes == server.opens);
     }
     CHECK_OK(kr_listener_close(r, listener));
-    test_rest(r, (struct test_levels){.conns = 0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.conns = 0});
 }
 
 static void dial_in_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                           enum kr_why why) {
-    (void)conn;
-    (void)error;
-    (void)why;
+    UNUSED(conn, error, why);
     struct life *life = user;
     life->closes++;
     struct kr_addr addr = loopback(9);
@@ -194,8 +188,7 @@ TEST_EACH(connect_storm, .deadline_s = 60) {
     CHECK_EQ(test_stats(r).connects + test_stats(r).connect_errors, (uint64_t)rounds * SLOTS);
     CHECK_LE(test_stats(r).allocs, allocs + rounds * 2 / 3 * SLOTS / 100);
     CHECK_OK(kr_listener_close(r, listener));
-    test_rest(r, (struct test_levels){.conns = 0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.conns = 0});
     far_end(&f);
     far_end(&refusing);
 }

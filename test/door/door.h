@@ -19,8 +19,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MS INT64_C(1000000)
-#define COUNT(table_) (sizeof(table_) / sizeof *(table_))
 #define FOR_EVER UINT32_MAX
 
 /* ---- the door ---- */
@@ -80,15 +78,12 @@ int own(struct door *d, int fd);
 
 /* A door through which everything works. Static: rows follow one another in one process. */
 struct door *door_open(void);
-
 void door_fail(struct door *d, enum call call, int error, unsigned skip, unsigned times);
-
 void row_begin(const char *call, int error, unsigned skip, unsigned times);
 
 /* ---- a reactor behind it ---- */
 
 struct kr_config small_config(struct door *d);
-
 int make(struct door *d, struct kr_reactor **ret, struct kr_failure *why);
 
 /* What the user of a reactor has seen. */
@@ -99,20 +94,14 @@ struct seen {
 };
 
 void seen_post(struct kr_reactor *r, void *arg);
-
 void seen_fire(struct kr_reactor *r, kr_timer timer, void *user);
-
 extern const struct kr_conn_ops seen_ops;
-
 int listen_rc(struct kr_reactor *r, bool addresses, struct seen *seen, uint16_t *port);
-
 void echo_once(struct kr_reactor *r, int fd);
 
 /* A client is served from its first byte to its end. */
 void check_serves(struct kr_reactor *r, uint16_t port, struct seen *seen);
-
 void check_works(struct kr_reactor *r);
-
 void free_all(struct door *d, struct kr_reactor *r);
 
 /* ---- freeing ---- */

@@ -83,8 +83,7 @@ int straced(enum kr_taskrun taskrun) {
     uint16_t port;
     CHECK_OK(listen_rc(s.r, false, &seen, &port));
     CHECK_OK(kr_timer_start(s.r, NULL, 0, MS, straced_fire, &s));
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+    struct kr_addr addr = test_loopback(port);
     int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     CHECK_SYS(connect(fd, &addr.u.sa, addr.size));
     for (int i = 0; i < 100; i++) {

@@ -180,8 +180,7 @@ static void check_connect_refused(enum call call, const char *name, int error) {
     struct seen seen = {0};
     uint16_t port;
     CHECK_OK(listen_rc(r, false, &seen, &port));
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+    struct kr_addr addr = test_loopback(port);
     int held = d->held;
     kr_conn conn = {7};
     door_fail(d, call, error, 0, 20); /* more often than there are slots: none may be lost */
@@ -279,8 +278,7 @@ TEST_EACH(connect_when_the_addresses_fail) {
         struct seen seen = {0};
         uint16_t port;
         CHECK_OK(listen_rc(r, false, &seen, &port));
-        struct kr_addr addr;
-        CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+        struct kr_addr addr = test_loopback(port);
         struct kr_connect_opts opts = test_connect_opts();
         opts.local_address = true;
         door_fail(d, SOCK_ADDRS, addrs_errors[i], 0, 1);

@@ -60,8 +60,7 @@ static void lender_open(struct kr_reactor *r, kr_conn conn, void *user) {
 }
 
 static void lender_drain(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     ((struct lender *)user)->drains++;
 }
 

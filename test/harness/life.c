@@ -63,8 +63,7 @@ size_t house_data(struct kr_reactor *r, kr_conn conn, void *user, const void *da
 
 size_t house_keep_all(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                       size_t size) {
-    (void)data;
-    (void)size;
+    UNUSED(data, size);
     life_happens(r, conn, user, DATA);
     return 0;
 }

@@ -284,6 +284,11 @@ void test_rest(struct kr_reactor *r, struct test_levels levels) {
         test_step(r, what);
 }
 
+void test_reactor_end(struct kr_reactor *r, struct test_levels levels) {
+    test_rest(r, levels);
+    test_reactor_free(r);
+}
+
 unsigned test_unsure(const struct kr_reactor *r) {
     unsigned count = 0;
     int64_t soon = kr__time_add(r->kernel->clock(r->kernel), KR__LOOK_NS);
@@ -422,6 +427,12 @@ int test_connect_sized(uint16_t port, int send_size, int recv_size) {
 
 int test_connect(uint16_t port) {
     return test_connect_sized(port, 0, 0);
+}
+
+struct kr_addr test_loopback(uint16_t port) {
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+    return addr;
 }
 
 int test_connect_addr(const struct kr_addr *addr, int flags) {

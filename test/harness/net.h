@@ -14,6 +14,11 @@
 
 #include <kreactor.h>
 
+/* Times, in ns. */
+#define MS INT64_C(1000000)
+#define SECOND (1000 * MS)
+#define HOUR (3600 * 1000 * MS)
+
 /* ---- defaults, to be changed ---- */
 
 struct kr_config test_config(void);
@@ -61,6 +66,9 @@ struct test_levels {
 };
 void test_rest(struct kr_reactor *r, struct test_levels levels);
 
+/* The same, and frees it (test_reactor_free). */
+void test_reactor_end(struct kr_reactor *r, struct test_levels levels);
+
 /* How many connections the reactor will have a second look at (core/conn_time.c): it is not quiet
  * before. */
 unsigned test_unsure(const struct kr_reactor *r);
@@ -101,6 +109,8 @@ unsigned test_threads(void);
 uint16_t test_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_listen_opts *opts,
                      const struct kr_conn_ops *ops, void *user);
 
+struct kr_addr test_loopback(uint16_t port); /* 127.0.0.1 */
+
 /* A connected, nonblocking client. Needs room in the backlog, but no turn of the reactor. The
  * sizes are SO_SNDBUF and SO_RCVBUF, 0 = the system's. */
 int test_connect(uint16_t port);
@@ -127,6 +137,14 @@ long test_recv_some(int fd, void *data, size_t size);
 /* All of it, while turning the reactor (NULL: another thread does; then it waits in poll). */
 void test_send(struct kr_reactor *r, int fd, const void *data, size_t size);
 void test_recv(struct kr_reactor *r, int fd, void *data, size_t size);
+
+/* What comes next is the text, a string literal. */
+#define CHECK_RECV(r_, fd_, text_)                                                                 \
+    do {                                                                                           \
+        char got_[sizeof(text_) - 1];                                                              \
+        test_recv((r_), (fd_), got_, sizeof got_);                                                 \
+        CHECK_MEM_EQ(got_, (text_), sizeof got_);                                                  \
+    } while (0)
 
 /* Reads on to the end and says which: 0 for FIN, ECONNRESET for RST. Bytes that come are counted
  * in *got (NULL ok). */

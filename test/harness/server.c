@@ -44,14 +44,12 @@ void test_server_eof_close(struct kr_reactor *r, kr_conn conn, void *server) {
 }
 
 void test_server_drain(struct kr_reactor *r, kr_conn conn, void *server) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     ((struct test_server *)server)->drains++;
 }
 
 void test_server_shutdown(struct kr_reactor *r, kr_conn conn, void *server) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     ((struct test_server *)server)->shutdowns++;
 }
 
@@ -115,20 +113,13 @@ void test_server_end(struct test_server *s) {
 
 size_t test_take_all(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                      size_t size) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    (void)data;
+    UNUSED(r, conn, user, data);
     return size;
 }
 
 size_t test_keep_all(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                      size_t size) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    (void)data;
-    (void)size;
+    UNUSED(r, conn, user, data, size);
     return 0;
 }
 
@@ -142,9 +133,7 @@ const struct kr_conn_ops test_take_all_ops = {.on_data = test_take_all};
 const struct kr_conn_ops test_send_back_ops = {.on_data = test_send_back};
 
 void test_ignore_eof(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
-    (void)user;
+    UNUSED(r, conn, user);
 }
 
 void test_count_call(struct kr_reactor *r, void *count) {
@@ -153,7 +142,6 @@ void test_count_call(struct kr_reactor *r, void *count) {
 }
 
 void test_count_fire(struct kr_reactor *r, kr_timer timer, void *count) {
-    (void)r;
-    (void)timer;
+    UNUSED(r, timer);
     ++*(unsigned *)count;
 }

@@ -17,8 +17,7 @@ static const char *const connect_states[] = {"opening", "lingering", "draining",
 static struct world *connect_begin(enum connect_state state, int32_t res) {
     cell_begin("connect", connect_states[state], res, 0);
     struct world *w = world_begin(BY_MULTISHOT, KR__SET(connect));
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", w->port));
+    struct kr_addr addr = test_loopback(w->port);
     CHECK_OK(kr_connect(w->r, &w->conn, &addr, NULL, &world_ops, w));
     CHECK_OK(kr_conn_send(w->r, w->conn, digits, DIGITS));
     await_stolen(w, KR__VERB_connect, slot_of(w->conn));
@@ -61,8 +60,7 @@ TEST_EACH(connect_fails_through_the_ring) {
         cell_begin("connect through the ring", "opening", -connect_errors[i], 0);
         struct world *w = world_begin(BY_MULTISHOT, 0);
         inject_next(w, KR__SET(connect), -connect_errors[i]);
-        struct kr_addr addr;
-        CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", w->port));
+        struct kr_addr addr = test_loopback(w->port);
         CHECK_OK(kr_connect(w->r, &w->conn, &addr, NULL, &world_ops, w));
         check_attempt_ended(w, -connect_errors[i], KR_WHY_CONNECT);
         CHECK_EQ(w->injections, 1u);
@@ -219,8 +217,7 @@ TEST_EACH(shutdown_errors) {
 /* ---- sockopt ---- */
 
 static void tuned(struct kr_reactor *r, kr_conn conn, void *user, int error) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     int *told = user;
     *told = error;
 }

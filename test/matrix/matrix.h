@@ -21,8 +21,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MS INT64_C(1000000)
-#define COUNT(table_) (sizeof(table_) / sizeof *(table_))
 #define MORE IORING_CQE_F_MORE
 #define NONEMPTY IORING_CQE_F_SOCK_NONEMPTY
 #define BUFFER IORING_CQE_F_BUFFER
@@ -63,9 +61,7 @@ struct world {
 
 /* Which of the stolen requests has that tag; -1: none. */
 int theft_of(const struct world *w, uint64_t user_data);
-
 void drop_theft(struct world *w, int i);
-
 void inject(struct world *w, struct io_uring_sqe *sqe, uint32_t verb);
 
 /* The next request of these verbs completes with `result`, by a NOP in its place. */
@@ -83,11 +79,8 @@ uint32_t fill(struct world *w, const void *data, size_t size);
 /* ---- the user ---- */
 
 void world_open(struct kr_reactor *r, kr_conn conn, void *user);
-
 void world_eof(struct kr_reactor *r, kr_conn conn, void *user);
-
 void world_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why);
-
 extern const struct kr_conn_ops world_ops;
 
 /* ---- a cell ---- */
@@ -103,15 +96,10 @@ struct kr_listen_opts opts_of(enum accepting accepting);
 
 /* A listener, no client yet. Of one world at a time. */
 struct world *world_begin_with(enum accepting accepting, uint32_t steal, unsigned bufs);
-
 struct world *world_begin(enum accepting accepting, uint32_t steal);
-
 uint32_t slot_of(kr_conn conn);
-
 uint32_t listener_slot(const struct world *w);
-
 struct kr__conn *conn_of(const struct world *w);
-
 struct kr__listener *listener_of(const struct world *w);
 
 /* The listener's request is there to be completed. */
@@ -122,12 +110,10 @@ void connect_client(struct world *w);
 
 /* The open connection is served: bytes in, the same bytes out. */
 void check_echoes(struct world *w);
-
 void world_end(struct world *w);
 
 /* The connection ends with that error and cause, and its slot is free. */
 void check_ended(struct world *w, int error, enum kr_why why);
-
 void end_conn(struct world *w);
 
 /* ---- recv ---- */

@@ -254,8 +254,7 @@ TEST_EACH(recv_that_passes_through_the_ring) {
 static size_t resume_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                           size_t size) {
     struct world *w = user;
-    (void)conn;
-    (void)data;
+    UNUSED(conn, data);
     w->datas++;
     if (w->datas == 1)
         CHECK_OK(kr_conn_resume(r, w->conn));
@@ -521,8 +520,7 @@ const unsigned recv_cell_count =
 /* ---- release ---- */
 
 static void left(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     struct leaving *l = user;
     l->tells++;
     l->what = *what;

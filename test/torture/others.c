@@ -57,9 +57,7 @@ static size_t caller_data(struct kr_reactor *r, kr_conn conn, void *user, const 
 
 static void caller_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                          enum kr_why why) {
-    (void)r;
-    (void)conn;
-    (void)why;
+    UNUSED(r, conn, why);
     struct caller *caller = user;
     caller->over = true;
     CHECK((error == 0 && caller->got == caller->want) || !whole(caller->w));
@@ -82,8 +80,7 @@ bool calls(struct world *w, struct caller *caller, const struct kr_addr *addr,
 
 static void call_and_wait(struct world *w, const struct kr_connect_opts *opts, unsigned count) {
     struct caller callers[16];
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", w->port));
+    struct kr_addr addr = test_loopback(w->port);
     for (unsigned i = 0; i < count; i++)
         callers[i].over = !calls(w, &callers[i], &addr, opts, 100 + 700 * i);
     for (unsigned i = 0; i < count; i++)

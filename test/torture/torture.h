@@ -4,7 +4,6 @@
 
 #include "harness/server.h"
 
-#define MS INT64_C(1000000)
 #define POINTS_MAX 2000
 
 /* ---- the allocator ---- */
@@ -38,22 +37,15 @@ bool whole(const struct world *w);
 
 /* What a call may answer: good, or -ENOMEM if memory was refused. True when good. */
 bool good(const struct world *w, int rc);
-
 void world_open(struct kr_reactor *r, kr_conn conn, void *user);
-
 void world_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why);
-
 void world_drain(struct kr_reactor *r, kr_conn conn, void *user);
-
 void world_fire(struct kr_reactor *r, kr_timer timer, void *user);
 
 /* What a user does whose message cannot be sent: the connection is of no use any more. */
 bool sent(struct kr_reactor *r, kr_conn conn, const struct world *w, int rc);
-
 size_t data_echo(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size);
-
 extern const struct kr_conn_ops echo_ops;
-
 struct kr_listen_opts small_opts(void);
 
 /* Listens; false when memory was refused. */
@@ -71,7 +63,6 @@ void serve_one(struct world *w, size_t size, size_t want);
 typedef void scenario_fn(struct world *w);
 
 void torture(scenario_fn *scenario, const struct kr_config *config, int64_t least);
-
 struct kr_config small_config(void);
 
 /* SCENARIO(name, least, field = value ...) { uses w }: at least so many allocations; fields of the
