@@ -437,3 +437,5 @@ TEST_EACH(user_pointer_may_be_null) {
     test_server_end(&p);
     CHECK(!close_user);
 }
+
+TAP_MAIN(api, 127)

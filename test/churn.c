@@ -444,4 +444,4 @@ TEST_EACH(idle_connection_costs_256_bytes) {
     CHECK_LE(table + watched, 256u);
 }
 
-TAP_MAIN(churn, 12)
+TAP_MAIN(churn, 20)

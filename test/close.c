@@ -27,9 +27,7 @@ static void close_in_event(struct kr_reactor *r, const struct kr_listen_opts *op
         CHECK_SYS(shutdown(fd, SHUT_WR));
     TEST_UNTIL(r, house.count == 1);
     if (event == DRAIN) {
-        static char bytes[200000];
-        test_recv(r, fd, bytes, sizeof bytes);
-        test_pattern_check(bytes, sizeof bytes, 1, 0);
+        test_recv_pattern(r, fd, 200000, 1, 0);
     }
     if (event == CLOSE) {
         TEST_UNTIL(r, house.lives[0].events[DATA] > 0);
@@ -114,9 +112,7 @@ TEST_EACH(close_flush_delivers_queued_bytes) {
     house_init();
     int fd = house_open_stalled(r, test_listen(r, NULL, NULL, &house_ops, &house));
     life_close(r, &house.lives[0], KR_CLOSE_FLUSH);
-    static char bytes[8 << 20];
-    test_recv(r, fd, bytes, sizeof bytes);
-    test_pattern_check(bytes, sizeof bytes, 1, 0);
+    test_recv_pattern(r, fd, 8 << 20, 1, 0);
     CHECK_EQ(test_recv_end(r, fd, NULL), 0);
     life_check_closed(r, 0, 0, KR_WHY_LOCAL);
     CHECK_EQ(house.lives[0].events[DRAIN], 0u);
@@ -174,9 +170,7 @@ static int close_twice(struct kr_reactor *r, uint16_t port, enum kr_close first,
     enum kr_close harder = first > second ? first : second;
     int end;
     if (harder <= KR_CLOSE_FLUSH) {
-        static char bytes[8 << 20];
-        test_recv(r, fd, bytes, sizeof bytes);
-        test_pattern_check(bytes, sizeof bytes, 1, 0);
+        test_recv_pattern(r, fd, 8 << 20, 1, 0);
         end = test_recv_end(r, fd, NULL);
         if (harder == KR_CLOSE_LINGER) {
             CHECK_EQ(life->events[CLOSE], 0u);

@@ -203,27 +203,15 @@ int far_accept(struct kr_reactor *r, struct far *f) {
 }
 
 void send_pattern(struct kr_reactor *r, int fd, size_t size) {
-    char *bytes = malloc(size);
-    CHECK(bytes);
-    test_pattern(bytes, size, 2, 0);
-    test_send(r, fd, bytes, size);
-    free(bytes);
+    test_send_pattern(r, fd, size, 2, 0);
 }
 
 void recv_pattern(struct kr_reactor *r, int fd, size_t size) {
-    char *bytes = malloc(size);
-    CHECK(bytes);
-    test_recv(r, fd, bytes, size);
-    test_pattern_check(bytes, size, 1, 0);
-    free(bytes);
+    test_recv_pattern(r, fd, size, 1, 0);
 }
 
 void queue_pattern(struct kr_reactor *r, kr_conn conn, size_t size) {
-    char *bytes = malloc(size);
-    CHECK(bytes);
-    test_pattern(bytes, size, 1, 0);
-    CHECK_OK(kr_conn_send(r, conn, bytes, size));
-    free(bytes);
+    CHECK_OK(test_queue_pattern(r, conn, size, 1, 0));
 }
 
 /* ---- it stands ---- */
@@ -461,4 +449,4 @@ TEST_EACH(connect_from_a_bad_source) {
     far_end(&f);
 }
 
-TAP_MAIN(connect, 165)
+TAP_MAIN(connect, 177)

@@ -422,5 +422,5 @@ int main(int argc, char **argv) {
     }
     if (argc == 3 && strcmp(argv[1], "--straced") == 0)
         return straced(strcmp(argv[2], "defer") == 0 ? KR_TASKRUN_DEFER : KR_TASKRUN_COOP);
-    return tap_main("door", 154, argc, argv);
+    return tap_main("door", 164, argc, argv);
 }

@@ -58,8 +58,8 @@ static int connect_small(uint16_t port) {
 }
 
 /* A connection of a small client, who takes 4 KiB at a time. */
-static void begin_with(struct test_server *s, const struct kr_conn_ops *of, const struct kr_config *config,
-                       const struct kr_listen_opts *opts) {
+static void begin_with(struct test_server *s, const struct kr_conn_ops *of,
+                       const struct kr_config *config, const struct kr_listen_opts *opts) {
     s->r = test_reactor(config);
     s->stream = IN;
     test_server_listen(s, opts, of);
@@ -80,29 +80,17 @@ static void end(struct test_server *s) {
 
 /* The client sends the next `size` bytes of its stream, and all of them come. */
 static void client_sends(struct test_server *s, size_t size) {
-    char *bytes = malloc(size);
-    CHECK(bytes != NULL);
     size_t before = s->bytes;
-    test_pattern(bytes, size, IN, before);
-    test_send(s->r, s->fd, bytes, size);
+    test_send_pattern(s->r, s->fd, size, IN, before);
     TEST_UNTIL(s->r, s->bytes == before + size);
-    free(bytes);
 }
 
 static void client_gets(struct test_server *s, size_t size, uint64_t offset) {
-    char *bytes = malloc(size);
-    CHECK(bytes != NULL);
-    test_recv(s->r, s->fd, bytes, size);
-    test_pattern_check(bytes, size, OUT, offset);
-    free(bytes);
+    test_recv_pattern(s->r, s->fd, size, OUT, offset);
 }
 
 static void we_send(struct test_server *s, size_t size, uint64_t offset) {
-    char *bytes = malloc(size);
-    CHECK(bytes != NULL);
-    test_pattern(bytes, size, OUT, offset);
-    CHECK_OK(kr_conn_send(s->r, s->conn, bytes, size));
-    free(bytes);
+    CHECK_OK(test_queue_pattern(s->r, s->conn, size, OUT, offset));
 }
 
 /* Nothing is taken any more, by whichever way. */
@@ -513,8 +501,10 @@ static size_t keep_data(struct kr_reactor *r, kr_conn conn, void *user, const vo
     return 0;
 }
 
-static const struct kr_conn_ops keeping_ops = {
-    .on_open = test_server_open, .on_data = keep_data, .on_eof = test_server_eof, .on_close = on_close};
+static const struct kr_conn_ops keeping_ops = {.on_open = test_server_open,
+                                               .on_data = keep_data,
+                                               .on_eof = test_server_eof,
+                                               .on_close = on_close};
 
 /* Ours: bytes that were never consumed, and the one buffer that there is, shared with another: it
  * waits its turn for it, drops what comes, and ends. */

@@ -293,7 +293,8 @@ TEST_EACH(handover_is_bounded_by_file_max) {
     struct test_server s = {0};
     kr_listener listener;
     CHECK_OK(kr_listen_fd(r, &listener, fd, NULL, &test_server_echo_ops, &s));
-    CHECK_OK(kr_listen_fd(r, NULL, fd, NULL, &test_server_echo_ops, &s)); /* the same one twice is allowed */
+    CHECK_OK(kr_listen_fd(r, NULL, fd, NULL, &test_server_echo_ops,
+                          &s)); /* the same one twice is allowed */
     CHECK_ERR(kr_listen_fd(r, NULL, fd, NULL, &test_server_echo_ops, &s), ENOSPC);
     check_serves(r, &addr);
     CHECK_OK(kr_listener_close(r, listener));

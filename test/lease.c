@@ -82,11 +82,9 @@ static void return_all(struct kr_reactor *r, const struct keeper *k) {
 /* Sends message after message, each shown on its own. */
 static void send_messages(struct kr_reactor *r, int fd, struct keeper *k, unsigned count,
                           size_t size) {
-    char bytes[4096];
     for (unsigned i = 0; i < count; i++) {
         unsigned want = k->count + 1;
-        test_pattern(bytes, size, 7, (uint64_t)i * size);
-        test_send(r, fd, bytes, size);
+        test_send_pattern(r, fd, size, 7, (uint64_t)i * size);
         TEST_UNTIL(r, k->count == want);
     }
 }
@@ -230,9 +228,7 @@ TEST_EACH(lease_of_parts_share_the_buffer) {
     struct kr_reactor *r = reactor_of(64, 4096);
     struct keeper k = {.count = 0};
     int fd = test_connect(test_listen(r, NULL, NULL, &part_ops, &k));
-    char bytes[3000];
-    test_pattern(bytes, sizeof bytes, 7, 0);
-    test_send(r, fd, bytes, sizeof bytes);
+    test_send_pattern(r, fd, 3000, 7, 0);
     TEST_UNTIL(r, k.count == 3);
     CHECK_EQ(test_stats(r).bufs_out, 3u);
     CHECK_OK(kr_lease_return(r, k.leases[0]));

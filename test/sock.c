@@ -154,7 +154,7 @@ TEST_EACH(sock_option_that_is_refused) {
     do {                                                                                           \
         kr_connect_opts_init(&opts);                                                               \
         opts.conn.field_ = (value_);                                                               \
-        CHECK_ERR(kr_connect(r, NULL, &addr, &opts, &test_take_all_ops, NULL), EINVAL);                          \
+        CHECK_ERR(kr_connect(r, NULL, &addr, &opts, &test_take_all_ops, NULL), EINVAL);            \
     } while (0)
 
 /* Ours: what is out of range is refused before a socket is made. */

@@ -3,6 +3,7 @@
  *
  * Time is only ever compared with lower bounds that the contract gives (kr_now when a timer was
  * set, plus its time), or counted in turns, so that a machine which stalls can not fail a case. */
+#include "harness/echo.h"
 #include "harness/server.h"
 
 #include <errno.h>
@@ -441,28 +442,19 @@ TEST_EACH(refused_memory_refuses_the_timer) {
 
 #define CLIENTS 32
 
-struct crowd {
-    struct test_echo clients[CLIENTS];
-};
-
-static void crowd_open(struct crowd *crowd, uint16_t port, uint64_t total) {
+static void crowd_open(struct test_echo *crowd, uint16_t port, uint64_t total) {
     for (unsigned i = 0; i < CLIENTS; i++)
-        crowd->clients[i] = (struct test_echo){
+        crowd[i] = (struct test_echo){
             .fd = test_connect(port), .seed = i, .total = total, .send_piece = 512};
 }
 
-static bool crowd_done(struct crowd *crowd) {
+static bool crowd_done(struct test_echo *crowd) {
     bool done = true;
     for (unsigned i = 0; i < CLIENTS; i++) {
-        test_echo_move(&crowd->clients[i]);
-        done = done && test_echo_done(&crowd->clients[i]);
+        test_echo_move(&crowd[i]);
+        done = done && test_echo_done(&crowd[i]);
     }
     return done;
-}
-
-static void crowd_close(struct crowd *crowd) {
-    for (unsigned i = 0; i < CLIENTS; i++)
-        test_close(crowd->clients[i].fd);
 }
 
 /* Ours: traffic that fills every turn does not keep a timer from firing in the first turn after it
@@ -472,12 +464,12 @@ TEST_EACH(traffic_does_not_starve_timers) {
     config.turn_cqes = 2;
     struct kr_reactor *r = test_reactor(&config);
     uint16_t port = test_listen(r, NULL, NULL, &test_send_back_ops, NULL);
-    static struct crowd crowd;
-    crowd_open(&crowd, port, 64 * 1024);
+    static struct test_echo crowd[CLIENTS];
+    crowd_open(crowd, port, 64 * 1024);
     struct probe p = {0};
     probe_start(r, &p, 0, 100 * US);
     p.fired_at = p.due;
-    while (!crowd_done(&crowd)) {
+    while (!crowd_done(crowd)) {
         int64_t before = tap_now_ns();
         unsigned fires = p.fires;
         bool due = before > p.fired_at + 100 * US;
@@ -486,7 +478,7 @@ TEST_EACH(traffic_does_not_starve_timers) {
     }
     CHECK_GT(p.fires, 3u);
     CHECK_OK(kr_timer_stop(r, p.timer));
-    crowd_close(&crowd);
+    test_echoes_close(crowd, CLIENTS);
     test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
@@ -494,14 +486,14 @@ TEST_EACH(traffic_does_not_starve_timers) {
 TEST_EACH(timers_do_not_starve_traffic) {
     struct kr_reactor *r = test_reactor(NULL);
     uint16_t port = test_listen(r, NULL, NULL, &test_send_back_ops, NULL);
-    static struct crowd crowd;
-    crowd_open(&crowd, port, 64 * 1024);
+    static struct test_echo crowd[CLIENTS];
+    crowd_open(crowd, port, 64 * 1024);
     unsigned fires = 0;
     for (unsigned i = 0; i < 32; i++)
         CHECK_OK(kr_timer_start(r, NULL, 0, 0, zero_fire, &fires));
-    TEST_UNTIL(r, crowd_done(&crowd));
+    TEST_UNTIL(r, crowd_done(crowd));
     CHECK_GT(fires, 32u);
-    crowd_close(&crowd);
+    test_echoes_close(crowd, CLIENTS);
     TEST_UNTIL(r, test_stats(r).conns == 0);
     test_reactor_free(r);
 }

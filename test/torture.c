@@ -299,7 +299,7 @@ int main(int argc, char **argv) {
         mmap(NULL, sizeof *points_run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (points_run == MAP_FAILED)
         return 1;
-    int rc = tap_main("torture", 168, argc, argv);
+    int rc = tap_main("torture", 172, argc, argv);
     if (*points_run)
         printf("# %lld points at which memory was refused\n", (long long)*points_run);
     return rc;

@@ -3,10 +3,9 @@
 
 #include "harness/server.h"
 
-/* ---- one connection, and what was seen of it ---- */
-
 /* The user pointer is itself under test: that of the callbacks is not the server. */
 extern struct test_server *the_server;
+
 extern const struct kr_conn_ops seen_ops;
 void begin(struct test_server *s, const struct kr_listen_opts *opts);
 

@@ -370,5 +370,3 @@ TEST_EACH(listening_at_the_end_of_the_reactor_is_refused) {
     CHECK_EQ(listens_refused, 1u);
     test_close(p.fd);
 }
-
-TAP_MAIN(api, 127)

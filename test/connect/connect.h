@@ -24,10 +24,12 @@ extern const struct kr_conn_ops life_ops;
 /* Begins a life; the call must work, and call nothing. */
 void dial_as(struct kr_reactor *r, struct life *life, const struct kr_addr *addr,
              const struct kr_connect_opts *opts);
+
 void dial(struct kr_reactor *r, struct life *life, const struct kr_addr *addr);
 
 /* It is over, for this cause. */
 void check_over(struct kr_reactor *r, struct life *life, int error, enum kr_why why);
+
 void close_now(struct kr_reactor *r, struct life *life);
 void end(struct kr_reactor *r, struct life *life);
 
@@ -51,6 +53,7 @@ void far_addr(struct far *f, enum family family);
 
 /* A far end; backlog -1: it is bound only. Skips the case where there is no IPv6. */
 struct far far_begin(enum family family, int backlog);
+
 void far_end(struct far *f);
 
 /* One that answers nobody until far_accept has made room. */
@@ -58,16 +61,11 @@ struct far far_silent(enum family family);
 
 /* The next one who connected to it; the reactor turns meanwhile. */
 int far_accept(struct kr_reactor *r, struct far *f);
+
 void send_pattern(struct kr_reactor *r, int fd, size_t size);
 void recv_pattern(struct kr_reactor *r, int fd, size_t size);
 void queue_pattern(struct kr_reactor *r, kr_conn conn, size_t size);
-
-/* ---- it stands ---- */
-
 struct kr_addr loopback(uint16_t port);
-
-/* ---- closed before it stands ---- */
-
 extern const enum kr_close manners[];
 
 #define MANNERS 4u

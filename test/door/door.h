@@ -78,6 +78,7 @@ int own(struct door *d, int fd);
 
 /* A door through which everything works. Static: rows follow one another in one process. */
 struct door *door_open(void);
+
 void door_fail(struct door *d, enum call call, int error, unsigned skip, unsigned times);
 void row_begin(const char *call, int error, unsigned skip, unsigned times);
 
@@ -101,19 +102,14 @@ void echo_once(struct kr_reactor *r, int fd);
 
 /* A client is served from its first byte to its end. */
 void check_serves(struct kr_reactor *r, uint16_t port, struct seen *seen);
+
 void check_works(struct kr_reactor *r);
 void free_all(struct door *d, struct kr_reactor *r);
-
-/* ---- freeing ---- */
 
 /* How many rows there are of each part. */
 extern const unsigned reactor_row_count;
 
-/* ---- addresses, close, wake ---- */
-
 extern const unsigned socket_row_count;
-
-/* ---- the real path, under strace ---- */
 
 /* What strace watches: a hundred messages, one at a time, beside a timer and posts. Ends with 0 if
  * each came back. */

@@ -8,7 +8,7 @@
 
 struct lender lenders[LENDERS_MAX];
 unsigned lender_count;
-bool in_call;
+static bool in_call; /* a public function is being called: no callback may run */
 
 void loan_end(struct kr_reactor *r, void *arg) {
     struct loan *loan = arg;
@@ -42,11 +42,7 @@ int lend(struct kr_reactor *r, struct lender *lender, size_t size) {
 }
 
 int lend_copy(struct kr_reactor *r, struct lender *lender, size_t size) {
-    char *bytes = malloc(size);
-    CHECK(bytes != NULL);
-    test_pattern(bytes, size, lender->seed, lender->queued);
-    int rc = kr_conn_send(r, lender->conn, bytes, size);
-    free(bytes);
+    int rc = test_queue_pattern(r, lender->conn, size, lender->seed, lender->queued);
     lender->queued += rc == 0 ? size : 0;
     return rc;
 }
@@ -82,11 +78,7 @@ const struct kr_conn_ops lender_ops = {.on_open = lender_open,
 
 void lender_check_stream(struct kr_reactor *r, const struct lender *lender, int fd, uint64_t from,
                          size_t size) {
-    char *bytes = malloc(size);
-    CHECK(bytes != NULL);
-    test_recv(r, fd, bytes, size);
-    test_pattern_check(bytes, size, lender->seed, from);
-    free(bytes);
+    test_recv_pattern(r, fd, size, lender->seed, from);
 }
 
 void lender_check_over(struct kr_reactor *r, const struct lender *lender, int error,

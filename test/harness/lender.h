@@ -22,7 +22,6 @@ struct lender {
 /* In the order of opening. */
 extern struct lender lenders[LENDERS_MAX];
 extern unsigned lender_count;
-extern bool in_call; /* a public function is being called: no callback may run */
 
 struct loan {
     struct lender *lender;

@@ -562,6 +562,35 @@ static size_t piece_of(uint64_t left, size_t piece, size_t room) {
     return left < size ? (size_t)left : size;
 }
 
+static char *room_for(size_t size) {
+    char *bytes = malloc(size);
+    CHECK(bytes != NULL);
+    return bytes;
+}
+
+void test_send_pattern(struct kr_reactor *r, int fd, size_t size, uint64_t seed, uint64_t offset) {
+    char *bytes = room_for(size);
+    test_pattern(bytes, size, seed, offset);
+    test_send(r, fd, bytes, size);
+    free(bytes);
+}
+
+void test_recv_pattern(struct kr_reactor *r, int fd, size_t size, uint64_t seed, uint64_t offset) {
+    char *bytes = room_for(size);
+    test_recv(r, fd, bytes, size);
+    test_pattern_check(bytes, size, seed, offset);
+    free(bytes);
+}
+
+int test_queue_pattern(struct kr_reactor *r, kr_conn conn, size_t size, uint64_t seed,
+                       uint64_t offset) {
+    char *bytes = room_for(size);
+    test_pattern(bytes, size, seed, offset);
+    int rc = kr_conn_send(r, conn, bytes, size);
+    free(bytes);
+    return rc;
+}
+
 bool test_echo_move(struct test_echo *echo) {
     char bytes[16384];
     uint64_t before = echo->sent + echo->got;

@@ -158,6 +158,13 @@ void test_pattern(void *to, size_t size, uint64_t seed, uint64_t offset);
 /* Fails the case at the first byte that is not the stream's, saying where. */
 void test_pattern_check(const void *data, size_t size, uint64_t seed, uint64_t offset);
 
+/* Sends, receives and checks, or queues at the connection (kr_conn_send's result), `size` bytes of
+ * stream `seed` from `offset` on. */
+void test_send_pattern(struct kr_reactor *r, int fd, size_t size, uint64_t seed, uint64_t offset);
+void test_recv_pattern(struct kr_reactor *r, int fd, size_t size, uint64_t seed, uint64_t offset);
+int test_queue_pattern(struct kr_reactor *r, kr_conn conn, size_t size, uint64_t seed,
+                       uint64_t offset);
+
 /* A client of an echo: sends `total` bytes of stream `seed` in pieces of at most `piece`, and
  * checks that just these come back. Zeroed and filled by its user; test_echo_move does what goes
  * without waiting. */

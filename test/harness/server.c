@@ -48,11 +48,6 @@ void test_server_drain(struct kr_reactor *r, kr_conn conn, void *server) {
     ((struct test_server *)server)->drains++;
 }
 
-void test_server_shutdown(struct kr_reactor *r, kr_conn conn, void *server) {
-    UNUSED(r, conn);
-    ((struct test_server *)server)->shutdowns++;
-}
-
 void test_server_timeout(struct kr_reactor *r, kr_conn conn, void *server, enum kr_deadline which) {
     struct test_server *s = server;
     CHECK(which == KR_DEADLINE_IDLE || which == KR_DEADLINE_READ || which == KR_DEADLINE_LIFE);
@@ -75,12 +70,6 @@ void test_server_close(struct kr_reactor *r, kr_conn conn, void *server, int err
         s->in_close(s, conn);
 }
 
-const struct kr_conn_ops test_server_ops = {
-    .on_open = test_server_open, .on_data = test_server_data, .on_close = test_server_close};
-const struct kr_conn_ops test_server_eof_ops = {.on_open = test_server_open,
-                                                .on_data = test_server_data,
-                                                .on_eof = test_server_eof,
-                                                .on_close = test_server_close};
 const struct kr_conn_ops test_server_echo_ops = {
     .on_open = test_server_open, .on_data = test_server_echo, .on_close = test_server_close};
 const struct kr_conn_ops test_server_echo_eof_ops = {.on_open = test_server_open,

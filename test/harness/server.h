@@ -1,5 +1,5 @@
-/* The fixture of suites about connections: a reactor, its listener, one client, and counters of what
- * the listener's connections were told.
+/* The fixture of suites about connections: a reactor, its listener, one client, and counters of
+ * what the listener's connections were told.
  *
  * Happy path: a case zeroes the struct and fills in what is special; test_server_begin makes the
  * rest, and returns when the client's connection is open; the callbacks count, and call the case's
@@ -27,7 +27,7 @@ struct test_server {
 
     kr_conn conn;        /* the last that opened */
     unsigned open, most; /* now, and at most at a time */
-    unsigned opens, datas, eofs, drains, shutdowns, closes;
+    unsigned opens, datas, eofs, drains, closes;
     unsigned told[KR_DEADLINE_FLUSH + 1]; /* timeouts, by deadline */
     enum kr_deadline which;               /* the last of them */
     int64_t opened_at, told_at;           /* kr_now, the last */
@@ -50,13 +50,9 @@ void test_server_eof(struct kr_reactor *r, kr_conn conn, void *server);
 /* The same, and closes with KR_CLOSE_FLUSH. */
 void test_server_eof_close(struct kr_reactor *r, kr_conn conn, void *server);
 void test_server_drain(struct kr_reactor *r, kr_conn conn, void *server);
-void test_server_shutdown(struct kr_reactor *r, kr_conn conn, void *server);
 void test_server_timeout(struct kr_reactor *r, kr_conn conn, void *server, enum kr_deadline which);
 void test_server_close(struct kr_reactor *r, kr_conn conn, void *server, int error,
                        enum kr_why why);
-
-/* on_open, on_data, on_close; and with on_eof. */
-extern const struct kr_conn_ops test_server_ops, test_server_eof_ops;
 
 /* on_open, on_data as an echo, on_close; and with on_eof, which closes. */
 extern const struct kr_conn_ops test_server_echo_ops, test_server_echo_eof_ops;

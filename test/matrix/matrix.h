@@ -61,6 +61,7 @@ struct world {
 
 /* Which of the stolen requests has that tag; -1: none. */
 int theft_of(const struct world *w, uint64_t user_data);
+
 void drop_theft(struct world *w, int i);
 void inject(struct world *w, struct io_uring_sqe *sqe, uint32_t verb);
 
@@ -75,8 +76,6 @@ void complete(struct world *w, enum kr__verb verb, uint32_t slot, int32_t res, u
 
 /* Fills the next buffer, as the kernel does, and returns the flags that say so. */
 uint32_t fill(struct world *w, const void *data, size_t size);
-
-/* ---- the user ---- */
 
 void world_open(struct kr_reactor *r, kr_conn conn, void *user);
 void world_eof(struct kr_reactor *r, kr_conn conn, void *user);
@@ -96,6 +95,7 @@ struct kr_listen_opts opts_of(enum accepting accepting);
 
 /* A listener, no client yet. Of one world at a time. */
 struct world *world_begin_with(enum accepting accepting, uint32_t steal, unsigned bufs);
+
 struct world *world_begin(enum accepting accepting, uint32_t steal);
 uint32_t slot_of(kr_conn conn);
 uint32_t listener_slot(const struct world *w);
@@ -110,10 +110,12 @@ void connect_client(struct world *w);
 
 /* The open connection is served: bytes in, the same bytes out. */
 void check_echoes(struct world *w);
+
 void world_end(struct world *w);
 
 /* The connection ends with that error and cause, and its slot is free. */
 void check_ended(struct world *w, int error, enum kr_why why);
+
 void end_conn(struct world *w);
 
 /* ---- recv ---- */
@@ -128,8 +130,6 @@ void conn_enter(struct world *w, enum conn_state state);
 
 /* Sends what came back to the client, and checks it. */
 void check_came(struct world *w, const char *data, int size);
-
-/* ---- waiting for something to receive ---- */
 
 /* How many cells there are of each part. */
 extern const unsigned recv_cell_count;
@@ -150,15 +150,8 @@ struct world *send_begin(enum send_state state, int32_t res, bool pieces);
 /* Where the error says that the peer takes nothing more, it is heard to its end first. */
 void check_send_failed(struct world *w, enum send_state state, int error);
 
-/* ---- send by zero-copy ---- */
-
 extern const unsigned send_cell_count;
-
-/* ---- read ---- */
-
 extern const unsigned read_cell_count;
-
-/* ---- connect ---- */
 
 enum connect_state {
     CALLING,
@@ -167,8 +160,6 @@ enum connect_state {
     GIVEN_UP,
     CONNECT_STATES
 };
-
-/* ---- release ---- */
 
 struct leaving {
     unsigned tells;
@@ -179,14 +170,8 @@ struct leaving {
 /* A paused connection that is to be released, or one with its receive in flight. */
 struct world *leaving_begin(const char *verb, uint32_t steal, int32_t res, struct leaving *l);
 
-/* ---- reset and close ---- */
-
 extern const unsigned ends_cell_count;
 
-/* ---- accept ---- */
-
 enum listener_state { ACCEPTING, STOPPED, CLOSED, LISTENER_STATES };
-
-/* ---- install ---- */
 
 extern const unsigned accept_cell_count;

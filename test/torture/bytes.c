@@ -180,11 +180,7 @@ SCENARIO(loans, 20) {
 static void open_huge(struct kr_reactor *r, kr_conn conn, void *user) {
     world_open(r, conn, user);
     size_t size = (size_t)3 << 20;
-    char *bytes = malloc(size);
-    CHECK(bytes);
-    test_pattern(bytes, size, 1, 0);
-    sent(r, conn, user, kr_conn_send(r, conn, bytes, size));
-    free(bytes);
+    sent(r, conn, user, test_queue_pattern(r, conn, size, 1, 0));
 }
 
 static const struct kr_conn_ops huge_ops = {

@@ -6,8 +6,6 @@
 
 #define POINTS_MAX 2000
 
-/* ---- the allocator ---- */
-
 struct torturer {
     struct kr_alloc alloc;
     int64_t calls;
@@ -37,6 +35,7 @@ bool whole(const struct world *w);
 
 /* What a call may answer: good, or -ENOMEM if memory was refused. True when good. */
 bool good(const struct world *w, int rc);
+
 void world_open(struct kr_reactor *r, kr_conn conn, void *user);
 void world_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why);
 void world_drain(struct kr_reactor *r, kr_conn conn, void *user);
@@ -44,6 +43,7 @@ void world_fire(struct kr_reactor *r, kr_timer timer, void *user);
 
 /* What a user does whose message cannot be sent: the connection is of no use any more. */
 bool sent(struct kr_reactor *r, kr_conn conn, const struct world *w, int rc);
+
 size_t data_echo(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size);
 extern const struct kr_conn_ops echo_ops;
 struct kr_listen_opts small_opts(void);
@@ -76,15 +76,8 @@ struct kr_config small_config(void);
     }                                                                                              \
     static void scenario_##name_(struct world *w)
 
-/* ---- bytes ---- */
-
 extern const struct kr_conn_ops mixed_ops;
-
-/* ---- pauses, ends ---- */
-
 extern const struct kr_conn_ops eof_ops;
-
-/* ---- connecting ---- */
 
 /* The near end of a connection to this reactor's own listener: it has said its bytes, and leaves
  * when they have come back. */
