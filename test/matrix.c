@@ -40,7 +40,7 @@ static void take(struct world *w, struct io_uring_sqe *sqe) {
     sqe->user_data = user_data;
 }
 
-void inject(struct world *w, struct io_uring_sqe *sqe, uint32_t verb) {
+static void inject(struct world *w, struct io_uring_sqe *sqe, uint32_t verb) {
     uint64_t user_data = sqe->user_data;
     memset(sqe, 0, sizeof *sqe);
     sqe->opcode = IORING_OP_NOP;

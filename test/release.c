@@ -198,7 +198,7 @@ TEST_EACH(release_gives_a_descriptor) {
     each_way(plain);
 }
 
-void unread(bool kept) {
+static void unread(bool kept) {
     for (size_t most = 0; most <= 4000; most += 1000) {
         struct seen s;
         begin(&s, kept);
@@ -242,7 +242,7 @@ TEST_EACH(release_shows_kept_bytes) {
     each_way(kept_bytes);
 }
 
-void unsent(bool kept) {
+static void unsent(bool kept) {
     struct seen s;
     begin(&s, kept);
     we_send(&s, BIG);

@@ -63,7 +63,6 @@ struct world {
 int theft_of(const struct world *w, uint64_t user_data);
 
 void drop_theft(struct world *w, int i);
-void inject(struct world *w, struct io_uring_sqe *sqe, uint32_t verb);
 
 /* The next request of these verbs completes with `result`, by a NOP in its place. */
 void inject_next(struct world *w, uint32_t verbs, int32_t result);

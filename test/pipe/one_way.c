@@ -46,7 +46,7 @@ struct left {
     bool eof, shut;
 };
 
-void released(struct kr_reactor *r, kr_conn conn, void *user,
+static void released(struct kr_reactor *r, kr_conn conn, void *user,
                      const struct kr_released *what) {
     struct left *l = user;
     UNUSED(r, conn);

@@ -50,4 +50,3 @@ int begin(struct kr_reactor *r, struct seen *s, int end, int flags,
 
 void finish(struct kr_reactor *r);
 void write_all(struct kr_reactor *r, int fd, const char *data, size_t size);
-void released(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what);

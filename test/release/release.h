@@ -63,6 +63,3 @@ void finish_by_fd(struct seen *s, size_t size);
 
 /* What is unread, and then what the descriptor reads, goes on from what was consumed to `size`. */
 void read_by_fd(struct seen *s, size_t size);
-
-void unread(bool kept);
-void unsent(bool kept);

@@ -65,7 +65,8 @@ static void caller_close(struct kr_reactor *r, kr_conn conn, void *user, int err
 
 static const struct kr_conn_ops caller_ops = {.on_data = caller_data, .on_close = caller_close};
 
-bool calls(struct world *w, struct caller *caller, const struct kr_addr *addr,
+/* Says `size` bytes to `addr`; false when memory was refused. */
+static bool calls(struct world *w, struct caller *caller, const struct kr_addr *addr,
                   const struct kr_connect_opts *opts, size_t size) {
     static char bytes[8192];
     *caller = (struct caller){.w = w, .want = size};

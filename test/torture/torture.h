@@ -86,7 +86,3 @@ struct caller {
     size_t want, got;
     bool over;
 };
-
-/* Says `size` bytes to `addr`; false when memory was refused. */
-bool calls(struct world *w, struct caller *caller, const struct kr_addr *addr,
-           const struct kr_connect_opts *opts, size_t size);
