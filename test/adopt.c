@@ -1,5 +1,5 @@
 /* Adopting sockets: what others have connected becomes a connection like any other. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -7,60 +7,34 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-struct seen {
-    kr_conn conn;
-    unsigned opens, eofs, closes;
-    size_t got;
-    char bytes[4096];
-};
-
 static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
-    struct seen *s = user;
-    (void)r;
-    CHECK_EQ(conn.bits, s->conn.bits);
-    s->opens++;
+    CHECK_EQ(conn.bits, ((struct test_server *)user)->conn.bits);
+    test_server_open(r, conn, user);
 }
 
 static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                       size_t size) {
-    struct seen *s = user;
+    struct test_server *s = user;
     CHECK_EQ(s->opens, 1u);
-    CHECK_LE(s->got + size, sizeof s->bytes);
-    memcpy(s->bytes + s->got, data, size);
-    s->got += size;
+    CHECK_LE(s->bytes + size, 4096u);
     CHECK_OK(kr_conn_send(r, conn, data, size));
-    return size;
-}
-
-static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
-    struct seen *s = user;
-    s->eofs++;
-    CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_FLUSH));
+    return test_server_data(r, conn, user, data, size);
 }
 
 static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
-    struct seen *s = user;
-    (void)r;
-    (void)conn;
-    (void)why;
     CHECK_EQ(error, 0);
-    s->closes++;
+    test_server_close(r, conn, user, error, why);
 }
 
-static const struct kr_conn_ops ops = {
-    .on_open = on_open, .on_data = on_data, .on_eof = on_eof, .on_close = on_close};
+static const struct kr_conn_ops ops = {.on_open = on_open,
+                                       .on_data = on_data,
+                                       .on_eof = test_server_eof_close,
+                                       .on_close = on_close};
 
-static size_t take(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
-    struct seen *s = user;
-    (void)r;
-    (void)conn;
-    (void)data;
-    s->got += size;
-    return size;
-}
-
-static const struct kr_conn_ops ops_quiet = {
-    .on_open = on_open, .on_data = take, .on_eof = on_eof, .on_close = on_close};
+static const struct kr_conn_ops ops_quiet = {.on_open = on_open,
+                                             .on_data = test_server_data,
+                                             .on_eof = test_server_eof_close,
+                                             .on_close = on_close};
 
 /* Two ends of a connection: a pair of Unix sockets, or over TCP. */
 static void ends_make(int ends[2], bool tcp, int flags) {
@@ -80,11 +54,11 @@ static void ends_make(int ends[2], bool tcp, int flags) {
     test_close(listener);
 }
 
-static void talk(struct kr_reactor *r, struct seen *s, int fd) {
+static void talk(struct kr_reactor *r, struct test_server *s, int fd) {
     char bytes[1000], back[1000];
     test_pattern(bytes, sizeof bytes, 1, 0);
     CHECK_EQ(write(fd, bytes, sizeof bytes), (long)sizeof bytes);
-    TEST_UNTIL(r, s->got == sizeof bytes && !kr_conn_queued(r, s->conn));
+    TEST_UNTIL(r, s->bytes == sizeof bytes && !kr_conn_queued(r, s->conn));
     CHECK_EQ(recv(fd, back, sizeof back, MSG_WAITALL), (long)sizeof back);
     CHECK_MEM_EQ(bytes, back, sizeof bytes);
     CHECK_SYS(shutdown(fd, SHUT_WR));
@@ -98,7 +72,7 @@ static void talk(struct kr_reactor *r, struct seen *s, int fd) {
 TEST_EACH(adopt_makes_a_connection) {
     struct kr_reactor *r = test_reactor(NULL);
     for (unsigned i = 0; i < 4; i++) {
-        struct seen s = {0};
+        struct test_server s = {0};
         int ends[2], before = tap_fd_count();
         ends_make(ends, i % 2, i / 2 ? SOCK_NONBLOCK : 0);
         CHECK_OK(kr_conn_adopt(r, &s.conn, ends[0], NULL, &ops, &s));
@@ -115,7 +89,7 @@ TEST_EACH(adopt_makes_a_connection) {
 /* Ours: it may be sent to before it is open, and before the reactor has ever run. */
 TEST_EACH(adopt_takes_sends_at_once) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct seen s = {0};
+    struct test_server s = {0};
     int ends[2];
     ends_make(ends, true, 0);
     CHECK_OK(kr_conn_adopt(r, &s.conn, ends[0], NULL, &ops, &s));
@@ -126,15 +100,14 @@ TEST_EACH(adopt_takes_sends_at_once) {
     CHECK_MEM_EQ(back, "hello", 5);
     talk(r, &s, ends[1]);
     test_close(ends[1]);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: a socket that was a non-blocking one is waited for like any other: with a peer that does
  * not read nothing spins, and all bytes come when it does. */
 TEST_EACH(adopt_waits_for_a_full_socket) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct seen s = {0};
+    struct test_server s = {0};
     int ends[2];
     ends_make(ends, false, SOCK_NONBLOCK);
     CHECK_OK(kr_conn_adopt(r, &s.conn, ends[0], NULL, &ops, &s));
@@ -142,8 +115,7 @@ TEST_EACH(adopt_waits_for_a_full_socket) {
     test_pattern(bytes, sizeof bytes, 2, 0);
     CHECK_OK(kr_conn_send(r, s.conn, bytes, sizeof bytes));
     TEST_UNTIL(r, s.opens == 1 && kr_conn_queued(r, s.conn) < sizeof bytes);
-    for (unsigned quiet = 0; quiet < 5;)
-        quiet = test_step(r, "the peer's socket to be full") == 0 ? quiet + 1 : 0;
+    test_settle(r); /* the peer's socket is full */
     uint64_t sqes = test_stats(r).sqes;
     for (unsigned i = 0; i < 20; i++)
         test_step(r, "nothing");
@@ -152,14 +124,13 @@ TEST_EACH(adopt_waits_for_a_full_socket) {
     test_pattern_check(back, sizeof back, 2, 0);
     test_close(ends[1]);
     TEST_UNTIL(r, s.closes == 1);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: both addresses are known. */
 TEST_EACH(adopt_knows_the_addresses) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct seen s = {0};
+    struct test_server s = {0};
     int ends[2];
     ends_make(ends, true, 0);
     struct sockaddr_in peer, local;
@@ -174,8 +145,7 @@ TEST_EACH(adopt_knows_the_addresses) {
     CHECK_EQ(kr_addr_port(&addr), ntohs(local.sin_port));
     talk(r, &s, ends[1]);
     test_close(ends[1]);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: it may be closed before it was open: on_close comes, on_open does not. */
@@ -184,7 +154,7 @@ TEST_EACH(adopt_then_close_at_once) {
                                          KR_CLOSE_RESET};
     struct kr_reactor *r = test_reactor(NULL);
     for (unsigned i = 0; i < 4; i++) {
-        struct seen s = {0};
+        struct test_server s = {0};
         int ends[2];
         ends_make(ends, false, 0);
         CHECK_OK(kr_conn_adopt(r, &s.conn, ends[0], NULL, &ops, &s));
@@ -195,15 +165,14 @@ TEST_EACH(adopt_then_close_at_once) {
         CHECK_EQ(read(ends[1], &byte, 1), 0);
         test_close(ends[1]);
     }
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: a reactor that is freed closes what it has adopted, also if it never ran. */
 TEST_EACH(adopt_ends_with_the_reactor) {
     for (unsigned ran = 0; ran < 2; ran++) {
         struct kr_reactor *r = test_reactor(NULL);
-        struct seen s = {0};
+        struct test_server s = {0};
         int ends[2];
         ends_make(ends, false, 0);
         if (ran)
@@ -237,8 +206,7 @@ TEST_EACH(adopt_refuses_what_is_no_stream) {
     refuse(r, null, ENOTSUP);
     refuse(r, alone, ENOTCONN);
     refuse(r, datagrams[0], ESOCKTNOSUPPORT);
-    struct kr_conn_opts bad;
-    kr_conn_opts_init(&bad);
+    struct kr_conn_opts bad = test_conn_opts();
     bad.size = 1;
     static const struct kr_conn_ops mute = {.on_open = on_open};
     CHECK_ERR(kr_conn_adopt(NULL, NULL, pairs[0], NULL, &ops, NULL), EINVAL);
@@ -260,11 +228,10 @@ TEST_EACH(adopt_refuses_what_is_no_stream) {
 
 /* Ours: they count against connect_max, and each end makes room for another. */
 TEST_EACH(adopt_is_bounded) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.connect_max = 3;
     struct kr_reactor *r = test_reactor(&config);
-    struct seen s[4] = {{.got = 0}};
+    struct test_server s[4] = {{.bytes = 0}};
     int ends[4][2];
     for (unsigned i = 0; i < 4; i++)
         ends_make(ends[i], false, 0);
@@ -278,8 +245,7 @@ TEST_EACH(adopt_is_bounded) {
         talk(r, &s[i], ends[i][1]);
     for (unsigned i = 0; i < 4; i++)
         test_close(ends[i][1]);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: a socket whose both sides have ended is taken for the bytes that it has left; without any it
@@ -287,7 +253,7 @@ TEST_EACH(adopt_is_bounded) {
 TEST_EACH(adopt_for_what_is_unread) {
     struct kr_reactor *r = test_reactor(NULL);
     for (unsigned unread = 0; unread <= 5; unread += 5) {
-        struct seen s = {0};
+        struct test_server s = {0};
         int ends[2];
         ends_make(ends, true, 0);
         CHECK_EQ(send(ends[1], "bytes", unread, MSG_NOSIGNAL), (long)unread);
@@ -311,7 +277,7 @@ TEST_EACH(adopt_for_what_is_unread) {
         CHECK_ERR(kr_conn_peer(r, s.conn, &addr), ENODATA);
         CHECK_OK(kr_conn_local(r, s.conn, &addr));
         TEST_UNTIL(r, s.closes == 1);
-        CHECK_EQ(s.got, 5u);
+        CHECK_EQ(s.bytes, 5u);
         CHECK_EQ(s.eofs, 1u);
     }
     test_reactor_free(r);

@@ -10,8 +10,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define MS INT64_C(1000000)
-#define HOUR (3600 * 1000 * MS)
 #define WAITING 50u
 
 static struct place {
@@ -27,8 +25,7 @@ static struct place {
 } place;
 
 static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     CHECK(user == &place);
     CHECK_EQ(place.ends, 0u);
     place.opens++;
@@ -42,18 +39,12 @@ static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void
 }
 
 static void on_shutdown(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
-    (void)user;
+    UNUSED(r, conn, user);
     place.shutdowns++;
 }
 
 static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    (void)error;
-    (void)why;
+    UNUSED(r, conn, user, error, why);
     place.closes++;
 }
 
@@ -69,8 +60,7 @@ static void on_end(struct kr_reactor *r, kr_listener listener, void *user, int e
     place.end_error = error;
     if (!place.relisten)
         return;
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", place.port));
+    struct kr_addr addr = test_loopback(place.port);
     CHECK_OK(kr_listen(r, NULL, &addr, &place.opts, &ops, &place));
     place.ends = 0;
     place.relistened++;
@@ -134,8 +124,7 @@ static void all_are_served(void) {
     serve_in_turn(WAITING);
     expect_end(0);
     CHECK_EQ(place.opens, WAITING);
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", place.port));
+    struct kr_addr addr = test_loopback(place.port);
     int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     CHECK_EQ(connect(fd, &addr.u.sa, addr.size), -1);
     CHECK_EQ(errno, ECONNREFUSED);
@@ -265,9 +254,7 @@ TEST_EACH(backlog_without_room_has_its_time) {
 }
 
 static void drained(struct kr_reactor *r, void *user, unsigned cut_off) {
-    (void)r;
-    (void)user;
-    (void)cut_off;
+    UNUSED(r, user, cut_off);
     place.drains++;
 }
 
@@ -374,8 +361,7 @@ TEST_EACH(backlog_of_a_reactor_that_is_freed) {
  * listener ends, tries no more, tells why, and its connections live on. */
 static void end_for_good(void) {
     int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
+    struct kr_addr addr = test_loopback(0);
     CHECK_SYS(bind(fd, &addr.u.sa, addr.size));
     CHECK_SYS(listen(fd, 16));
     CHECK_OK(kr_listen_fd(place.r, &place.listener, fd, &place.opts, &ops, &place));
@@ -427,8 +413,7 @@ TEST_EACH(backlog_ends_and_begins_anew) {
     TEST_UNTIL(place.r, place.opens == 2);
     test_close(fd);
     test_close(other);
-    test_rest(place.r, (struct test_levels){.listeners = 1});
-    test_reactor_free(place.r);
+    test_reactor_end(place.r, (struct test_levels){.listeners = 1});
 }
 
 TAP_MAIN(backlog, 68)

@@ -17,8 +17,7 @@ static struct kr__buf_reg registered;
 
 static int play_register(const struct kr__kernel *k, struct io_uring *ring, unsigned opcode,
                          const void *arg, unsigned count) {
-    (void)k;
-    (void)ring;
+    UNUSED(k, ring);
     CHECK_EQ(opcode, IORING_REGISTER_PBUF_RING);
     CHECK_EQ(count, 1u);
     memcpy(&registered, arg, sizeof registered);

@@ -4,7 +4,7 @@
  * What must hold: after any number of lives every count is where it was; kr_reactor_free ends
  * everything whatever state it is in; nobody is kept waiting by a neighbour; after warm-up nothing
  * is allocated. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include "core/conn.h"
 #include "kernel/probe.h"
@@ -22,8 +22,7 @@ struct lives {
 };
 
 static void lives_open(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     ((struct lives *)user)->opens++;
 }
 
@@ -51,10 +50,7 @@ static size_t lives_data(struct kr_reactor *r, kr_conn conn, void *user, const v
 
 static void lives_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                         enum kr_why why) {
-    (void)r;
-    (void)conn;
-    (void)error;
-    (void)why;
+    UNUSED(r, conn, error, why);
     ((struct lives *)user)->closes++;
 }
 
@@ -173,9 +169,7 @@ static size_t swing_data(struct kr_reactor *r, kr_conn conn, void *user, const v
 }
 
 static void swing_eof(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
-    (void)user;
+    UNUSED(r, conn, user);
     swing.eofs++;
 }
 
@@ -196,12 +190,10 @@ static const struct kr_conn_ops swing_ops = {
  * echo. Each gets its on_close once, none is waited for, and all memory comes back. */
 TEST_EACH(free_with_thousands_in_every_state, .deadline_s = 40) {
     tap_need_descriptors(CROWD + 300);
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = CROWD;
     struct kr_reactor *r = test_reactor(&config);
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.inline_size = 40;
     uint16_t port = test_listen(r, NULL, &opts, &swing_ops, NULL);
     static int fds[CROWD];
@@ -235,14 +227,6 @@ TEST_EACH(free_with_thousands_in_every_state, .deadline_s = 40) {
 
 /* ---- a hog beside the quiet ---- */
 
-static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                        size_t size) {
-    (void)user;
-    return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
-}
-
-static const struct kr_conn_ops echo_ops = {.on_data = echo_data};
-
 #define QUIET 100
 #define TURNS_MOST 16
 
@@ -262,7 +246,7 @@ static uint64_t hog_on(int fd) {
  * none takes more than TURNS_MOST, where the least possible is 2: one to receive, one to send. */
 TEST_EACH(hogs_leave_quiet_clients_alone, .alone = true, .deadline_s = 60) {
     struct kr_reactor *r = test_reactor(NULL);
-    uint16_t port = test_listen(r, NULL, NULL, &echo_ops, NULL);
+    uint16_t port = test_listen(r, NULL, NULL, &test_send_back_ops, NULL);
     int hogs[2], quiet[QUIET];
     for (unsigned i = 0; i < 2; i++)
         hogs[i] = test_connect(port);
@@ -295,22 +279,10 @@ TEST_EACH(hogs_leave_quiet_clients_alone, .alone = true, .deadline_s = 60) {
         test_close(quiet[i]);
     for (unsigned i = 0; i < 2; i++)
         test_close_reset(hogs[i]);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* ---- memory ---- */
-
-static void do_nothing(struct kr_reactor *r, void *arg) {
-    (void)r;
-    ++*(unsigned *)arg;
-}
-
-static void count_fire(struct kr_reactor *r, kr_timer timer, void *user) {
-    (void)r;
-    (void)timer;
-    ++*(unsigned *)user;
-}
 
 #define TALKERS 64
 
@@ -321,8 +293,7 @@ static struct talkers {
 } talkers;
 
 static void talkers_open(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)user;
+    UNUSED(r, user);
     if (talkers.opens < TALKERS)
         talkers.conns[talkers.opens] = conn;
     talkers.opens++;
@@ -362,8 +333,8 @@ static void warm_up(struct kr_reactor *r, const int *fds) {
 /* One round: each talker says `size` bytes and hears them; beside that a timer and a post. */
 static void round_of(struct kr_reactor *r, const int *fds, size_t size, unsigned *fires) {
     static char said[4096], heard[4096];
-    CHECK_OK(kr_timer_start(r, NULL, 0, 0, count_fire, fires));
-    CHECK_OK(kr_post(r, do_nothing, fires));
+    CHECK_OK(kr_timer_start(r, NULL, 0, 0, test_count_fire, fires));
+    CHECK_OK(kr_post(r, test_count_call, fires));
     for (unsigned i = 0; i < TALKERS; i++)
         test_send(r, fds[i], said, size);
     for (unsigned i = 0; i < TALKERS; i++)
@@ -373,8 +344,7 @@ static void round_of(struct kr_reactor *r, const int *fds, size_t size, unsigned
 /* Ours: after warm-up, 100,000 echoes of 1 to 4096 bytes (a million with --full), with timers,
  * posts, and connections that come and go, call the allocator not once. */
 TEST_EACH(no_allocation_after_warm_up, .deadline_s = 120) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_count = 8 * TALKERS; /* of which one connection's sends may hold an eighth */
     struct kr_reactor *r = test_reactor(&config);
     uint16_t port = test_listen(r, NULL, NULL, &talkers_ops, NULL);
@@ -417,8 +387,7 @@ static void *counted_map(const struct kr__kernel *k, size_t size, enum kr__map h
 static size_t tables_of(unsigned conn_max) {
     struct kr__kernel kernel = kr__linux;
     kernel.map = counted_map;
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.taskrun = (enum kr_taskrun)tap_variant()->mode;
     config.conn_max = conn_max;
     config.connect_max = 64; /* as many in each */
@@ -433,14 +402,12 @@ static size_t tables_of(unsigned conn_max) {
 #define IDLERS 1000
 
 static size_t idle_bytes(int64_t idle_ns) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = IDLERS;
     struct kr_reactor *r = test_reactor(&config);
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.idle_ns = idle_ns;
-    uint16_t port = test_listen(r, NULL, &opts, &echo_ops, NULL);
+    uint16_t port = test_listen(r, NULL, &opts, &test_send_back_ops, NULL);
     static int fds[IDLERS];
     char got[64];
     for (unsigned i = 0; i < 10; i++) {
@@ -477,4 +444,4 @@ TEST_EACH(idle_connection_costs_256_bytes) {
     CHECK_LE(table + watched, 256u);
 }
 
-TAP_MAIN(churn, 12)
+TAP_MAIN(churn, 20)

@@ -27,9 +27,7 @@ static void close_in_event(struct kr_reactor *r, const struct kr_listen_opts *op
         CHECK_SYS(shutdown(fd, SHUT_WR));
     TEST_UNTIL(r, house.count == 1);
     if (event == DRAIN) {
-        static char bytes[200000];
-        test_recv(r, fd, bytes, sizeof bytes);
-        test_pattern_check(bytes, sizeof bytes, 1, 0);
+        test_recv_pattern(r, fd, 200000, 1, 0);
     }
     if (event == CLOSE) {
         TEST_UNTIL(r, house.lives[0].events[DATA] > 0);
@@ -97,8 +95,7 @@ static void batch_of(struct kr_reactor *r, uint16_t port, unsigned count, enum k
 /* Ours: of 32 connections whose bytes arrive in one batch, the first to be called closes all
  * others: none of them is called with data any more, and their buffers come back. */
 TEST_EACH(close_of_others_in_the_same_batch) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_count = 64;
     struct kr_reactor *r = test_reactor(&config);
     uint16_t port = test_listen(r, NULL, NULL, &house_ops, &house);
@@ -115,9 +112,7 @@ TEST_EACH(close_flush_delivers_queued_bytes) {
     house_init();
     int fd = house_open_stalled(r, test_listen(r, NULL, NULL, &house_ops, &house));
     life_close(r, &house.lives[0], KR_CLOSE_FLUSH);
-    static char bytes[8 << 20];
-    test_recv(r, fd, bytes, sizeof bytes);
-    test_pattern_check(bytes, sizeof bytes, 1, 0);
+    test_recv_pattern(r, fd, 8 << 20, 1, 0);
     CHECK_EQ(test_recv_end(r, fd, NULL), 0);
     life_check_closed(r, 0, 0, KR_WHY_LOCAL);
     CHECK_EQ(house.lives[0].events[DRAIN], 0u);
@@ -175,9 +170,7 @@ static int close_twice(struct kr_reactor *r, uint16_t port, enum kr_close first,
     enum kr_close harder = first > second ? first : second;
     int end;
     if (harder <= KR_CLOSE_FLUSH) {
-        static char bytes[8 << 20];
-        test_recv(r, fd, bytes, sizeof bytes);
-        test_pattern_check(bytes, sizeof bytes, 1, 0);
+        test_recv_pattern(r, fd, 8 << 20, 1, 0);
         end = test_recv_end(r, fd, NULL);
         if (harder == KR_CLOSE_LINGER) {
             CHECK_EQ(life->events[CLOSE], 0u);
@@ -219,8 +212,7 @@ TEST_EACH(close_twice_takes_the_harder_manner, .deadline_s = 60) {
 /* Ours: a peer that reads nothing delays a FLUSH for flush_ns and no longer. */
 TEST_EACH(close_flush_has_a_deadline) {
     struct kr_reactor *r = test_reactor(NULL);
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.flush_ns = 30 * 1000000;
     house_init();
     int fd = house_open_stalled(r, test_listen(r, NULL, &opts, &house_ops, &house));
@@ -244,16 +236,14 @@ TEST_EACH(close_flush_ends_with_the_peer) {
     test_close_reset(fd);
     TEST_UNTIL(r, house.closed == 1);
     CHECK_EQ(house.lives[0].events[CLOSE], 1u);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: closing in the instant in which data arrives ends in the one way or the other, and
  * nothing is left: no buffer, no request. The data is sent between the turns, so that the cancel
  * finds the receive done. */
 TEST_EACH(close_races_with_data) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_count = 8;
     struct kr_reactor *r = test_reactor(&config);
     uint16_t port = test_listen(r, NULL, NULL, &house_ops, &house);

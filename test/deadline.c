@@ -4,26 +4,11 @@
  * Most cases run on the real ring with a clock that stands still until the case moves it: at one
  * nanosecond before a deadline nothing must happen however many turns pass, and at the deadline it
  * must happen in the very next turn. The last cases have the real clock. */
-#include "harness/net.h"
-
-#include "core/reactor.h"
-
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-
-#define MS INT64_C(1000000)
-#define HOUR (3600 * 1000 * MS)
-#define BIG ((size_t)8 << 20)
-#define KINDS (KR_DEADLINE_FLUSH + 1)
+#include "deadline/deadline.h"
 
 /* ---- a clock that stands still ---- */
 
-static struct {
-    struct kr__kernel kernel;
-    int64_t now;
-} still;
+struct still still;
 
 static int64_t still_clock(const struct kr__kernel *k) {
     (void)k;
@@ -39,120 +24,74 @@ static const struct kr__kernel *still_kernel(void) {
 
 /* ---- a connection and what it was told ---- */
 
-struct seen {
-    struct kr_reactor *r;
-    kr_listener listener;
-    uint16_t port;
-    int fd;
-    kr_conn conn;
-    unsigned opens, closes, eofs, told[KINDS];
-    int64_t opened_at, told_at;
-    size_t bytes;
-    int error;
-    enum kr_why why;
-    void (*in_timeout)(struct seen *s, enum kr_deadline which);
-};
-
-static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
-    struct seen *s = user;
-    s->opens++;
-    s->conn = conn;
-    s->opened_at = kr_now(r);
-}
-
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                      size_t size) {
-    (void)r;
-    (void)conn;
-    (void)data;
-    ((struct seen *)user)->bytes += size;
-    return size;
-}
-
-static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
-    ((struct seen *)user)->eofs++;
-}
-
 static void on_timeout(struct kr_reactor *r, kr_conn conn, void *user, enum kr_deadline which) {
-    struct seen *s = user;
-    CHECK_EQ(conn.bits, s->conn.bits);
-    CHECK(which == KR_DEADLINE_IDLE || which == KR_DEADLINE_READ || which == KR_DEADLINE_LIFE);
-    s->told[which]++;
-    s->told_at = kr_now(r);
-    if (s->in_timeout)
-        s->in_timeout(s, which);
+    CHECK_EQ(conn.bits, ((struct test_server *)user)->conn.bits);
+    test_server_timeout(r, conn, user, which);
 }
 
 static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
-    struct seen *s = user;
     CHECK_ERR(kr_conn_deadline(r, conn, KR_DEADLINE_IDLE, 1), EPIPE);
-    s->closes++;
-    s->error = error;
-    s->why = why;
+    test_server_close(r, conn, user, error, why);
 }
 
-static const struct kr_conn_ops ops = {.on_open = on_open,
-                                       .on_data = on_data,
-                                       .on_eof = on_eof,
+const struct kr_conn_ops ops = {.on_open = test_server_open,
+                                       .on_data = test_server_data,
+                                       .on_eof = test_server_eof,
                                        .on_timeout = on_timeout,
                                        .on_close = on_close};
 
-static const struct kr_conn_ops ops_without_timeout = {
-    .on_open = on_open, .on_data = on_data, .on_eof = on_eof, .on_close = on_close};
+const struct kr_conn_ops ops_without_timeout = {.on_open = test_server_open,
+                                                .on_data = test_server_data,
+                                                .on_eof = test_server_eof,
+                                                .on_close = on_close};
 
-static struct kr_listen_opts no_deadlines(void) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+struct kr_listen_opts no_deadlines(void) {
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.flush_ns = HOUR;
     return opts;
 }
 
-static void begin_on(struct seen *s, const struct kr__kernel *kernel, const struct kr_conn_ops *of,
+void begin_on(struct test_server *s, const struct kr__kernel *kernel, const struct kr_conn_ops *of,
                      const struct kr_listen_opts *opts) {
     s->r = test_reactor_on(kernel, NULL);
-    s->port = test_listen(s->r, &s->listener, opts, of, s);
-    s->fd = test_connect_sized(s->port, 0, 4096);
-    TEST_UNTIL(s->r, s->opens == 1);
+    s->recv_size = 4096;
+    test_server_begin(s, opts, of);
     test_rest(s->r, (struct test_levels){.conns = 1, .listeners = 1});
 }
 
-static void begin(struct seen *s, const struct kr_conn_ops *of, const struct kr_listen_opts *opts) {
+void begin(struct test_server *s, const struct kr_conn_ops *of, const struct kr_listen_opts *opts) {
     begin_on(s, still_kernel(), of, opts);
     CHECK_EQ(s->opened_at, still.now);
 }
 
-static void end(struct seen *s) {
+void end(struct test_server *s) {
     if (!s->closes)
         CHECK_OK(kr_conn_close(s->r, s->conn, KR_CLOSE_NOW));
     TEST_UNTIL(s->r, s->closes == 1);
     test_close(s->fd);
-    test_rest(s->r, (struct test_levels){.listeners = 1});
-    test_reactor_free(s->r);
+    test_reactor_end(s->r, (struct test_levels){.listeners = 1});
 }
 
-static const struct kr__conn *conn_of(const struct seen *s) {
+static const struct kr__conn *conn_of(const struct test_server *s) {
     return &s->r->conns.table[kr__handle_slot(s->conn.bits)];
 }
 
 /* ---- moving the clock ---- */
 
-static unsigned told_all(const struct seen *s) {
+unsigned told_all(const struct test_server *s) {
     unsigned all = 0;
     for (int which = 0; which < KINDS; which++)
         all += s->told[which];
     return all;
 }
 
-static bool is_open(const struct seen *s) {
+static bool is_open(const struct test_server *s) {
     int rc = kr_conn_send(s->r, s->conn, "", 0);
     CHECK(rc == 0 || rc == -EPIPE || rc == -ESTALE);
     return rc == 0;
 }
 
-/* Nothing is told and nothing ends up to `at`. */
-static void quiet_until(struct seen *s, int64_t at) {
+void quiet_until(struct test_server *s, int64_t at) {
     unsigned before = told_all(s);
     bool open = is_open(s);
     still.now = at;
@@ -163,8 +102,7 @@ static void quiet_until(struct seen *s, int64_t at) {
     CHECK_EQ(s->closes, 0u);
 }
 
-/* Told at `at`, and not before. */
-static void told_at(struct seen *s, enum kr_deadline which, int64_t at) {
+void told_at(struct test_server *s, enum kr_deadline which, int64_t at) {
     quiet_until(s, at - 1);
     unsigned before = s->told[which], all = told_all(s);
     still.now = at;
@@ -175,7 +113,7 @@ static void told_at(struct seen *s, enum kr_deadline which, int64_t at) {
 }
 
 /* Ended at `at`, and not before. */
-static void ended_at(struct seen *s, int64_t at) {
+static void ended_at(struct test_server *s, int64_t at) {
     CHECK(is_open(s));
     quiet_until(s, at - 1);
     still.now = at;
@@ -186,7 +124,7 @@ static void ended_at(struct seen *s, int64_t at) {
     CHECK_EQ(s->why, KR_WHY_TIMEOUT);
 }
 
-static void client_sends(struct seen *s, size_t size) {
+void client_sends(struct test_server *s, size_t size) {
     size_t want = s->bytes + size;
     char *bytes = calloc(1, size);
     CHECK(bytes != NULL);
@@ -195,37 +133,30 @@ static void client_sends(struct seen *s, size_t size) {
     TEST_UNTIL(s->r, s->bytes == want);
 }
 
-static void client_gets(struct seen *s, size_t size) {
+void client_gets(struct test_server *s, size_t size) {
     char *bytes = malloc(size);
     CHECK(bytes != NULL);
     test_recv(s->r, s->fd, bytes, size);
     free(bytes);
 }
 
-/* With the turn in which it reads again. */
-static void resume(struct seen *s) {
+void resume(struct test_server *s) {
     unsigned before = told_all(s);
     CHECK_OK(kr_conn_resume(s->r, s->conn));
     CHECK_OK(kr_step(s->r, 0));
     CHECK_EQ(told_all(s), before);
 }
 
-static void turns_until_quiet(struct seen *s) {
-    for (unsigned idle = 0; idle < 5;)
-        idle = test_step(s->r, "the traffic to stall") == 0 ? idle + 1 : 0;
-}
-
-static void we_send(struct seen *s, size_t size) {
+void we_send(struct test_server *s, size_t size) {
     char *bytes = calloc(1, size);
     CHECK(bytes != NULL);
     CHECK_OK(kr_conn_send(s->r, s->conn, bytes, size));
     free(bytes);
 }
 
-/* More than the client and both kernels take: the rest stays. */
-static void stall(struct seen *s) {
+void stall(struct test_server *s) {
     we_send(s, BIG);
-    turns_until_quiet(s);
+    test_settle(s->r);
     CHECK_GT(kr_conn_queued(s->r, s->conn), 0u);
 }
 
@@ -236,7 +167,7 @@ static void stall(struct seen *s) {
 TEST_EACH(deadline_idle) {
     struct kr_listen_opts opts = no_deadlines();
     opts.conn.idle_ns = 100;
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops, &opts);
     int64_t t = still.now;
     quiet_until(&s, t + 60);
@@ -254,7 +185,7 @@ TEST_EACH(deadline_idle) {
 TEST_EACH(deadline_read) {
     struct kr_listen_opts opts = no_deadlines();
     opts.conn.read_ns = 100;
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops, &opts);
     int64_t t = still.now;
     quiet_until(&s, t + 60);
@@ -273,7 +204,7 @@ TEST_EACH(deadline_read) {
 TEST_EACH(deadline_read_while_paused) {
     struct kr_listen_opts opts = no_deadlines();
     opts.conn.read_ns = 100;
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops, &opts);
     int64_t t = still.now;
     quiet_until(&s, t + 90);
@@ -296,13 +227,13 @@ TEST_EACH(deadline_read_while_paused) {
 TEST_EACH(deadline_read_while_stopped) {
     struct kr_listen_opts opts = no_deadlines();
     opts.conn.read_ns = 100;
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops, &opts);
     int64_t t = still.now;
     stall(&s);
     quiet_until(&s, t + 1000);
     client_gets(&s, BIG);
-    turns_until_quiet(&s);
+    test_settle(s.r);
     CHECK_EQ(kr_conn_queued(s.r, s.conn), 0u);
     told_at(&s, KR_DEADLINE_READ, t + 1100);
     CHECK_SYS(shutdown(s.fd, SHUT_WR));
@@ -316,7 +247,7 @@ TEST_EACH(deadline_read_while_stopped) {
 TEST_EACH(deadline_write) {
     struct kr_listen_opts opts = no_deadlines();
     opts.conn.write_ns = 100;
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops, &opts);
     int64_t t = still.now;
     stall(&s);
@@ -339,16 +270,16 @@ TEST_EACH(deadline_write_is_moved_by_each_byte) {
     struct kr_listen_opts opts = no_deadlines();
     opts.conn.send_high = (size_t)16 << 20; /* so that it is heard meanwhile */
     opts.conn.write_ns = 100;
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops, &opts);
     int64_t t = still.now;
     stall(&s);
     quiet_until(&s, t + 60);
     client_gets(&s, BIG / 4);
-    turns_until_quiet(&s);
+    test_settle(s.r);
     quiet_until(&s, t + 159);
     client_gets(&s, BIG - BIG / 4);
-    turns_until_quiet(&s);
+    test_settle(s.r);
     CHECK_EQ(kr_conn_queued(s.r, s.conn), 0u);
     quiet_until(&s, t + 5000);
     stall(&s);
@@ -361,17 +292,17 @@ TEST_EACH(deadline_write_is_moved_by_each_byte) {
 TEST_EACH(deadline_write_begins_between_turns) {
     struct kr_listen_opts opts = no_deadlines();
     opts.conn.write_ns = 100;
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops, &opts);
     int64_t t = still.now;
     stall(&s);
     client_gets(&s, BIG);
-    turns_until_quiet(&s);
+    test_settle(s.r);
     CHECK_EQ(kr_conn_queued(s.r, s.conn), 0u);
     quiet_until(&s, t + 200);
     still.now = t + 1000;
     we_send(&s, BIG);
-    turns_until_quiet(&s);
+    test_settle(s.r);
     CHECK(is_open(&s));
     ended_at(&s, t + 1100);
     end(&s);
@@ -382,7 +313,7 @@ TEST_EACH(deadline_write_begins_between_turns) {
 TEST_EACH(deadline_life) {
     struct kr_listen_opts opts = no_deadlines();
     opts.conn.life_ns = 100;
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops, &opts);
     int64_t t = still.now;
     for (int at = 10; at < 100; at += 10) {
@@ -401,13 +332,13 @@ TEST_EACH(deadline_life_while_closing) {
     for (int how = KR_CLOSE_LINGER; how <= KR_CLOSE_FLUSH; how++) {
         struct kr_listen_opts opts = no_deadlines();
         opts.conn.life_ns = 100;
-        struct seen s = {0};
+        struct test_server s = {0};
         begin(&s, &ops, &opts);
         int64_t t = still.now;
         stall(&s);
         quiet_until(&s, t + 50);
         CHECK_OK(kr_conn_close(s.r, s.conn, (enum kr_close)how));
-        turns_until_quiet(&s);
+        test_settle(s.r);
         quiet_until(&s, t + 99);
         still.now = t + 100;
         TEST_UNTIL(s.r, s.closes == 1);
@@ -424,20 +355,20 @@ TEST_EACH(deadline_flush) {
     for (int queued = 0; queued < 2; queued++) {
         struct kr_listen_opts opts = no_deadlines();
         opts.conn.flush_ns = 100;
-        struct seen s = {0};
+        struct test_server s = {0};
         begin(&s, &ops, &opts);
         int64_t t = still.now;
         if (queued)
             stall(&s);
         quiet_until(&s, t + 1000);
         CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_LINGER));
-        turns_until_quiet(&s);
+        test_settle(s.r);
         TEST_UNTIL(s.r, queued || conn_of(&s)->fin); /* a worker of the kernel's does that */
         quiet_until(&s, t + 1060);
         if (queued)
             client_gets(&s, BIG / 4);
         test_send(s.r, s.fd, "more", 4);
-        turns_until_quiet(&s);
+        test_settle(s.r);
         quiet_until(&s, t + (queued ? 1159 : 1099));
         still.now = t + (queued ? 1160 : 1100);
         TEST_UNTIL(s.r, s.closes == 1);
@@ -457,7 +388,7 @@ TEST_EACH(deadline_each_by_itself) {
     opts.conn.read_ns = 30;
     opts.conn.life_ns = 70;
     opts.conn.idle_ns = 100;
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops, &opts);
     int64_t due[KINDS] = {[KR_DEADLINE_IDLE] = still.now + 100,
                           [KR_DEADLINE_READ] = still.now + 30,
@@ -495,7 +426,7 @@ TEST_EACH(deadline_ends_without_on_timeout) {
         opts.conn.idle_ns = which == 0 ? 100 : 0;
         opts.conn.read_ns = which == 1 ? 100 : 0;
         opts.conn.life_ns = which == 2 ? 100 : 0;
-        struct seen s = {0};
+        struct test_server s = {0};
         begin(&s, &ops_without_timeout, &opts);
         ended_at(&s, still.now + 100);
         CHECK_EQ(test_recv_end(s.r, s.fd, NULL), 0);
@@ -507,360 +438,13 @@ TEST_EACH(deadline_ends_without_on_timeout) {
 TEST_EACH(deadline_that_ends_a_queue_resets) {
     struct kr_listen_opts opts = no_deadlines();
     opts.conn.life_ns = 100;
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops_without_timeout, &opts);
     int64_t t = still.now;
     stall(&s);
     ended_at(&s, t + 100);
     CHECK_EQ(test_recv_end(s.r, s.fd, NULL), ECONNRESET);
     end(&s);
-}
-
-/* ---- changes ---- */
-
-static void set(struct seen *s, enum kr_deadline which, int64_t ns) {
-    CHECK_OK(kr_conn_deadline(s->r, s->conn, which, ns));
-}
-
-/* Ours: set to less, to more, to none, from now; before the old one, and when it is overdue; no
- * other is moved. */
-TEST_EACH(deadline_changed) {
-    static const enum kr_deadline kinds[] = {KR_DEADLINE_IDLE, KR_DEADLINE_READ, KR_DEADLINE_LIFE};
-    for (int i = 0; i < 3; i++) {
-        enum kr_deadline which = kinds[i], other = kinds[(i + 1) % 3];
-        struct kr_listen_opts opts = no_deadlines();
-        struct seen s = {0};
-        begin(&s, &ops, &opts);
-        int64_t t = still.now;
-        set(&s, other, 10000);
-        set(&s, which, 1000);
-        quiet_until(&s, t + 500);
-        set(&s, which, 100);
-        told_at(&s, which, t + 600);
-        set(&s, which, 2000);
-        told_at(&s, which, t + 2600);
-        set(&s, which, 0);
-        quiet_until(&s, t + 9999);
-        set(&s, which, 50);
-        told_at(&s, other, t + 10000);
-        still.now = t + 20000; /* overdue, but not told yet: it is out of date */
-        set(&s, which, 100);
-        set(&s, other, 0);
-        told_at(&s, which, t + 20100);
-        end(&s);
-    }
-}
-
-/* Ours: the write deadline of a queue that waits already, and the flush deadline of a close to
- * come. */
-TEST_EACH(deadline_changed_while_sending) {
-    struct kr_listen_opts opts = no_deadlines();
-    struct seen s = {0};
-    begin(&s, &ops, &opts);
-    int64_t t = still.now;
-    stall(&s);
-    quiet_until(&s, t + 1000);
-    set(&s, KR_DEADLINE_WRITE, 1000);
-    quiet_until(&s, t + 1900);
-    set(&s, KR_DEADLINE_WRITE, 0);
-    set(&s, KR_DEADLINE_FLUSH, 70);
-    quiet_until(&s, t + 5000);
-    CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_FLUSH));
-    CHECK_ERR(kr_conn_deadline(s.r, s.conn, KR_DEADLINE_FLUSH, 1000), EPIPE);
-    quiet_until(&s, t + 5069);
-    still.now = t + 5070;
-    TEST_UNTIL(s.r, s.closes == 1);
-    CHECK_EQ(s.error, -ETIMEDOUT);
-    end(&s);
-}
-
-static void change_all(struct seen *s, enum kr_deadline which) {
-    if (which == KR_DEADLINE_READ) {
-        set(s, KR_DEADLINE_READ, 7);
-        set(s, KR_DEADLINE_IDLE, 70);
-    } else {
-        set(s, KR_DEADLINE_READ, 0);
-        set(s, KR_DEADLINE_IDLE, 700);
-    }
-}
-
-/* Ours: in on_timeout as anywhere, also the one that is being told. */
-TEST_EACH(deadline_changed_in_on_timeout) {
-    struct kr_listen_opts opts = no_deadlines();
-    opts.conn.read_ns = 100;
-    struct seen s = {.in_timeout = change_all};
-    begin(&s, &ops, &opts);
-    int64_t t = still.now;
-    told_at(&s, KR_DEADLINE_READ, t + 100);
-    told_at(&s, KR_DEADLINE_READ, t + 107);
-    s.in_timeout = NULL;
-    set(&s, KR_DEADLINE_READ, 0);
-    s.in_timeout = change_all;
-    told_at(&s, KR_DEADLINE_IDLE, t + 177);
-    told_at(&s, KR_DEADLINE_IDLE, t + 877);
-    end(&s);
-}
-
-/* Ours: a read deadline that is set while paused begins with the resume. */
-TEST_EACH(deadline_changed_while_paused) {
-    struct kr_listen_opts opts = no_deadlines();
-    struct seen s = {0};
-    begin(&s, &ops, &opts);
-    int64_t t = still.now;
-    CHECK_OK(kr_conn_pause(s.r, s.conn));
-    set(&s, KR_DEADLINE_READ, 100);
-    set(&s, KR_DEADLINE_IDLE, 700);
-    quiet_until(&s, t + 600);
-    told_at(&s, KR_DEADLINE_IDLE, t + 700);
-    resume(&s);
-    told_at(&s, KR_DEADLINE_READ, t + 800);
-    end(&s);
-}
-
-static void close_it(struct seen *s, enum kr_deadline which) {
-    (void)which;
-    CHECK_OK(kr_conn_close(s->r, s->conn, KR_CLOSE_FLUSH));
-}
-
-/* Ours: closed in on_timeout it ends as its owner's doing, and no other deadline is told. */
-TEST_EACH(deadline_closes_in_on_timeout) {
-    struct kr_listen_opts opts = no_deadlines();
-    opts.conn.read_ns = opts.conn.idle_ns = opts.conn.life_ns = 100;
-    struct seen s = {.in_timeout = close_it};
-    begin(&s, &ops, &opts);
-    still.now += 100;
-    TEST_UNTIL(s.r, s.closes == 1);
-    CHECK_EQ(told_all(&s), 1u);
-    CHECK_EQ(s.error, 0);
-    CHECK_EQ(s.why, KR_WHY_LOCAL);
-    end(&s);
-}
-
-/* Ours: bad arguments are refused and change nothing; the largest time is never. */
-TEST_EACH(deadline_refuses) {
-    struct kr_listen_opts opts = no_deadlines();
-    opts.conn.idle_ns = 100;
-    struct seen s = {0};
-    begin(&s, &ops, &opts);
-    int64_t t = still.now;
-    for (int which = 0; which < KINDS; which++)
-        CHECK_ERR(kr_conn_deadline(s.r, s.conn, (enum kr_deadline)which, -1), EINVAL);
-    CHECK_ERR(kr_conn_deadline(s.r, s.conn, KR_DEADLINE_FLUSH, 0), EINVAL);
-    CHECK_ERR(kr_conn_deadline(s.r, s.conn, (enum kr_deadline)KINDS, 1), EINVAL);
-    CHECK_ERR(kr_conn_deadline(s.r, s.conn, (enum kr_deadline)-1, 1), EINVAL);
-    told_at(&s, KR_DEADLINE_IDLE, t + 100);
-    for (int which = 0; which < KINDS; which++)
-        set(&s, (enum kr_deadline)which, INT64_MAX);
-    quiet_until(&s, INT64_MAX - 1);
-    still.now = t + 200;
-    end(&s);
-}
-
-/* Ours: a change of one connection is none of another of the same listener. */
-TEST_EACH(deadline_changed_for_one) {
-    struct kr_listen_opts opts = no_deadlines();
-    opts.conn.idle_ns = 100;
-    struct seen s = {0}, other = {0};
-    begin(&s, &ops, &opts);
-    int64_t t = still.now;
-    set(&s, KR_DEADLINE_IDLE, 50);
-    other.r = s.r;
-    kr_conn first = s.conn;
-    int fd = test_connect(s.port);
-    TEST_UNTIL(s.r, s.opens == 2);
-    other.conn = s.conn;
-    s.conn = first;
-    CHECK_OK(kr_conn_set_user(s.r, other.conn, &other));
-    told_at(&s, KR_DEADLINE_IDLE, t + 50);
-    quiet_until(&s, t + 99);
-    CHECK_EQ(other.told[KR_DEADLINE_IDLE], 0u);
-    still.now = t + 100;
-    for (int i = 0; i < 3; i++)
-        CHECK_OK(kr_step(s.r, 0));
-    CHECK_EQ(other.told[KR_DEADLINE_IDLE], 1u);
-    CHECK_EQ(s.told[KR_DEADLINE_IDLE], 2u);
-    CHECK_OK(kr_conn_close(s.r, other.conn, KR_CLOSE_NOW));
-    TEST_UNTIL(s.r, other.closes == 1);
-    test_close(fd);
-    end(&s);
-}
-
-/* ---- pairs, and connections of our own making ---- */
-
-/* Ours: forwarded bytes are bytes: they move the read deadline of where they come from, the write
- * deadline of where they go, and the idle deadline of both. */
-TEST_EACH(deadline_of_forwarded_connections) {
-    struct kr_listen_opts opts = no_deadlines();
-    opts.conn.idle_ns = 100;
-    struct seen a = {0}, b = {0};
-    begin(&a, &ops, &opts);
-    int64_t t = still.now;
-    b.r = a.r;
-    b.port = test_listen(a.r, &b.listener, &opts, &ops, &b);
-    b.fd = test_connect_sized(b.port, 0, 4096);
-    TEST_UNTIL(a.r, b.opens == 1);
-    CHECK_OK(kr_conn_forward(a.r, a.conn, b.conn, NULL, NULL, NULL));
-    quiet_until(&a, t + 60);
-    static char bytes[100];
-    test_send(a.r, a.fd, bytes, sizeof bytes);
-    test_recv(a.r, b.fd, bytes, sizeof bytes);
-    quiet_until(&a, t + 159);
-    CHECK_EQ(told_all(&b), 0u);
-    still.now = t + 160;
-    for (int i = 0; i < 2; i++)
-        CHECK_OK(kr_step(a.r, 0));
-    CHECK_EQ(a.told[KR_DEADLINE_IDLE], 1u);
-    CHECK_EQ(b.told[KR_DEADLINE_IDLE], 1u);
-    set(&a, KR_DEADLINE_IDLE, 0);
-    set(&b, KR_DEADLINE_IDLE, 0);
-    set(&b, KR_DEADLINE_WRITE, 100);
-    for (unsigned idle = 0; idle < 5;) { /* until both kernels and b's queue are full */
-        static char flood[65536];
-        long n = test_send_some(a.fd, flood, sizeof flood);
-        CHECK_GE(n, 0);
-        idle = test_step(a.r, "the pair to stall") == 0 && n == 0 ? idle + 1 : 0;
-    }
-    quiet_until(&b, t + 259);
-    still.now = t + 260;
-    TEST_UNTIL(a.r, b.closes == 1 && a.closes == 1);
-    CHECK_EQ(b.error, -ETIMEDOUT);
-    test_close(b.fd);
-    test_close(a.fd);
-    test_rest(a.r, (struct test_levels){.listeners = 2});
-    test_reactor_free(a.r);
-}
-
-/* Ours: the deadlines of a connection of our own making count from when it stands; until then they
- * may be set, and are none. */
-TEST_EACH(deadline_of_a_connection_that_is_being_made) {
-    struct kr_listen_opts opts = no_deadlines();
-    struct seen far = {0}, s = {0};
-    begin(&far, &ops, &opts);
-    int64_t t = still.now;
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", far.port));
-    struct kr_connect_opts how;
-    kr_connect_opts_init(&how);
-    how.timeout_ns = HOUR;
-    how.conn.idle_ns = 10;
-    how.conn.life_ns = 200;
-    s.r = far.r;
-    CHECK_OK(kr_connect(far.r, &s.conn, &addr, &how, &ops, &s));
-    CHECK_EQ(far.r->timers.deadlines.count, 1u); /* that of the connect itself stays */
-    set(&s, KR_DEADLINE_IDLE, 100);
-    CHECK_OK(kr_conn_send(far.r, s.conn, "early", 5));
-    CHECK_EQ(far.r->timers.deadlines.count, 1u);
-    still.now = t + 1000;
-    TEST_UNTIL(far.r, s.opens == 1);
-    CHECK_EQ(s.opened_at, t + 1000);
-    turns_until_quiet(&far);
-    told_at(&s, KR_DEADLINE_IDLE, t + 1100);
-    still.now = t + 1200;
-    for (int i = 0; i < 3; i++)
-        CHECK_OK(kr_step(far.r, 0));
-    CHECK_EQ(s.told[KR_DEADLINE_LIFE], 1u);
-    CHECK_EQ(s.told[KR_DEADLINE_IDLE], 2u);
-    CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_NOW));
-    TEST_UNTIL(s.r, s.closes == 1);
-    CHECK_OK(kr_listener_close(far.r, far.listener));
-    CHECK_OK(kr_conn_close(far.r, far.conn, KR_CLOSE_NOW));
-    TEST_UNTIL(far.r, far.closes == 1);
-    test_close(far.fd);
-    test_reactor_free(far.r);
-}
-
-/* ---- what they cost ---- */
-
-/* How many times anything was filed in the heap. */
-static uint32_t filings(const struct seen *s) {
-    return s->r->timers.deadlines.order;
-}
-
-/* Ours: traffic files nothing: with every deadline set, a thousand messages each way cost as many
- * operations of the heap as deadlines come up in their time, a few each, and none when none comes
- * up. */
-TEST_EACH(deadline_traffic_is_free) {
-    struct kr_listen_opts opts = no_deadlines();
-    opts.conn.idle_ns = opts.conn.read_ns = opts.conn.write_ns = 100;
-    opts.conn.life_ns = HOUR;
-    struct seen s = {0};
-    begin(&s, &ops, &opts);
-    uint32_t before = filings(&s);
-    for (int i = 0; i < 1000; i++) {
-        client_sends(&s, 1);
-        we_send(&s, 1);
-        client_gets(&s, 1);
-    }
-    CHECK_LE(filings(&s) - before, 1u); /* the first queue */
-    before = filings(&s);
-    for (int i = 0; i < 1000; i++) {
-        still.now += 10;
-        client_sends(&s, 1);
-        we_send(&s, 1);
-        client_gets(&s, 1);
-    }
-    CHECK_LE(filings(&s) - before, 2 * 1000u / 10);
-    CHECK_GE(filings(&s) - before, 1000u / 10 - 1);
-    CHECK_EQ(told_all(&s), 0u);
-    end(&s);
-}
-
-/* Ours: a connection that has no deadline but the write deadline, and is idle, is not looked at. */
-TEST_EACH(deadline_that_does_not_apply_is_not_filed) {
-    struct kr_listen_opts opts = no_deadlines();
-    opts.conn.write_ns = 100;
-    struct seen s = {0};
-    begin(&s, &ops, &opts);
-    CHECK_EQ(s.r->timers.deadlines.count, 0u);
-    we_send(&s, 1);
-    client_gets(&s, 1);
-    turns_until_quiet(&s);
-    quiet_until(&s, still.now + 100);
-    CHECK_EQ(s.r->timers.deadlines.count, 0u);
-    end(&s);
-}
-
-/* ---- the real clock ---- */
-
-#define SOON (20 * MS)
-
-/* Ours: never early, by the clock of whoever waits. */
-TEST_EACH(deadline_is_never_early) {
-    static const char *const names[] = {"idle", "read", "write", "life", "flush"};
-    for (int which = 0; which < KINDS; which++) {
-        tap_note("%s", names[which]);
-        struct kr_listen_opts opts = no_deadlines();
-        struct seen s = {0};
-        begin_on(&s, &kr__linux, &ops_without_timeout, &opts);
-        if (which == KR_DEADLINE_WRITE || which == KR_DEADLINE_FLUSH)
-            stall(&s);
-        int64_t since = tap_now_ns();
-        set(&s, (enum kr_deadline)which, SOON);
-        if (which == KR_DEADLINE_FLUSH)
-            CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_FLUSH));
-        TEST_UNTIL(s.r, s.closes == 1);
-        CHECK_GE(tap_now_ns() - since, SOON);
-        CHECK_EQ(s.error, -ETIMEDOUT);
-        end(&s);
-    }
-}
-
-/* Ours: a reactor that sleeps without end wakes for the deadline, and goes round idly for none. */
-TEST_EACH(deadline_ends_a_wait) {
-    struct kr_listen_opts opts = no_deadlines();
-    for (int which = 0; which < 3; which++) {
-        static const enum kr_deadline kinds[] = {KR_DEADLINE_IDLE, KR_DEADLINE_READ,
-                                                 KR_DEADLINE_LIFE};
-        struct seen s = {0};
-        begin_on(&s, &kr__linux, &ops, &opts);
-        set(&s, kinds[which], SOON);
-        unsigned steps = 0;
-        for (; !told_all(&s); steps++)
-            CHECK_OK(kr_step(s.r, -1));
-        CHECK_LE(steps, 3u);
-        CHECK_EQ(s.told[kinds[which]], 1u);
-        end(&s);
-    }
 }
 
 TAP_MAIN(deadline, 104)

@@ -11,8 +11,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define MS INT64_C(1000000)
-#define HOUR (3600 * 1000 * MS)
 #define GUESTS 64
 
 /* One connection and what it was told. */
@@ -61,8 +59,7 @@ static void on_shutdown(struct kr_reactor *r, kr_conn conn, void *user) {
 }
 
 static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     struct guest *g = user;
     CHECK_EQ(house.drains, 0u);
     g->closes++;
@@ -182,9 +179,7 @@ TEST_EACH(drain_tells_each_once) {
     house.at_shutdown = say_goodbye;
     drain(HOUR);
     for (unsigned i = 0; i < 20; i++) {
-        char bytes[7];
-        test_recv(house.r, house.fds[i], bytes, 7);
-        CHECK_MEM_EQ(bytes, "goodbye", 7);
+        CHECK_RECV(house.r, house.fds[i], "goodbye");
         CHECK_EQ(test_recv_end(house.r, house.fds[i], NULL), 0);
     }
     end(20, 0);
@@ -198,10 +193,8 @@ TEST_EACH(drain_lets_them_finish) {
     drain(HOUR);
     TEST_UNTIL(house.r, house.guests[0].shutdowns && house.guests[1].shutdowns);
     for (int i = 0; i < 10; i++) {
-        char bytes[5];
         test_send(house.r, house.fds[1], "hello", 5);
-        test_recv(house.r, house.fds[1], bytes, 5);
-        CHECK_MEM_EQ(bytes, "hello", 5);
+        CHECK_RECV(house.r, house.fds[1], "hello");
     }
     test_close(house.fds[0]);
     TEST_UNTIL(house.r, house.closes == 1);
@@ -234,8 +227,7 @@ TEST_EACH(drain_with_a_close_of_all) {
 
 /* Ours: with more connections than a turn may tell, the turns between serve the others. */
 TEST_EACH(drain_of_many_serves_meanwhile) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.turn_cqes = 4;
     begin_with(&told_ops, 40, &config);
     drain(HOUR);
@@ -278,8 +270,7 @@ TEST_EACH(drain_cuts_off_who_stays) {
     kernel.clock = still_clock;
     still_now = HOUR;
     house = (struct house){.r = test_reactor_on(&kernel, NULL)};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.flush_ns = HOUR;
     house.port = test_listen(house.r, &house.listener, &opts, &told_ops, &house);
     for (unsigned i = 0; i < 5; i++) {
@@ -294,8 +285,7 @@ TEST_EACH(drain_cuts_off_who_stays) {
     CHECK_OK(kr_conn_close(house.r, house.guests[4].conn, KR_CLOSE_NOW));
     TEST_UNTIL(house.r, house.closes == 1);
     still_now += 999;
-    for (unsigned idle = 0; idle < 5;)
-        idle = test_step(house.r, "nothing to happen") == 0 ? idle + 1 : 0;
+    test_settle(house.r);
     CHECK_EQ(house.closes, 1u);
     still_now++;
     TEST_UNTIL(house.r, house.drains == 1);
@@ -327,8 +317,7 @@ TEST_EACH(drain_without_grace) {
 
 static void make_again(void) {
     house.listener = (kr_listener){0};
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
+    struct kr_addr addr = test_loopback(0);
     CHECK_OK(kr_listen(house.r, &house.listener, &addr, NULL, &told_ops, &house));
     CHECK_OK(kr_listener_addr(house.r, house.listener, &addr));
     house.port = kr_addr_port(&addr);
@@ -364,8 +353,7 @@ TEST_EACH(drain_lets_nobody_in) {
     TEST_UNTIL(house.r, house.drains == 1);
     CHECK_EQ(test_recv_end(house.r, fd, NULL), 0);
     test_close(fd);
-    test_rest(house.r, (struct test_levels){.conns = 0});
-    test_reactor_free(house.r);
+    test_reactor_end(house.r, (struct test_levels){.conns = 0});
 }
 
 /* Ours: clients that wait to be accepted, or were just accepted by the kernel, are not opened any
@@ -393,8 +381,7 @@ TEST_EACH(drain_while_connecting) {
         begin(&told_ops, 0);
         struct kr_reactor *far = test_reactor(NULL);
         uint16_t port = test_listen(far, NULL, NULL, &untold_ops, &house);
-        struct kr_addr addr;
-        CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+        struct kr_addr addr = test_loopback(port);
         struct guest *g = &house.guests[GUESTS - 1];
         struct kr_conn_ops ops = told_ops;
         ops.on_open = NULL;
@@ -427,10 +414,8 @@ TEST_EACH(drain_leaves_pairs_alone) {
         kr_conn_forward(house.r, house.guests[0].conn, house.guests[1].conn, NULL, NULL, NULL));
     drain(HOUR);
     TEST_UNTIL(house.r, house.guests[0].shutdowns && house.guests[1].shutdowns);
-    char bytes[5];
     test_send(house.r, house.fds[0], "hello", 5);
-    test_recv(house.r, house.fds[1], bytes, 5);
-    CHECK_MEM_EQ(bytes, "hello", 5);
+    CHECK_RECV(house.r, house.fds[1], "hello");
     CHECK_EQ(house.drains, 0u);
     CHECK_SYS(shutdown(house.fds[0], SHUT_WR));
     CHECK_EQ(test_recv_end(house.r, house.fds[1], NULL), 0);
@@ -455,8 +440,7 @@ static void drain_with(bool connects, bool pairs) {
 TEST_EACH(drain_lets_a_proxy_connect) {
     begin(&told_ops, 1);
     int listening = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
+    struct kr_addr addr = test_loopback(0);
     CHECK_SYS(bind(listening, &addr.u.sa, addr.size));
     CHECK_SYS(listen(listening, 1));
     socklen_t size = sizeof addr.u;
@@ -484,9 +468,7 @@ TEST_EACH(drain_lets_a_proxy_connect) {
  * closed then. */
 static void over_now(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
                      const struct kr_forwarded *what) {
-    (void)r;
-    (void)a;
-    (void)b;
+    UNUSED(r, a, b);
     CHECK(what->error == 0 || what->error == -ECANCELED);
     ++*(unsigned *)user;
 }
@@ -502,10 +484,8 @@ TEST_EACH(drain_lets_pairs_go_on) {
                                  over_now, &overs));
         drain_with(false, true);
         CHECK_EQ(test_recv_end(house.r, house.fds[2], NULL), 0); /* who is no pair goes at once */
-        char bytes[5];
         test_send(house.r, house.fds[0], "hello", 5);
-        test_recv(house.r, house.fds[1], bytes, 5);
-        CHECK_MEM_EQ(bytes, "hello", 5);
+        CHECK_RECV(house.r, house.fds[1], "hello");
         CHECK_EQ(overs, 0u);
         if (open)
             CHECK_OK(kr_conn_forward_stop(house.r, house.guests[0].conn));
@@ -527,8 +507,7 @@ TEST_EACH(drain_does_not_wait_for_the_background) {
         begin(&told_ops, 1);
         int ends[2];
         CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends));
-        struct kr_conn_opts opts;
-        kr_conn_opts_init(&opts);
+        struct kr_conn_opts opts = test_conn_opts();
         opts.background = true;
         CHECK_OK(kr_conn_adopt(house.r, NULL, ends[0], &opts, &told_ops, &house));
         TEST_UNTIL(house.r, house.opens == 2);
@@ -613,8 +592,7 @@ TEST_EACH(drain_refuses) {
     CHECK_ERR(kr_drain_with(house.r, 1, &(struct kr_drain_opts){0}, drained, &house), EINVAL);
     CHECK_OK(kr_listener_pause(house.r, house.listener));
     CHECK_OK(kr_listener_resume(house.r, house.listener));
-    test_rest(house.r, (struct test_levels){.conns = 1, .listeners = 1});
-    test_reactor_free(house.r);
+    test_reactor_end(house.r, (struct test_levels){.conns = 1, .listeners = 1});
     CHECK_EQ(house.closes, 1u);
     CHECK_EQ(house.drains, 0u);
     test_close(house.fds[0]);

@@ -1,5 +1,5 @@
 /* kr_dump: the state of a reactor in text, as it is, at any moment, changing nothing. */
-#include "harness/net.h"
+#include "harness/server.h"
 #include "harness/tap.h"
 
 #include "core/reactor.h"
@@ -55,10 +55,7 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                       size_t size) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    (void)data;
+    UNUSED(r, conn, user, data);
     return size - 1;
 }
 
@@ -72,12 +69,6 @@ static kr_listener listen_here(struct kr_reactor *r, struct seen *seen, struct k
     return listener;
 }
 
-static int connect_to(const struct kr_addr *addr) {
-    int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    CHECK_SYS(connect(fd, &addr->u.sa, addr->size));
-    return fd;
-}
-
 /* Ours: each connection's state, what is armed, bytes kept and queued, and pauses are told as they
  * are. */
 TEST_EACH(dump_tells_what_is) {
@@ -88,7 +79,7 @@ TEST_EACH(dump_tells_what_is) {
     dump(r);
     check_says("conns 0 of");
 
-    int fd = connect_to(&addr);
+    int fd = test_connect_addr(&addr, 0);
     while (!seen.open)
         CHECK_LE(0, kr_step(r, tap_remaining_ns()));
     CHECK(seen.dumped);
@@ -150,15 +141,6 @@ static void crowd_open(struct kr_reactor *r, kr_conn conn, void *user) {
     crowd->conns[crowd->opens++] = conn;
 }
 
-static size_t crowd_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                         size_t size) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    (void)data;
-    return size;
-}
-
 static void crowd_eof(struct kr_reactor *r, kr_conn conn, void *user) {
     struct crowd *crowd = user;
     dump(r);
@@ -172,9 +154,7 @@ static void crowd_eof(struct kr_reactor *r, kr_conn conn, void *user) {
 static void crowd_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                         enum kr_why why) {
     struct crowd *crowd = user;
-    (void)conn;
-    (void)error;
-    (void)why;
+    UNUSED(conn, error, why);
     crowd->closes++;
     if (!crowd->look_at_close)
         return;
@@ -183,15 +163,14 @@ static void crowd_close(struct kr_reactor *r, kr_conn conn, void *user, int erro
 }
 
 static const struct kr_conn_ops crowd_ops = {
-    .on_open = crowd_open, .on_data = crowd_data, .on_eof = crowd_eof, .on_close = crowd_close};
+    .on_open = crowd_open, .on_data = test_take_all, .on_eof = crowd_eof, .on_close = crowd_close};
 
 /* Ours: what holds a connection up is told in its line: a peer that reads nothing, an end that the
  * peer has sent, a close that is under way, in whichever manner. */
 TEST_EACH(dump_tells_what_holds_a_connection_up) {
     struct kr_reactor *r = test_reactor(NULL);
     struct crowd crowd = {.keep_at_eof = true, .at_eof = " eof"};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.send_low = opts.conn.send_high = 1;
     uint16_t port = test_listen(r, NULL, &opts, &crowd_ops, &crowd);
     int fds[4];
@@ -229,8 +208,7 @@ TEST_EACH(dump_tells_what_holds_a_connection_up) {
 /* Ours: who waits for a receive buffer is told as parked. Of three peers the first has the one
  * buffer there is, the second finds none, and the end of the third is where one can look. */
 TEST_EACH(dump_tells_who_waits_for_a_buffer) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_count = 1;
     config.buf_size = 64;
     struct kr_reactor *r = test_reactor(&config);
@@ -254,13 +232,11 @@ TEST_EACH(dump_tells_who_waits_for_a_buffer) {
 /* Ours: what keeps a listener from accepting is told in its line: no free slot for a client who
  * waits, a pause, its own end, and an error that is waited out (real: no descriptor is left). */
 TEST_EACH(dump_tells_what_holds_a_listener_up) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = 1;
     struct kr_reactor *r = test_reactor(&config);
     struct crowd crowd = {.opens = 0};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.addresses = true;
     kr_listener listener;
     uint16_t port = test_listen(r, &listener, &opts, &crowd_ops, &crowd);

@@ -4,7 +4,7 @@
  * The peer is a client that reads nothing, or little, answers, and closes. It resets thereby, as
  * close(2) does where bytes were left unread, or ends its side first. */
 #include "core/reactor.h"
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include <errno.h>
 #include <string.h>
@@ -18,69 +18,40 @@
 /* How the peer goes. A Unix socket that is closed with bytes unread is a reset, too. */
 enum how { TCP_RESET, TCP_END, UNIX_RESET, UNIX_END, HOWS };
 
-struct seen {
-    struct kr_reactor *r;
-    enum how how;
-    int peer;
-    kr_conn conn;
-    unsigned opens, eofs, drains, closes, datas_after_eof, releases;
-    size_t got;
-    int error;
-    enum kr_why why;
-    bool keeps; /* on_data consumes nothing, and pauses */
-    bool end_in_eof;
-    char upload[UPLOAD];
-};
-static struct seen s;
-
-static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)user;
-    s.opens++;
-    s.conn = conn;
-}
+static struct test_server s;
+static enum how the_how;
+static int peer;
+static unsigned releases;
+static bool keeps; /* on_data consumes nothing, and pauses */
+static bool end_in_eof;
+static char upload_bytes[UPLOAD];
 
 static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                       size_t size) {
-    (void)user;
     CHECK_EQ(s.eofs, 0u);
-    if (s.keeps) {
+    if (keeps) {
         CHECK_OK(kr_conn_pause(r, conn));
         return 0;
     }
-    test_pattern_check(data, size, 3, s.got);
-    s.got += size;
-    return size;
+    return test_server_data(r, conn, user, data, size);
 }
 
 static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)user;
-    CHECK_EQ(s.got, ANSWER);
-    s.eofs++;
-    if (s.end_in_eof)
+    CHECK_EQ(s.bytes, ANSWER);
+    test_server_eof(r, conn, user);
+    if (end_in_eof)
         CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_NOW));
 }
 
-static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    s.drains++;
-}
-
 static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
-    (void)user;
-    (void)r;
     CHECK_EQ(conn.bits, s.conn.bits);
-    s.closes++;
-    s.error = error;
-    s.why = why;
+    test_server_close(r, conn, user, error, why);
 }
 
-static const struct kr_conn_ops ops = {.on_open = on_open,
+static const struct kr_conn_ops ops = {.on_open = test_server_open,
                                        .on_data = on_data,
                                        .on_eof = on_eof,
-                                       .on_drain = on_drain,
+                                       .on_drain = test_server_drain,
                                        .on_close = on_close};
 
 static bool is_unix(enum how how) {
@@ -92,19 +63,21 @@ static bool resets(enum how how) {
 }
 
 static void begin_with(enum how how, const struct kr_conn_opts *limits) {
-    s = (struct seen){.how = how, .r = test_reactor(NULL)};
+    s = (struct test_server){.r = test_reactor(NULL), .stream = 3};
+    the_how = how;
+    releases = 0;
+    keeps = end_in_eof = false;
     if (is_unix(how)) {
         int fds[2];
         CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds));
-        CHECK_OK(kr_conn_adopt(s.r, NULL, fds[0], limits, &ops, NULL));
-        s.peer = fds[1];
+        CHECK_OK(kr_conn_adopt(s.r, NULL, fds[0], limits, &ops, &s));
+        peer = fds[1];
     } else {
-        struct kr_listen_opts opts;
-        kr_listen_opts_init(&opts);
+        struct kr_listen_opts opts = test_listen_opts();
         opts.backlog = 256;
         if (limits)
             opts.conn = *limits;
-        s.peer = test_connect_sized(test_listen(s.r, NULL, &opts, &ops, NULL), 0, 4096);
+        peer = test_connect_sized(test_listen(s.r, NULL, &opts, &ops, &s), 0, 4096);
     }
     TEST_UNTIL(s.r, s.opens == 1);
 }
@@ -115,7 +88,7 @@ static void begin(enum how how) {
 
 /* More than the socket takes. */
 static void upload(void) {
-    CHECK_OK(kr_conn_send(s.r, s.conn, s.upload, UPLOAD));
+    CHECK_OK(kr_conn_send(s.r, s.conn, upload_bytes, UPLOAD));
     for (unsigned i = 0; i < 4; i++)
         test_step(s.r, "a turn of sending");
     CHECK(kr_conn_queued(s.r, s.conn));
@@ -123,18 +96,18 @@ static void upload(void) {
 
 static void read_all(void) {
     static char bytes[65536];
-    CHECK_SYS(shutdown(s.peer, SHUT_WR));
-    while (test_recv_some(s.peer, bytes, sizeof bytes) > 0)
+    CHECK_SYS(shutdown(peer, SHUT_WR));
+    while (test_recv_some(peer, bytes, sizeof bytes) > 0)
         continue;
 }
 
 static void answer(void) {
     char bytes[ANSWER];
     test_pattern(bytes, sizeof bytes, 3, 0);
-    CHECK_EQ(send(s.peer, bytes, sizeof bytes, MSG_NOSIGNAL), (ssize_t)sizeof bytes);
-    if (!resets(s.how))
+    CHECK_EQ(send(peer, bytes, sizeof bytes, MSG_NOSIGNAL), (ssize_t)sizeof bytes);
+    if (!resets(the_how))
         read_all();
-    test_close(s.peer);
+    test_close(peer);
 }
 
 static bool of_the_peer(int error) {
@@ -143,9 +116,8 @@ static bool of_the_peer(int error) {
 
 static void end(void) {
     TEST_UNTIL(s.r, s.closes == 1);
-    CHECK_EQ(s.got, ANSWER);
-    test_rest(s.r, (struct test_levels){.listeners = !is_unix(s.how)});
-    test_reactor_free(s.r);
+    CHECK_EQ(s.bytes, ANSWER);
+    test_reactor_end(s.r, (struct test_levels){.listeners = !is_unix(the_how)});
 }
 
 /* Ours: with more than send_high queued, and reading stopped for that, the answer is shown, and then
@@ -156,7 +128,7 @@ TEST_EACH(early_answer_is_shown) {
         begin(how);
         upload();
         answer();
-        TEST_UNTIL(s.r, s.got || s.closes);
+        TEST_UNTIL(s.r, s.bytes || s.closes);
         CHECK_EQ(s.drains, 1u);
         int rc = kr_conn_send(s.r, s.conn, "x", 1);
         CHECK(rc == -EPIPE || rc == -ESTALE);
@@ -172,7 +144,7 @@ TEST_EACH(early_answer_is_shown) {
 TEST_EACH(early_answer_comes_while_the_loop_is_busy) {
     for (enum how how = 0; how < HOWS; how++) {
         begin(how);
-        s.end_in_eof = true; /* a TCP socket takes the second send, and its reset comes later */
+        end_in_eof = true; /* a TCP socket takes the second send, and its reset comes later */
         CHECK_OK(kr_conn_send(s.r, s.conn, "hello", 5));
         TEST_UNTIL(s.r, !kr_conn_queued(s.r, s.conn));
         answer();
@@ -199,21 +171,20 @@ TEST_EACH(early_end_is_told_and_a_reset_is_not) {
 /* Ours: what it was lent comes back before on_close, and the first cause is told also to who closes
  * the connection meanwhile. */
 static void released(struct kr_reactor *r, void *arg) {
-    (void)r;
-    (void)arg;
+    UNUSED(r, arg);
     CHECK_EQ(s.closes, 0u);
-    s.releases++;
+    releases++;
 }
 
 TEST_EACH(early_end_gives_back_what_was_lent) {
     for (enum how how = 0; how < HOWS; how++) {
         begin(how);
-        s.end_in_eof = true;
+        end_in_eof = true;
         upload();
-        CHECK_OK(kr_conn_send_ref(s.r, s.conn, s.upload, UPLOAD, released, NULL));
+        CHECK_OK(kr_conn_send_ref(s.r, s.conn, upload_bytes, UPLOAD, released, NULL));
         answer();
         end();
-        CHECK_EQ(s.releases, 1u);
+        CHECK_EQ(releases, 1u);
         CHECK(of_the_peer(s.error));
         CHECK_EQ(s.why, KR_WHY_ERROR);
     }
@@ -222,30 +193,28 @@ TEST_EACH(early_end_gives_back_what_was_lent) {
 /* Ours: the same of bytes that the kernel refers to still, by zero-copy. */
 TEST_EACH(early_end_of_zero_copy_gives_back_what_was_lent) {
     for (enum how how = 0; how < HOWS; how++) {
-        struct kr_conn_opts limits;
-        kr_conn_opts_init(&limits);
+        struct kr_conn_opts limits = test_conn_opts();
         limits.zerocopy_min = 4096;
         begin_with(how, &limits);
         for (unsigned i = 0; i < 8; i++) {
-            CHECK_OK(kr_conn_send_ref(s.r, s.conn, s.upload, UPLOAD / 8, released, NULL));
+            CHECK_OK(kr_conn_send_ref(s.r, s.conn, upload_bytes, UPLOAD / 8, released, NULL));
             test_step(s.r, "a turn of sending");
         }
         CHECK(kr_conn_queued(s.r, s.conn));
         answer();
         end();
-        CHECK_EQ(s.releases, 8u);
+        CHECK_EQ(releases, 8u);
         CHECK(of_the_peer(s.error));
     }
 }
 
 /* Ours: and of a file, also while it is being read. */
 static void file_done(struct kr_reactor *r, void *arg, uint64_t sent, int error) {
-    (void)r;
-    (void)arg;
+    UNUSED(r, arg);
     CHECK_EQ(s.closes, 0u);
     CHECK_LT(sent, UPLOAD);
     CHECK_EQ(error, -ECANCELED);
-    s.releases++;
+    releases++;
 }
 
 TEST_EACH(early_end_gives_back_a_file) {
@@ -263,7 +232,7 @@ TEST_EACH(early_end_gives_back_a_file) {
         }
         answer();
         end();
-        CHECK_EQ(s.releases, 1u);
+        CHECK_EQ(releases, 1u);
         CHECK(of_the_peer(s.error));
     }
     test_close(file);
@@ -275,19 +244,19 @@ TEST_EACH(early_answer_waits_for_the_resume) {
     for (enum how how = 0; how < HOWS; how++) {
         for (unsigned kept = 0; kept < 2; kept++) {
             begin(how);
-            s.keeps = kept;
+            keeps = kept;
             if (!kept)
                 CHECK_OK(kr_conn_pause(s.r, s.conn));
             upload();
-            CHECK_OK(kr_conn_send_ref(s.r, s.conn, s.upload, UPLOAD, released, NULL));
+            CHECK_OK(kr_conn_send_ref(s.r, s.conn, upload_bytes, UPLOAD, released, NULL));
             answer();
             TEST_UNTIL(s.r, kr_conn_send(s.r, s.conn, "x", 1) == -EPIPE);
             for (unsigned i = 0; i < 4; i++)
                 test_step(s.r, "a turn while paused");
             CHECK_EQ(s.closes, 0u);
-            CHECK_EQ(s.got, 0u);
-            CHECK_EQ(s.releases, 1u); /* what was to be sent is not kept that long */
-            s.keeps = false;
+            CHECK_EQ(s.bytes, 0u);
+            CHECK_EQ(releases, 1u); /* what was to be sent is not kept that long */
+            keeps = false;
             CHECK_OK(kr_conn_resume(s.r, s.conn));
             end();
             CHECK(of_the_peer(s.error));
@@ -302,10 +271,10 @@ TEST_EACH(early_end_of_a_paused_connection_is_told) {
         upload();
         if (!resets(how))
             read_all();
-        test_close(s.peer);
+        test_close(peer);
         TEST_UNTIL(s.r, s.closes == 1);
         CHECK(of_the_peer(s.error));
-        s.got = ANSWER;
+        s.bytes = ANSWER;
         end();
     }
 }
@@ -314,16 +283,16 @@ TEST_EACH(early_end_of_a_paused_connection_is_told) {
 TEST_EACH(early_reset_behind_kept_bytes) {
     for (unsigned i = 0; i < 2; i++) {
         begin(TCP_RESET);
-        s.keeps = i;
+        keeps = i;
         char bytes[ANSWER];
         test_pattern(bytes, sizeof bytes, 3, 0);
         if (!i)
             CHECK_OK(kr_conn_pause(s.r, s.conn));
-        CHECK_EQ(send(s.peer, bytes, sizeof bytes, MSG_NOSIGNAL), (ssize_t)sizeof bytes);
-        test_close_reset(s.peer);
+        CHECK_EQ(send(peer, bytes, sizeof bytes, MSG_NOSIGNAL), (ssize_t)sizeof bytes);
+        test_close_reset(peer);
         for (unsigned turns = 0; turns < 4; turns++)
             test_step(s.r, "a turn while paused");
-        s.keeps = false;
+        keeps = false;
         CHECK_EQ(s.closes, 0u);
         CHECK_OK(kr_conn_resume(s.r, s.conn));
         end();
@@ -336,15 +305,13 @@ TEST_EACH(early_reset_behind_kept_bytes) {
  * What has come is shown. */
 static void given_back(struct kr_reactor *r, kr_conn conn, void *user,
                        const struct kr_released *what) {
-    (void)r;
-    (void)conn;
-    (void)user;
+    UNUSED(r, conn, user);
     CHECK(of_the_peer(what->error) || what->fd >= 0);
     CHECK_EQ(what->open, what->fd < 0);
     if (what->fd < 0)
-        s.releases++;
+        releases++;
     else
-        s.got = ANSWER;
+        s.bytes = ANSWER;
     if (what->fd >= 0)
         test_close(what->fd);
 }
@@ -368,7 +335,7 @@ TEST_EACH(early_end_of_one_that_is_being_released) {
         if (rc < 0)
             CHECK_OK(kr_conn_resume(s.r, s.conn));
         end();
-        refused += s.releases;
+        refused += releases;
     }
     /* with DEFER the cancel comes before what waits to be told */
     CHECK(refused || tap_variant()->mode == KR_TASKRUN_DEFER);

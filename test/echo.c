@@ -21,8 +21,7 @@ TEST_EACH(echo_returns_every_byte) {
     CHECK_EQ(stats.bytes_in, stats.bytes_out);
     CHECK_EQ(stats.bytes_in, 64 * clients[0].total);
     test_echoes_close(clients, 64);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: the same when every send is short: the client's receive buffer holds less than a
@@ -39,8 +38,7 @@ TEST_EACH(echo_survives_short_sends) {
     test_echoes_run(r, clients, 8);
     test_rest(r, (struct test_levels){.conns = 8, .listeners = 1});
     test_echoes_close(clients, 8);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Echoes by a random way of sending, random parts of what it is shown. */
@@ -113,8 +111,7 @@ TEST_EACH(echo_mixtures_of_sends_keep_order) {
     }
     test_rest(r, (struct test_levels){.conns = 16, .listeners = 1});
     test_echoes_close(clients, 16);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Sends `count` numbered words, every way in turn. */
@@ -339,8 +336,7 @@ TEST_EACH(echo_survives_refused_memory) {
         }
         for (int i = 0; i < 4; i++)
             test_close(fds[i]);
-        test_rest(r, (struct test_levels){.listeners = 1});
-        test_reactor_free(r);
+        test_reactor_end(r, (struct test_levels){.listeners = 1});
     }
 }
 

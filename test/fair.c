@@ -9,21 +9,13 @@
  * away: a turn of 136 ms was seen), and that moves a high quantile, but not a median. The turns and
  * the bytes received from a question to its answer, which no other work can change, are bounded for
  * each answer. Bursts of clients are measured in turns and completions alone. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdlib.h>
 #include <time.h>
-
-static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                        size_t size) {
-    (void)user;
-    return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
-}
-
-static const struct kr_conn_ops echo_ops = {.on_data = echo_data};
 
 /* ---- a reactor that makes a turn when it is told to ---- */
 
@@ -77,7 +69,6 @@ static void stepper_stop(void) {
 
 #define CLIENTS 200u
 #define MESSAGE 64u
-#define MS INT64_C(1000000)
 #define TURNS_MOST 10000u
 #define WORK_MOST (16 * 65536u) /* of turn_bytes; a turn of one that is not curbed has more */
 
@@ -213,7 +204,7 @@ static void check_cost(int64_t without, int64_t with) {
 static void hog_beside(unsigned askers) {
     unsigned pairs = tap_full() ? 60 : 6, turns = 40;
     struct kr_reactor *r = test_reactor(NULL);
-    uint16_t port = test_listen(r, NULL, NULL, &echo_ops, NULL);
+    uint16_t port = test_listen(r, NULL, NULL, &test_send_back_ops, NULL);
     stepper_start(r);
     hog.fd = test_connect(port);
     for (unsigned i = 0; i < CLIENTS; i++)
@@ -328,15 +319,13 @@ static void check_pings(const char *what, uint64_t turns_most, uint64_t cqes_mos
  * takes three completions at most. */
 static void burst_beside(unsigned conn_max, unsigned turn_accepts) {
     tap_need_descriptors(conn_max + BURST + 200);
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = conn_max;
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 2 * BURST;
     opts.turn_accepts = turn_accepts;
     struct kr_reactor *r = test_reactor(&config);
-    uint16_t port = test_listen(r, NULL, &opts, &echo_ops, NULL);
+    uint16_t port = test_listen(r, NULL, &opts, &test_send_back_ops, NULL);
     for (unsigned i = 0; i < PINGERS; i++)
         pings.pingers[i] = (struct pinger){.fd = test_connect(port)};
     TEST_UNTIL(r, test_stats(r).conns == PINGERS);
@@ -361,8 +350,7 @@ static void burst_beside(unsigned conn_max, unsigned turn_accepts) {
     }
     for (unsigned i = 0; i < PINGERS; i++)
         test_close(pings.pingers[i].fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 TEST_EACH(fair_burst_of_clients_into_a_roomy_table, .deadline_s = 60) {
@@ -383,12 +371,11 @@ TEST_EACH(fair_burst_of_clients_some_a_turn, .deadline_s = 60) {
  * 32 completions, and what one sends is a thousand times both: the others have their answers in a
  * few turns all the same, as soon as it has been found out. */
 TEST_EACH(fair_crumbs_of_one_beside_pings, .deadline_s = 60) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_size = 16;
     config.turn_cqes = 32;
     struct kr_reactor *r = test_reactor(&config);
-    uint16_t port = test_listen(r, NULL, NULL, &echo_ops, NULL);
+    uint16_t port = test_listen(r, NULL, NULL, &test_send_back_ops, NULL);
     for (unsigned i = 0; i < PINGERS; i++)
         pings.pingers[i] = (struct pinger){.fd = test_connect(port)};
     hog.fd = test_connect(port);
@@ -413,8 +400,7 @@ TEST_EACH(fair_crumbs_of_one_beside_pings, .deadline_s = 60) {
     for (unsigned i = 0; i < PINGERS; i++)
         test_close(pings.pingers[i].fd);
     test_close_reset(hog.fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 TAP_MAIN(fair, 24)

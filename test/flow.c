@@ -2,6 +2,7 @@
  * having had to wait. */
 #include "core/reactor.h"
 #include "harness/echo.h"
+#include "harness/server.h"
 
 #include <errno.h>
 #include <string.h>
@@ -117,15 +118,6 @@ static void source_open(struct kr_reactor *r, kr_conn conn, void *user) {
     source_fill(r, s);
 }
 
-static size_t source_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                          size_t size) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    (void)data;
-    return size;
-}
-
 static void source_drain(struct kr_reactor *r, kr_conn conn, void *user) {
     struct source *s = user;
     CHECK_EQ(conn.bits, s->conn.bits);
@@ -137,7 +129,7 @@ static void source_drain(struct kr_reactor *r, kr_conn conn, void *user) {
 }
 
 static const struct kr_conn_ops source_ops = {
-    .on_open = source_open, .on_data = source_data, .on_drain = source_drain};
+    .on_open = source_open, .on_data = test_take_all, .on_drain = source_drain};
 
 /* Reads the stream in random pieces while the reactor turns; checks that memory stays within
  * `bound`. */
@@ -277,8 +269,7 @@ static void keeper_open(struct kr_reactor *r, kr_conn conn, void *user) {
 static size_t keeper_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                           size_t size) {
     struct keeper *keeper = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     CHECK_EQ(size, 3u);
     CHECK_MEM_EQ((const char *)data, "abc", 3);
     keeper->shows++;
@@ -287,8 +278,7 @@ static size_t keeper_data(struct kr_reactor *r, kr_conn conn, void *user, const 
 
 static void keeper_drain(struct kr_reactor *r, kr_conn conn, void *user) {
     struct keeper *keeper = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     keeper->drains++;
 }
 
@@ -309,8 +299,7 @@ TEST_EACH(flow_kept_bytes_wait_for_the_queue) {
     CHECK_OK(kr_conn_pause(r, keeper.conn));
     CHECK_OK(kr_conn_resume(r, keeper.conn));
     CHECK_OK(kr_conn_send(r, keeper.conn, bytes, sizeof bytes));
-    for (unsigned idle = 0; idle < 5;)
-        idle = test_step(r, "the send to stall") == 0 ? idle + 1 : 0;
+    test_settle(r);
     CHECK_EQ(keeper.shows, 1u);
     CHECK_EQ(keeper.drains, 0u);
     drink(r, fd, sizeof bytes, UINT64_MAX);
@@ -385,16 +374,14 @@ static size_t reader_data(struct kr_reactor *r, kr_conn conn, void *user, const 
 
 static void reader_eof(struct kr_reactor *r, kr_conn conn, void *user) {
     struct reader *reader = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     reader->eofs++;
 }
 
 static void reader_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                          enum kr_why why) {
     struct reader *reader = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     reader->closes++;
     reader->error = error;
     reader->why = why;
@@ -491,8 +478,7 @@ TEST_EACH(flow_bytes_left_at_the_end_are_told) {
         CHECK_EQ(reader.error, left ? -ENODATA : 0);
         test_close(fd);
     }
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 struct timed {

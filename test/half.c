@@ -5,7 +5,7 @@
  * The completion of a shutdown comes in the turn after the one that asked for it, or, where the
  * kernel runs it in a worker thread (io_uring/net.c), some time later: the cases in which that
  * matters let no turn, one, or a few pass in between, many times over. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include "core/reactor.h"
 
@@ -19,81 +19,37 @@
 
 #define BIG ((size_t)4 << 20)
 
-struct seen {
-    struct kr_reactor *r;
-    kr_listener listener;
-    uint16_t port;
-    int fd; /* of the client */
-    kr_conn conn;
-    unsigned opens, datas, eofs, drains, closes;
-    size_t bytes;
-    int error;
-    enum kr_why why;
-    bool end_in_open, end_in_data, end_in_eof; /* by kr_conn_shutdown */
-};
+#define IN 7  /* the stream of the client */
+#define OUT 8 /* and ours */
 
-static void end_ours(struct seen *s, bool asked) {
-    if (asked)
-        CHECK_OK(kr_conn_shutdown(s->r, s->conn));
-}
-
-static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    struct seen *s = user;
-    s->opens++;
-    s->conn = conn;
-    end_ours(s, s->end_in_open);
+static void shut_down(struct test_server *s, kr_conn conn) {
+    CHECK_OK(kr_conn_shutdown(s->r, conn));
 }
 
 static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                       size_t size) {
-    (void)r;
-    (void)conn;
-    struct seen *s = user;
-    CHECK_EQ(s->eofs, 0u);
-    test_pattern_check(data, size, 7, s->bytes);
-    s->datas++;
-    s->bytes += size;
-    end_ours(s, s->end_in_data);
-    return size;
-}
-
-static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
-    struct seen *s = user;
-    s->eofs++;
-    end_ours(s, s->end_in_eof);
-}
-
-static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
-    ((struct seen *)user)->drains++;
+    CHECK_EQ(((struct test_server *)user)->eofs, 0u);
+    return test_server_data(r, conn, user, data, size);
 }
 
 static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
-    struct seen *s = user;
-    CHECK_EQ(conn.bits, s->conn.bits);
+    CHECK_EQ(conn.bits, ((struct test_server *)user)->conn.bits);
     CHECK_ERR(kr_conn_shutdown(r, conn), EPIPE);
-    s->closes++;
-    s->error = error;
-    s->why = why;
+    test_server_close(r, conn, user, error, why);
 }
 
-static const struct kr_conn_ops ops = {.on_open = on_open,
+static const struct kr_conn_ops ops = {.on_open = test_server_open,
                                        .on_data = on_data,
-                                       .on_eof = on_eof,
-                                       .on_drain = on_drain,
+                                       .on_eof = test_server_eof,
+                                       .on_drain = test_server_drain,
                                        .on_close = on_close};
 
 static const struct kr_conn_ops ops_without_eof = {
-    .on_open = on_open, .on_data = on_data, .on_close = on_close};
+    .on_open = test_server_open, .on_data = on_data, .on_close = on_close};
 
 /* With loopback's large segments, unlike test_connect_sized: what a close costs shows by them. */
 static int connect_small(uint16_t port) {
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+    struct kr_addr addr = test_loopback(port);
     int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     CHECK_SYS(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &(int){4096}, sizeof(int)));
     CHECK_SYS(connect(fd, &addr.u.sa, addr.size));
@@ -102,55 +58,43 @@ static int connect_small(uint16_t port) {
 }
 
 /* A connection of a small client, who takes 4 KiB at a time. */
-static void begin_with(struct seen *s, const struct kr_conn_ops *of, const struct kr_config *config,
-                       const struct kr_listen_opts *opts) {
+static void begin_with(struct test_server *s, const struct kr_conn_ops *of,
+                       const struct kr_config *config, const struct kr_listen_opts *opts) {
     s->r = test_reactor(config);
-    s->port = test_listen(s->r, &s->listener, opts, of, s);
+    s->stream = IN;
+    test_server_listen(s, opts, of);
     s->fd = connect_small(s->port);
     TEST_UNTIL(s->r, s->opens == 1);
 }
 
-static void begin(struct seen *s, const struct kr_conn_ops *of) {
+static void begin(struct test_server *s, const struct kr_conn_ops *of) {
     begin_with(s, of, NULL, NULL);
 }
 
-static void end(struct seen *s) {
+static void end(struct test_server *s) {
     TEST_UNTIL(s->r, s->closes == 1);
     CHECK_ERR(kr_conn_shutdown(s->r, s->conn), ESTALE);
     test_close(s->fd);
-    test_rest(s->r, (struct test_levels){.listeners = 1});
-    test_reactor_free(s->r);
+    test_reactor_end(s->r, (struct test_levels){.listeners = 1});
 }
 
 /* The client sends the next `size` bytes of its stream, and all of them come. */
-static void client_sends(struct seen *s, size_t size) {
-    char *bytes = malloc(size);
-    CHECK(bytes != NULL);
+static void client_sends(struct test_server *s, size_t size) {
     size_t before = s->bytes;
-    test_pattern(bytes, size, 7, before);
-    test_send(s->r, s->fd, bytes, size);
+    test_send_pattern(s->r, s->fd, size, IN, before);
     TEST_UNTIL(s->r, s->bytes == before + size);
-    free(bytes);
 }
 
-static void client_gets(struct seen *s, size_t size, uint64_t offset) {
-    char *bytes = malloc(size);
-    CHECK(bytes != NULL);
-    test_recv(s->r, s->fd, bytes, size);
-    test_pattern_check(bytes, size, 8, offset);
-    free(bytes);
+static void client_gets(struct test_server *s, size_t size, uint64_t offset) {
+    test_recv_pattern(s->r, s->fd, size, OUT, offset);
 }
 
-static void we_send(struct seen *s, size_t size, uint64_t offset) {
-    char *bytes = malloc(size);
-    CHECK(bytes != NULL);
-    test_pattern(bytes, size, 8, offset);
-    CHECK_OK(kr_conn_send(s->r, s->conn, bytes, size));
-    free(bytes);
+static void we_send(struct test_server *s, size_t size, uint64_t offset) {
+    CHECK_OK(test_queue_pattern(s->r, s->conn, size, OUT, offset));
 }
 
 /* Nothing is taken any more, by whichever way. */
-static void check_sends_refused(struct seen *s) {
+static void check_sends_refused(struct test_server *s) {
     void *room;
     CHECK_ERR(kr_conn_send(s->r, s->conn, "x", 1), EPIPE);
     CHECK_ERR(kr_conn_send(s->r, s->conn, "", 0), EPIPE);
@@ -164,7 +108,7 @@ static void check_sends_refused(struct seen *s) {
 /* Ours: what was queued before comes before the end, however slowly the peer takes it; then the
  * peer goes on sending and is heard; its end is told; and the connection is the user's to close. */
 TEST_EACH(half_our_end_comes_after_the_queue) {
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops);
     we_send(&s, BIG, 0);
     CHECK_OK(kr_conn_shutdown(s.r, s.conn));
@@ -188,7 +132,7 @@ TEST_EACH(half_our_end_comes_after_the_queue) {
 
 /* Ours: one that has nothing queued ends at once, and a second call is none. */
 TEST_EACH(half_our_end_twice_is_once) {
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops);
     for (int i = 0; i < 3; i++)
         CHECK_OK(kr_conn_shutdown(s.r, s.conn));
@@ -206,7 +150,7 @@ TEST_EACH(half_our_end_twice_is_once) {
 
 /* Ours: a reservation that is open when this side is ended comes to nothing. */
 TEST_EACH(half_our_end_with_a_reservation) {
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops);
     void *room;
     CHECK_OK(kr_conn_reserve(s.r, s.conn, 100, &room));
@@ -222,7 +166,7 @@ TEST_EACH(half_our_end_with_a_reservation) {
 
 /* Ours: a connection whose reading is paused ends its side as any, and is heard after resume. */
 TEST_EACH(half_our_end_while_paused) {
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops);
     CHECK_OK(kr_conn_pause(s.r, s.conn));
     we_send(&s, 1000, 0);
@@ -241,7 +185,7 @@ TEST_EACH(half_our_end_while_paused) {
 /* Ours: after the peer's end this side sends on, and ends when it likes; then nothing is in flight,
  * and the connection stays. */
 TEST_EACH(half_peers_end_first) {
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops);
     client_sends(&s, 1000);
     CHECK_SYS(shutdown(s.fd, SHUT_WR));
@@ -268,7 +212,7 @@ TEST_EACH(half_peers_end_first) {
  * over, and nothing that was queued is lost. */
 TEST_EACH(half_without_on_eof_ends_with_the_peer) {
     for (unsigned turns = 0; turns < 4; turns++) {
-        struct seen s = {0};
+        struct test_server s = {0};
         begin(&s, &ops_without_eof);
         we_send(&s, 100000, 0);
         CHECK_OK(kr_conn_shutdown(s.r, s.conn));
@@ -288,8 +232,8 @@ TEST_EACH(half_without_on_eof_ends_with_the_peer) {
 /* Ours: it may be called from any callback. */
 TEST_EACH(half_from_every_callback) {
     for (int which = 0; which < 3; which++) {
-        struct seen s = {
-            .end_in_open = which == 0, .end_in_data = which == 1, .end_in_eof = which == 2};
+        struct test_server s = {0};
+        *(test_hook **[]){&s.in_open, &s.in_data, &s.in_eof}[which] = shut_down;
         begin(&s, &ops);
         client_sends(&s, 10);
         CHECK_SYS(shutdown(s.fd, SHUT_WR));
@@ -306,9 +250,8 @@ TEST_EACH(half_from_every_callback) {
 /* Ours: a close in whatever manner, with the shutdown not yet made, just made, or done, ends the
  * connection once; the shutdown's completion, which may be late, finds it closing. */
 TEST_EACH(half_then_close_at_any_moment) {
-    struct seen s = {0};
-    s.r = test_reactor(NULL);
-    s.port = test_listen(s.r, &s.listener, NULL, &ops, &s);
+    struct test_server s = {.stream = IN};
+    test_server_listen(&s, NULL, &ops);
     for (unsigned i = 0; i < 300; i++) {
         enum kr_close how = (enum kr_close)(KR_CLOSE_FLUSH + (int)(i % 3));
         unsigned opens = s.opens, closes = s.closes;
@@ -330,15 +273,14 @@ TEST_EACH(half_then_close_at_any_moment) {
         CHECK(got == (queued ? 1000 : 0) || how != KR_CLOSE_FLUSH);
         test_close(s.fd);
     }
-    test_rest(s.r, (struct test_levels){.listeners = 1});
-    test_reactor_free(s.r);
+    test_reactor_end(s.r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: the peer resets before, while and after this side ends: the connection ends with an error,
  * once. One whose reading is paused learns of it by the shutdown. */
 TEST_EACH(half_then_reset_by_the_peer) {
     for (unsigned i = 0; i < 40; i++) {
-        struct seen s = {0};
+        struct test_server s = {0};
         begin(&s, &ops);
         bool deaf = i % 2, before = i % 4 < 2;
         if (deaf)
@@ -358,15 +300,14 @@ TEST_EACH(half_then_reset_by_the_peer) {
         TEST_UNTIL(s.r, s.closes == 1);
         CHECK_EQ(s.why, KR_WHY_ERROR);
         CHECK(s.error == -ECONNRESET || s.error == -ENOTCONN || s.error == -EPIPE);
-        test_rest(s.r, (struct test_levels){.listeners = 1});
-        test_reactor_free(s.r);
+        test_reactor_end(s.r, (struct test_levels){.listeners = 1});
     }
 }
 
 /* Ours: kr_reactor_free with shutdowns not made, in flight, and done. */
 TEST_EACH(half_then_the_end_of_the_reactor) {
     for (unsigned turns = 0; turns < 3; turns++) {
-        struct seen s = {0};
+        struct test_server s = {0};
         begin(&s, &ops);
         CHECK_OK(kr_conn_shutdown(s.r, s.conn));
         for (unsigned i = 0; i < turns; i++)
@@ -383,7 +324,7 @@ TEST_EACH(half_then_the_end_of_the_reactor) {
 
 /* The client goes on sending, as one does whose long request has been refused; then it ends and
  * reads. Returns how it ended for the client, and how many bytes it got of our answer of `size`. */
-static int refuse_request(struct seen *s, enum kr_close how, size_t size, size_t *got) {
+static int refuse_request(struct test_server *s, enum kr_close how, size_t size, size_t *got) {
     static char bytes[65536];
     client_sends(s, 1000);
     we_send(s, size, 0);
@@ -403,7 +344,7 @@ static int refuse_request(struct seen *s, enum kr_close how, size_t size, size_t
  * FLUSH costs the peer a part of them. What comes meanwhile is dropped, and keeps no buffer. */
 TEST_EACH(half_linger_saves_the_last_bytes) {
     size_t got;
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops);
     CHECK_EQ(refuse_request(&s, KR_CLOSE_LINGER, 300000, &got), 0);
     CHECK_EQ(got, 300000u);
@@ -417,7 +358,7 @@ TEST_EACH(half_linger_saves_the_last_bytes) {
 /* The kernel's: and that is what lingering is for. */
 TEST_EACH(half_flush_costs_the_last_bytes) {
     size_t got;
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops);
     int over = refuse_request(&s, KR_CLOSE_FLUSH, 300000, &got);
     CHECK(over == ECONNRESET || over == EPIPE);
@@ -429,7 +370,7 @@ TEST_EACH(half_flush_costs_the_last_bytes) {
 /* Ours: it waits for the peer's end, and no longer; a reader that sends nothing sees our end
  * first. */
 TEST_EACH(half_linger_ends_with_the_peer) {
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops);
     we_send(&s, 5000, 0);
     CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_LINGER));
@@ -449,7 +390,7 @@ TEST_EACH(half_linger_ends_with_the_peer) {
 /* Ours: after the peer's end there is nothing to wait for: the queue, then the close, and no
  * shutdown. */
 TEST_EACH(half_linger_after_the_peers_end) {
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops);
     CHECK_SYS(shutdown(s.fd, SHUT_WR));
     TEST_UNTIL(s.r, s.eofs == 1);
@@ -465,7 +406,7 @@ TEST_EACH(half_linger_after_the_peers_end) {
 /* Ours: this side may have ended before; and the close may be made harder at any time. */
 TEST_EACH(half_linger_after_our_end_then_harder) {
     for (unsigned i = 0; i < 60; i++) {
-        struct seen s = {0};
+        struct test_server s = {0};
         begin(&s, &ops);
         if (i % 2)
             CHECK_OK(kr_conn_shutdown(s.r, s.conn));
@@ -495,7 +436,7 @@ struct patience {
     bool fin;
 };
 
-static bool is_overdue(struct patience *p, const struct seen *s) {
+static bool is_overdue(struct patience *p, const struct test_server *s) {
     size_t queued = kr_conn_queued(s->r, s->conn);
     bool fin = s->r->conns.table[kr__handle_slot(s->conn.bits)].fin;
     int64_t now = tap_now_ns();
@@ -512,16 +453,14 @@ static bool is_overdue(struct patience *p, const struct seen *s) {
  * that its cancels and its close take, however slow the machine is. */
 TEST_EACH(half_linger_has_a_deadline) {
     static char bytes[65536];
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.flush_ns = 30 * 1000000;
     for (int queued = 0; queued < 2; queued++) {
-        struct seen s = {0};
+        struct test_server s = {0};
         begin_with(&s, &ops, NULL, &opts);
         if (queued)
             we_send(&s, 2 * BIG, 0);
-        for (unsigned idle = 0; idle < 5;)
-            idle = test_step(s.r, "the send to stall") == 0 ? idle + 1 : 0;
+        test_settle(s.r);
         int64_t before = tap_now_ns();
         CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_LINGER));
         struct patience patience = {.limit_ns = opts.conn.flush_ns, .from_ns = tap_now_ns()};
@@ -541,7 +480,7 @@ TEST_EACH(half_linger_has_a_deadline) {
 
 /* Ours: paused or not, what comes is received and dropped, so that the peer's end is seen. */
 TEST_EACH(half_linger_while_paused) {
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops);
     CHECK_OK(kr_conn_pause(s.r, s.conn));
     static char bytes[500000];
@@ -557,29 +496,26 @@ TEST_EACH(half_linger_while_paused) {
 /* Keeps each byte, and so its connection's memory, until the end. */
 static size_t keep_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                         size_t size) {
-    (void)r;
-    (void)conn;
-    (void)data;
-    ((struct seen *)user)->bytes = size;
+    UNUSED(r, conn, data);
+    ((struct test_server *)user)->bytes = size;
     return 0;
 }
 
-static const struct kr_conn_ops keeping_ops = {
-    .on_open = on_open, .on_data = keep_data, .on_eof = on_eof, .on_close = on_close};
+static const struct kr_conn_ops keeping_ops = {.on_open = test_server_open,
+                                               .on_data = keep_data,
+                                               .on_eof = test_server_eof,
+                                               .on_close = on_close};
 
 /* Ours: bytes that were never consumed, and the one buffer that there is, shared with another: it
  * waits its turn for it, drops what comes, and ends. */
 TEST_EACH(half_linger_waits_for_buffers) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_count = 1;
     config.buf_size = 512;
-    struct seen s = {0}, other = {0};
+    struct test_server s = {0};
     begin_with(&s, &keeping_ops, &config, NULL);
-    other.r = s.r;
-    other.port = test_listen(s.r, &other.listener, NULL, &ops, &other);
-    other.fd = test_connect(other.port);
-    TEST_UNTIL(s.r, other.opens == 1);
+    struct test_server other = {.r = s.r, .stream = IN};
+    test_server_begin(&other, NULL, &ops);
     test_send(s.r, s.fd, "abc", 3);
     TEST_UNTIL(s.r, s.bytes == 3);
     CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_LINGER));
@@ -598,13 +534,12 @@ TEST_EACH(half_linger_waits_for_buffers) {
     CHECK_OK(kr_conn_close(other.r, other.conn, KR_CLOSE_NOW));
     TEST_UNTIL(other.r, other.closes == 1);
     test_close(other.fd);
-    test_rest(s.r, (struct test_levels){.listeners = 2});
-    test_reactor_free(s.r);
+    test_reactor_end(s.r, (struct test_levels){.listeners = 2});
 }
 
 /* Ours: a peer that resets meanwhile ends it, and that is told: it may not have got all. */
 TEST_EACH(half_linger_then_reset_by_the_peer) {
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops);
     we_send(&s, 1000, 0);
     CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_LINGER));
@@ -614,14 +549,13 @@ TEST_EACH(half_linger_then_reset_by_the_peer) {
     TEST_UNTIL(s.r, s.closes == 1);
     CHECK_EQ(s.error, -ECONNRESET);
     CHECK_EQ(s.why, KR_WHY_ERROR);
-    test_rest(s.r, (struct test_levels){.listeners = 1});
-    test_reactor_free(s.r);
+    test_reactor_end(s.r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: kr_reactor_free does not wait for one that lingers, and it tells why that was closed. */
 TEST_EACH(half_linger_then_the_end_of_the_reactor) {
     for (unsigned turns = 0; turns < 4; turns++) {
-        struct seen s = {0};
+        struct test_server s = {0};
         begin(&s, &ops);
         CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_LINGER));
         for (unsigned i = 0; i < turns; i++)
@@ -638,7 +572,7 @@ TEST_EACH(half_linger_then_the_end_of_the_reactor) {
 /* ---- which way it goes ---- */
 
 /* What is queued, and then the end, by whatever way. */
-static void check_half_close(struct seen *s, bool lingers) {
+static void check_half_close(struct test_server *s, bool lingers) {
     we_send(s, 1000, 0);
     if (lingers)
         CHECK_OK(kr_conn_close(s->r, s->conn, KR_CLOSE_LINGER));
@@ -659,9 +593,8 @@ static void check_half_close(struct seen *s, bool lingers) {
  * there. */
 TEST_EACH(half_without_a_worker) {
     for (int i = 0; i < 4; i++) {
-        struct seen s = {0};
-        struct kr_listen_opts opts;
-        kr_listen_opts_init(&opts);
+        struct test_server s = {0};
+        struct kr_listen_opts opts = test_listen_opts();
         opts.conn.keep_fd = i & 1;
         begin_with(&s, &ops, NULL, &opts);
         bool needs_none = i & 1 || s.r->ring.plain.cells || s.r->ring.caps & KR__CAP_FD_INSTALL;
@@ -679,7 +612,7 @@ TEST_EACH(half_without_a_worker) {
 /* Ours: where there is no other way and no worker, it is made when there is one; until then the
  * connection serves on, and the reactor sleeps between two tries. */
 TEST_EACH(half_when_a_worker_can_be_made, .needs = KR__CAP_FILE_TABLE) {
-    struct seen s = {0};
+    struct test_server s = {0};
     begin(&s, &ops);
     s.r->ring.caps &= ~KR__CAP_FD_INSTALL;
     test_threads_none();
@@ -704,9 +637,8 @@ TEST_EACH(half_when_a_worker_can_be_made, .needs = KR__CAP_FILE_TABLE) {
 /* Ours: where no descriptor is left a worker does it; with one that is kept none is needed. */
 TEST_EACH(half_without_a_descriptor) {
     for (int i = 0; i < 4; i++) {
-        struct seen s = {0};
-        struct kr_listen_opts opts;
-        kr_listen_opts_init(&opts);
+        struct test_server s = {0};
+        struct kr_listen_opts opts = test_listen_opts();
         opts.conn.keep_fd = i & 1;
         begin_with(&s, &ops, NULL, &opts);
         struct rlimit was, limit;

@@ -3,7 +3,7 @@
  *
  * What must hold: a client that the kernel has let in is served by whoever has the socket, and by
  * somebody; what is borrowed is left as it was. */
-#include "harness/net.h"
+#include "harness/server.h"
 
 #include "reactor.h"
 
@@ -15,56 +15,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MS INT64_C(1000000)
-
-/* ---- a server that counts ---- */
-
-struct server {
-    unsigned open, opens, closes;
-    kr_conn conn; /* the last */
-};
-
-static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    struct server *s = user;
-    s->conn = conn;
-    s->opens++;
-    s->open++;
-}
-
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                      size_t size) {
-    (void)user;
-    return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
-}
-
-static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
-    (void)r;
-    (void)conn;
-    (void)error;
-    (void)why;
-    struct server *s = user;
-    s->open--;
-    s->closes++;
-}
-
-static const struct kr_conn_ops ops = {
-    .on_open = on_open, .on_data = on_data, .on_close = on_close};
-
 static struct kr_listen_opts small_opts(void) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 32;
     return opts;
 }
 
 /* ---- sockets and clients ---- */
-
-static struct kr_addr loopback(void) {
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
-    return addr;
-}
 
 static struct kr_addr unix_name(void) {
     return (struct kr_addr){.size = sizeof(sa_family_t), .u.sa.sa_family = AF_UNIX};
@@ -90,10 +47,8 @@ static int client_begin(const struct kr_addr *addr) {
 }
 
 static void check_served(struct kr_reactor *r, int fd) {
-    char back[5];
     test_send(r, fd, "hello", 5);
-    test_recv(r, fd, back, 5);
-    CHECK_MEM_EQ(back, "hello", 5);
+    CHECK_RECV(r, fd, "hello");
     test_close(fd);
 }
 
@@ -101,7 +56,7 @@ static void check_serves(struct kr_reactor *r, const struct kr_addr *addr) {
     check_served(r, client_begin(addr));
 }
 
-static void over(struct kr_reactor *r, struct server *s) {
+static void over(struct kr_reactor *r, struct test_server *s) {
     TEST_UNTIL(r, s->open == 0);
     test_reactor_free(r);
 }
@@ -114,11 +69,11 @@ static void check_inherits(struct kr_addr addr) {
     int fd = parents_socket(&addr, SOCK_STREAM, 8);
     int early = client_begin(&addr);
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = small_opts();
     kr_listener listener;
     int fds = tap_fd_count();
-    CHECK_OK(kr_listen_fd(r, &listener, fd, &opts, &ops, &s));
+    CHECK_OK(kr_listen_fd(r, &listener, fd, &opts, &test_server_echo_ops, &s));
     CHECK_EQ(tap_fd_count(), fds + test_slot_cost(r));
     struct kr_addr bound;
     CHECK_OK(kr_listener_addr(r, listener, &bound));
@@ -138,7 +93,7 @@ static void check_inherits(struct kr_addr addr) {
 }
 
 TEST_EACH(handover_inherits_a_tcp_socket) {
-    check_inherits(loopback());
+    check_inherits(test_loopback(0));
 }
 
 TEST_EACH(handover_inherits_a_unix_socket) {
@@ -155,12 +110,12 @@ TEST_EACH(handover_inherits_an_ipv6_socket) {
 /* Ours: a descriptor that is kept can be handed to the next reactor, and who came in between has
  * waited. */
 TEST_EACH(handover_to_the_next_reactor) {
-    struct kr_addr addr = loopback();
+    struct kr_addr addr = test_loopback(0);
     int fd = parents_socket(&addr, SOCK_STREAM, 32), between = -1;
     for (unsigned i = 0; i < 5; i++) {
         struct kr_reactor *r = test_reactor(NULL);
-        struct server s = {0};
-        CHECK_OK(kr_listen_fd(r, NULL, fd, NULL, &ops, &s));
+        struct test_server s = {0};
+        CHECK_OK(kr_listen_fd(r, NULL, fd, NULL, &test_server_echo_ops, &s));
         if (between >= 0)
             check_served(r, between);
         check_serves(r, &addr);
@@ -174,17 +129,16 @@ TEST_EACH(handover_to_the_next_reactor) {
 /* Ours: reactors that share a socket serve all of its clients between them. */
 TEST_EACH(handover_shared_by_two_reactors) {
     enum { CLIENTS = 40 };
-    struct kr_addr addr = loopback();
+    struct kr_addr addr = test_loopback(0);
     int fd = parents_socket(&addr, SOCK_STREAM, 64);
     struct kr_listen_opts opts = small_opts();
     opts.backlog = 64;
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = 30; /* neither can have them all */
     struct kr_reactor *a = test_reactor(&config), *b = test_reactor(&config);
-    struct server sa = {0}, sb = {0};
-    CHECK_OK(kr_listen_fd(a, NULL, fd, &opts, &ops, &sa));
-    CHECK_OK(kr_listen_fd(b, NULL, fd, &opts, &ops, &sb));
+    struct test_server sa = {0}, sb = {0};
+    CHECK_OK(kr_listen_fd(a, NULL, fd, &opts, &test_server_echo_ops, &sa));
+    CHECK_OK(kr_listen_fd(b, NULL, fd, &opts, &test_server_echo_ops, &sb));
     int fds[CLIENTS];
     for (unsigned i = 0; i < CLIENTS; i++)
         fds[i] = client_begin(&addr);
@@ -216,18 +170,18 @@ static int no_delay_of(int fd) {
 
 /* Ours: the backlog is made the one of the options, and what is inherited by connections is set. */
 TEST_EACH(handover_sets_backlog_and_no_delay) {
-    struct kr_addr addr = loopback();
+    struct kr_addr addr = test_loopback(0);
     int fd = parents_socket(&addr, SOCK_STREAM, 1);
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = small_opts();
     opts.conn.no_delay = false;
     kr_listener listener;
-    CHECK_OK(kr_listen_fd(r, &listener, fd, &opts, &ops, &s));
+    CHECK_OK(kr_listen_fd(r, &listener, fd, &opts, &test_server_echo_ops, &s));
     CHECK_EQ(backlog_of(fd), 32);
     CHECK_EQ(no_delay_of(fd), 0);
     CHECK_OK(kr_listener_close(r, listener));
-    CHECK_OK(kr_listen_fd(r, &listener, fd, NULL, &ops, &s));
+    CHECK_OK(kr_listen_fd(r, &listener, fd, NULL, &test_server_echo_ops, &s));
     CHECK_GT(backlog_of(fd), 32);
     CHECK_NE(no_delay_of(fd), 0);
     check_serves(r, &addr);
@@ -238,21 +192,21 @@ TEST_EACH(handover_sets_backlog_and_no_delay) {
 /* Ours: while the caller keeps its descriptor, those who come after a close wait for the next
  * listener. (Those who come while it is under way are what draining is for.) */
 TEST_EACH(handover_close_keeps_the_backlog_of_a_kept_socket) {
-    struct kr_addr addr = loopback();
+    struct kr_addr addr = test_loopback(0);
     int fd = parents_socket(&addr, SOCK_STREAM, 32);
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
+    struct test_server s = {0};
     struct kr_listen_opts opts = small_opts();
     for (unsigned i = 0; i < 20; i++) {
         kr_listener listener;
-        CHECK_OK(kr_listen_fd(r, &listener, fd, &opts, &ops, &s));
+        CHECK_OK(kr_listen_fd(r, &listener, fd, &opts, &test_server_echo_ops, &s));
         for (unsigned turns = i % 4; turns; turns--)
             CHECK_OK(kr_step(r, 0));
         CHECK_OK(kr_listener_close(r, listener));
         TEST_UNTIL(r, test_stats(r).listeners == 0);
         int waiting = client_begin(&addr);
         CHECK_OK(kr_step(r, 0));
-        CHECK_OK(kr_listen_fd(r, &listener, fd, &opts, &ops, &s));
+        CHECK_OK(kr_listen_fd(r, &listener, fd, &opts, &test_server_echo_ops, &s));
         check_served(r, waiting);
         CHECK_OK(kr_listener_close(r, listener));
         TEST_UNTIL(r, test_stats(r).listeners == 0);
@@ -263,25 +217,25 @@ TEST_EACH(handover_close_keeps_the_backlog_of_a_kept_socket) {
 
 /* Ours: one that never runs leaves the caller's socket as it is. */
 TEST_EACH(handover_without_a_run) {
-    struct kr_addr addr = loopback();
+    struct kr_addr addr = test_loopback(0);
     int fd = parents_socket(&addr, SOCK_STREAM, 32);
     struct kr_reactor *r = test_reactor(NULL);
-    struct server s = {0};
-    CHECK_OK(kr_listen_fd(r, NULL, fd, NULL, &ops, &s));
+    struct test_server s = {0};
+    CHECK_OK(kr_listen_fd(r, NULL, fd, NULL, &test_server_echo_ops, &s));
     int waiting = client_begin(&addr);
     test_reactor_free(r);
     r = test_reactor(NULL);
-    CHECK_OK(kr_listen_fd(r, NULL, fd, NULL, &ops, &s));
+    CHECK_OK(kr_listen_fd(r, NULL, fd, NULL, &test_server_echo_ops, &s));
     check_served(r, waiting);
     over(r, &s);
     test_close(fd);
 }
 
 static void check_refused(struct kr_reactor *r, int fd, int error) {
-    struct server s = {0};
+    struct test_server s = {0};
     kr_listener listener = {7};
     int fds = tap_fd_count();
-    CHECK_ERR(kr_listen_fd(r, &listener, fd, NULL, &ops, &s), error);
+    CHECK_ERR(kr_listen_fd(r, &listener, fd, NULL, &test_server_echo_ops, &s), error);
     CHECK_EQ(listener.bits, 7u);
     CHECK_EQ(tap_fd_count(), fds);
     CHECK_EQ(test_stats(r).listeners, 0u);
@@ -295,14 +249,14 @@ TEST_EACH(handover_refuses_what_does_not_listen) {
     int pipes[2];
     CHECK_SYS(pipe(pipes));
     check_refused(r, pipes[0], ENOTSOCK);
-    struct kr_addr addr = loopback();
+    struct kr_addr addr = test_loopback(0);
     int fd = parents_socket(&addr, SOCK_STREAM, -1);
     check_refused(r, fd, EINVAL);
     int late = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     CHECK_EQ(connect(late, &addr.u.sa, addr.size), -1); /* it was not made to listen meanwhile */
     test_close(late);
     test_close(fd);
-    addr = loopback();
+    addr = test_loopback(0);
     fd = parents_socket(&addr, SOCK_DGRAM, -1);
     check_refused(r, fd, EINVAL);
     test_close(fd);
@@ -310,7 +264,7 @@ TEST_EACH(handover_refuses_what_does_not_listen) {
     fd = parents_socket(&addr, SOCK_SEQPACKET, 8);
     check_refused(r, fd, EINVAL);
     test_close(fd);
-    addr = loopback();
+    addr = test_loopback(0);
     fd = parents_socket(&addr, SOCK_STREAM, 8);
     int client = client_begin(&addr);
     check_refused(r, client, EINVAL);
@@ -320,8 +274,8 @@ TEST_EACH(handover_refuses_what_does_not_listen) {
     CHECK_ERR(kr_listen_fd(r, NULL, fd, &opts, NULL, NULL), EINVAL);
     CHECK_ERR(kr_listen_fd(r, NULL, fd, &opts, &(struct kr_conn_ops){0}, NULL), EINVAL);
     opts.backlog = 65536;
-    CHECK_ERR(kr_listen_fd(r, NULL, fd, &opts, &ops, NULL), EINVAL);
-    CHECK_ERR(kr_listen_fd(NULL, NULL, fd, NULL, &ops, NULL), EINVAL);
+    CHECK_ERR(kr_listen_fd(r, NULL, fd, &opts, &test_server_echo_ops, NULL), EINVAL);
+    CHECK_ERR(kr_listen_fd(NULL, NULL, fd, NULL, &test_server_echo_ops, NULL), EINVAL);
     CHECK_EQ(backlog_of(fd), 8);
     test_close(fd);
     test_close(pipes[0]);
@@ -331,21 +285,21 @@ TEST_EACH(handover_refuses_what_does_not_listen) {
 
 /* Ours: file_max bounds these as well. */
 TEST_EACH(handover_is_bounded_by_file_max) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.file_max = 2;
     struct kr_reactor *r = test_reactor(&config);
-    struct kr_addr addr = loopback();
+    struct kr_addr addr = test_loopback(0);
     int fd = parents_socket(&addr, SOCK_STREAM, 8);
-    struct server s = {0};
+    struct test_server s = {0};
     kr_listener listener;
-    CHECK_OK(kr_listen_fd(r, &listener, fd, NULL, &ops, &s));
-    CHECK_OK(kr_listen_fd(r, NULL, fd, NULL, &ops, &s)); /* the same one twice is allowed */
-    CHECK_ERR(kr_listen_fd(r, NULL, fd, NULL, &ops, &s), ENOSPC);
+    CHECK_OK(kr_listen_fd(r, &listener, fd, NULL, &test_server_echo_ops, &s));
+    CHECK_OK(kr_listen_fd(r, NULL, fd, NULL, &test_server_echo_ops,
+                          &s)); /* the same one twice is allowed */
+    CHECK_ERR(kr_listen_fd(r, NULL, fd, NULL, &test_server_echo_ops, &s), ENOSPC);
     check_serves(r, &addr);
     CHECK_OK(kr_listener_close(r, listener));
     TEST_UNTIL(r, test_stats(r).listeners == 1);
-    CHECK_OK(kr_listen_fd(r, NULL, fd, NULL, &ops, &s));
+    CHECK_OK(kr_listen_fd(r, NULL, fd, NULL, &test_server_echo_ops, &s));
     check_serves(r, &addr);
     over(r, &s);
     test_close(fd);

@@ -15,8 +15,7 @@ static size_t framed_data(struct kr_reactor *r, kr_conn conn, void *user, const 
                           size_t size) {
     struct framing *framing = user;
     const unsigned char *at = data;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     CHECK_GT(size, framing->last_size); /* shown again only together with more */
     size_t done = 0;
     while (size - done >= 2) {
@@ -75,8 +74,7 @@ struct hoard {
 static size_t hoard_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                          size_t size) {
     struct hoard *hoard = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     test_pattern_check(data, size, 5, 0);
     CHECK_GT(size, hoard->shown);
     hoard->shown = size;
@@ -86,8 +84,7 @@ static size_t hoard_data(struct kr_reactor *r, kr_conn conn, void *user, const v
 static void hoard_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                         enum kr_why why) {
     struct hoard *hoard = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     hoard->closes++;
     hoard->error = error;
     hoard->why = why;
@@ -99,8 +96,7 @@ static const struct kr_conn_ops hoard_ops = {.on_data = hoard_data, .on_close = 
 TEST_EACH(kept_bytes_are_bounded) {
     struct kr_config config = test_buffers(16, 100);
     struct kr_reactor *r = test_reactor(&config);
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.recv_cap = 1000;
     struct hoard hoard = {0};
     int fd = test_connect(test_listen(r, NULL, &opts, &hoard_ops, &hoard));
@@ -122,8 +118,7 @@ TEST_EACH(kept_bytes_are_bounded) {
 /* Takes nothing before it is shown all. */
 static size_t patient_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                            size_t size) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     size_t *left = user;
     if (size < *left)
         return 0;
@@ -139,8 +134,7 @@ static const struct kr_conn_ops patient_ops = {.on_data = patient_data};
 TEST_EACH(kept_bytes_grow_in_few_steps) {
     struct kr_config config = test_buffers(256, 4096);
     struct kr_reactor *r = test_reactor(&config);
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.recv_cap = 8 << 20;
     static char bytes[8 << 20];
     size_t left = sizeof bytes;
@@ -159,8 +153,7 @@ TEST_EACH(kept_bytes_grow_in_few_steps) {
 static size_t greedy_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                           size_t size) {
     size_t *shown = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     test_pattern_check(data, size, 9, *shown);
     *shown += size;
     return SIZE_MAX;

@@ -47,10 +47,7 @@ static size_t keeper_data(struct kr_reactor *r, kr_conn conn, void *user, const 
 static void keeper_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                          enum kr_why why) {
     struct keeper *k = user;
-    (void)r;
-    (void)conn;
-    (void)error;
-    (void)why;
+    UNUSED(r, conn, error, why);
     k->closed++;
 }
 
@@ -58,8 +55,7 @@ static const struct kr_conn_ops keeper_ops = {
     .on_open = keeper_open, .on_data = keeper_data, .on_close = keeper_close};
 
 static struct kr_reactor *reactor_of(unsigned count, size_t size) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_count = count;
     config.buf_size = size;
     return test_reactor(&config);
@@ -86,11 +82,9 @@ static void return_all(struct kr_reactor *r, const struct keeper *k) {
 /* Sends message after message, each shown on its own. */
 static void send_messages(struct kr_reactor *r, int fd, struct keeper *k, unsigned count,
                           size_t size) {
-    char bytes[4096];
     for (unsigned i = 0; i < count; i++) {
         unsigned want = k->count + 1;
-        test_pattern(bytes, size, 7, (uint64_t)i * size);
-        test_send(r, fd, bytes, size);
+        test_send_pattern(r, fd, size, 7, (uint64_t)i * size);
         TEST_UNTIL(r, k->count == want);
     }
 }
@@ -112,8 +106,7 @@ TEST_EACH(lease_keeps_the_buffer) {
     CHECK_EQ(test_stats(r).leases, 0u);
     test_rest(r, (struct test_levels){.conns = 1, .listeners = 1});
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: beyond the share of one connection, an eighth of the buffers, leases are copies, and the
@@ -135,8 +128,7 @@ TEST_EACH(lease_beyond_the_share_is_a_copy) {
     CHECK_EQ(test_stats(r).bytes_leased, stats.bytes_leased);
     return_all(r, &k);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: all connections together leave an eighth of the buffers for receiving, so that one who
@@ -160,8 +152,7 @@ TEST_EACH(lease_leaves_buffers_for_the_others) {
         return_all(r, &k[i]);
         test_close(fds[i]);
     }
-    test_rest(r, (struct test_levels){.listeners = 0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 0});
 }
 
 /* Ours: a lease outlives its connection, and the slot's next connection does not answer for it. */
@@ -186,8 +177,7 @@ TEST_EACH(lease_outlives_its_connection) {
     CHECK_EQ(kr_lease_data(r, k.leases[0], NULL), k.shown[0]);
     return_all(r, &k);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: what is shown a second time, and memory of the caller's, is copied. */
@@ -212,8 +202,7 @@ TEST_EACH(lease_of_other_bytes_is_a_copy) {
     CHECK_OK(kr_lease_return(r, own));
     return_all(r, &k);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 static size_t part_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
@@ -239,9 +228,7 @@ TEST_EACH(lease_of_parts_share_the_buffer) {
     struct kr_reactor *r = reactor_of(64, 4096);
     struct keeper k = {.count = 0};
     int fd = test_connect(test_listen(r, NULL, NULL, &part_ops, &k));
-    char bytes[3000];
-    test_pattern(bytes, sizeof bytes, 7, 0);
-    test_send(r, fd, bytes, sizeof bytes);
+    test_send_pattern(r, fd, 3000, 7, 0);
     TEST_UNTIL(r, k.count == 3);
     CHECK_EQ(test_stats(r).bufs_out, 3u);
     CHECK_OK(kr_lease_return(r, k.leases[0]));
@@ -251,8 +238,7 @@ TEST_EACH(lease_of_parts_share_the_buffer) {
     CHECK_OK(kr_lease_return(r, k.leases[1]));
     CHECK_EQ(test_stats(r).bufs_out, 0u);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: refused memory is -ENOMEM and nothing has changed; a kept buffer needs none beyond the
@@ -273,8 +259,7 @@ TEST_EACH(lease_without_memory_is_refused) {
     check_bytes(r, &k, 7);
     return_all(r, &k);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: leases that nobody returned end with the reactor, copies and buffers alike. */
@@ -304,8 +289,7 @@ TEST_EACH(lease_that_is_none_is_stale) {
     check_bytes(r, &k, 7);
     return_all(r, &k);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: only what is shown, to the connection that it is shown to, counts as lent: not what begins

@@ -4,23 +4,7 @@
  * What must hold: only the owner's thread gets anything done, everyone else an error and no effect;
  * a forked child can neither use nor harm the parent's reactor; reactors do not know of each other
  * and leave nothing behind. This suite also runs under TSan. */
-#include "harness/net.h"
-
-#include "core/reactor.h"
-#include "reactor.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/time.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#define MS 1000000ll
-#define HOUR (3600 * 1000 * MS)
+#include "owner/owner.h"
 
 static pthread_t thread_start(void *(*fn)(void *), void *arg) {
     pthread_t thread;
@@ -32,8 +16,7 @@ static void thread_join(pthread_t thread) {
     CHECK_EQ(pthread_join(thread, NULL), 0);
 }
 
-/* Waits for a forked child and checks that it ended well. */
-static void child_join(pid_t child) {
+void child_join(pid_t child) {
     int status;
     CHECK_EQ(waitpid(child, &status, 0), child);
     CHECK(WIFEXITED(status));
@@ -42,18 +25,6 @@ static void child_join(pid_t child) {
 
 /* ---- a reactor with one of each thing ---- */
 
-struct things {
-    struct kr_reactor *r;
-    kr_conn conn;
-    kr_listener listener;
-    kr_timer timer;
-    uint16_t port;
-    int fd;
-    unsigned opens, closes;
-    int error; /* of the last close */
-    enum kr_why why;
-};
-
 static void things_open(struct kr_reactor *r, kr_conn conn, void *user) {
     (void)r;
     struct things *t = user;
@@ -61,38 +32,28 @@ static void things_open(struct kr_reactor *r, kr_conn conn, void *user) {
     t->opens++;
 }
 
-static size_t things_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                          size_t size) {
-    (void)user;
-    return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
-}
-
 static void things_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                          enum kr_why why) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     struct things *t = user;
     t->closes++;
     t->error = error;
     t->why = why;
 }
 
-static const struct kr_conn_ops things_ops = {
-    .on_open = things_open, .on_data = things_data, .on_close = things_close};
+const struct kr_conn_ops things_ops = {
+    .on_open = things_open, .on_data = test_send_back, .on_close = things_close};
 
-static void never(struct kr_reactor *r, kr_timer timer, void *user) {
-    (void)r;
-    (void)timer;
-    (void)user;
+void never(struct kr_reactor *r, kr_timer timer, void *user) {
+    UNUSED(r, timer, user);
     FAIL("a timer of the far future fired");
 }
 
-static void nothing(struct kr_reactor *r, void *arg) {
-    (void)r;
-    (void)arg;
+void nothing(struct kr_reactor *r, void *arg) {
+    UNUSED(r, arg);
 }
 
-static void echo_once(struct things *t, const char *text) {
+void echo_once(struct things *t, const char *text) {
     char back[64];
     size_t size = strlen(text);
     test_send(t->r, t->fd, text, size);
@@ -100,10 +61,9 @@ static void echo_once(struct things *t, const char *text) {
     CHECK_MEM_EQ(back, text, size);
 }
 
-static void things_make(struct things *t) {
+void things_make(struct things *t) {
     *t = (struct things){.r = test_reactor(NULL)};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.addresses = true;
     opts.conn.inline_size = 16;
     t->port = test_listen(t->r, &t->listener, &opts, &things_ops, t);
@@ -113,7 +73,7 @@ static void things_make(struct things *t) {
     echo_once(t, "before");
 }
 
-static void things_check_unharmed(struct things *t) {
+void things_check_unharmed(struct things *t) {
     echo_once(t, "after");
     struct kr_stats stats = test_stats(t->r);
     CHECK_EQ(stats.conns, 1u);
@@ -123,7 +83,7 @@ static void things_check_unharmed(struct things *t) {
     CHECK_EQ(t->closes, 0u);
 }
 
-static void things_end(struct things *t) {
+void things_end(struct things *t) {
     test_close(t->fd);
     test_reactor_free(t->r);
     CHECK_EQ(t->closes, 1u);
@@ -186,7 +146,7 @@ static void check_calls(const struct things *t, int error) {
     CHECK_SYS(close(file));
 }
 
-static void check_refused(const struct things *t, int error) {
+void check_refused(const struct things *t, int error) {
     check_calls(t, error);
     CHECK_EQ(kr_conn_queued(t->r, t->conn), 0u);
     CHECK(!kr_conn_user(t->r, t->conn));
@@ -255,10 +215,8 @@ TEST_EACH(made_on_one_thread_and_run_on_another) {
     pthread_t thread = thread_start(runner_main, &runner);
 
     t->fd = test_connect(t->port);
-    char back[5];
     test_send(NULL, t->fd, "hello", 5);
-    test_recv(NULL, t->fd, back, 5);
-    CHECK_MEM_EQ(back, "hello", 5);
+    CHECK_RECV(NULL, t->fd, "hello");
     CHECK_ERR(kr_timer_stop(r, t->timer), EPERM);
     CHECK_ERR(kr_listener_close(r, t->listener), EPERM);
     kr_stop(r);
@@ -295,7 +253,7 @@ struct member {
     unsigned passes;
 };
 
-static void small_config(struct kr_config *config) {
+void small_config(struct kr_config *config) {
     kr_config_init(config);
     config->sq_entries = 8;
     config->cq_entries = 16;
@@ -306,9 +264,7 @@ static void small_config(struct kr_config *config) {
     config->post_max = 16;
 }
 
-/* A reactor of the running variant, over a kernel of the case's own, with malloc for its
- * allocator. */
-static struct kr_reactor *variant_reactor(const struct kr_config *config,
+struct kr_reactor *variant_reactor(const struct kr_config *config,
                                           const struct kr__kernel *kernel) {
     struct kr_config own = *config;
     own.taskrun = (enum kr_taskrun)tap_variant()->mode;
@@ -380,21 +336,13 @@ static void *leaver_main(void *arg) {
     return NULL;
 }
 
-/* Whether nobody listens there. A listener that goes just then resets whom it has in its backlog, maybe
- * before connect(2) has returned. */
-static bool port_refuses(uint16_t port) {
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+bool port_refuses(uint16_t port) {
+    struct kr_addr addr = test_loopback(port);
     int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     int error = connect(fd, &addr.u.sa, addr.size) < 0 ? errno : 0;
     CHECK(error == 0 || error == ECONNREFUSED || error == ECONNRESET);
     test_close(fd);
     return error == ECONNREFUSED;
-}
-
-static void count_up(struct kr_reactor *r, void *arg) {
-    (void)r;
-    ++*(unsigned *)arg;
 }
 
 /* Ours: whoever has joined the thread that ran a reactor may free it, and nothing else: all that is
@@ -405,7 +353,7 @@ TEST_EACH(thread_has_ended_and_another_frees) {
     thread_join(thread_start(leaver_main, &t));
     check_refused(&t, EPERM);
     unsigned ran = 0;
-    CHECK_OK(kr_post(t.r, count_up, &ran));
+    CHECK_OK(kr_post(t.r, test_count_call, &ran));
     CHECK_EQ(t.closes, 0u);
     test_reactor_free(t.r);
     CHECK_EQ(ran, 1u);
@@ -432,10 +380,7 @@ static void debt_released(struct kr_reactor *r, void *arg) {
 
 static void debt_forwarded(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
                            const struct kr_forwarded *what) {
-    (void)r;
-    (void)a;
-    (void)b;
-    (void)what;
+    UNUSED(r, a, b, what);
     ((struct debts *)user)->forwarded++;
 }
 
@@ -505,8 +450,7 @@ TEST_EACH(thread_after_another_is_another) {
 }
 
 static void leave(struct kr_reactor *r, void *arg) {
-    (void)r;
-    (void)arg;
+    UNUSED(r, arg);
     pthread_exit(NULL);
 }
 
@@ -558,560 +502,4 @@ TEST_EACH(registered_descriptors_are_given_back) {
     }
 }
 
-/* ---- fork ---- */
-
-/* Ours: in a forked child every call answers -ECHILD, kr_post and kr_stats_read too, and has no
- * effect on the parent, who is in the middle of things. */
-TEST_EACH(forked_child_is_refused_everything) {
-    struct things t;
-    things_make(&t);
-    pid_t child = CHECK_SYS(fork());
-    if (child == 0) {
-        check_refused(&t, ECHILD);
-        struct kr_stats stats;
-        CHECK_ERR(kr_stats_read(t.r, &stats, sizeof stats), ECHILD);
-        CHECK_ERR(kr_post(t.r, nothing, NULL), ECHILD);
-        kr_stop(t.r);
-        tap_exit_child(0);
-    }
-    child_join(child);
-    things_check_unharmed(&t);
-    things_end(&t);
-}
-
-/* Ours: kr_reactor_free in the child closes the child's copies of the descriptors and gives its
- * memory back, runs no callback, and the parent does not notice: its connection, timer and listener
- * go on. */
-TEST_EACH(forked_child_frees_its_copies) {
-    int before = tap_fd_count();
-    struct things t;
-    things_make(&t);
-    pid_t child = CHECK_SYS(fork());
-    if (child == 0) {
-        test_reactor_free(t.r);
-        test_close(t.fd);
-        CHECK_EQ(t.closes, 0u);
-        CHECK_EQ(tap_fd_count(), before);
-        tap_exit_child(0);
-    }
-    child_join(child);
-    things_check_unharmed(&t);
-    int fd = t.fd;
-    t.fd = test_connect(t.port);
-    echo_once(&t, "a second connection");
-    test_close(fd);
-    TEST_UNTIL(t.r, t.closes == 1);
-    t.closes = 0;
-    things_end(&t);
-}
-
-/* Ours: a reservation that is open when the process forks is given back by the child with the rest
- * of its copy, and is the parent's to commit. */
-TEST_EACH(forked_child_gives_an_open_reservation_back) {
-    struct things t;
-    things_make(&t);
-    void *room;
-    CHECK_OK(kr_conn_reserve(t.r, t.conn, 5000, &room));
-    memcpy(room, "kept", 4);
-    pid_t child = CHECK_SYS(fork());
-    if (child == 0) {
-        test_reactor_free(t.r);
-        test_close(t.fd);
-        tap_exit_child(0);
-    }
-    child_join(child);
-    CHECK_OK(kr_conn_commit(t.r, t.conn, 4));
-    char back[4];
-    test_recv(t.r, t.fd, back, 4);
-    CHECK_MEM_EQ(back, "kept", 4);
-    things_check_unharmed(&t);
-    things_end(&t);
-}
-
-/* Ours: a reactor made before the fork and never run is the parent's all the same; the child may
- * make its own. */
-TEST_EACH(forked_child_makes_its_own) {
-    struct things t = {.r = test_reactor(NULL)};
-    pid_t child = CHECK_SYS(fork());
-    if (child == 0) {
-        CHECK_ERR(kr_step(t.r, 0), ECHILD);
-        struct things own;
-        things_make(&own);
-        things_end(&own);
-        test_reactor_free(t.r);
-        tap_exit_child(0);
-    }
-    child_join(child);
-    t.port = test_listen(t.r, &t.listener, NULL, &things_ops, &t);
-    t.fd = test_connect(t.port);
-    echo_once(&t, "the parent's");
-    things_end(&t);
-}
-
-/* ---- a child that returns from the callback that forked ---- */
-
-enum place {
-    IN_OPEN,
-    IN_DATA,
-    IN_EOF,
-    IN_CLOSE,
-    IN_TIMER,
-    IN_POST,
-    IN_RELEASE,
-    IN_DRAINED,
-    PLACES
-};
-
-/* Forks once, in the callback of its place. */
-struct brancher {
-    struct kr_reactor *r;
-    enum place place;
-    bool frees; /* the child frees its copy in there */
-    pid_t child; /* -1: has not forked yet; 0: this is the child */
-    unsigned after; /* callbacks that ran in the child later */
-};
-
-static void branch(struct brancher *b, enum place place) {
-    b->after += b->child == 0;
-    if (b->child >= 0 || place != b->place)
-        return;
-    int before = tap_fd_count();
-    b->child = CHECK_SYS(fork());
-    if (b->child > 0)
-        return;
-    CHECK_ERR(kr_timer_start(b->r, NULL, 0, 0, never, NULL), ECHILD);
-    if (b->frees) {
-        CHECK_OK(kr_reactor_free(b->r));
-        CHECK_LT(tap_fd_count(), before);
-    }
-}
-
-static void branch_open(struct kr_reactor *r, kr_conn conn, void *user) {
-    struct brancher *b = user;
-    if (b->place == IN_RELEASE)
-        CHECK_OK(kr_conn_send_ref(r, conn, "lent", 4, NULL, NULL));
-    branch(b, IN_OPEN);
-}
-
-static size_t branch_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                          size_t size) {
-    (void)r;
-    (void)conn;
-    (void)data;
-    branch(user, IN_DATA);
-    return size / 2;
-}
-
-static void branch_eof(struct kr_reactor *r, kr_conn conn, void *user) {
-    branch(user, IN_EOF);
-    kr_conn_close(r, conn, KR_CLOSE_NOW);
-}
-
-static void branch_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
-                         enum kr_why why) {
-    (void)r;
-    (void)conn;
-    (void)error;
-    (void)why;
-    branch(user, IN_CLOSE);
-}
-
-static const struct kr_conn_ops branch_ops = {.on_open = branch_open,
-                                              .on_data = branch_data,
-                                              .on_eof = branch_eof,
-                                              .on_close = branch_close};
-
-static void branch_timer(struct kr_reactor *r, kr_timer timer, void *user) {
-    (void)r;
-    (void)timer;
-    branch(user, IN_TIMER);
-}
-
-static void branch_post(struct kr_reactor *r, void *arg) {
-    (void)r;
-    branch(arg, IN_POST);
-}
-
-static void branch_released(struct kr_reactor *r, void *arg) {
-    (void)r;
-    branch(arg, IN_RELEASE);
-}
-
-static void branch_drained(struct kr_reactor *r, void *user, unsigned cut_off) {
-    (void)r;
-    (void)cut_off;
-    branch(user, IN_DRAINED);
-}
-
-/* Two clients come, say something and go, beside a timer, a post, a loan and at last a drain: in
- * one of these the process forks. The child comes out of kr_step with -ECHILD. */
-static void branch_at(enum place place, bool frees) {
-    struct brancher b = {.r = test_reactor(NULL), .place = place, .frees = frees, .child = -1};
-    uint16_t port = test_listen(b.r, NULL, NULL, &branch_ops, &b);
-    CHECK_OK(kr_timer_start(b.r, NULL, MS, 0, branch_timer, &b));
-    CHECK_OK(kr_timer_start(b.r, NULL, MS, 0, branch_timer, &b));
-    CHECK_OK(kr_post(b.r, branch_post, &b));
-    CHECK_OK(kr_post(b.r, branch_post, &b));
-    kr_conn lender;
-    int pair[2];
-    CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
-    CHECK_OK(kr_conn_adopt(b.r, &lender, pair[0], NULL, &branch_ops, &b));
-    CHECK_OK(kr_conn_send_ref(b.r, lender, "lent", 4, branch_released, &b));
-    int fds[] = {test_connect(port), test_connect(port), pair[1]};
-    for (unsigned i = 0; i < 3; i++) {
-        test_send(NULL, fds[i], "hello", 5);
-        CHECK_SYS(shutdown(fds[i], SHUT_WR));
-    }
-    int rc = 0;
-    for (unsigned turn = 0; rc >= 0 && b.child < 0; turn++) {
-        if (turn == 20)
-            CHECK_OK(kr_drain(b.r, HOUR, branch_drained, &b));
-        rc = kr_step(b.r, MS);
-    }
-    if (b.child == 0) {
-        CHECK_EQ(rc, -ECHILD);
-        CHECK_EQ(b.after, 0u);
-        if (!frees)
-            CHECK_OK(kr_reactor_free(b.r));
-        tap_exit_child(0);
-    }
-    CHECK_GE(rc, 0);
-    child_join(b.child);
-    TEST_UNTIL(b.r, test_stats(b.r).conns == 0);
-    test_reactor_free(b.r);
-    for (unsigned i = 0; i < 3; i++)
-        test_close(fds[i]);
-}
-
-/* Ours: the child of a fork inside a callback may return from it: it comes out of kr_step with
- * -ECHILD, runs no further callback and touches nothing of the parent's, which goes on. In every
- * phase of the turn. */
-TEST_EACH(forked_child_returns_from_its_callback) {
-    for (enum place place = 0; place < PLACES; place++)
-        branch_at(place, false);
-}
-
-/* Ours: it may free its copy in there, which closes the descriptors at once, and the rest when the
- * callback has returned. */
-TEST_EACH(forked_child_frees_inside_its_callback) {
-    for (enum place place = 0; place < PLACES; place++)
-        branch_at(place, true);
-}
-
-static void branch_closed_by_free(struct kr_reactor *r, kr_conn conn, void *user, int error,
-                                  enum kr_why why) {
-    CHECK_EQ(why, KR_WHY_REACTOR);
-    branch_close(r, conn, user, error, why);
-}
-
-static const struct kr_conn_ops freed_ops = {.on_data = branch_data,
-                                             .on_close = branch_closed_by_free};
-
-static void branch_in_free(bool ran) {
-    struct brancher b = {.r = test_reactor(NULL), .place = IN_CLOSE, .child = -1};
-    int far[2];
-    for (unsigned i = 0; i < 2; i++) {
-        int pair[2];
-        kr_conn conn;
-        CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
-        CHECK_OK(kr_conn_adopt(b.r, &conn, pair[0], NULL, &freed_ops, &b));
-        far[i] = pair[1];
-    }
-    if (ran)
-        CHECK_GE(kr_step(b.r, 0), 0);
-    struct kr_reactor *r = b.r;
-    CHECK_OK(kr_reactor_free(r));
-    if (b.child == 0) {
-        CHECK_EQ(b.after, 0u);
-        tap_exit_child(0);
-    }
-    child_join(b.child);
-    for (unsigned i = 0; i < 2; i++) {
-        CHECK_EQ(test_recv_end(NULL, far[i], NULL), 0);
-        test_close(far[i]);
-    }
-}
-
-/* Ours: so in kr_reactor_free, of a reactor that has run and of one that never has, whose ring the
- * child could still change: the parent's peers see their end by the parent's doing. */
-TEST_EACH(forked_child_returns_into_free) {
-    branch_in_free(true);
-    branch_in_free(false);
-}
-
-/* ---- a child that lives on ---- */
-
-static struct kr_reactor *parents;
-
-static void let_go(void) {
-    CHECK_OK(kr_reactor_after_fork(parents));
-    CHECK_OK(kr_reactor_after_fork(parents));
-}
-
-/* A daemon of one connection, whose child outlives it. */
-static void daemon_main(int said, int hold) {
-    struct things t = {.r = test_reactor(NULL)};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
-    opts.conn.keep_fd = true;
-    t.port = test_listen(t.r, &t.listener, &opts, &things_ops, &t);
-    CHECK_EQ(write(said, &t.port, sizeof t.port), (ssize_t)sizeof t.port);
-    TEST_UNTIL(t.r, t.opens == 1 && test_stats(t.r).bytes_in == 1);
-    parents = t.r;
-    CHECK_EQ(pthread_atfork(NULL, NULL, let_go), 0);
-    if (CHECK_SYS(fork()) == 0) {
-        check_refused(&t, ECHILD);
-        char byte;
-        CHECK_EQ(read(hold, &byte, 1), 0); /* until the case lets it end */
-        CHECK_OK(kr_reactor_free(t.r));
-        tap_exit_child(0);
-    }
-    CHECK_EQ(write(said, "", 1), 1);
-    for (;;)
-        pause();
-}
-
-/* Ours: a child that has called kr_reactor_after_fork, which may be in a handler of pthread_atfork,
- * holds nothing of the parent's open, neither its connections, also with keep_fd, nor its port:
- * when the parent is killed the peer sees its end, although the child lives. */
-TEST_EACH(child_that_lets_go_keeps_no_peer_waiting) {
-    int said[2], hold[2];
-    CHECK_SYS(pipe2(said, O_CLOEXEC));
-    CHECK_SYS(pipe2(hold, O_CLOEXEC));
-    pid_t daemon = CHECK_SYS(fork());
-    if (daemon == 0) {
-        CHECK_SYS(close(hold[1]));
-        daemon_main(said[1], hold[0]);
-    }
-    uint16_t port;
-    char byte;
-    CHECK_EQ(read(said[0], &port, sizeof port), (ssize_t)sizeof port);
-    int fd = test_connect(port);
-    test_send(NULL, fd, "x", 1);
-    CHECK_EQ(read(said[0], &byte, 1), 1);
-    CHECK_SYS(kill(daemon, SIGKILL));
-    int status;
-    CHECK_EQ(waitpid(daemon, &status, 0), daemon);
-    test_recv_end(NULL, fd, NULL);
-    test_close(fd);
-    while (!port_refuses(port))
-        usleep(1000);
-    for (unsigned i = 0; i < 2; i++) {
-        test_close(said[i]);
-        test_close(hold[i]);
-    }
-}
-
-/* Ours: in a process that is no forked child it is refused, and nothing is closed. */
-TEST_EACH(after_fork_is_for_children) {
-    struct things t;
-    things_make(&t);
-    CHECK_ERR(kr_reactor_after_fork(NULL), EINVAL);
-    CHECK_ERR(kr_reactor_after_fork(t.r), EPERM);
-    things_check_unharmed(&t);
-    things_end(&t);
-}
-
-struct forker {
-    unsigned beats;
-};
-
-static void fork_in_callback(struct kr_reactor *r, kr_timer timer, void *user) {
-    pid_t child = CHECK_SYS(fork());
-    if (child == 0) {
-        CHECK_ERR(kr_timer_stop(r, timer), ECHILD);
-        CHECK_ERR(kr_step(r, 0), ECHILD);
-        tap_exit_child(0);
-    }
-    child_join(child);
-    ((struct forker *)user)->beats++;
-}
-
-/* Ours: forking inside a callback, amid traffic, is no different; bytes are neither lost nor
- * doubled by the children's copies of the rings. */
-TEST_EACH(fork_inside_callbacks_amid_traffic) {
-    struct things t;
-    things_make(&t);
-    struct forker forker = {0};
-    CHECK_OK(kr_timer_start(t.r, NULL, 0, MS, fork_in_callback, &forker));
-    struct test_echo echo = {.fd = t.fd, .seed = 5, .total = 1 << 20, .send_piece = 4096};
-    while (forker.beats < 10 || !test_echo_done(&echo)) {
-        test_echo_move(&echo);
-        test_step(t.r, "an echo beside forks");
-    }
-    things_end(&t);
-}
-
-/* Ours: no descriptor of a reactor is inherited by a program that the process executes. */
-TEST_EACH(descriptors_are_closed_on_exec) {
-    struct kr_reactor *r = test_reactor(NULL);
-    test_listen(r, NULL, NULL, &things_ops, NULL);
-    CHECK_EQ(kr_step(r, 0), 0);
-    unsigned found = 0;
-    for (int fd = 3; fd < 64; fd++) {
-        int flags = fcntl(fd, F_GETFD);
-        if (flags < 0)
-            continue;
-        CHECK(flags & FD_CLOEXEC);
-        found++;
-    }
-    CHECK_EQ(found, 2u + (unsigned)test_slot_cost(r));
-    test_reactor_free(r);
-}
-
-/* ---- made and freed, many times ---- */
-
-/* The real kernel, with what is opened and mapped counted. */
-static struct {
-    long rings, mapped, wakes;
-    size_t bytes;
-} held;
-
-static int counted_ring_open(const struct kr__kernel *k, struct io_uring *ring, unsigned entries,
-                             struct io_uring_params *params) {
-    int rc = kr__linux.ring_open(k, ring, entries, params);
-    held.rings += rc >= 0;
-    return rc;
-}
-
-static void counted_ring_close(const struct kr__kernel *k, struct io_uring *ring, bool registered,
-                               bool child) {
-    kr__linux.ring_close(k, ring, registered, child);
-    held.rings--;
-}
-
-static void *counted_map(const struct kr__kernel *k, size_t size, enum kr__map how) {
-    void *pages = kr__linux.map(k, size, how);
-    held.mapped += pages != NULL;
-    held.bytes += pages ? size : 0;
-    return pages;
-}
-
-static void counted_unmap(const struct kr__kernel *k, void *pages, size_t size) {
-    kr__linux.unmap(k, pages, size);
-    held.mapped--;
-    held.bytes -= size;
-}
-
-static unsigned count_ring_mappings(void) {
-    FILE *maps = fopen("/proc/self/maps", "re");
-    CHECK(maps);
-    char line[512];
-    unsigned count = 0;
-    while (fgets(line, sizeof line, maps))
-        count += strstr(line, "[io_uring]") != NULL;
-    fclose(maps);
-    return count;
-}
-
-static void make_use_and_free(const struct kr__kernel *kernel, const struct kr_config *config,
-                              unsigned i) {
-    struct kr_reactor *r = variant_reactor(config, kernel);
-    struct things t = {.r = r, .fd = -1};
-    if (i % 8 == 1)
-        CHECK_OK(kr_timer_start(r, NULL, 0, 0, never, NULL));
-    if (i % 8 == 2 || i % 8 == 3)
-        t.port = test_listen(r, NULL, NULL, &things_ops, &t);
-    if (i % 8 == 3) {
-        t.fd = test_connect(t.port);
-        TEST_UNTIL(r, t.opens == 1);
-    }
-    if (i % 8 == 4)
-        CHECK_EQ(kr_step(r, 0), 0);
-    CHECK_OK(kr_reactor_free(r));
-    CHECK_EQ(t.closes, t.opens);
-    if (t.fd >= 0)
-        test_close(t.fd);
-}
-
-/* Ours: reactors made and freed one after another, run or not, with listeners and connections or
- * without, leave no descriptor, mapping, ring or byte behind. */
-TEST_EACH(thousands_made_and_freed, .deadline_s = 120) {
-    struct kr__kernel counted = kr__linux;
-    counted.ring_open = counted_ring_open;
-    counted.ring_close = counted_ring_close;
-    counted.map = counted_map;
-    counted.unmap = counted_unmap;
-    struct kr_config small, usual;
-    small_config(&small);
-    kr_config_init(&usual);
-
-    int before = tap_fd_count();
-    unsigned count = tap_full() ? 10000 : 400;
-    for (unsigned i = 0; i < count; i++) {
-        make_use_and_free(&counted, i % 10 == 9 ? &usual : &small, i);
-        CHECK_EQ(tap_fd_count(), before);
-        CHECK_EQ(held.rings, 0);
-        CHECK_EQ(held.mapped, 0);
-        CHECK_EQ(held.bytes, 0u);
-    }
-    CHECK_EQ(count_ring_mappings(), 0u);
-}
-
-/* ---- signals ---- */
-
-static void ignore(int signo) {
-    (void)signo;
-}
-
-static void storm(long every_us) {
-    struct sigaction action = {.sa_handler = ignore};
-    CHECK_SYS(sigaction(SIGALRM, &action, NULL));
-    struct itimerval timer = {.it_interval.tv_usec = every_us, .it_value.tv_usec = every_us};
-    CHECK_SYS(setitimer(ITIMER_REAL, &timer, NULL));
-}
-
-struct driver {
-    struct test_echo echoes[16];
-    unsigned beats;
-};
-
-static void drive(struct kr_reactor *r, kr_timer timer, void *user) {
-    (void)timer;
-    struct driver *d = user;
-    bool done = ++d->beats > 200;
-    for (unsigned i = 0; i < 16; i++) {
-        test_echo_move(&d->echoes[i]);
-        done = done && test_echo_done(&d->echoes[i]);
-    }
-    if (done)
-        kr_stop(r);
-}
-
-/* Ours: signals that interrupt every wait end no run, lose no byte and no timer. kr_run is left
- * only by the kr_stop that follows the last echo. */
-TEST_EACH(signal_storm_ends_no_run) {
-    struct things t = {.r = test_reactor(NULL)};
-    t.port = test_listen(t.r, NULL, NULL, &things_ops, &t);
-    static struct driver d;
-    for (unsigned i = 0; i < 16; i++)
-        d.echoes[i] = (struct test_echo){
-            .fd = test_connect(t.port), .seed = i, .total = 256 * 1024, .send_piece = 3000};
-    kr_timer timer;
-    CHECK_OK(kr_timer_start(t.r, &timer, 0, 100000, drive, &d));
-    storm(100);
-    CHECK_EQ(kr_run(t.r), 0);
-    storm(0);
-    CHECK_OK(kr_timer_stop(t.r, timer));
-    for (unsigned i = 0; i < 16; i++) {
-        CHECK(test_echo_done(&d.echoes[i]));
-        test_close(d.echoes[i].fd);
-    }
-    test_rest(t.r, (struct test_levels){.listeners = 1});
-    test_reactor_free(t.r);
-}
-
-/* Ours: a signal may end the wait of a kr_step, which then answers 0, never an error. */
-TEST_EACH(signal_storm_fails_no_step) {
-    struct kr_reactor *r = test_reactor(NULL);
-    kr_timer timer;
-    CHECK_OK(kr_timer_start(r, &timer, HOUR, 0, never, NULL));
-    storm(200);
-    for (int64_t until = tap_now_ns() + 100 * MS; tap_now_ns() < until;)
-        CHECK_EQ(kr_step(r, 10 * MS), 0);
-    storm(0);
-    CHECK_OK(kr_timer_stop(r, timer));
-    test_reactor_free(r);
-}
-
-TAP_MAIN(owner, 96)
+TAP_MAIN(owner, 100)

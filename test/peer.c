@@ -24,15 +24,13 @@ TEST_EACH(peer_gone_before_the_accept_is_announced) {
     life_check_closed(r, 0, 0, KR_WHY_PEER);
     life_check_closed(r, 1, 0, KR_WHY_PEER);
     CHECK_EQ(house.lives[0].bytes + house.lives[1].bytes, 8u);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: without on_eof, the peer's FIN ends the connection after the queue: an echo's last bytes
  * still arrive, for every size about that of a buffer. */
 TEST_EACH(fin_with_data_is_still_answered) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_size = 256;
     config.buf_count = 16;
     struct kr_reactor *r = test_reactor(&config);
@@ -53,8 +51,7 @@ TEST_EACH(fin_with_data_is_still_answered) {
         CHECK_EQ(house.lives[i].bytes, size);
         test_close(fd);
     }
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: after the peer's half-close this side may go on sending as long as it likes; nothing is
@@ -72,9 +69,7 @@ TEST_EACH(half_close_by_the_peer_leaves_this_side) {
     test_rest(r, (struct test_levels){.conns = 1, .listeners = 1, .paused = 1});
     for (int i = 0; i < 20; i++) {
         CHECK_OK(kr_conn_send(r, life->conn, "answer", 6));
-        char bytes[6];
-        test_recv(r, fd, bytes, 6);
-        CHECK_MEM_EQ(bytes, "answer", 6);
+        CHECK_RECV(r, fd, "answer");
     }
     CHECK_OK(kr_conn_pause(r, life->conn));
     CHECK_OK(kr_conn_resume(r, life->conn));
@@ -101,8 +96,7 @@ TEST_EACH(fin_while_paused_is_told_later) {
     CHECK_OK(kr_conn_pause(r, life->conn));
     test_send(r, fd, "abc", 3);
     test_close(fd);
-    for (unsigned idle = 0; idle < 5;)
-        idle = test_step(r, "nothing to happen") == 0 ? idle + 1 : 0;
+    test_settle(r);
     CHECK_EQ(life->events[DATA] + life->events[END], 0u);
     CHECK_OK(kr_conn_resume(r, life->conn));
     TEST_UNTIL(r, life->events[END] == 1);
@@ -195,8 +189,7 @@ TEST_EACH(rst_is_told_once) {
     test_rest(r, (struct test_levels){.conns = 1, .listeners = 1});
     test_close_reset(fd);
     life_check_closed(r, 1, -ECONNRESET, KR_WHY_ERROR);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 #define VICTIMS 12u
@@ -263,8 +256,7 @@ TEST_EACH(rst_that_comes_with_bytes_is_told) {
     int status;
     CHECK_SYS(waitpid(child, &status, 0));
     CHECK_EQ(status, 0);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: RST while a send is parked ends it: one on_close, and everything comes back. The peer
@@ -278,8 +270,7 @@ TEST_EACH(rst_ends_a_parked_send) {
     struct life *life = &house.lives[0];
     CHECK(life->error == -ECONNRESET || life->error == -EPIPE);
     CHECK_EQ(life->why, KR_WHY_ERROR);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: to send to a peer that has closed ends the connection with an error, once; no signal. */
@@ -297,8 +288,7 @@ TEST_EACH(sending_to_a_closed_peer_ends_it_once) {
     }
     CHECK(life->error == -EPIPE || life->error == -ECONNRESET);
     CHECK_EQ(life->why, KR_WHY_ERROR);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 TAP_MAIN(peer, 40)

@@ -3,22 +3,7 @@
  * What must hold: each accepted post runs exactly once, on the reactor's thread, in its thread's
  * order; the reactor never sleeps on an accepted post; a full queue is an answer; kr_reactor_free
  * runs what is left. This suite also runs under TSan. */
-#include "harness/net.h"
-
-#include <errno.h>
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <stdlib.h>
-#include <sys/time.h>
-
-#define MS 1000000ll
-
-static void count_up(struct kr_reactor *r, void *arg) {
-    (void)r;
-    ++*(unsigned *)arg;
-}
+#include "post/post.h"
 
 /* Posts until it is taken: -ENOBUFS says "try again later". */
 static void post_surely(struct kr_reactor *r, kr_post_fn *fn, void *arg) {
@@ -32,19 +17,17 @@ static void post_surely(struct kr_reactor *r, kr_post_fn *fn, void *arg) {
     }
 }
 
-static pthread_t thread_start(void *(*fn)(void *), void *arg) {
+pthread_t thread_start(void *(*fn)(void *), void *arg) {
     pthread_t thread;
     CHECK_EQ(pthread_create(&thread, NULL, fn, arg), 0);
     return thread;
 }
 
-static void thread_join(pthread_t thread) {
+void thread_join(pthread_t thread) {
     CHECK_EQ(pthread_join(thread, NULL), 0);
 }
 
 /* ---- threads ---- */
-
-#define THREADS 8
 
 /* A posting thread. `next` is the reactor thread's: the number that must come next. */
 struct poster {
@@ -97,14 +80,12 @@ static void post_from_threads(struct kr_reactor *r, unsigned each) {
 TEST_EACH(eight_threads_keep_their_order) {
     struct kr_reactor *r = test_reactor(NULL);
     post_from_threads(r, 20000);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: the same with a queue of two, so that nearly every post meets a full queue. */
 TEST_EACH(eight_threads_at_a_tiny_queue) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.post_max = 2;
     struct kr_reactor *r = test_reactor(&config);
     post_from_threads(r, tap_full() ? 20000 : 1000);
@@ -114,14 +95,13 @@ TEST_EACH(eight_threads_at_a_tiny_queue) {
 /* ---- bounds and turns ---- */
 
 static void fill_and_drain(unsigned post_max, unsigned room) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.post_max = post_max;
     struct kr_reactor *r = test_reactor(&config);
     for (unsigned round = 0; round < 5; round++) {
         unsigned ran = 0, taken = 0;
         int rc;
-        while ((rc = kr_post(r, count_up, &ran)) == 0)
+        while ((rc = kr_post(r, test_count_call, &ran)) == 0)
             CHECK_LE(++taken, room);
         CHECK_ERR(rc, ENOBUFS);
         CHECK_EQ(taken, room);
@@ -143,13 +123,12 @@ TEST_EACH(full_queue_refuses_and_recovers) {
 /* Ours: the least queue is no special case: what it has taken runs, whatever it rounds its size up
  * to. */
 TEST_EACH(least_queue_loses_nothing) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.post_max = 1;
     struct kr_reactor *r = test_reactor(&config);
     unsigned ran = 0, taken = 0;
     for (unsigned i = 0; i < 64; i++)
-        taken += kr_post(r, count_up, &ran) == 0;
+        taken += kr_post(r, test_count_call, &ran) == 0;
     CHECK_GE(taken, 1u);
     CHECK_LE(taken, 2u);
     TEST_UNTIL(r, ran == taken);
@@ -187,13 +166,12 @@ TEST_EACH(post_from_a_post_runs_in_a_later_turn) {
 
 /* Ours: no more than turn_posts calls run before the timers get their turn. */
 TEST_EACH(turn_posts_bounds_a_turn) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.turn_posts = 3;
     struct kr_reactor *r = test_reactor(&config);
     unsigned ran = 0;
     for (unsigned i = 0; i < 20; i++)
-        CHECK_OK(kr_post(r, count_up, &ran));
+        CHECK_OK(kr_post(r, test_count_call, &ran));
     while (ran < 20) {
         unsigned before = ran;
         test_step(r, "posts");
@@ -209,8 +187,7 @@ static void beat(struct kr_reactor *r, kr_timer timer, void *user) {
 
 /* Ours: posts that never end do not keep a timer from firing in the first turn after it is due. */
 TEST_EACH(posts_do_not_starve_timers) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.turn_posts = 2;
     struct kr_reactor *r = test_reactor(&config);
     unsigned beats = 0;
@@ -271,24 +248,15 @@ TEST_EACH(no_lost_wakeup, .deadline_s = 120) {
     thread_join(thread);
     CHECK_EQ(atomic_load(&p.ran), p.rounds);
     CHECK_GT(test_stats(r).waits, 0u);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* ---- signal handlers ---- */
 
-/* What the handler posts to, and how many of its posts were taken and ran. */
-static struct {
-    struct kr_reactor *r;
-    _Atomic unsigned taken, refused;
-    _Atomic int other; /* any result but these two */
-    unsigned ran;
-    _Atomic bool stop;
-} storm;
+struct storm storm;
 
 static void storm_ran(struct kr_reactor *r, void *arg) {
-    (void)r;
-    (void)arg;
+    UNUSED(r, arg);
     storm.ran++;
 }
 
@@ -305,12 +273,12 @@ static void storm_handler(int signo) {
     errno = saved;
 }
 
-static void handle(int signo, void (*handler)(int)) {
+void handle(int signo, void (*handler)(int)) {
     struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
     CHECK_SYS(sigaction(signo, &action, NULL));
 }
 
-static void storm_timer(long every_us) {
+void storm_timer(long every_us) {
     struct itimerval timer = {.it_interval.tv_usec = every_us, .it_value.tv_usec = every_us};
     CHECK_SYS(setitimer(ITIMER_REAL, &timer, NULL));
 }
@@ -324,7 +292,7 @@ TEST_EACH(signal_handler_on_the_reactors_thread) {
     storm_timer(150);
     unsigned ran = 0;
     while (atomic_load(&storm.taken) < 500) {
-        post_surely(r, count_up, &ran);
+        post_surely(r, test_count_call, &ran);
         CHECK_OK(kr_step(r, -1));
     }
     storm_timer(0);
@@ -388,409 +356,6 @@ TEST_EACH(signal_handler_interrupts_a_post) {
     CHECK_EQ(storm.ran, atomic_load(&storm.taken));
     CHECK_EQ(p.next, p.count);
     CHECK_EQ(atomic_load(&storm.other), 0);
-    test_reactor_free(r);
-}
-
-/* ---- shutdown ---- */
-
-/* Ours: what was accepted before kr_reactor_free runs in it, exactly once, even if the reactor
- * never ran a turn. */
-TEST_EACH(free_runs_what_was_accepted) {
-    struct kr_reactor *r = test_reactor(NULL);
-    unsigned ran = 0;
-    for (unsigned i = 0; i < 100; i++)
-        CHECK_OK(kr_post(r, count_up, &ran));
-    test_reactor_free(r);
-    CHECK_EQ(ran, 100u);
-}
-
-struct chain {
-    unsigned taken, ran;
-};
-
-static void chain_run(struct kr_reactor *r, void *arg) {
-    struct chain *chain = arg;
-    chain->ran++;
-    if (chain->ran < 10)
-        chain->taken += kr_post(r, chain_run, chain) == 0;
-}
-
-/* Ours: a post that a posted call makes during kr_reactor_free is either refused or run, never
- * lost. */
-TEST_EACH(post_during_free_is_run_or_refused) {
-    struct kr_reactor *r = test_reactor(NULL);
-    struct chain chain = {.taken = 1};
-    CHECK_OK(kr_post(r, chain_run, &chain));
-    test_reactor_free(r);
-    CHECK_EQ(chain.ran, chain.taken);
-}
-
-/* Posts until told to end; counts what was taken. */
-struct late {
-    struct kr_reactor *r;
-    _Atomic bool *end;
-    unsigned taken;
-    unsigned *ran;
-};
-
-static void *late_main(void *arg) {
-    struct late *late = arg;
-    while (!atomic_load(late->end)) {
-        int rc = kr_post(late->r, count_up, late->ran);
-        if (rc < 0)
-            CHECK(rc == -ENOBUFS || rc == -ESHUTDOWN);
-        else
-            late->taken++;
-    }
-    return NULL;
-}
-
-/* Ours: eight threads post while the reactor stops; what was taken after its last turn runs in
- * kr_reactor_free. */
-TEST_EACH(posts_during_shutdown_all_run) {
-    struct kr_reactor *r = test_reactor(NULL);
-    _Atomic bool end = false;
-    unsigned ran = 0, taken = 0;
-    struct late late[THREADS];
-    pthread_t threads[THREADS];
-    for (unsigned t = 0; t < THREADS; t++) {
-        late[t] = (struct late){.r = r, .end = &end, .ran = &ran};
-        threads[t] = thread_start(late_main, &late[t]);
-    }
-    TEST_UNTIL(r, ran > 1000);
-    kr_stop(r);
-    CHECK_EQ(kr_run(r), 0);
-    atomic_store(&end, true);
-    for (unsigned t = 0; t < THREADS; t++) {
-        thread_join(threads[t]);
-        taken += late[t].taken;
-    }
-    CHECK_LE(ran, taken);
-    test_reactor_free(r);
-    CHECK_EQ(ran, taken);
-}
-
-struct worker {
-    struct kr_reactor *r;
-    unsigned *ran;
-    unsigned taken;
-    int last;
-};
-
-/* As one writes it: again until it is taken. */
-static void *worker_main(void *arg) {
-    struct worker *w = arg;
-    for (;;) {
-        while ((w->last = kr_post(w->r, count_up, w->ran)) == -ENOBUFS)
-            sched_yield();
-        if (w->last < 0)
-            return NULL;
-        w->taken++;
-    }
-}
-
-/* Ours: when kr_run has returned a full queue answers -ESHUTDOWN, so that threads which try again
- * until they succeed come to an end; what was taken runs when there is another run, in which a full
- * queue is -ENOBUFS again. */
-TEST_EACH(full_queue_at_rest_is_shut_down) {
-    struct kr_config config;
-    kr_config_init(&config);
-    config.post_max = 4;
-    struct kr_reactor *r = test_reactor(&config);
-    unsigned ran = 0, taken = 0;
-    struct worker workers[THREADS];
-    pthread_t threads[THREADS];
-    for (unsigned t = 0; t < THREADS; t++) {
-        workers[t] = (struct worker){.r = r, .ran = &ran};
-        threads[t] = thread_start(worker_main, &workers[t]);
-    }
-    TEST_UNTIL(r, ran > 100);
-    kr_stop(r);
-    CHECK_EQ(kr_run(r), 0);
-    for (unsigned t = 0; t < THREADS; t++) {
-        thread_join(threads[t]);
-        CHECK_EQ(workers[t].last, -ESHUTDOWN);
-        taken += workers[t].taken;
-    }
-    TEST_UNTIL(r, ran == taken);
-    while (kr_post(r, count_up, &ran) == 0)
-        taken++;
-    CHECK_ERR(kr_post(r, count_up, &ran), ENOBUFS);
-    test_reactor_free(r);
-    CHECK_EQ(ran, taken);
-}
-
-/* ---- notices ---- */
-
-/* What is changed by whoever notifies, and what the notice's call has seen of it. */
-struct watch {
-    struct kr_notice notice;
-    _Atomic unsigned value;
-    _Atomic unsigned seen;
-    unsigned calls;
-    struct watch *then; /* notified within the call */
-};
-
-static void watch_look(struct kr_reactor *r, void *arg) {
-    struct watch *w = arg;
-    w->calls++;
-    atomic_store(&w->seen, atomic_load(&w->value));
-    if (w->then)
-        CHECK_OK(kr_notify(r, &w->then->notice));
-    w->then = NULL;
-}
-
-static void watch_init(struct watch *w) {
-    *w = (struct watch){.notice = {.fn = watch_look, .arg = w}};
-}
-
-static struct watch *handler_watch;
-static struct kr_reactor *handler_reactor;
-
-static void handler_notifies(int signo) {
-    (void)signo;
-    int saved = errno;
-    atomic_fetch_add(&handler_watch->value, 1);
-    if (kr_notify(handler_reactor, &handler_watch->notice) < 0)
-        abort();
-    errno = saved;
-}
-
-/* Ours: a notice is taken however full the queue is, and called before the posts that fill it: of
- * signals that come one at a time each is seen. */
-TEST_EACH(notice_finds_room_beside_a_full_queue) {
-    struct kr_config config;
-    kr_config_init(&config);
-    config.post_max = 4;
-    struct kr_reactor *r = test_reactor(&config);
-    struct watch w;
-    watch_init(&w);
-    handler_watch = &w;
-    handler_reactor = r;
-    handle(SIGTERM, handler_notifies);
-    unsigned ran = 0, taken = 0;
-    for (unsigned i = 1; i <= 26; i++) {
-        while (kr_post(r, count_up, &ran) == 0)
-            taken++;
-        CHECK_SYS(raise(SIGTERM));
-        CHECK_EQ(w.calls, i - 1);
-        CHECK_GT(kr_step(r, -1), 0);
-        CHECK_EQ(w.calls, i);
-        CHECK_EQ(atomic_load(&w.seen), i);
-    }
-    TEST_UNTIL(r, ran == taken);
-    test_reactor_free(r);
-}
-
-/* Ours: notifications that come before the call are answered by one call, in the order of the first
- * ones; one that comes during the call is answered by another, in a later turn. */
-TEST_EACH(notices_coalesce) {
-    struct kr_reactor *r = test_reactor(NULL);
-    struct watch a, b;
-    watch_init(&a);
-    watch_init(&b);
-    for (unsigned i = 0; i < 10; i++) {
-        CHECK_OK(kr_notify(r, &a.notice));
-        CHECK_OK(kr_notify(r, &b.notice));
-    }
-    a.then = &a;
-    b.then = &a;
-    CHECK_EQ(kr_step(r, -1), 2);
-    CHECK_EQ(a.calls, 1u);
-    CHECK_EQ(b.calls, 1u);
-    CHECK_EQ(kr_step(r, -1), 1);
-    CHECK_EQ(a.calls, 2u);
-    CHECK_EQ(kr_step(r, 0), 0);
-    CHECK_ERR(kr_notify(r, NULL), EINVAL);
-    CHECK_ERR(kr_notify(r, &(struct kr_notice){.arg = &a}), EINVAL);
-    CHECK_ERR(kr_notify(NULL, &a.notice), EINVAL);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
-}
-
-struct notifier {
-    struct kr_reactor *r;
-    struct watch *watch;
-    unsigned rounds;
-    _Atomic unsigned *left;
-};
-
-static void *notifier_main(void *arg) {
-    struct notifier *n = arg;
-    for (unsigned i = 0; i < n->rounds; i++) {
-        unsigned value = atomic_fetch_add(&n->watch->value, 1) + 1;
-        CHECK_OK(kr_notify(n->r, &n->watch->notice));
-        while (i % 16 == 0 && atomic_load(&n->watch->seen) < value)
-            sched_yield();
-    }
-    if (atomic_fetch_sub(n->left, 1) == 1)
-        kr_stop(n->r);
-    return NULL;
-}
-
-/* Ours: what a thread has written before it notifies is seen by a call that follows, whether the
- * notice was pending already or not, and whether the reactor sleeps or not: eight threads at one
- * notice, which wait for that now and then. */
-TEST_EACH(notices_of_threads_are_all_seen) {
-    struct kr_reactor *r = test_reactor(NULL);
-    struct watch w;
-    watch_init(&w);
-    _Atomic unsigned left = THREADS;
-    struct notifier notifiers[THREADS];
-    pthread_t threads[THREADS];
-    unsigned rounds = tap_full() ? 20000 : 2000;
-    for (unsigned t = 0; t < THREADS; t++) {
-        notifiers[t] = (struct notifier){r, &w, rounds, &left};
-        threads[t] = thread_start(notifier_main, &notifiers[t]);
-    }
-    CHECK_EQ(kr_run(r), 0);
-    for (unsigned t = 0; t < THREADS; t++)
-        thread_join(threads[t]);
-    TEST_UNTIL(r, atomic_load(&w.seen) == THREADS * rounds);
-    test_reactor_free(r);
-}
-
-/* Ours: a handler may interrupt the reactor's thread anywhere, in a kr_notify of the same notice
- * too: nothing that it wanted seen stays unseen. */
-TEST_EACH(notices_of_a_signal_handler_are_all_seen) {
-    struct kr_reactor *r = test_reactor(NULL);
-    struct watch w;
-    watch_init(&w);
-    handler_watch = &w;
-    handler_reactor = r;
-    handle(SIGALRM, handler_notifies);
-    storm_timer(150);
-    while (atomic_load(&w.value) < 2000) {
-        for (unsigned i = 0; i < 100; i++)
-            CHECK_OK(kr_notify(r, &w.notice));
-        CHECK_OK(kr_step(r, -1));
-    }
-    storm_timer(0);
-    TEST_UNTIL(r, atomic_load(&w.seen) == atomic_load(&w.value));
-    test_reactor_free(r);
-}
-
-static void notify_in_free(struct kr_reactor *r, void *arg) {
-    struct watch *w = arg;
-    w->calls++;
-    CHECK_ERR(kr_notify(r, &w->notice), ESHUTDOWN);
-}
-
-/* Ours: kr_reactor_free calls what is pending, and takes no more. */
-TEST_EACH(notice_that_is_pending_is_called_by_free) {
-    for (unsigned ran = 0; ran < 2; ran++) {
-        struct kr_reactor *r = test_reactor(NULL);
-        struct watch w;
-        watch_init(&w);
-        w.notice.fn = notify_in_free;
-        if (ran)
-            CHECK_EQ(kr_step(r, 0), 0);
-        CHECK_OK(kr_notify(r, &w.notice));
-        test_reactor_free(r);
-        CHECK_EQ(w.calls, 1u);
-    }
-}
-
-/* ---- kr_stop ---- */
-
-/* Ours: kr_stop is not refused when the queue is full. */
-TEST_EACH(stop_beside_a_full_queue) {
-    struct kr_reactor *r = test_reactor(NULL);
-    unsigned ran = 0;
-    while (kr_post(r, count_up, &ran) == 0) {}
-    kr_stop(r);
-    CHECK_EQ(kr_run(r), 0);
-    test_reactor_free(r);
-}
-
-/* Ours: kr_stop before kr_run ends that run before it waits, and just that one. */
-TEST_EACH(stop_before_run_ends_the_next_run) {
-    struct kr_reactor *r = test_reactor(NULL);
-    for (unsigned i = 0; i < 3; i++) {
-        kr_stop(r);
-        CHECK_EQ(kr_run(r), 0);
-    }
-    unsigned ran = 0;
-    CHECK_EQ(kr_step(r, 0), 0);
-    CHECK_OK(kr_post(r, count_up, &ran));
-    CHECK_EQ(kr_step(r, -1), 1);
-    CHECK_EQ(ran, 1u);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
-}
-
-/* Ours: kr_stop ends a kr_step that waits without end, which then answers 0. */
-TEST_EACH(stop_ends_a_step) {
-    struct kr_reactor *r = test_reactor(NULL);
-    CHECK_EQ(kr_step(r, 0), 0);
-    kr_stop(r);
-    CHECK_EQ(kr_step(r, -1), 0);
-    test_reactor_free(r);
-}
-
-struct stopper {
-    struct kr_reactor *r;
-    _Atomic unsigned runs;
-    unsigned rounds;
-};
-
-static void *stopper_main(void *arg) {
-    struct stopper *s = arg;
-    for (unsigned i = 0; i < s->rounds; i++) {
-        kr_stop(s->r);
-        while (atomic_load(&s->runs) == i)
-            sched_yield();
-    }
-    return NULL;
-}
-
-/* Ours: one stop from another thread ends one run, whether it sleeps, is about to, or has not
- * begun. */
-TEST_EACH(stop_from_a_thread_ends_one_run_each) {
-    struct kr_reactor *r = test_reactor(NULL);
-    struct stopper s = {.r = r, .rounds = 5000};
-    pthread_t thread = thread_start(stopper_main, &s);
-    for (unsigned i = 0; i < s.rounds; i++) {
-        CHECK_EQ(kr_run(r), 0);
-        atomic_fetch_add(&s.runs, 1);
-    }
-    thread_join(thread);
-    test_reactor_free(r);
-}
-
-static void stop_handler(int signo) {
-    (void)signo;
-    kr_stop(storm.r);
-}
-
-/* Ours: kr_stop in a signal handler ends a run that sleeps without end; the signal interrupts that
- * very sleep. */
-TEST_EACH(stop_from_a_signal_handler) {
-    struct kr_reactor *r = test_reactor(NULL);
-    storm.r = r;
-    handle(SIGALRM, stop_handler);
-    for (unsigned i = 0; i < 20; i++) {
-        struct itimerval once = {.it_value.tv_usec = 1000 + 100 * i};
-        CHECK_SYS(setitimer(ITIMER_REAL, &once, NULL));
-        CHECK_EQ(kr_run(r), 0);
-    }
-    test_reactor_free(r);
-}
-
-static void stop_and_count(struct kr_reactor *r, void *arg) {
-    count_up(r, arg);
-    kr_stop(r);
-}
-
-/* Ours: kr_stop in a callback ends the run after the turn it is in: the other posts of the turn
- * still run. */
-TEST_EACH(stop_in_a_callback_lets_the_turn_end) {
-    struct kr_reactor *r = test_reactor(NULL);
-    unsigned ran = 0;
-    CHECK_OK(kr_post(r, stop_and_count, &ran));
-    CHECK_OK(kr_post(r, count_up, &ran));
-    CHECK_EQ(kr_run(r), 0);
-    CHECK_EQ(ran, 2u);
     test_reactor_free(r);
 }
 

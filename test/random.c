@@ -22,7 +22,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define MS INT64_C(1000000)
 #define S (1000 * MS)
 #define REST_NS (5 * MS)
 
@@ -107,8 +106,7 @@ struct link *link_of(struct world *w, kr_conn conn) {
 
 /* Small, so that everything is full now and then. */
 static void round_begin(struct world *w) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.sq_entries = (unsigned)chance_some(w, 16);
     config.cq_entries = 64;
     config.conn_max = 4 + (unsigned)chance_some(w, 28);

@@ -1,9 +1,7 @@
 /* Lent bytes: each loan arrives in its place in the stream, and is given back once, in a phase of a
  * turn, before on_close, however the connection ends.
- *
- * A loan's bytes are overwritten and freed when they come back: whoever still reads them, the
- * kernel included, sends what the client's pattern is not. */
-#include "harness/net.h"
+ */
+#include "harness/lender.h"
 
 #include "core/reactor.h"
 #include "kernel/kernel.h"
@@ -15,70 +13,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MS INT64_C(1000000)
-#define CONNS_MAX 16
-
-/* A connection that lends. */
-struct lender {
-    kr_conn conn;
-    uint64_t seed, queued; /* of its stream */
-    unsigned lent, returned, drains, closes;
-    int error;
-    enum kr_why why;
-};
-
-struct loan {
-    struct lender *lender;
-    size_t size;
-    char bytes[];
-};
-
-static struct lender lenders[CONNS_MAX];
-static unsigned lender_count;
-static bool in_call; /* a public function is being called: no callback may run */
-
-static void loan_end(struct kr_reactor *r, void *arg) {
-    struct loan *loan = arg;
-    CHECK(!in_call && r->in_turn);
-    CHECK_EQ(loan->lender->closes, 0u);
-    loan->lender->returned++;
-    memset(loan->bytes, 0xdd, loan->size);
-    free(loan);
-}
-
-static struct loan *loan_new(struct lender *lender, size_t size) {
-    struct loan *loan = malloc(sizeof *loan + size);
-    CHECK(loan != NULL);
-    *loan = (struct loan){.lender = lender, .size = size};
-    test_pattern(loan->bytes, size, lender->seed, lender->queued);
-    return loan;
-}
-
-/* Lends the next `size` bytes of the stream. */
-static int lend(struct kr_reactor *r, struct lender *lender, size_t size) {
-    struct loan *loan = loan_new(lender, size);
-    in_call = true;
-    int rc = kr_conn_send_ref(r, lender->conn, loan->bytes, size, loan_end, loan);
-    in_call = false;
-    if (rc < 0) {
-        free(loan);
-        return rc;
-    }
-    lender->queued += size;
-    lender->lent++;
-    return 0;
-}
-
-static int copy(struct kr_reactor *r, struct lender *lender, size_t size) {
-    char *bytes = malloc(size);
-    CHECK(bytes != NULL);
-    test_pattern(bytes, size, lender->seed, lender->queued);
-    int rc = kr_conn_send(r, lender->conn, bytes, size);
-    free(bytes);
-    lender->queued += rc == 0 ? size : 0;
-    return rc;
-}
-
 static int format(struct kr_reactor *r, struct lender *lender, size_t size) {
     void *room;
     int rc = kr_conn_reserve(r, lender->conn, size, &room);
@@ -89,42 +23,6 @@ static int format(struct kr_reactor *r, struct lender *lender, size_t size) {
     return kr_conn_commit(r, lender->conn, size);
 }
 
-static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)user;
-    CHECK_LT(lender_count, CONNS_MAX);
-    struct lender *lender = &lenders[lender_count++];
-    *lender = (struct lender){.conn = conn, .seed = tap_random()};
-    CHECK_OK(kr_conn_set_user(r, conn, lender));
-}
-
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                      size_t size) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    (void)data;
-    return size;
-}
-
-static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)r;
-    (void)conn;
-    ((struct lender *)user)->drains++;
-}
-
-static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
-    struct lender *lender = user;
-    CHECK_EQ(lender->lent, lender->returned);
-    CHECK_ERR(kr_conn_send_ref(r, conn, "x", 1, loan_end, NULL), EPIPE);
-    CHECK_ERR(kr_conn_send_ref(r, conn, "", 0, loan_end, NULL), EPIPE);
-    lender->closes++;
-    lender->error = error;
-    lender->why = why;
-}
-
-static const struct kr_conn_ops ops = {
-    .on_open = on_open, .on_data = on_data, .on_drain = on_drain, .on_close = on_close};
-
 /* A reactor, a connection, its client. */
 struct pair {
     struct kr_reactor *r;
@@ -134,8 +32,7 @@ struct pair {
 };
 
 static struct kr_listen_opts large_opts(void) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 64;
     opts.conn.send_cap = (size_t)64 << 20;
     return opts;
@@ -145,7 +42,7 @@ static struct pair pair_on(const struct kr__kernel *kernel, const struct kr_list
                            int recv_size) {
     struct kr_listen_opts large = large_opts();
     struct pair p = {.r = test_reactor_on(kernel, NULL)};
-    p.port = test_listen(p.r, NULL, opts ? opts : &large, &ops, NULL);
+    p.port = test_listen(p.r, NULL, opts ? opts : &large, &lender_ops, NULL);
     p.fd = test_connect_sized(p.port, 0, recv_size);
     TEST_UNTIL(p.r, lender_count == 1);
     p.lender = &lenders[0];
@@ -157,25 +54,17 @@ static struct pair pair_make(const struct kr_listen_opts *opts, int recv_size) {
 }
 
 static void check_stream(struct pair *p, size_t size) {
-    char *bytes = malloc(size);
-    CHECK(bytes != NULL);
-    test_recv(p->r, p->fd, bytes, size);
-    test_pattern_check(bytes, size, p->lender->seed, 0);
-    free(bytes);
+    lender_check_stream(p->r, p->lender, p->fd, 0, size);
 }
 
 static void check_over(struct pair *p, int error, enum kr_why why) {
-    TEST_UNTIL(p->r, p->lender->closes == 1);
-    CHECK_EQ(p->lender->error, error);
-    CHECK_EQ(p->lender->why, why);
-    CHECK_EQ(p->lender->lent, p->lender->returned);
+    lender_check_over(p->r, p->lender, error, why);
 }
 
 static void pair_end(struct pair *p) {
     test_close(p->fd);
     TEST_UNTIL(p->r, p->lender->closes == 1);
-    test_rest(p->r, (struct test_levels){.listeners = 1});
-    test_reactor_free(p->r);
+    test_reactor_end(p->r, (struct test_levels){.listeners = 1});
 }
 
 /* ---- order ---- */
@@ -184,7 +73,7 @@ static int send_somehow(struct kr_reactor *r, struct lender *lender) {
     size_t small = 1 + (size_t)tap_random_below(2000);
     switch (tap_random_below(6)) {
     case 0:
-        return copy(r, lender, small);
+        return lend_copy(r, lender, small);
     case 1:
         return format(r, lender, small);
     case 2:
@@ -214,7 +103,7 @@ TEST_EACH(ref_keeps_order_among_copies) {
     struct kr_listen_opts opts = large_opts();
     opts.conn.send_cap = 600000;
     struct kr_reactor *r = test_reactor(NULL);
-    uint16_t port = test_listen(r, NULL, &opts, &ops, NULL);
+    uint16_t port = test_listen(r, NULL, &opts, &lender_ops, NULL);
     struct reader readers[8] = {{0}};
     for (unsigned i = 0; i < 8; i++)
         readers[i].fd = test_connect_sized(port, 0, i % 2 ? 4096 : 0);
@@ -243,8 +132,7 @@ TEST_EACH(ref_keeps_order_among_copies) {
         CHECK_GT(lenders[i].lent, 2u);
         test_close(readers[i].fd);
     }
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: a loan's bytes are not copied, nor are they counted as such. */
@@ -269,7 +157,7 @@ static void end_in_manner(enum kr_close how) {
     struct kr_listen_opts opts = large_opts();
     opts.conn.flush_ns = 20 * MS;
     struct pair p = pair_make(&opts, 4096);
-    CHECK_OK(copy(p.r, p.lender, 100));
+    CHECK_OK(lend_copy(p.r, p.lender, 100));
     for (unsigned i = 0; i < 5; i++)
         CHECK_OK(lend(p.r, p.lender, (size_t)4 << 20));
     test_step(p.r, "the first send");
@@ -345,7 +233,7 @@ TEST_EACH(ref_comes_back_when_completions_are_lost) {
     struct kr__kernel kernel = kr__linux;
     kernel.enter = losing_enter;
     struct pair p = pair_on(&kernel, NULL, 4096);
-    CHECK_OK(copy(p.r, p.lender, 1000));
+    CHECK_OK(lend_copy(p.r, p.lender, 1000));
     for (unsigned i = 0; i < 5; i++)
         CHECK_OK(lend(p.r, p.lender, (size_t)2 << 20));
     test_step(p.r, "the first send");
@@ -404,12 +292,10 @@ TEST_EACH(ref_of_nothing_comes_back) {
 /* Ours: without a callback nobody is told: constants. */
 TEST_EACH(ref_of_constants_needs_no_release) {
     struct pair p = pair_make(NULL, 0);
-    char got[10];
     CHECK_OK(kr_conn_send_ref(p.r, p.lender->conn, "01234", 5, NULL, NULL));
     CHECK_OK(kr_conn_send(p.r, p.lender->conn, "56", 2));
     CHECK_OK(kr_conn_send_ref(p.r, p.lender->conn, "789", 3, NULL, NULL));
-    test_recv(p.r, p.fd, got, 10);
-    CHECK_MEM_EQ(got, "0123456789", 10);
+    CHECK_RECV(p.r, p.fd, "0123456789");
     test_rest(p.r, (struct test_levels){.conns = 1, .listeners = 1});
     CHECK_EQ(test_stats(p.r).bytes_copied, 2u);
     pair_end(&p);
@@ -561,7 +447,7 @@ TEST_EACH(ref_pieces_without_memory_for_their_list) {
         struct pair p = pair_seen();
         for (unsigned i = 0; i < 40; i++)
             CHECK_OK(lend(p.r, p.lender, 1 + i % 7));
-        CHECK_OK(copy(p.r, p.lender, 10));
+        CHECK_OK(lend_copy(p.r, p.lender, 10));
         test_reactor_refuse_memory(p.r, grants);
         check_stream(&p, p.lender->queued);
         test_reactor_refuse_memory(p.r, -1);

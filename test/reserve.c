@@ -56,8 +56,7 @@ TEST_EACH(reservations_end_as_promised) {
     CHECK_ERR(kr_conn_commit(r, reserving.conn, 1), EINVAL);
     test_rest(r, (struct test_levels){.conns = 1, .listeners = 1});
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 static size_t forgetful_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,

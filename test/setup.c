@@ -3,35 +3,17 @@
  * Limits, filters and identities are changed in the case's own process, or in a child of it where
  * the change can not be taken back. Users that only this suite knows keep cases from sharing
  * RLIMIT_MEMLOCK. */
-#include "harness/net.h"
-
-#include "kernel/probe.h"
-#include "reactor.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mount.h>
-#include <sys/prctl.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include "setup/setup.h"
 
 /* ---- what is checked of every refusal ---- */
 
-static void check_text(const char *text, size_t size) {
+void check_text(const char *text, size_t size) {
     CHECK(memchr(text, 0, size));
     CHECK_GT(strlen(text), 0u);
     CHECK_LT(strlen(text), size - 1); /* a full array would be a text cut short */
 }
 
-static void check_why(const struct kr_failure *why, int error, enum kr_refusal refused) {
+void check_why(const struct kr_failure *why, int error, enum kr_refusal refused) {
     tap_note("tried %s; %s; %s", why->tried, why->cause, why->remedy);
     CHECK_EQ(why->error, -error);
     CHECK_EQ(why->refused, refused);
@@ -40,7 +22,7 @@ static void check_why(const struct kr_failure *why, int error, enum kr_refusal r
     check_text(why->remedy, sizeof why->remedy);
 }
 
-static void check_refused(const struct kr_config *config, int error, enum kr_refusal refused,
+void check_refused(const struct kr_config *config, int error, enum kr_refusal refused,
                           struct kr_failure *why) {
     struct kr_reactor *r = NULL;
     memset(why, 'x', sizeof *why);
@@ -51,25 +33,15 @@ static void check_refused(const struct kr_config *config, int error, enum kr_ref
     CHECK(!r);
 }
 
-static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                        size_t size) {
-    (void)user;
-    return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
-}
-
-static const struct kr_conn_ops echo_ops = {.on_data = echo_data};
-
-static void check_echoes(struct kr_reactor *r) {
-    int fd = test_connect(test_listen(r, NULL, NULL, &echo_ops, NULL));
-    char back[5];
+void check_echoes(struct kr_reactor *r) {
+    int fd = test_connect(test_listen(r, NULL, NULL, &test_send_back_ops, NULL));
     test_send(r, fd, "hello", 5);
-    test_recv(r, fd, back, 5);
-    CHECK_MEM_EQ(back, "hello", 5);
+    CHECK_RECV(r, fd, "hello");
     test_close(fd);
     TEST_UNTIL(r, test_stats(r).conns == 0);
 }
 
-static void check_works(const struct kr_config *config) {
+void check_works(const struct kr_config *config) {
     struct kr_reactor *r = test_reactor(config);
     check_echoes(r);
     test_reactor_free(r);
@@ -106,8 +78,7 @@ TEST_EACH(default_table_fits_a_low_nofile) {
 TEST_EACH(table_longer_than_nofile) {
     tap_need_descriptors(1064);
     struct kr_failure why;
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = 1000;
     rlim_t old = soft_limit(RLIMIT_NOFILE, 100);
     check_refused(&config, EMFILE, KR_REFUSED_NOFILE, &why);
@@ -124,8 +95,7 @@ TEST_EACH(table_longer_than_nofile) {
  * long table is, and gives back what it had; with two it works. */
 TEST_EACH(no_descriptor_left) {
     struct kr_failure why;
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = 8;
     config.file_max = 4;
     soft_limit(RLIMIT_NOFILE, 64);
@@ -284,8 +254,7 @@ TEST_EACH(reactor_beyond_8_mib_is_refused) {
 
 /* ---- system call filters ---- */
 
-/* From now on this process gets `error` from that system call. */
-static void forbid(int call, int error) {
+void forbid(int call, int error) {
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)call, 0, 1),
@@ -338,7 +307,7 @@ TEST_EACH(filter_on_register_with_enosys) {
 
 static void filtered_enter(int error) {
     struct kr_reactor *fresh = test_reactor(NULL), *used = test_reactor(NULL);
-    int fd = test_connect(test_listen(used, NULL, NULL, &echo_ops, NULL));
+    int fd = test_connect(test_listen(used, NULL, NULL, &test_send_back_ops, NULL));
     test_send(used, fd, "hello", 5);
     char back[5];
     test_recv(used, fd, back, 5);
@@ -441,8 +410,7 @@ TEST_EACH(filter_on_mapping) {
 static void refused_listen(int error) {
     struct kr_addr addr, bound;
     CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 0));
-    struct kr_conn_opts conn;
-    kr_conn_opts_init(&conn);
+    struct kr_conn_opts conn = test_conn_opts();
     struct kr__listen_plan plan = {
         .addr = &addr, .backlog = 8, .reuse_addr = true, .reuse_port = true, .conn = &conn};
     CHECK_ERR(kr__linux.listen(&kr__linux, &plan, &bound), error);
@@ -466,7 +434,7 @@ static void refused_addrs(int error) {
 /* Ours: a connection one of whose addresses may not be asked has none. */
 TEST(filter_on_addresses) {
     struct kr_reactor *r = test_reactor(NULL);
-    connected = test_connect(test_listen(r, NULL, NULL, &echo_ops, NULL));
+    connected = test_connect(test_listen(r, NULL, NULL, &test_send_back_ops, NULL));
     filtered(SYS_getpeername, EPERM, refused_addrs);
     filtered(SYS_getsockname, EPERM, refused_addrs);
     test_close(connected);
@@ -499,313 +467,4 @@ TEST(caps_are_what_the_kernel_announces) {
     CHECK_EQ(kr__probe_caps(&params), KR__CAP_QUIET_PIPES | KR__CAP_NO_IOWAIT);
 }
 
-/* ---- the sysctl ---- */
-
-/* The real kernel, but for what a case has it answer. */
-static struct {
-    int ring_error, sysctl;
-    uint64_t memlock;
-} fake;
-
-static int fake_ring_open(const struct kr__kernel *k, struct io_uring *ring, unsigned entries,
-                          struct io_uring_params *params) {
-    (void)k;
-    (void)ring;
-    (void)entries;
-    (void)params;
-    return -fake.ring_error;
-}
-
-static int fake_sysctl(const struct kr__kernel *k) {
-    (void)k;
-    return fake.sysctl;
-}
-
-static uint64_t fake_memlock(const struct kr__kernel *k) {
-    (void)k;
-    return fake.memlock;
-}
-
-static void check_fake(int error, int sysctl, enum kr_refusal refused, struct kr_failure *why) {
-    struct kr__kernel kernel = kr__linux;
-    kernel.ring_open = fake_ring_open;
-    kernel.sysctl_disabled = fake_sysctl;
-    kernel.limit_memlock = fake_memlock;
-    fake.ring_error = error;
-    fake.sysctl = sysctl;
-    struct kr_config config;
-    kr_config_init(&config);
-    config.taskrun = (enum kr_taskrun)tap_variant()->mode;
-    struct kr_reactor *r = NULL;
-    CHECK_ERR(kr__reactor_new(&r, &config, why, &kernel, (unsigned)tap_variant()->caps_mask),
-              error);
-    CHECK(!r);
-    check_why(why, error, refused);
-}
-
-/* Ours: what the kernel may answer to io_uring_setup is told apart, and no two causes share their
- * words. The answers come from a made-up kernel, since the sysctl is the whole machine's. */
-TEST_EACH(each_cause_has_its_own_words) {
-    struct kr_failure why[9];
-    unsigned count = 0;
-    fake.memlock = 65536;
-    check_fake(EPERM, 1, KR_REFUSED_SYSCTL, &why[count++]);
-    check_fake(EPERM, 2, KR_REFUSED_SYSCTL, &why[count++]);
-    check_fake(EPERM, 0, KR_REFUSED_SECCOMP, &why[count++]);
-    check_fake(ENOSYS, 0, KR_REFUSED_SECCOMP, &why[count++]);
-    check_fake(ENOSYS, -1, KR_REFUSED_KERNEL, &why[count++]);
-    check_fake(EINVAL, -1, KR_REFUSED_KERNEL, &why[count++]);
-    check_fake(ENOMEM, 0, KR_REFUSED_MEMLOCK, &why[count++]);
-    fake.memlock = UINT64_MAX;
-    check_fake(ENOMEM, 0, KR_REFUSED_MEMORY, &why[count++]);
-    check_fake(EIO, 0, KR_REFUSED_OTHER, &why[count++]);
-    for (unsigned i = 0; i < count; i++) {
-        for (unsigned k = 0; k < i; k++)
-            CHECK(strcmp(why[i].cause, why[k].cause) != 0);
-    }
-    CHECK(strstr(why[0].cause, "io_uring_disabled is 1"));
-    CHECK(strstr(why[1].cause, "io_uring_disabled is 2"));
-}
-
-/* Ours: the sysctl is read where the kernel shows it. A file of our own is mounted over it, for
- * this process only, and a filter answers as the kernel would. */
-TEST(sysctl_is_read_from_the_system) {
-    tap_need_mounts();
-    tap_need_kernel(6, 6);
-    char path[] = "/tmp/kreactor-sysctl-XXXXXX";
-    int fd = CHECK_SYS(mkstemp(path));
-    CHECK_EQ(write(fd, "2\n", 2), 2);
-    CHECK_SYS(close(fd));
-    const char *sysctl = "/proc/sys/kernel/io_uring_disabled";
-    CHECK(tap_mounts_private());
-    CHECK_SYS(mount(path, sysctl, NULL, MS_BIND, NULL));
-    CHECK_SYS(unlink(path));
-    forbid(SYS_io_uring_setup, EPERM);
-    struct kr_failure why;
-    check_refused(NULL, EPERM, KR_REFUSED_SYSCTL, &why);
-    CHECK(strstr(why.cause, "io_uring_disabled is 2"));
-}
-
-/* ---- every step may fail ---- */
-
-/* Counts down over all that may fail in a set-up; at 0 the step fails. */
-static struct {
-    long left;
-    long held; /* rings, mappings, descriptors and blocks not given back */
-} steps;
-
-static bool step_fails(void) {
-    return steps.left-- == 0;
-}
-
-static int step_ring_open(const struct kr__kernel *k, struct io_uring *ring, unsigned entries,
-                          struct io_uring_params *params) {
-    if (step_fails())
-        return -ENFILE;
-    int rc = kr__linux.ring_open(k, ring, entries, params);
-    steps.held += rc >= 0;
-    return rc;
-}
-
-static void step_ring_close(const struct kr__kernel *k, struct io_uring *ring, bool registered,
-                            bool child) {
-    kr__linux.ring_close(k, ring, registered, child);
-    steps.held--;
-}
-
-static int step_reg(const struct kr__kernel *k, struct io_uring *ring, unsigned opcode,
-                    const void *arg, unsigned count) {
-    return step_fails() ? -ENOMEM : kr__linux.reg(k, ring, opcode, arg, count);
-}
-
-static void *step_map(const struct kr__kernel *k, size_t size, enum kr__map how) {
-    void *pages = step_fails() ? NULL : kr__linux.map(k, size, how);
-    steps.held += pages != NULL;
-    return pages;
-}
-
-static void step_unmap(const struct kr__kernel *k, void *pages, size_t size) {
-    kr__linux.unmap(k, pages, size);
-    steps.held--;
-}
-
-static int step_wake_open(const struct kr__kernel *k) {
-    int fd = step_fails() ? -EMFILE : kr__linux.wake_open(k);
-    steps.held += fd >= 0;
-    return fd;
-}
-
-static int step_close(const struct kr__kernel *k, int fd) {
-    steps.held--;
-    return kr__linux.close(k, fd);
-}
-
-static void *step_alloc(void *ctx, size_t size) {
-    (void)ctx;
-    void *memory = step_fails() ? NULL : malloc(size);
-    steps.held += memory != NULL;
-    return memory;
-}
-
-static void step_free(void *ctx, void *memory, size_t size) {
-    (void)ctx;
-    (void)size;
-    free(memory);
-    steps.held--;
-}
-
-/* Ours: whichever step of a set-up fails, it is refused with a filled kr_failure, and all that the
- * steps before had taken is given back. One run for each step, until none is left to fail. */
-TEST_EACH(whichever_step_fails_nothing_is_left) {
-    struct kr__kernel kernel = kr__linux;
-    kernel.ring_open = step_ring_open;
-    kernel.ring_close = step_ring_close;
-    kernel.reg = step_reg;
-    kernel.map = step_map;
-    kernel.unmap = step_unmap;
-    kernel.wake_open = step_wake_open;
-    kernel.close = step_close;
-    struct kr_alloc alloc = {.alloc = step_alloc, .free = step_free};
-    struct kr_config config;
-    kr_config_init(&config);
-    config.taskrun = (enum kr_taskrun)tap_variant()->mode;
-    config.alloc = &alloc;
-
-    int before = tap_fd_count();
-    for (long step = 0;; step++) {
-        steps.left = step;
-        struct kr_reactor *r = NULL;
-        struct kr_failure why = {0};
-        int rc = kr__reactor_new(&r, &config, &why, &kernel, (unsigned)tap_variant()->caps_mask);
-        if (rc == 0) {
-            bool all_went_well = steps.left >= 0;
-            steps.left = -1;
-            CHECK_OK(kr_reactor_free(r));
-            CHECK_EQ(steps.held, 0);
-            if (!all_went_well)
-                continue; /* what failed was no more than an advantage */
-            CHECK_GE(step, 5);
-            break;
-        }
-        CHECK_LT(rc, 0);
-        CHECK(!r);
-        CHECK_EQ(why.error, rc);
-        CHECK_NE(why.refused, KR_REFUSED_NOTHING);
-        check_text(why.cause, sizeof why.cause);
-        CHECK_EQ(steps.held, 0);
-        CHECK_EQ(tap_fd_count(), before);
-    }
-}
-
-/* ---- the config ---- */
-
-static void check_config(struct kr_config config, const char *field) {
-    struct kr_failure why;
-    check_refused(&config, EINVAL, KR_REFUSED_CONFIG, &why);
-    if (!strstr(why.cause, field))
-        FAIL("the cause does not name %s: %s", field, why.cause);
-}
-
-#define REFUSED(field, value)                                                                      \
-    do {                                                                                           \
-        struct kr_config config;                                                                   \
-        kr_config_init(&config);                                                                   \
-        config.field = (value);                                                                    \
-        check_config(config, #field);                                                              \
-    } while (0)
-
-/* Ours: each field outside of its range is refused by name. */
-TEST_EACH(each_bound_of_the_config_is_refused_by_name) {
-    REFUSED(size, 0);
-    REFUSED(size, sizeof(struct kr_config) - 1);
-    REFUSED(size, sizeof(struct kr_config) + 8);
-    REFUSED(sq_entries, 32769);
-    REFUSED(cq_entries, 65537);
-    REFUSED(conn_max, 1048576);
-    REFUSED(conn_max, UINT32_MAX);
-    REFUSED(connect_max, 1048512);
-    REFUSED(connect_max, UINT32_MAX);
-    REFUSED(file_max, 65537);
-    REFUSED(buf_count, 3);
-    REFUSED(buf_count, 32769);
-    REFUSED(buf_count, 65536);
-    REFUSED(buf_size, ((size_t)1 << 20) + 1);
-    REFUSED(buf_size, SIZE_MAX);
-    REFUSED(post_max, 65537);
-    REFUSED(post_max, UINT32_MAX);
-    REFUSED(turn_cqes, (unsigned)INT32_MAX + 1);
-    REFUSED(turn_posts, UINT32_MAX);
-    REFUSED(turn_bytes, (unsigned)INT32_MAX + 1);
-
-    struct kr_config config;
-    kr_config_init(&config);
-    config.sq_entries = 512;
-    config.cq_entries = 256;
-    check_config(config, "cq_entries");
-    struct kr_alloc none = {0}, no_free = {.alloc = step_alloc};
-    kr_config_init(&config);
-    config.alloc = &none;
-    check_config(config, "alloc");
-    config.alloc = &no_free;
-    check_config(config, "alloc");
-}
-
-/* Ours: a task-run mode that there is not is refused. It does not go through test_reactor_try,
- * which sets one. */
-TEST(unknown_taskrun_is_refused) {
-    struct kr_config config;
-    kr_config_init(&config);
-    memcpy(&config.taskrun, &(int){7}, sizeof(int));
-    struct kr_failure why;
-    struct kr_reactor *r;
-    CHECK_ERR(kr_reactor_new(&r, &config, &why), EINVAL);
-    check_why(&why, EINVAL, KR_REFUSED_CONFIG);
-    CHECK(strstr(why.cause, "taskrun"));
-}
-
-/* Ours: the least of everything is a working reactor. */
-TEST_EACH(least_config_works) {
-    struct kr_config config;
-    kr_config_init(&config);
-    config.sq_entries = config.cq_entries = 1;
-    config.conn_max = config.connect_max = config.file_max = 1;
-    config.buf_count = 1;
-    config.buf_size = 1;
-    config.post_max = 1;
-    config.turn_cqes = config.turn_posts = config.turn_bytes = 1;
-    check_works(&config);
-}
-
-/* Ours: and so is the most of all that the machine's limits do not bound. */
-TEST_EACH(greatest_rings_work) {
-    struct kr_config config;
-    kr_config_init(&config);
-    config.sq_entries = 32768;
-    config.cq_entries = 65536;
-    config.file_max = 1000;
-    config.buf_count = 32768;
-    config.post_max = 65536;
-    config.turn_cqes = config.turn_posts = config.turn_bytes = INT32_MAX;
-    check_works(&config);
-}
-
-/* Ours: no config at all means the defaults, and success leaves no failure behind. */
-TEST(no_config_means_defaults) {
-    struct kr_failure why;
-    memset(&why, 'x', sizeof why);
-    struct kr_reactor *r;
-    CHECK_OK(kr_reactor_new(&r, NULL, &why));
-    CHECK_EQ(why.error, 0);
-    CHECK_EQ(why.refused, KR_REFUSED_NOTHING);
-    CHECK_STR_EQ(why.cause, "");
-    check_echoes(r);
-    CHECK_OK(kr_reactor_free(r));
-}
-
-/* Ours: fields that are 0 mean their defaults. */
-TEST_EACH(zero_fields_mean_defaults) {
-    struct kr_config config = {.size = sizeof config};
-    check_works(&config);
-}
-
-TAP_MAIN(setup, 91)
+TAP_MAIN(setup, 99)

@@ -22,9 +22,7 @@ static void guest_open(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static size_t guest_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                          size_t size) {
-    (void)r;
-    (void)conn;
-    (void)data;
+    UNUSED(r, conn, data);
     struct guest *g = user;
     g->bytes += size;
     return size;
@@ -56,8 +54,7 @@ static struct inn *inn_open(const struct kr_config *config) {
 static void inn_close(struct inn *inn) {
     test_close(inn->hog.fd);
     test_close(inn->other.fd);
-    test_rest(inn->r, (struct test_levels){.listeners = 1});
-    test_reactor_free(inn->r);
+    test_reactor_end(inn->r, (struct test_levels){.listeners = 1});
 }
 
 static const struct kr__conn *conn_of(const struct inn *inn, const struct guest *g) {
@@ -203,8 +200,7 @@ TEST_EACH(share_is_given_back_to_who_is_left_alone, .deadline_s = 60) {
 
 /* Ours: as many bytes as the config says. */
 TEST_EACH(share_is_what_the_config_says) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.turn_bytes = 1u << 30;
     struct inn *inn = inn_open(&config);
     for (unsigned i = 0; i < 100; i++) {
@@ -219,8 +215,7 @@ TEST_EACH(share_is_what_the_config_says) {
 
 /* Ours: receives count as well as bytes, or crumbs would be the way around. */
 TEST_EACH(share_is_of_receives_too) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_size = 64;
     struct inn *inn = inn_open(&config);
     static const char crumbs[64 * 64];

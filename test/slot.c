@@ -40,8 +40,7 @@ static int reopen(struct kr_reactor *r, uint16_t port) {
  * new owner hears nothing. The completion is forged, as if the kernel had filled the first
  * published buffer. */
 TEST_EACH(stale_receive_gives_its_buffer_back) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_count = 64;
     struct kr_reactor *r = test_reactor(&config);
     int fd = reopen(r, test_listen(r, NULL, NULL, &house_ops, &house));
@@ -176,8 +175,7 @@ static int close_before_accept(struct kr_reactor *r, kr_listener listener, uint1
 }
 
 static void take_over(const struct kr__kernel *kernel, unsigned conn_max) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = conn_max;
     struct kr_reactor *r = test_reactor_on(kernel, &config);
     house_init();
@@ -189,9 +187,7 @@ static void take_over(const struct kr__kernel *kernel, unsigned conn_max) {
         int next = close_before_accept(r, listener, port, i);
         TEST_UNTIL(r, house.count == i + 2);
         CHECK_EQ(house.lives[i].events[CLOSE], 1u);
-        char bytes[3];
-        test_recv(r, next, bytes, 3);
-        CHECK_MEM_EQ(bytes, "abc", 3);
+        CHECK_RECV(r, next, "abc");
         test_close(fd);
         fd = next;
     }
@@ -237,8 +233,7 @@ static const struct kr_conn_ops listener_closing_ops = {
  * is not announced but closed; nothing is left. */
 TEST_EACH(close_overtaken_by_an_accept_of_a_closed_listener, .needs = KR__CAP_FILE_TABLE) {
     struct kr__kernel kernel = overtaking_kernel();
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = 900;
     struct kr_reactor *r = test_reactor_on(&kernel, &config);
     house_init();
@@ -259,8 +254,7 @@ TEST_EACH(close_overtaken_by_an_accept_of_a_closed_listener, .needs = KR__CAP_FI
 /* Ours: many lives in few slots, closed by either side in every manner at random; each has one
  * on_open and one on_close, and at the end nothing is left. */
 TEST_EACH(many_lives_in_few_slots) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.conn_max = 4;
     config.buf_count = 2;
     struct kr_reactor *r = test_reactor(&config);

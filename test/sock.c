@@ -1,6 +1,6 @@
 /* Socket options: those of kr_conn_opts are on the sockets that are made, and on those that are
  * accepted. */
-#include "harness/net.h"
+#include "harness/server.h"
 #include "core/reactor.h"
 #include "kernel/kernel.h"
 #include "kernel/probe.h"
@@ -52,17 +52,6 @@ static int look_addrs(const struct kr__kernel *k, int fd, struct kr_addr *peer,
     return kr__linux.sock_addrs(k, fd, peer, local);
 }
 
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                      size_t size) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    (void)data;
-    return size;
-}
-
-static const struct kr_conn_ops ops = {.on_data = on_data};
-
 static struct kr_reactor *begin(void) {
     door = kr__linux;
     door.socket = look_socket;
@@ -91,47 +80,41 @@ static void check_all(void) {
 /* Ours: what a listener is given, each connection that it accepts has. */
 TEST_EACH(sock_options_are_inherited_by_accepted_connections) {
     struct kr_reactor *r = begin();
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 64;
     opts.addresses = true;
     ask_for_all(&opts.conn);
-    int fd = test_connect(test_listen(r, NULL, &opts, &ops, NULL));
+    int fd = test_connect(test_listen(r, NULL, &opts, &test_take_all_ops, NULL));
     TEST_UNTIL(r, seen.accepted == 1);
     check_all();
     TEST_UNTIL(r, test_stats(r).conns == 1);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: so has a connection that is made. */
 TEST_EACH(sock_options_are_those_of_made_connections) {
     struct kr_reactor *r = begin();
-    uint16_t port = test_listen(r, NULL, NULL, &ops, NULL);
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
-    struct kr_connect_opts opts;
-    kr_connect_opts_init(&opts);
+    uint16_t port = test_listen(r, NULL, NULL, &test_take_all_ops, NULL);
+    struct kr_addr addr = test_loopback(port);
+    struct kr_connect_opts opts = test_connect_opts();
     ask_for_all(&opts.conn);
     kr_conn conn;
-    CHECK_OK(kr_connect(r, &conn, &addr, &opts, &ops, NULL));
+    CHECK_OK(kr_connect(r, &conn, &addr, &opts, &test_take_all_ops, NULL));
     CHECK_EQ(seen.made, 1u);
     check_all();
     TEST_UNTIL(r, test_stats(r).conns == 2);
     CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_NOW));
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: without being asked only Nagle's delay is turned off. */
 TEST_EACH(sock_options_are_left_to_the_system) {
     struct kr_reactor *r = begin();
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 64;
     opts.addresses = true;
-    int fd = test_connect(test_listen(r, NULL, &opts, &ops, NULL));
+    int fd = test_connect(test_listen(r, NULL, &opts, &test_take_all_ops, NULL));
     TEST_UNTIL(r, seen.accepted == 1);
     int own = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     CHECK_EQ(seen.values[0], 1);
@@ -141,29 +124,25 @@ TEST_EACH(sock_options_are_left_to_the_system) {
     CHECK_EQ(seen.values[8], 0);
     test_close(own);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: what the kernel refuses is an error of the call, and nothing stays. SO_MARK needs a
  * privilege, which the case gives up. */
 TEST_EACH(sock_option_that_is_refused) {
     struct kr_reactor *r = begin();
-    struct kr_connect_opts opts;
-    kr_connect_opts_init(&opts);
+    struct kr_connect_opts opts = test_connect_opts();
     opts.conn.mark = 7;
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 1));
+    struct kr_addr addr = test_loopback(1);
     int before = tap_fd_count();
     bool root = geteuid() == 0;
     if (root)
         CHECK_SYS(seteuid(65534));
-    CHECK_ERR(kr_connect(r, NULL, &addr, &opts, &ops, NULL), EPERM);
-    struct kr_listen_opts listen;
-    kr_listen_opts_init(&listen);
+    CHECK_ERR(kr_connect(r, NULL, &addr, &opts, &test_take_all_ops, NULL), EPERM);
+    struct kr_listen_opts listen = test_listen_opts();
     listen.conn.mark = 7;
     addr.u.in.sin_port = 0;
-    CHECK_ERR(kr_listen(r, NULL, &addr, &listen, &ops, NULL), EPERM);
+    CHECK_ERR(kr_listen(r, NULL, &addr, &listen, &test_take_all_ops, NULL), EPERM);
     if (root)
         CHECK_SYS(seteuid(0));
     CHECK_EQ(tap_fd_count(), before);
@@ -175,15 +154,14 @@ TEST_EACH(sock_option_that_is_refused) {
     do {                                                                                           \
         kr_connect_opts_init(&opts);                                                               \
         opts.conn.field_ = (value_);                                                               \
-        CHECK_ERR(kr_connect(r, NULL, &addr, &opts, &ops, NULL), EINVAL);                          \
+        CHECK_ERR(kr_connect(r, NULL, &addr, &opts, &test_take_all_ops, NULL), EINVAL);            \
     } while (0)
 
 /* Ours: what is out of range is refused before a socket is made. */
 TEST_EACH(sock_options_have_ranges) {
     struct kr_reactor *r = begin();
     struct kr_connect_opts opts;
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 1));
+    struct kr_addr addr = test_loopback(1);
     REFUSED(keep_idle_s, 32768);
     REFUSED(keep_every_s, 32768);
     REFUSED(keep_probes, 128);
@@ -214,20 +192,16 @@ static void living_open(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static void living_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                          enum kr_why why) {
-    (void)r;
-    (void)conn;
-    (void)error;
-    (void)why;
+    UNUSED(r, conn, error, why);
     ((struct living *)user)->closes++;
 }
 
 static const struct kr_conn_ops living_ops = {
-    .on_open = living_open, .on_data = on_data, .on_close = living_close};
+    .on_open = living_open, .on_data = test_take_all, .on_close = living_close};
 
 static void living_begin(struct living *l, bool kept) {
     *l = (struct living){.r = begin(), .kept = kept};
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 64;
     opts.conn.keep_fd = kept;
     l->fd = test_connect(test_listen(l->r, NULL, &opts, &living_ops, l));
@@ -238,8 +212,7 @@ static void living_end(struct living *l) {
     CHECK_OK(kr_conn_close(l->r, l->conn, KR_CLOSE_NOW));
     TEST_UNTIL(l->r, l->closes == 1);
     test_close(l->fd);
-    test_rest(l->r, (struct test_levels){.listeners = 1});
-    test_reactor_free(l->r);
+    test_reactor_end(l->r, (struct test_levels){.listeners = 1});
 }
 
 static void each_way(void (*run)(bool kept)) {
@@ -257,8 +230,7 @@ static void told(struct kr_reactor *r, kr_conn conn, void *user, int error) {
 
 static void look_and_close(struct kr_reactor *r, kr_conn conn, void *user,
                            const struct kr_released *what) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     struct living *l = user;
     CHECK_EQ(what->error, 0);
     look(what->fd);
@@ -276,8 +248,7 @@ static void living_look(struct living *l) {
     CHECK_OK(kr_conn_release(l->r, l->conn, look_and_close, l));
     TEST_UNTIL(l->r, l->closes == 1);
     test_close(l->fd);
-    test_rest(l->r, (struct test_levels){.listeners = 1});
-    test_reactor_free(l->r);
+    test_reactor_end(l->r, (struct test_levels){.listeners = 1});
 }
 
 static void set(struct living *l, enum kr_sockopt which, unsigned value) {
@@ -361,8 +332,7 @@ static void of_unix(bool kept) {
     struct living l = {.r = test_reactor(NULL), .kept = kept};
     int ends[2];
     CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends));
-    struct kr_conn_opts opts;
-    kr_conn_opts_init(&opts);
+    struct kr_conn_opts opts = test_conn_opts();
     opts.keep_fd = kept;
     CHECK_OK(kr_conn_adopt(l.r, &l.conn, ends[0], &opts, &living_ops, &l));
     CHECK_ERR(kr_conn_sockopt(l.r, l.conn, KR_SOCKOPT_NO_DELAY, 1, told, &l), EOPNOTSUPP);
@@ -421,8 +391,7 @@ static void bounded(bool kept) {
     for (unsigned i = 0; i < 64; i++)
         CHECK_EQ(l.errors[i], i < before ? 0 : -ECANCELED);
     test_close(l.fd);
-    test_rest(l.r, (struct test_levels){.listeners = 1});
-    test_reactor_free(l.r);
+    test_reactor_end(l.r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: so many wait and no more; those that still do when the connection ends are told so before
@@ -475,8 +444,7 @@ static void before_bytes(bool closes) {
     }
     TEST_UNTIL(l.r, l.closes == 1);
     test_close(l.fd);
-    test_rest(l.r, (struct test_levels){.listeners = 1});
-    test_reactor_free(l.r);
+    test_reactor_end(l.r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: bytes that are queued behind options go when all of these are set, however many turns that

@@ -82,8 +82,7 @@ static void crowd_through(unsigned count) {
     CHECK_LE(stats.cqes, 2 * CROWD + 5 * receives);
     check_quiet(r);
     close_all(clients, CROWD);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 TEST_EACH(starve_one_buffer_serves_a_crowd) {
@@ -118,8 +117,7 @@ TEST_EACH(starve_sq_of_1_goes_round) {
     test_rest(r, (struct test_levels){.conns = 2, .listeners = 1});
     test_close(busy.fd);
     test_close(other.fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Sends without reading until the reactor reads no more of it. */
@@ -143,8 +141,7 @@ TEST_EACH(starve_stalled_peers_do_not_starve_others, .deadline_s = 60) {
     for (unsigned count = 1; count <= 4; count *= 2) {
         struct kr_config config = test_buffers(count, 4096);
         struct kr_reactor *r = test_reactor(&config);
-        struct kr_listen_opts opts;
-        kr_listen_opts_init(&opts);
+        struct kr_listen_opts opts = test_listen_opts();
         opts.conn.send_low = 2048;
         opts.conn.send_high = 8192;
         struct test_echo stalled[4], others[20];
@@ -165,8 +162,7 @@ TEST_EACH(starve_stalled_peers_do_not_starve_others, .deadline_s = 60) {
         test_rest(r, (struct test_levels){.conns = 24, .listeners = 1});
         close_all(stalled, 4);
         close_all(others, 20);
-        test_rest(r, (struct test_levels){.listeners = 1});
-        test_reactor_free(r);
+        test_reactor_end(r, (struct test_levels){.listeners = 1});
     }
 }
 
@@ -194,8 +190,7 @@ static void turns_open(struct kr_reactor *r, kr_conn conn, void *user) {
 static size_t turns_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                          size_t size) {
     struct turns *turns = user;
-    (void)r;
-    (void)data;
+    UNUSED(r, data);
     unsigned i = index_of(turns, conn);
     turns->shows++;
     if (turns->shows - turns->last[i] > turns->worst)
@@ -230,8 +225,7 @@ TEST_EACH(starve_waiting_connections_get_their_turn) {
         test_rest(r, (struct test_levels){.conns = CROWD, .listeners = 1});
         for (unsigned i = 0; i < CROWD; i++)
             test_close(fds[i]);
-        test_rest(r, (struct test_levels){.listeners = 1});
-        test_reactor_free(r);
+        test_reactor_end(r, (struct test_levels){.listeners = 1});
     }
 }
 
@@ -252,10 +246,7 @@ static void holder_open(struct kr_reactor *r, kr_conn conn, void *user) {
 static void holder_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
                          enum kr_why why) {
     struct holder *holder = user;
-    (void)r;
-    (void)conn;
-    (void)error;
-    (void)why;
+    UNUSED(r, conn, error, why);
     holder->closed++;
 }
 
@@ -282,15 +273,13 @@ TEST_EACH(starve_closing_the_holder_wakes_the_others) {
     test_rest(r, (struct test_levels){.conns = 20, .listeners = 1});
     test_close(stalled.fd);
     close_all(others, 20);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* ---- requests and completions ---- */
 
 static struct kr_config tiny_ring(unsigned sq_entries, unsigned cq_entries, unsigned conns) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.sq_entries = sq_entries;
     config.cq_entries = cq_entries;
     config.conn_max = conns;
@@ -299,8 +288,7 @@ static struct kr_config tiny_ring(unsigned sq_entries, unsigned cq_entries, unsi
 
 /* Connects as many at once as the backlog takes, again and again. */
 static void connect_many(struct kr_reactor *r, struct test_echo *clients, unsigned count) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 600;
     uint16_t port = test_listen(r, NULL, &opts, &test_echo_ops, NULL);
     uint64_t before = test_stats(r).conns;
@@ -371,8 +359,7 @@ TEST_EACH(starve_many_ready_need_few_enters) {
     CHECK_LE(after.enters - before.enters, 250u);
     run_all(r, clients, 1000);
     close_all(clients, 1000);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: closing thousands at once through an SQ of 4 closes each exactly once. */

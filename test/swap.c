@@ -56,8 +56,7 @@ static void old_eof(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static void old_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
     struct stage *s = user;
-    (void)error;
-    (void)why;
+    UNUSED(error, why);
     s->old.closes++;
     CHECK_ERR(kr_conn_swap(r, conn, &new_ops, &s->new), EPIPE);
 }
@@ -67,15 +66,13 @@ static const struct kr_conn_ops old_ops = {
 
 static void new_open(struct kr_reactor *r, kr_conn conn, void *user) {
     struct half *half = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     half->opens++;
 }
 
 static size_t new_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                        size_t size) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     take(user, data, size);
     return size;
 }
@@ -88,15 +85,13 @@ static void new_eof(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static void new_drain(struct kr_reactor *r, kr_conn conn, void *user) {
     struct half *half = user;
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     half->drains++;
 }
 
 static void new_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
     struct half *half = user;
-    (void)error;
-    (void)why;
+    UNUSED(error, why);
     CHECK_EQ(kr_conn_user(r, conn), half);
     half->closes++;
 }
@@ -113,8 +108,7 @@ static void finish(struct kr_reactor *r, struct stage *s, int fd) {
     CHECK_EQ(s->old.closes, 0u);
     CHECK_EQ(s->new.opens, 0u);
     CHECK_EQ(s->new.eofs, 1u);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: what the old callbacks leave by their return value the new ones are shown, without a
@@ -228,8 +222,7 @@ TEST_EACH(swap_refuses_bad_arguments) {
     TEST_UNTIL(r, s.old.closes == 1);
     CHECK_ERR(kr_conn_swap(r, s.conn, &new_ops, NULL), ESTALE);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: a connection that does not stand yet may be taken over too; then on_open is the new one's,
@@ -238,8 +231,7 @@ TEST_EACH(swap_before_it_stands) {
     static struct stage s, peer;
     s = peer = (struct stage){.header = 1};
     struct kr_reactor *r = test_reactor(NULL);
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", test_listen(r, NULL, NULL, &old_ops, &peer)));
+    struct kr_addr addr = test_loopback(test_listen(r, NULL, NULL, &old_ops, &peer));
     CHECK_OK(kr_connect(r, &s.conn, &addr, NULL, &old_ops, &s));
     CHECK_OK(kr_conn_swap(r, s.conn, &new_ops, &s.new));
     TEST_UNTIL(r, s.new.opens == 1 && peer.old.opens == 1);
@@ -248,8 +240,7 @@ TEST_EACH(swap_before_it_stands) {
     CHECK_OK(kr_conn_close(r, peer.conn, KR_CLOSE_FLUSH));
     TEST_UNTIL(r, s.new.closes == 1 && peer.old.closes == 1);
     CHECK_EQ(s.old.opens + s.old.closes, 0u);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 TAP_MAIN(swap, 7 * 4)

@@ -18,8 +18,7 @@
 #include <unistd.h>
 
 static struct kr_reactor *reactor_with(enum kr_table table, unsigned conn_max) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.table = table;
     config.conn_max = conn_max;
     config.connect_max = 4;
@@ -33,8 +32,7 @@ static struct kr_reactor *reactor_with(enum kr_table table, unsigned conn_max) {
 
 /* Whether the registered table of the running kernel, whatever the variant, lets go of files. */
 static bool registered_works(void) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     struct kr_reactor *r;
     CHECK_OK(kr__reactor_new(&r, &config, NULL, &kr__linux, KR__CAPS_ALL));
     bool works = kr_reactor_table(r) == KR_TABLE_REGISTERED;
@@ -101,8 +99,7 @@ static void port_is_free(enum kr_table table) {
     CHECK_EQ(errno, ECONNREFUSED);
     test_close(fd);
 
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+    struct kr_addr addr = test_loopback(port);
     CHECK_OK(kr_listen(r, NULL, &addr, NULL, &house_ops, &house));
     test_close(house_open_one(r, port));
     test_close(idle);
@@ -223,8 +220,7 @@ TEST_EACH(descriptors_of_slots) {
 static void kept_beside_the_slot(enum kr_table table) {
     house_init();
     struct kr_reactor *r = reactor_with(table, 64);
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.addresses = opts.conn.keep_fd = true;
     uint16_t port = test_listen(r, NULL, &opts, &house_ops, &house);
     int fds = tap_fd_count();
@@ -261,8 +257,7 @@ static void connect_and_adopt(enum kr_table table) {
     int fds = tap_fd_count();
 
     struct house *server = &house;
-    struct kr_addr addr;
-    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+    struct kr_addr addr = test_loopback(port);
     kr_conn made;
     CHECK_OK(kr_connect(r, &made, &addr, NULL, &(struct kr_conn_ops){.on_data = house_keep_all},
                         &server->lives[9]));
@@ -281,9 +276,7 @@ static void connect_and_adopt(enum kr_table table) {
     TEST_UNTIL(r, house.count == 2);
     CHECK_EQ(tap_fd_count(), fds + 1 + cost(table));
     test_send(r, ends[1], "hello", 5);
-    char back[5];
-    test_recv(r, ends[1], back, 5);
-    CHECK_MEM_EQ(back, "hello", 5);
+    CHECK_RECV(r, ends[1], "hello");
     life_close(r, &house.lives[1], KR_CLOSE_NOW);
     CHECK_EQ(test_recv_end(r, ends[1], NULL), 0);
     life_check_closed(r, 1, 0, KR_WHY_LOCAL);
@@ -300,8 +293,7 @@ TEST_EACH(made_and_adopted_connections) {
 
 static void released(struct kr_reactor *r, kr_conn conn, void *user,
                      const struct kr_released *what) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     CHECK_EQ(what->error, 0);
     *(int *)user = what->fd;
 }
@@ -329,8 +321,7 @@ TEST_EACH(released_from_a_plain_table) {
 }
 
 static void answered(struct kr_reactor *r, kr_conn conn, void *user, int error) {
-    (void)r;
-    (void)conn;
+    UNUSED(r, conn);
     CHECK_EQ(error, 0);
     ++*(unsigned *)user;
 }
@@ -359,8 +350,7 @@ TEST_EACH(options_in_a_plain_table) {
  * and nothing happens. */
 TEST(registered_table_of_an_old_kernel_refuses) {
     house_init();
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.table = KR_TABLE_REGISTERED;
     struct kr_reactor *r;
     CHECK_OK(kr__reactor_new(&r, &config, NULL, &kr__linux, KR__CAPS_6_1));
@@ -412,8 +402,7 @@ TEST_EACH(spent_descriptors_make_clients_wait) {
 TEST_EACH(table_longer_than_the_limit_is_refused) {
     limit_descriptors(100);
     for (enum kr_table table = KR_TABLE_REGISTERED; table <= KR_TABLE_PLAIN; table++) {
-        struct kr_config config;
-        kr_config_init(&config);
+        struct kr_config config = test_config();
         config.table = table;
         config.conn_max = 60;
         config.connect_max = 37;
@@ -480,8 +469,7 @@ static enum kr_table table_of(int answer, unsigned caps, unsigned *asked) {
     old = (struct old){.kernel = kr__linux, .answer = answer};
     old.kernel.ring_open = old_open;
     old.kernel.reg = old_reg;
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     struct kr_reactor *r;
     CHECK_OK(kr__reactor_new(&r, &config, NULL, &old.kernel, caps));
     enum kr_table table = kr_reactor_table(r);
@@ -515,8 +503,7 @@ TEST(kernel_answers_the_question) {
 
 /* Ours: a value that is none is refused in words. */
 TEST(unknown_table_is_refused) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.table = (enum kr_table)3;
     struct kr_reactor *r;
     struct kr_failure why;
@@ -541,8 +528,7 @@ static int refusing_enter(const struct kr__kernel *k, struct io_uring *ring, uns
 }
 
 static struct kr_reactor *reactor_behind(struct kr__kernel *kernel) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.table = KR_TABLE_PLAIN;
     *kernel = kr__linux;
     return test_reactor_on(kernel, &config);
@@ -572,8 +558,7 @@ TEST_EACH(short_submits_are_translated_once) {
         CHECK_EQ(test_recv_end(r, fds[i], NULL), 0);
         test_close(fds[i]);
     }
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: a descriptor whose CLOSE was translated, and which the kernel never took, is closed when

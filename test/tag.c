@@ -10,8 +10,6 @@ static const uint32_t slots[] = {0,       1,        0xff,     0x100,    0xffff,
                                  0x10000, 0x7fffff, 0x800000, 0xfffffe, KR__SLOT_SELF};
 static const uint16_t words[] = {0, 1, 0xff, 0x100, 0x7fff, 0x8000, 0xfffe, 0xffff};
 
-#define COUNT(array_) (sizeof(array_) / sizeof *(array_))
-
 static void check_round_trip(struct kr__tag tag) {
     struct kr__tag back = kr__tag_unpack(kr__tag_pack(tag));
     CHECK_EQ(back.op, tag.op);

@@ -3,14 +3,13 @@
  *
  * Time is only ever compared with lower bounds that the contract gives (kr_now when a timer was
  * set, plus its time), or counted in turns, so that a machine which stalls can not fail a case. */
-#include "harness/net.h"
+#include "harness/echo.h"
+#include "harness/server.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
 #define US 1000ll
-#define MS 1000000ll
-#define HOUR (3600 * 1000 * MS)
 
 /* One timer: what it was set to and what has become of it. */
 struct probe {
@@ -68,8 +67,7 @@ TEST_EACH(endless_wait_ends_with_the_timer) {
     for (; !p.fires; steps++)
         CHECK_OK(kr_step(r, -1));
     CHECK_LE(steps, 3u);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: with nothing to do, a bounded wait lasts as long as was asked, though a timer is set for
@@ -84,8 +82,7 @@ TEST_EACH(bounded_wait_ends_in_time_without_the_timer) {
     CHECK_GE(tap_now_ns() - before, 3 * MS);
     CHECK_EQ(p.fires, 0u);
     CHECK_OK(kr_timer_stop(r, p.timer));
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: the end of time is never: no overflow makes a huge timer fire, and no wait is broken by
@@ -121,8 +118,7 @@ struct ordered {
 };
 
 static void ordered_fire(struct kr_reactor *r, kr_timer timer, void *user) {
-    (void)r;
-    (void)timer;
+    UNUSED(r, timer);
     struct ordered_timer *t = user;
     struct ordered *o = t->home;
     if (t->in_ns == 0) {
@@ -156,8 +152,7 @@ TEST_EACH(order_is_that_of_due_times_then_of_starting) {
     CHECK_OK(kr_timer_start(r, NULL, 0, 0, ordered_start, &o));
     TEST_UNTIL(r, o.fired == ORDERED);
     CHECK_EQ(o.zeros, ORDERED / 4u);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 static void fire_and_go_on(struct kr_reactor *r, kr_timer timer, void *user) {
@@ -184,8 +179,7 @@ TEST_EACH(one_shot_ends_unless_restarted_inside) {
     CHECK_ERR(kr_timer_stop(r, p.timer), ESTALE);
     CHECK_EQ(kr_step(r, 0), 0);
     CHECK_EQ(p.fires, 3u);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 static void fire_and_stop(struct kr_reactor *r, kr_timer timer, void *user) {
@@ -244,8 +238,7 @@ TEST_EACH(stopping_and_restarting_others_due_in_the_same_turn) {
     CHECK_EQ(others[3].fires, 1u);
     TEST_UNTIL(r, others[1].fires == 1);
     CHECK_EQ(others[0].fires, 0u);
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* The second beat stalls for ten beats and a half, so that the third firing is for the eleventh
@@ -275,8 +268,7 @@ TEST_EACH(periodic_skips_missed_beats) {
         CHECK_LE(p.fires, before + 1);
     }
     CHECK_OK(kr_timer_stop(r, p.timer));
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 /* Ours: a periodic timer that is changed to one-shot fires once more; and the other way round. */
@@ -297,8 +289,7 @@ TEST_EACH(restart_changes_the_period) {
     CHECK_OK(kr_timer_restart(r, p.timer, 0, 100 * US));
     TEST_UNTIL(r, p.fires >= before + 4);
     CHECK_OK(kr_timer_stop(r, p.timer));
-    test_rest(r, (struct test_levels){0});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){0});
 }
 
 #define MANY 100000
@@ -449,54 +440,36 @@ TEST_EACH(refused_memory_refuses_the_timer) {
     test_reactor_free(r);
 }
 
-static size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                        size_t size) {
-    (void)user;
-    return kr_conn_send(r, conn, data, size) < 0 ? 0 : size;
-}
-
-static const struct kr_conn_ops echo_ops = {.on_data = echo_data};
-
 #define CLIENTS 32
 
-struct crowd {
-    struct test_echo clients[CLIENTS];
-};
-
-static void crowd_open(struct crowd *crowd, uint16_t port, uint64_t total) {
+static void crowd_open(struct test_echo *crowd, uint16_t port, uint64_t total) {
     for (unsigned i = 0; i < CLIENTS; i++)
-        crowd->clients[i] = (struct test_echo){
+        crowd[i] = (struct test_echo){
             .fd = test_connect(port), .seed = i, .total = total, .send_piece = 512};
 }
 
-static bool crowd_done(struct crowd *crowd) {
+static bool crowd_done(struct test_echo *crowd) {
     bool done = true;
     for (unsigned i = 0; i < CLIENTS; i++) {
-        test_echo_move(&crowd->clients[i]);
-        done = done && test_echo_done(&crowd->clients[i]);
+        test_echo_move(&crowd[i]);
+        done = done && test_echo_done(&crowd[i]);
     }
     return done;
-}
-
-static void crowd_close(struct crowd *crowd) {
-    for (unsigned i = 0; i < CLIENTS; i++)
-        test_close(crowd->clients[i].fd);
 }
 
 /* Ours: traffic that fills every turn does not keep a timer from firing in the first turn after it
  * is due. turn_cqes is so small that completions are always left over. */
 TEST_EACH(traffic_does_not_starve_timers) {
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.turn_cqes = 2;
     struct kr_reactor *r = test_reactor(&config);
-    uint16_t port = test_listen(r, NULL, NULL, &echo_ops, NULL);
-    static struct crowd crowd;
-    crowd_open(&crowd, port, 64 * 1024);
+    uint16_t port = test_listen(r, NULL, NULL, &test_send_back_ops, NULL);
+    static struct test_echo crowd[CLIENTS];
+    crowd_open(crowd, port, 64 * 1024);
     struct probe p = {0};
     probe_start(r, &p, 0, 100 * US);
     p.fired_at = p.due;
-    while (!crowd_done(&crowd)) {
+    while (!crowd_done(crowd)) {
         int64_t before = tap_now_ns();
         unsigned fires = p.fires;
         bool due = before > p.fired_at + 100 * US;
@@ -505,23 +478,22 @@ TEST_EACH(traffic_does_not_starve_timers) {
     }
     CHECK_GT(p.fires, 3u);
     CHECK_OK(kr_timer_stop(r, p.timer));
-    crowd_close(&crowd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_echoes_close(crowd, CLIENTS);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: timers that are due in every turn do not keep the traffic from going on. */
 TEST_EACH(timers_do_not_starve_traffic) {
     struct kr_reactor *r = test_reactor(NULL);
-    uint16_t port = test_listen(r, NULL, NULL, &echo_ops, NULL);
-    static struct crowd crowd;
-    crowd_open(&crowd, port, 64 * 1024);
+    uint16_t port = test_listen(r, NULL, NULL, &test_send_back_ops, NULL);
+    static struct test_echo crowd[CLIENTS];
+    crowd_open(crowd, port, 64 * 1024);
     unsigned fires = 0;
     for (unsigned i = 0; i < 32; i++)
         CHECK_OK(kr_timer_start(r, NULL, 0, 0, zero_fire, &fires));
-    TEST_UNTIL(r, crowd_done(&crowd));
+    TEST_UNTIL(r, crowd_done(crowd));
     CHECK_GT(fires, 32u);
-    crowd_close(&crowd);
+    test_echoes_close(crowd, CLIENTS);
     TEST_UNTIL(r, test_stats(r).conns == 0);
     test_reactor_free(r);
 }
@@ -544,8 +516,7 @@ static void idle_open(struct kr_reactor *r, kr_conn conn, void *user) {
 
 static size_t idle_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                         size_t size) {
-    (void)conn;
-    (void)data;
+    UNUSED(conn, data);
     ((struct idle *)user)->active = kr_now(r);
     return size;
 }
@@ -565,8 +536,7 @@ static const struct kr_conn_ops idle_ops = {
 
 static uint16_t idle_listen(struct kr_reactor *r, const struct kr_conn_ops *ops,
                             struct idle *seen) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.conn.idle_ns = IDLE;
     return test_listen(r, NULL, &opts, ops, seen);
 }
@@ -587,8 +557,7 @@ TEST_EACH(idle_closes_a_silent_connection) {
     check_timed_out(&seen, seen.opened);
     CHECK_EQ(test_recv_end(r, fd, NULL), 0);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: received bytes put the deadline off. Bytes come for many times idle_ns, each well before
@@ -610,8 +579,7 @@ TEST_EACH(idle_is_deferred_by_received_bytes) {
     TEST_UNTIL(r, seen.closed);
     check_timed_out(&seen, seen.active);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 static void idle_send(struct kr_reactor *r, kr_timer timer, void *user) {
@@ -637,8 +605,7 @@ TEST_EACH(idle_is_deferred_by_sent_bytes) {
     CHECK_LE(got, seen.sends);
     check_timed_out(&seen, got ? seen.queued[got - 1] : seen.opened);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 static void idle_timeout(struct kr_reactor *r, kr_conn conn, void *user, enum kr_deadline which) {
@@ -664,8 +631,7 @@ TEST_EACH(idle_starts_anew_after_on_timeout) {
     CHECK_EQ(seen.error, 0);
     CHECK_EQ(seen.why, KR_WHY_LOCAL);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* Ours: kr_conn_deadline sets the deadline anew and 0 takes it away. The connection whose deadline
@@ -689,8 +655,7 @@ TEST_EACH(idle_can_be_changed_and_taken_away) {
     CHECK_EQ(twice.error, -ETIMEDOUT);
     test_close(fd[0]);
     test_close(fd[1]);
-    test_rest(r, (struct test_levels){.listeners = 2});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 2});
 }
 
 /* Ours: set between turns, the idle deadline counts from the call, not from the last turn, which
@@ -707,8 +672,7 @@ TEST_EACH(idle_set_between_turns_counts_from_then) {
     TEST_UNTIL(r, seen.closed);
     check_timed_out(&seen, since);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 static void idle_open_paused(struct kr_reactor *r, kr_conn conn, void *user) {
@@ -729,8 +693,7 @@ TEST_EACH(idle_closes_a_paused_connection) {
     TEST_UNTIL(r, seen.closed);
     check_timed_out(&seen, seen.opened);
     test_close(fd);
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 TAP_MAIN(timer, 92)

@@ -22,7 +22,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define COUNT(table_) (sizeof(table_) / sizeof *(table_))
 #define PEERS 24u
 #define ANSWER ((size_t)600 << 10)
 
@@ -107,8 +106,7 @@ static const struct kr_conn_ops serves = {.on_open = on_open, .on_data = on_data
                                           .on_close = on_close};
 
 static struct kr_listen_opts opts_of(size_t zerocopy_min) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 256;
     opts.conn.zerocopy_min = zerocopy_min;
     opts.conn.send_buf = 16384;
@@ -121,8 +119,7 @@ static struct house *house_begin(const struct kr_conn_ops *ops, unsigned bufs,
     struct house *h = &house;
     *h = (struct house){.port = 0};
     test_pattern(answer, sizeof answer, 3, 0);
-    struct kr_config config;
-    kr_config_init(&config);
+    struct kr_config config = test_config();
     config.buf_count = bufs;
     config.buf_size = 4096;
     h->r = test_reactor(&config);
@@ -157,11 +154,9 @@ static void say(int fd, char byte, int flags) {
 
 /* Somebody else is served. */
 static void check_served(struct house *h, enum family family) {
-    char back[5];
     int fd = client(h, family);
     test_send(h->r, fd, "hello", 5);
-    test_recv(h->r, fd, back, 5);
-    CHECK_MEM_EQ(back, "hello", 5);
+    CHECK_RECV(h->r, fd, "hello");
     test_close(fd);
 }
 
@@ -287,12 +282,10 @@ TEST_EACH(workers_none_for_urgent_bytes) {
 TEST_EACH(workers_urgent_byte_is_in_the_stream) {
     struct house *h = house_begin(&serves, 8, 0);
     int fd = client(h, TCP);
-    char back[5];
     test_send(h->r, fd, "he", 2);
     say(fd, 'l', MSG_OOB);
     test_send(h->r, fd, "lo", 2);
-    test_recv(h->r, fd, back, 5);
-    CHECK_MEM_EQ(back, "hello", 5);
+    CHECK_RECV(h->r, fd, "hello");
     test_close(fd);
     TEST_UNTIL(h->r, h->closes == 1);
     house_end(h, 0);

@@ -5,115 +5,10 @@
  * capabilities of Linux 6.1 it is not asked). What no receiver has taken in, because its window is
  * closed, stays where it is: that is how these cases have notifications that come late. Loans are
  * overwritten when they come back. */
-#include "harness/net.h"
+#include "zerocopy/zerocopy.h"
 
-#include "core/reactor.h"
-#include "core/zerocopy.h"
-#include "kernel/kernel.h"
-#include "kernel/probe.h"
-
-#include <errno.h>
-#include <linux/capability.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#define MS INT64_C(1000000)
-#define MIB ((size_t)1 << 20)
-#define CONNS_MAX 8
-#define LARGE 10000u
-#define COUNT(table_) (sizeof(table_) / sizeof *(table_))
-
-struct lender {
-    kr_conn conn;
-    uint64_t seed, queued;
-    unsigned lent, returned, closes;
-    int error;
-    enum kr_why why;
-    int64_t closed_at;
-};
-
-struct loan {
-    struct lender *lender;
-    size_t size;
-    char bytes[];
-};
-
-static struct lender lenders[CONNS_MAX];
-static unsigned lender_count;
-
-static void loan_end(struct kr_reactor *r, void *arg) {
-    struct loan *loan = arg;
-    CHECK(r->in_turn);
-    CHECK_EQ(loan->lender->closes, 0u);
-    loan->lender->returned++;
-    memset(loan->bytes, 0xdd, loan->size);
-    free(loan);
-}
-
-static int lend(struct kr_reactor *r, struct lender *lender, size_t size) {
-    struct loan *loan = malloc(sizeof *loan + size);
-    CHECK(loan != NULL);
-    *loan = (struct loan){.lender = lender, .size = size};
-    test_pattern(loan->bytes, size, lender->seed, lender->queued);
-    int rc = kr_conn_send_ref(r, lender->conn, loan->bytes, size, loan_end, loan);
-    if (rc < 0) {
-        free(loan);
-        return rc;
-    }
-    lender->queued += size;
-    lender->lent++;
-    return 0;
-}
-
-static int copy(struct kr_reactor *r, struct lender *lender, size_t size) {
-    static char bytes[MIB];
-    CHECK_LE(size, sizeof bytes);
-    test_pattern(bytes, size, lender->seed, lender->queued);
-    int rc = kr_conn_send(r, lender->conn, bytes, size);
-    lender->queued += rc == 0 ? size : 0;
-    return rc;
-}
-
-static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
-    (void)user;
-    CHECK_LT(lender_count, CONNS_MAX);
-    struct lender *lender = &lenders[lender_count++];
-    *lender = (struct lender){.conn = conn, .seed = tap_random()};
-    CHECK_OK(kr_conn_set_user(r, conn, lender));
-}
-
-static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                      size_t size) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    (void)data;
-    return size;
-}
-
-static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
-    (void)r;
-    (void)conn;
-    struct lender *lender = user;
-    CHECK_EQ(lender->lent, lender->returned);
-    lender->closes++;
-    lender->error = error;
-    lender->why = why;
-    lender->closed_at = tap_now_ns();
-}
-
-static const struct kr_conn_ops ops = {
-    .on_open = on_open, .on_data = on_data, .on_close = on_close};
-
-static struct kr_listen_opts zero_opts(int64_t flush_ns) {
-    struct kr_listen_opts opts;
-    kr_listen_opts_init(&opts);
+struct kr_listen_opts zero_opts(int64_t flush_ns) {
+    struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 64;
     opts.conn.send_cap = 64 * MIB;
     opts.conn.zerocopy_min = LARGE;
@@ -121,46 +16,32 @@ static struct kr_listen_opts zero_opts(int64_t flush_ns) {
     return opts;
 }
 
-struct pair {
-    struct kr_reactor *r;
-    int fd;
-    struct lender *lender;
-};
-
-/* A client with a small window, which closes soon if it does not read. With a much smaller one the
- * kernel drops segments for want of room, and sends them again ever more slowly. */
-static struct pair pair_of(const struct kr__kernel *kernel, const struct kr_listen_opts *opts) {
+struct pair pair_of(const struct kr__kernel *kernel, const struct kr_listen_opts *opts) {
     struct pair p = {.r = test_reactor_on(kernel, NULL)};
-    p.fd = test_connect_sized(test_listen(p.r, NULL, opts, &ops, NULL), 0, 65536);
+    p.fd = test_connect_sized(test_listen(p.r, NULL, opts, &lender_ops, NULL), 0, 65536);
     TEST_UNTIL(p.r, lender_count == 1);
     p.lender = &lenders[0];
     return p;
 }
 
-static struct pair pair_on(const struct kr__kernel *kernel, int64_t flush_ns) {
+struct pair pair_on(const struct kr__kernel *kernel, int64_t flush_ns) {
     struct kr_listen_opts opts = zero_opts(flush_ns);
     return pair_of(kernel, &opts);
 }
 
-static struct pair pair_make(int64_t flush_ns) {
+struct pair pair_make(int64_t flush_ns) {
     return pair_on(&kr__linux, flush_ns);
 }
 
-static void check_stream(struct pair *p, uint64_t from, size_t size) {
-    char *bytes = malloc(size);
-    CHECK(bytes != NULL);
-    test_recv(p->r, p->fd, bytes, size);
-    test_pattern_check(bytes, size, p->lender->seed, from);
-    free(bytes);
+void check_stream(struct pair *p, uint64_t from, size_t size) {
+    lender_check_stream(p->r, p->lender, p->fd, from, size);
 }
 
-static void check_over(struct pair *p, int error, enum kr_why why) {
-    TEST_UNTIL(p->r, p->lender->closes == 1);
-    CHECK_EQ(p->lender->error, error);
-    CHECK_EQ(p->lender->why, why);
+void check_over(struct pair *p, int error, enum kr_why why) {
+    lender_check_over(p->r, p->lender, error, why);
 }
 
-static void pair_end(struct pair *p) {
+void pair_end(struct pair *p) {
     test_close(p->fd);
     TEST_UNTIL(p->r, p->lender->closes == 1);
     test_rest(p->r, (struct test_levels){.listeners = 1});
@@ -168,12 +49,11 @@ static void pair_end(struct pair *p) {
     test_reactor_free(p->r);
 }
 
-static struct kr__conn *conn_of(const struct pair *p) {
+struct kr__conn *conn_of(const struct pair *p) {
     return kr__conn_find(p->r, p->lender->conn);
 }
 
-/* The kernel has taken all that is queued, and still refers to a part of it. */
-static void await_flight(struct pair *p) {
+void await_flight(struct pair *p) {
     TEST_UNTIL(p->r, kr_conn_queued(p->r, p->lender->conn) == 0);
     for (int i = 0; i < 3; i++)
         test_step(p->r, "a notification that is not due");
@@ -205,7 +85,7 @@ static void read_some(struct reader *reader, uint64_t seed) {
 static int send_somehow(struct kr_reactor *r, struct lender *lender) {
     switch (tap_random_below(4)) {
     case 0:
-        return copy(r, lender, 1 + (size_t)tap_random_below(2000));
+        return lend_copy(r, lender, 1 + (size_t)tap_random_below(2000));
     case 1:
         return lend(r, lender, 1 + (size_t)tap_random_below(LARGE));
     default:
@@ -219,7 +99,7 @@ TEST_EACH(zerocopy_keeps_order, .deadline_s = 60) {
     struct kr_listen_opts opts = zero_opts(30000 * MS);
     opts.conn.send_cap = 600000;
     struct kr_reactor *r = test_reactor(NULL);
-    uint16_t port = test_listen(r, NULL, &opts, &ops, NULL);
+    uint16_t port = test_listen(r, NULL, &opts, &lender_ops, NULL);
     struct reader readers[CONNS_MAX] = {{0}};
     for (unsigned i = 0; i < CONNS_MAX; i++) {
         readers[i].fd = test_connect_sized(port, 0, i % 2 ? 32768 : 0);
@@ -249,8 +129,7 @@ TEST_EACH(zerocopy_keeps_order, .deadline_s = 60) {
         CHECK_EQ(lenders[i].lent, lenders[i].returned);
         test_close(readers[i].fd);
     }
-    test_rest(r, (struct test_levels){.listeners = 1});
-    test_reactor_free(r);
+    test_reactor_end(r, (struct test_levels){.listeners = 1});
 }
 
 /* The kernel's, on which all of this rests: a loan is not let go when it is taken, but when the
@@ -272,7 +151,7 @@ TEST_EACH(zerocopy_comes_back_when_the_peer_has_read) {
 TEST_EACH(zerocopy_does_not_hold_up_what_follows) {
     struct pair p = pair_make(30000 * MS);
     for (unsigned i = 0; i < 10; i++) {
-        CHECK_OK(i % 2 ? copy(p.r, p.lender, 1000) : lend(p.r, p.lender, i ? 50000 : 200000));
+        CHECK_OK(i % 2 ? lend_copy(p.r, p.lender, 1000) : lend(p.r, p.lender, i ? 50000 : 200000));
         TEST_UNTIL(p.r, kr_conn_queued(p.r, p.lender->conn) == 0);
     }
     CHECK_LT(p.lender->returned, p.lender->lent);
@@ -307,7 +186,7 @@ TEST_EACH(zerocopy_is_for_sockets_that_can) {
     struct pair p = {.r = test_reactor(NULL), .lender = &lenders[0]};
     struct kr_addr addr = {.size = sizeof(sa_family_t), .u.sa.sa_family = AF_UNIX};
     kr_listener listener;
-    CHECK_OK(kr_listen(p.r, &listener, &addr, &opts, &ops, NULL));
+    CHECK_OK(kr_listen(p.r, &listener, &addr, &opts, &lender_ops, NULL));
     CHECK_OK(kr_listener_addr(p.r, listener, &addr));
     p.fd = CHECK_SYS(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     CHECK_SYS(connect(p.fd, &addr.u.sa, addr.size));
@@ -415,7 +294,7 @@ TEST_EACH(zerocopy_goes_on_over_an_empty_file) {
 TEST_EACH(zerocopy_is_for_large_loans) {
     struct pair p = pair_make(30000 * MS);
     CHECK_OK(lend(p.r, p.lender, LARGE - 1));
-    CHECK_OK(copy(p.r, p.lender, 2 * LARGE));
+    CHECK_OK(lend_copy(p.r, p.lender, 2 * LARGE));
     check_stream(&p, 0, p.lender->queued);
     CHECK_EQ(test_stats(p.r).zerocopy_sends, 0u);
     pair_end(&p);
@@ -427,7 +306,7 @@ TEST_EACH(zerocopy_has_a_bound) {
     opts.conn.zerocopy_min = 10;
     struct pair p = pair_of(&kr__linux, &opts);
     unsigned loans = KR__FLIGHTS_MAX + 20;
-    CHECK_OK(copy(p.r, p.lender, MIB / 4)); /* more than is received now */
+    CHECK_OK(lend_copy(p.r, p.lender, MIB / 4)); /* more than is received now */
     for (unsigned i = 0; i < loans; i++) {
         CHECK_OK(lend(p.r, p.lender, 10));
         TEST_UNTIL(p.r, kr_conn_queued(p.r, p.lender->conn) == 0);
@@ -467,11 +346,11 @@ TEST_EACH(zerocopy_goes_in_runs) {
     struct pair p = pair_on(&kernel, 30000 * MS);
     memset(kinds, 0, sizeof kinds);
     corks = 0;
-    CHECK_OK(copy(p.r, p.lender, 100));
+    CHECK_OK(lend_copy(p.r, p.lender, 100));
     /* not all of it is received: no notification comes meanwhile */
     CHECK_OK(lend(p.r, p.lender, 300000));
     CHECK_OK(lend(p.r, p.lender, LARGE - 1));
-    CHECK_OK(copy(p.r, p.lender, 200));
+    CHECK_OK(lend_copy(p.r, p.lender, 200));
     CHECK_OK(lend(p.r, p.lender, LARGE));
     CHECK_OK(lend(p.r, p.lender, LARGE + 1));
     TEST_UNTIL(p.r, !kr_conn_queued(p.r, p.lender->conn));
@@ -479,388 +358,6 @@ TEST_EACH(zerocopy_goes_in_runs) {
     CHECK_MEM_EQ(kinds, want, sizeof want);
     CHECK_EQ(corks, 3u);
     check_stream(&p, 0, p.lender->queued);
-    pair_end(&p);
-}
-
-/* ---- ends ---- */
-
-/* The peer sees RST, whatever it reads before. */
-static void check_reset(struct pair *p) {
-    CHECK_EQ(test_recv_end(p->r, p->fd, NULL), ECONNRESET);
-}
-
-/* Ours: a peer that acknowledges nothing holds a closed connection and the loans for flush_ns, and
- * no longer. */
-TEST_EACH(zerocopy_close_now_waits_no_longer_than_flush) {
-    struct pair p = pair_make(50 * MS);
-    CHECK_OK(lend(p.r, p.lender, MIB / 2));
-    await_flight(&p);
-    int64_t began = tap_now_ns();
-    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_NOW));
-    check_over(&p, 0, KR_WHY_LOCAL);
-    CHECK_GE(p.lender->closed_at - began, 50 * MS);
-    check_reset(&p);
-    pair_end(&p);
-}
-
-/* Ours: for KR_CLOSE_FLUSH that means bytes were lost, and it says so. */
-TEST_EACH(zerocopy_close_flush_times_out) {
-    struct pair p = pair_make(50 * MS);
-    CHECK_OK(lend(p.r, p.lender, MIB / 2));
-    await_flight(&p);
-    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_FLUSH));
-    check_over(&p, -ETIMEDOUT, KR_WHY_TIMEOUT);
-    check_reset(&p);
-    pair_end(&p);
-}
-
-/* Ours: with a send parked as well, and loans behind it. */
-TEST_EACH(zerocopy_close_flush_times_out_with_a_send_in_flight) {
-    struct pair p = pair_make(50 * MS);
-    for (unsigned i = 0; i < 6; i++)
-        CHECK_OK(lend(p.r, p.lender, 4 * MIB));
-    test_step(p.r, "the first send");
-    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_FLUSH));
-    check_over(&p, -ETIMEDOUT, KR_WHY_TIMEOUT);
-    pair_end(&p);
-}
-
-/* Ours: KR_CLOSE_NOW waits for no room in a full socket. */
-TEST_EACH(zerocopy_close_now_of_a_full_socket) {
-    struct pair p = pair_make(50 * MS);
-    CHECK_OK(lend(p.r, p.lender, MIB));
-    await_flight(&p);
-    for (unsigned i = 0; i < 6; i++)
-        CHECK_OK(lend(p.r, p.lender, 4 * MIB));
-    for (int i = 0; i < 5; i++)
-        test_step(p.r, "a send that meets a full socket");
-    TEST_UNTIL(p.r, conn_of(&p)->owner.armed & KR__SET(send_poll));
-    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_NOW));
-    check_over(&p, 0, KR_WHY_LOCAL);
-    pair_end(&p);
-}
-
-/* Ours: KR_CLOSE_RESET waits for nobody. */
-TEST_EACH(zerocopy_close_reset_is_at_once) {
-    struct pair p = pair_make(3600000 * MS);
-    CHECK_OK(lend(p.r, p.lender, MIB / 2));
-    await_flight(&p);
-    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_RESET));
-    check_over(&p, 0, KR_WHY_LOCAL);
-    check_reset(&p);
-    pair_end(&p);
-}
-
-/* Ours: nor does it when a softer close is waiting already. */
-TEST_EACH(zerocopy_close_is_made_harder) {
-    struct pair p = pair_make(3600000 * MS);
-    CHECK_OK(lend(p.r, p.lender, MIB / 2));
-    await_flight(&p);
-    for (int how = KR_CLOSE_FLUSH; how <= KR_CLOSE_NOW; how++) {
-        CHECK_OK(kr_conn_close(p.r, p.lender->conn, (enum kr_close)how));
-        for (int i = 0; i < 4; i++)
-            test_step(p.r, "nothing");
-        CHECK_EQ(p.lender->closes, 0u);
-    }
-    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_RESET));
-    check_over(&p, 0, KR_WHY_LOCAL);
-    check_reset(&p);
-    pair_end(&p);
-}
-
-/* Ours: a peer that reads, however late, gets all and then FIN. */
-TEST_EACH(zerocopy_close_flush_delivers) {
-    for (int how = KR_CLOSE_FLUSH; how <= KR_CLOSE_NOW; how++) {
-        lender_count = 0;
-        struct pair p = pair_make(30000 * MS);
-        CHECK_OK(lend(p.r, p.lender, MIB / 2));
-        await_flight(&p);
-        CHECK_OK(kr_conn_close(p.r, p.lender->conn, (enum kr_close)how));
-        for (int i = 0; i < 20; i++)
-            test_step(p.r, "a peer that takes its time");
-        CHECK_EQ(p.lender->closes, 0u);
-        check_stream(&p, 0, MIB / 2);
-        CHECK_EQ(test_recv_end(p.r, p.fd, NULL), 0);
-        check_over(&p, 0, KR_WHY_LOCAL);
-        pair_end(&p);
-    }
-}
-
-/* Ours: KR_CLOSE_LINGER is as patient with a peer that reads late, */
-TEST_EACH(zerocopy_linger_delivers) {
-    struct pair p = pair_make(30000 * MS);
-    CHECK_OK(lend(p.r, p.lender, MIB / 2));
-    await_flight(&p);
-    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_LINGER));
-    check_stream(&p, 0, MIB / 2);
-    CHECK_EQ(test_recv_end(p.r, p.fd, NULL), 0);
-    CHECK_EQ(p.lender->closes, 0u);
-    test_close(p.fd);
-    check_over(&p, 0, KR_WHY_LOCAL);
-    p.fd = CHECK_SYS(dup(0));
-    pair_end(&p);
-}
-
-/* ... also with one that has ended before it read, */
-TEST_EACH(zerocopy_linger_after_the_peers_end) {
-    struct pair p = pair_make(30000 * MS);
-    CHECK_OK(lend(p.r, p.lender, MIB / 2));
-    await_flight(&p);
-    CHECK_SYS(shutdown(p.fd, SHUT_WR));
-    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_LINGER));
-    for (int i = 0; i < 10; i++)
-        test_step(p.r, "a peer that takes its time");
-    CHECK_EQ(p.lender->closes, 0u);
-    check_stream(&p, 0, MIB / 2);
-    CHECK_EQ(test_recv_end(p.r, p.fd, NULL), 0);
-    check_over(&p, 0, KR_WHY_LOCAL);
-    pair_end(&p);
-}
-
-/* ... and not for longer than flush_ns. */
-TEST_EACH(zerocopy_linger_times_out) {
-    struct pair p = pair_make(50 * MS);
-    CHECK_OK(lend(p.r, p.lender, MIB / 2));
-    await_flight(&p);
-    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_LINGER));
-    check_over(&p, -ETIMEDOUT, KR_WHY_TIMEOUT);
-    check_reset(&p);
-    pair_end(&p);
-}
-
-/* Ours: a half-close comes behind the loans, and does not give them back. */
-TEST_EACH(zerocopy_then_a_half_close) {
-    struct pair p = pair_make(30000 * MS);
-    CHECK_OK(lend(p.r, p.lender, MIB / 2));
-    CHECK_OK(kr_conn_shutdown(p.r, p.lender->conn));
-    await_flight(&p);
-    check_stream(&p, 0, MIB / 2);
-    CHECK_EQ(test_recv_end(p.r, p.fd, NULL), 0);
-    TEST_UNTIL(p.r, p.lender->returned == 1);
-    CHECK_EQ(p.lender->closes, 0u);
-    CHECK_OK(kr_conn_close(p.r, p.lender->conn, KR_CLOSE_NOW));
-    pair_end(&p);
-}
-
-static unsigned drains, cut_off;
-
-static void drained(struct kr_reactor *r, void *user, unsigned count) {
-    (void)r;
-    (void)user;
-    drains++;
-    cut_off = count;
-}
-
-/* Ours: kr_drain waits for no peer longer than its grace, not for those that were closed before it
- * either. */
-TEST_EACH(zerocopy_ends_with_the_drain) {
-    struct kr_listen_opts opts = zero_opts(3600000 * MS);
-    struct kr_reactor *r = test_reactor(NULL);
-    uint16_t port = test_listen(r, NULL, &opts, &ops, NULL);
-    int fds[4];
-    for (unsigned i = 0; i < COUNT(fds); i++) {
-        fds[i] = test_connect_sized(port, 0, 65536);
-        TEST_UNTIL(r, lender_count == i + 1);
-        CHECK_OK(lend(r, &lenders[i], MIB / 2));
-        struct pair p = {.r = r, .fd = fds[i], .lender = &lenders[i]};
-        await_flight(&p);
-    }
-    CHECK_OK(kr_conn_close(r, lenders[0].conn, KR_CLOSE_NOW));
-    CHECK_OK(kr_conn_close(r, lenders[1].conn, KR_CLOSE_FLUSH));
-    CHECK_OK(kr_conn_close(r, lenders[2].conn, KR_CLOSE_LINGER));
-    test_step(r, "the closes begin");
-    CHECK_OK(kr_drain(r, 50 * MS, drained, NULL));
-    TEST_UNTIL(r, drains == 1);
-    CHECK_EQ(cut_off, 4u);
-    for (unsigned i = 0; i < COUNT(fds); i++) {
-        CHECK_EQ(lenders[i].returned, 1u);
-        CHECK_EQ(lenders[i].closes, 1u);
-        CHECK_EQ(lenders[i].error, i ? -ETIMEDOUT : 0);
-        CHECK_EQ(test_recv_end(r, fds[i], NULL), ECONNRESET);
-        test_close(fds[i]);
-    }
-    test_rest(r, (struct test_levels){0});
-    CHECK_EQ(r->flights, 0u);
-    test_reactor_free(r);
-}
-
-/* Ours: a peer that is gone gives all loans back. */
-TEST_EACH(zerocopy_comes_back_when_the_peer_resets) {
-    struct pair p = pair_make(3600000 * MS);
-    CHECK_OK(lend(p.r, p.lender, MIB / 2));
-    await_flight(&p);
-    test_close_reset(p.fd);
-    check_over(&p, -ECONNRESET, KR_WHY_ERROR);
-    p.fd = CHECK_SYS(dup(0));
-    pair_end(&p);
-}
-
-static int64_t cpu_ns(void) {
-    struct timespec ts;
-    CHECK_SYS(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts));
-    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
-}
-
-/* Ours: kr_reactor_free waits a second for a peer, and then for nobody. It sleeps meanwhile, also
- * when a kr_stop is left over: a loop without a wait would use the processor for all of that
- * second. */
-TEST_EACH(zerocopy_ends_with_the_reactor) {
-    struct pair p = pair_make(3600000 * MS);
-    CHECK_OK(lend(p.r, p.lender, MIB / 2));
-    await_flight(&p);
-    int64_t began = tap_now_ns(), used = cpu_ns();
-    kr_stop(p.r);
-    test_reactor_free(p.r);
-    CHECK_GE(tap_now_ns() - began, 1000 * MS);
-    CHECK_LT(cpu_ns() - used, 500 * MS);
-    CHECK_EQ(p.lender->closes, 1u);
-    CHECK_EQ(p.lender->why, KR_WHY_REACTOR);
-    CHECK_EQ(p.lender->returned, 1u);
-    test_close(p.fd);
-}
-
-static unsigned entered;
-
-static int counting_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
-                          unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
-    entered++;
-    return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
-}
-
-static void stop_on_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
-                          enum kr_why why) {
-    kr_stop(r);
-    on_close(r, conn, user, error, why);
-}
-
-static const struct kr_conn_ops stopping_ops = {.on_data = on_data, .on_close = stop_on_close};
-
-static void not_drained(struct kr_reactor *r, void *user, unsigned remaining) {
-    (void)r;
-    (void)user;
-    (void)remaining;
-    FAIL("a drain has ended");
-}
-
-/* Ours: while kr_reactor_free waits it sleeps, also after a kr_stop that ended no run, after one from a
- * callback, and in a drain that has told nobody yet. */
-TEST_EACH(zerocopy_free_sleeps_after_a_stop) {
-    struct kr__kernel kernel = kr__linux;
-    kernel.enter = counting_enter;
-    struct pair p = pair_on(&kernel, 3600000 * MS);
-    int fds[2];
-    CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds));
-    struct lender other = {0};
-    CHECK_OK(kr_conn_adopt(p.r, NULL, fds[0], NULL, &stopping_ops, &other));
-    CHECK_OK(lend(p.r, p.lender, MIB / 2));
-    await_flight(&p);
-    kr_stop(p.r);
-    CHECK_OK(kr_drain(p.r, 3600000 * MS, not_drained, NULL));
-    entered = 0;
-    test_reactor_free(p.r);
-    CHECK_LT(entered, 100u);
-    CHECK_EQ(p.lender->closes, 1u);
-    CHECK_EQ(other.closes, 1u);
-    test_close(p.fd);
-    test_close(fds[1]);
-}
-
-static bool losing;
-
-static int losing_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
-                        unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
-    return losing ? -EBADR : kr__linux.enter(k, ring, submit, wait_for, flags, arg);
-}
-
-/* Ours: from a kernel that has lost completions, notifications among them, the loans come back
- * once. */
-TEST_EACH(zerocopy_comes_back_when_completions_are_lost) {
-    struct kr__kernel kernel = kr__linux;
-    kernel.enter = losing_enter;
-    struct pair p = pair_on(&kernel, 3600000 * MS);
-    CHECK_OK(lend(p.r, p.lender, MIB / 2));
-    await_flight(&p);
-    CHECK_OK(lend(p.r, p.lender, 8 * MIB));
-    CHECK_OK(lend(p.r, p.lender, 10));
-    losing = true;
-    CHECK_ERR(kr_step(p.r, 0), EBADR);
-    test_reactor_free(p.r);
-    CHECK_EQ(p.lender->closes, 1u);
-    CHECK_EQ(p.lender->returned, 3u);
-    test_close(p.fd);
-}
-
-/* Ours: a forked child gives nothing back, and has no leak. */
-TEST_EACH(zerocopy_does_not_come_back_in_a_forked_child) {
-    struct pair p = pair_make(30000 * MS);
-    CHECK_OK(lend(p.r, p.lender, MIB / 2));
-    await_flight(&p);
-    CHECK_OK(lend(p.r, p.lender, 8 * MIB));
-    test_step(p.r, "a send that parks");
-    pid_t child = CHECK_SYS(fork());
-    if (child == 0) {
-        unsigned returned = p.lender->returned;
-        test_reactor_free(p.r);
-        CHECK_EQ(p.lender->returned, returned);
-        _exit(0);
-    }
-    int status;
-    CHECK_SYS(waitpid(child, &status, 0));
-    CHECK_EQ(status, 0);
-    check_stream(&p, 0, MIB / 2 + 8 * MIB);
-    TEST_UNTIL(p.r, p.lender->returned == 2);
-    pair_end(&p);
-}
-
-static struct kr_released given;
-
-static void on_released(struct kr_reactor *r, kr_conn conn, void *user,
-                        const struct kr_released *what) {
-    (void)r;
-    (void)conn;
-    (void)user;
-    given = *what;
-}
-
-static struct pair pair_for_release(int64_t flush_ns) {
-    struct kr_listen_opts opts = zero_opts(flush_ns);
-    opts.conn.keep_fd = !tap_has_caps(KR__CAP_FD_INSTALL);
-    given = (struct kr_released){.error = 1, .fd = -1};
-    return pair_of(&kr__linux, &opts);
-}
-
-/* Ours: a connection is given back when the kernel refers to none of its loans any more. */
-TEST_EACH(zerocopy_lands_before_a_release) {
-    struct pair p = pair_for_release(30000 * MS);
-    CHECK_OK(lend(p.r, p.lender, MIB / 2));
-    await_flight(&p);
-    CHECK_OK(kr_conn_release(p.r, p.lender->conn, on_released, NULL));
-    for (int i = 0; i < 3; i++)
-        test_step(p.r, "a release that is to wait");
-    CHECK_EQ(given.error, 1);
-    check_stream(&p, 0, MIB / 2);
-    TEST_UNTIL(p.r, given.error != 1);
-    CHECK_EQ(given.error, 0);
-    CHECK_EQ(given.unsent_size, 0u);
-    CHECK_EQ(p.lender->returned, 1u);
-    test_close(given.fd);
-    check_over(&p, 0, KR_WHY_RELEASED);
-    pair_end(&p);
-}
-
-/* Ours: it is not given back if that takes longer than flush_ns, and then it goes on. */
-TEST_EACH(zerocopy_holds_up_a_release_no_longer_than_a_close) {
-    struct pair p = pair_for_release(50 * MS);
-    CHECK_OK(lend(p.r, p.lender, MIB / 2));
-    await_flight(&p);
-    CHECK_OK(kr_conn_release(p.r, p.lender->conn, on_released, NULL));
-    TEST_UNTIL(p.r, given.error != 1);
-    CHECK_EQ(given.error, -ETIMEDOUT);
-    CHECK_EQ(given.fd, -1);
-    CHECK_OK(copy(p.r, p.lender, 1000));
-    check_stream(&p, 0, MIB / 2 + 1000);
-    TEST_UNTIL(p.r, p.lender->returned == 1);
-    CHECK_EQ(p.lender->closes, 0u);
     pair_end(&p);
 }
 

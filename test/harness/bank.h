@@ -3,6 +3,7 @@
 #define TEST_BANK_H
 
 #include "base/mem.h"
+#include "harness/tap.h"
 
 #include <stdlib.h>
 
@@ -20,8 +21,7 @@ static inline void *bank_alloc(void *ctx, size_t size) {
 }
 
 static inline void bank_free(void *ctx, void *memory, size_t size) {
-    (void)ctx;
-    (void)size;
+    UNUSED(ctx, size);
     free(memory);
 }
 

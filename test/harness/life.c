@@ -63,8 +63,7 @@ size_t house_data(struct kr_reactor *r, kr_conn conn, void *user, const void *da
 
 size_t house_keep_all(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                       size_t size) {
-    (void)data;
-    (void)size;
+    UNUSED(data, size);
     life_happens(r, conn, user, DATA);
     return 0;
 }
@@ -135,8 +134,7 @@ int house_open_stalled(struct kr_reactor *r, uint16_t port) {
     TEST_UNTIL(r, house.count == before + 1);
     house.greeting = 0;
     kr_conn conn = house.lives[before].conn;
-    for (unsigned idle = 0; idle < 5;)
-        idle = test_step(r, "the send to stall") == 0 ? idle + 1 : 0;
+    test_settle(r);
     CHECK_GT(kr_conn_queued(r, conn), 0u);
     return fd;
 }

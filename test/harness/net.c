@@ -20,6 +20,32 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* ---- defaults ---- */
+
+struct kr_config test_config(void) {
+    struct kr_config config;
+    kr_config_init(&config);
+    return config;
+}
+
+struct kr_conn_opts test_conn_opts(void) {
+    struct kr_conn_opts opts;
+    kr_conn_opts_init(&opts);
+    return opts;
+}
+
+struct kr_listen_opts test_listen_opts(void) {
+    struct kr_listen_opts opts;
+    kr_listen_opts_init(&opts);
+    return opts;
+}
+
+struct kr_connect_opts test_connect_opts(void) {
+    struct kr_connect_opts opts;
+    kr_connect_opts_init(&opts);
+    return opts;
+}
+
 /* ---- the counting allocator ---- */
 
 /* One reactor's memory. */
@@ -258,6 +284,11 @@ void test_rest(struct kr_reactor *r, struct test_levels levels) {
         test_step(r, what);
 }
 
+void test_reactor_end(struct kr_reactor *r, struct test_levels levels) {
+    test_rest(r, levels);
+    test_reactor_free(r);
+}
+
 unsigned test_unsure(const struct kr_reactor *r) {
     unsigned count = 0;
     int64_t soon = kr__time_add(r->kernel->clock(r->kernel), KR__LOOK_NS);
@@ -274,6 +305,11 @@ int test_step(struct kr_reactor *r, const char *for_what) {
     if (tap_remaining_ns() == 0)
         FAIL("still waiting for %s", for_what);
     return CHECK_OK(kr_step(r, 1000000));
+}
+
+void test_settle(struct kr_reactor *r) {
+    for (unsigned quiet = 0; quiet < 5;)
+        quiet = test_step(r, "nothing to do") == 0 ? quiet + 1 : 0;
 }
 
 struct test_thread {
@@ -391,6 +427,18 @@ int test_connect_sized(uint16_t port, int send_size, int recv_size) {
 
 int test_connect(uint16_t port) {
     return test_connect_sized(port, 0, 0);
+}
+
+struct kr_addr test_loopback(uint16_t port) {
+    struct kr_addr addr;
+    CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", port));
+    return addr;
+}
+
+int test_connect_addr(const struct kr_addr *addr, int flags) {
+    int fd = CHECK_SYS(socket(addr->u.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC | flags, 0));
+    CHECK_SYS(connect(fd, &addr->u.sa, addr->size));
+    return fd;
 }
 
 int test_connect_begin(uint16_t port) {
@@ -512,6 +560,35 @@ void test_pattern_check(const void *data, size_t size, uint64_t seed, uint64_t o
 static size_t piece_of(uint64_t left, size_t piece, size_t room) {
     size_t size = piece && piece < room ? piece : room;
     return left < size ? (size_t)left : size;
+}
+
+static char *room_for(size_t size) {
+    char *bytes = malloc(size);
+    CHECK(bytes != NULL);
+    return bytes;
+}
+
+void test_send_pattern(struct kr_reactor *r, int fd, size_t size, uint64_t seed, uint64_t offset) {
+    char *bytes = room_for(size);
+    test_pattern(bytes, size, seed, offset);
+    test_send(r, fd, bytes, size);
+    free(bytes);
+}
+
+void test_recv_pattern(struct kr_reactor *r, int fd, size_t size, uint64_t seed, uint64_t offset) {
+    char *bytes = room_for(size);
+    test_recv(r, fd, bytes, size);
+    test_pattern_check(bytes, size, seed, offset);
+    free(bytes);
+}
+
+int test_queue_pattern(struct kr_reactor *r, kr_conn conn, size_t size, uint64_t seed,
+                       uint64_t offset) {
+    char *bytes = room_for(size);
+    test_pattern(bytes, size, seed, offset);
+    int rc = kr_conn_send(r, conn, bytes, size);
+    free(bytes);
+    return rc;
 }
 
 bool test_echo_move(struct test_echo *echo) {

@@ -14,6 +14,18 @@
 
 #include <kreactor.h>
 
+/* Times, in ns. */
+#define MS INT64_C(1000000)
+#define SECOND (1000 * MS)
+#define HOUR (3600 * 1000 * MS)
+
+/* ---- defaults, to be changed ---- */
+
+struct kr_config test_config(void);
+struct kr_conn_opts test_conn_opts(void);
+struct kr_listen_opts test_listen_opts(void);
+struct kr_connect_opts test_connect_opts(void);
+
 /* ---- the reactor ---- */
 
 /* A reactor as `config` says (NULL: defaults), with the variant's task-run mode and
@@ -54,6 +66,9 @@ struct test_levels {
 };
 void test_rest(struct kr_reactor *r, struct test_levels levels);
 
+/* The same, and frees it (test_reactor_free). */
+void test_reactor_end(struct kr_reactor *r, struct test_levels levels);
+
 /* How many connections the reactor will have a second look at (core/conn_time.c): it is not quiet
  * before. */
 unsigned test_unsure(const struct kr_reactor *r);
@@ -61,6 +76,9 @@ unsigned test_unsure(const struct kr_reactor *r);
 /* One turn, which waits no longer than 1 ms, so that the case can look at its clients; fails the
  * case at its deadline, saying what it waited `for_what`. Returns kr_step's count. */
 int test_step(struct kr_reactor *r, const char *for_what);
+
+/* Turns until five turns in a row have had nothing to do. */
+void test_settle(struct kr_reactor *r);
 
 /* Turns until the condition holds. */
 #define TEST_UNTIL(r_, cond_)                                                                      \
@@ -91,10 +109,15 @@ unsigned test_threads(void);
 uint16_t test_listen(struct kr_reactor *r, kr_listener *ret, const struct kr_listen_opts *opts,
                      const struct kr_conn_ops *ops, void *user);
 
+struct kr_addr test_loopback(uint16_t port); /* 127.0.0.1 */
+
 /* A connected, nonblocking client. Needs room in the backlog, but no turn of the reactor. The
  * sizes are SO_SNDBUF and SO_RCVBUF, 0 = the system's. */
 int test_connect(uint16_t port);
 int test_connect_sized(uint16_t port, int send_size, int recv_size);
+
+/* One of whatever address, with SOCK_NONBLOCK or 0. */
+int test_connect_addr(const struct kr_addr *addr, int flags);
 
 /* A client that may still be connecting, for when the backlog may be full. */
 int test_connect_begin(uint16_t port);
@@ -115,6 +138,14 @@ long test_recv_some(int fd, void *data, size_t size);
 void test_send(struct kr_reactor *r, int fd, const void *data, size_t size);
 void test_recv(struct kr_reactor *r, int fd, void *data, size_t size);
 
+/* What comes next is the text, a string literal. */
+#define CHECK_RECV(r_, fd_, text_)                                                                 \
+    do {                                                                                           \
+        char got_[sizeof(text_) - 1];                                                              \
+        test_recv((r_), (fd_), got_, sizeof got_);                                                 \
+        CHECK_MEM_EQ(got_, (text_), sizeof got_);                                                  \
+    } while (0)
+
 /* Reads on to the end and says which: 0 for FIN, ECONNRESET for RST. Bytes that come are counted
  * in *got (NULL ok). */
 int test_recv_end(struct kr_reactor *r, int fd, size_t *got);
@@ -126,6 +157,13 @@ void test_pattern(void *to, size_t size, uint64_t seed, uint64_t offset);
 
 /* Fails the case at the first byte that is not the stream's, saying where. */
 void test_pattern_check(const void *data, size_t size, uint64_t seed, uint64_t offset);
+
+/* Sends, receives and checks, or queues at the connection (kr_conn_send's result), `size` bytes of
+ * stream `seed` from `offset` on. */
+void test_send_pattern(struct kr_reactor *r, int fd, size_t size, uint64_t seed, uint64_t offset);
+void test_recv_pattern(struct kr_reactor *r, int fd, size_t size, uint64_t seed, uint64_t offset);
+int test_queue_pattern(struct kr_reactor *r, kr_conn conn, size_t size, uint64_t seed,
+                       uint64_t offset);
 
 /* A client of an echo: sends `total` bytes of stream `seed` in pieces of at most `piece`, and
  * checks that just these come back. Zeroed and filled by its user; test_echo_move does what goes

@@ -144,6 +144,18 @@ __attribute__((noreturn)) void tap_exit_child(int status);
 /* How many descriptors this process has open. */
 int tap_fd_count(void);
 
+#define COUNT(table_) (sizeof(table_) / sizeof *(table_))
+
+/* What a callback is given and does not look at, up to five. */
+#define UNUSED(...)                                                                                \
+    UNUSED_PICK(__VA_ARGS__, UNUSED_5, UNUSED_4, UNUSED_3, UNUSED_2, UNUSED_1)(__VA_ARGS__)
+#define UNUSED_PICK(a_, b_, c_, d_, e_, name_, ...) name_
+#define UNUSED_1(a_) (void)(a_)
+#define UNUSED_2(a_, ...) (void)(a_), UNUSED_1(__VA_ARGS__)
+#define UNUSED_3(a_, ...) (void)(a_), UNUSED_2(__VA_ARGS__)
+#define UNUSED_4(a_, ...) (void)(a_), UNUSED_3(__VA_ARGS__)
+#define UNUSED_5(a_, ...) (void)(a_), UNUSED_4(__VA_ARGS__)
+
 #define CHECK(cond_)                                                                               \
     do {                                                                                           \
         if (!(cond_))                                                                              \

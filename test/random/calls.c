@@ -10,7 +10,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MS INT64_C(1000000)
 #define PIECE 9000u
 
 /* The call, in which nothing may be called back. */

@@ -10,8 +10,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MS INT64_C(1000000)
-
 /* Every callback passes here: never within a call, one at a time. */
 static void enter(struct world *w) {
     CHECK(!w->in_call && !w->deep);
@@ -376,8 +374,7 @@ void program_listener_ends(struct kr_reactor *r, kr_listener listener, void *use
 
 void program_drained(struct kr_reactor *r, void *user, unsigned cut_off) {
     struct world *w = user;
-    (void)r;
-    (void)cut_off;
+    UNUSED(r, cut_off);
     enter(w);
     CHECK(w->draining);
     w->draining = false;
