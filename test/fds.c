@@ -43,7 +43,8 @@ long peer_give(int fd, const void *data, size_t size, const int *fds, unsigned c
         memcpy(CMSG_DATA(cmsg), fds, count * sizeof(int));
     }
     long n = sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-    CHECK(n >= 0 || errno == EAGAIN || errno == EPERM);
+    if (n < 0 && errno != EAGAIN && errno != EPERM)
+        FAIL("sendmsg: %s", strerror(errno));
     return n >= 0 ? n : errno == EPERM ? -EPERM : 0;
 }
 
