@@ -33,7 +33,7 @@ static void reactor_make(int argc, char **argv) {
             config.taskrun = KR_TASKRUN_DEFER;
     config.buf_count = peer_option(argc, argv, "--bufs", config.buf_count);
     config.buf_size = peer_option(argc, argv, "--bufsize", (unsigned)config.buf_size);
-    config.conn_max = peer_nofile() - config.file_max;
+    config.conn_max = peer_nofile() - config.listener_max;
     struct kr_failure why;
     if (kr_reactor_new(&reactor, &config, &why) == 0)
         return;

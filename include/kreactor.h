@@ -10,13 +10,13 @@
 #include <kreactor/connect.h>
 #include <kreactor/drain.h>
 #include <kreactor/dump.h>
-#include <kreactor/file.h>
+#include <kreactor/sendfile.h>
 #include <kreactor/forward.h>
 #include <kreactor/lease.h>
 #include <kreactor/listener.h>
 #include <kreactor/post.h>
 #include <kreactor/reactor.h>
-#include <kreactor/release.h>
+#include <kreactor/detach.h>
 #include <kreactor/sockopt.h>
 #include <kreactor/stats.h>
 #include <kreactor/timer.h>

@@ -68,10 +68,10 @@ static void put_owner(struct kr__dump *d, const struct kr__owner *o) {
 
 static const char *conn_state_name(unsigned state) {
     static const char *const names[] = {
-        [KR__CONN_FREE] = "free",           [KR__CONN_OPENING] = "opening",
-        [KR__CONN_OPEN] = "open",           [KR__CONN_LINGERING] = "lingering",
-        [KR__CONN_DRAINING] = "draining",   [KR__CONN_JOINING] = "joining",
-        [KR__CONN_CLOSING] = "closing",     [KR__CONN_RELEASING] = "releasing",
+        [KR__CONN_FREE] = "free",         [KR__CONN_OPENING] = "opening",
+        [KR__CONN_OPEN] = "open",         [KR__CONN_LINGERING] = "lingering",
+        [KR__CONN_FLUSHING] = "flushing", [KR__CONN_JOINING] = "joining",
+        [KR__CONN_CLOSING] = "closing",   [KR__CONN_DETACHING] = "detaching",
     };
     return names[state];
 }
@@ -87,23 +87,23 @@ static void put_conn(struct kr__dump *d, const struct kr_reactor *r, const struc
     put(d, " queued %u held %u kept %u quiet_ms %lld", c->queued, c->held, c->kept_size,
         (long long)((r->now - c->idle_from) / 1000000));
     if (c->zerocopy)
-        put(d, " flights %u", c->more->zerocopy.flights.count);
+        put(d, " zc_sends %u", c->more->zerocopy.zc_sends.count);
     if (kr__heap_filed(&c->deadline.node) && c->promised)
         put(d, " due_ms %lld",
             (long long)((kr__deadline_at(&r->timers, &c->deadline) - r->now) / 1000000));
-    put_flag(d, c->deaf, "pipe-out");
-    put_flag(d, c->mute, "pipe-in");
+    put_flag(d, c->write_only, "pipe-out");
+    put_flag(d, c->read_only, "pipe-in");
     put_flag(d, c->features & KR__TAKES_FDS, "takes-fds");
     if (c->files)
         put(d, " files %u", c->more->files->count);
-    put_flag(d, c->features & KR__CONNECTING, "calling");
-    put_flag(d, c->knocks, "knocks");
+    put_flag(d, c->features & KR__CONNECTING, "connecting");
+    put_flag(d, c->polls_connect, "polls_connect");
     put_flag(d, c->paused, "paused");
     put_flag(d, c->blocked, "blocked");
-    put_flag(d, c->dammed, "dammed");
-    put_flag(d, c->parked, "parked");
-    put_flag(d, c->trying, "trying");
-    put_flag(d, c->greedy, "greedy");
+    put_flag(d, c->peer_full, "peer_full");
+    put_flag(d, c->starved, "starved");
+    put_flag(d, c->may_try, "may_try");
+    put_flag(d, c->over_share, "over_share");
     put_flag(d, c->forwarding, "forwarding");
     put_flag(d, c->features & KR__PAIRED, "paired");
     put_flag(d, c->eof, "eof");
@@ -111,8 +111,8 @@ static void put_conn(struct kr__dump *d, const struct kr_reactor *r, const struc
     put_flag(d, c->fin, "fin");
     put_flag(d, c->reset, "reset");
     put_flag(d, c->successor, "successor");
-    put_flag(d, c->features & KR__DETACHING, "leaving");
-    put_flag(d, c->features & KR__SETS_OPTIONS, "tuning");
+    put_flag(d, c->features & KR__DETACHING, "detaching");
+    put_flag(d, c->features & KR__SETS_OPTIONS, "sets-options");
     put_flag(d, c->more && c->more->fd >= 0, "fd");
     put_flag(d, stuck, "STUCK");
     put(d, "\n");
@@ -147,17 +147,18 @@ static void put_ring(struct kr__dump *d, const struct kr_reactor *r) {
 
 static void put_rooms(struct kr__dump *d, const struct kr_reactor *r) {
     put(d, "slots %s conns %u of %u promised %u; made %u of %u; files free %u of %u\n",
-        r->ring.plain.cells ? "plain" : "registered", r->conns.accepted,
-        r->conns.accept_max, r->conns.promised, r->slots.made.count - r->slots.made.free_count, r->slots.made.count,
+        r->ring.plain.cells ? "plain" : "registered", r->conns.accepted, r->conns.accept_max,
+        r->conns.promised, r->slots.made.count - r->slots.made.free_count, r->slots.made.count,
         r->slots.files.free_count, r->slots.files.count);
     put(d, "bufs published %u target %u free %u of %u size %zu held %llu usual %zu\n",
         r->bufs.published, r->bufs.target, r->bufs.free_count, r->bufs.count, r->bufs.size,
         (unsigned long long)r->bufs.held, r->bufs.usual);
     unsigned filed = r->timers.heap.count + r->timers.deadlines.count;
     put(d,
-        "lists dirty %u again %u parked %u trying %u showing %u; timers filed %u, next in_ns %lld\n",
-        list_count(&r->dirty), list_count(&r->again), r->line.parked, r->line.trying,
-        list_count(&r->showing), filed, filed ? (long long)(kr__timers_next(&r->timers) - r->now) : -1);
+        "lists dirty %u again %u starved %u may_try %u showing %u; timers filed %u, next in_ns %lld\n",
+        list_count(&r->dirty), list_count(&r->again), r->starve.starved, r->starve.may_try,
+        list_count(&r->showing), filed,
+        filed ? (long long)(kr__timers_next(&r->timers) - r->now) : -1);
 }
 
 void kr__dump_self(struct kr__dump *d, const struct kr_reactor *r) {
@@ -190,7 +191,8 @@ int kr_dump(const struct kr_reactor *r, int fd) {
         r->freeing ? " freeing" : "", r->drain.under_way ? " draining" : "");
     put_ring(&d, r);
     put_rooms(&d, r);
-    for (unsigned kind = KR__KIND_COUNT; kind-- > 0;) { /* connections, of which there are many, last */
+    for (unsigned kind = KR__KIND_COUNT;
+         kind-- > 0;) { /* connections, of which there are many, last */
         if (r->kinds[kind].dump)
             r->kinds[kind].dump(&d, r);
     }

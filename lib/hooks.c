@@ -1,10 +1,10 @@
 /* The capabilities of connections: one row each, in the order of their features. */
 #include "hooks.h"
 
-#include "core/dial.h"
+#include "core/connect.h"
+#include "core/detach.h"
 #include "core/fds.h"
 #include "core/forward.h"
-#include "core/release.h"
 #include "core/sockopt.h"
 
 const struct kr__hooks *const kr__hook_rows[KR__ROW_COUNT] = {

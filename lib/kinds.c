@@ -8,7 +8,7 @@
 /* ---- connections ---- */
 
 static void conn_waits(struct kr_reactor *r, struct kr__owner *o) {
-    kr__line_up(r, kr__owner_conn(o));
+    kr__starve_up(r, kr__owner_conn(o));
 }
 
 static struct kr__wants conn_wants(struct kr_reactor *r, struct kr__owner *o) {
@@ -76,7 +76,7 @@ const struct kr__kind_row kr__kind_rows[KR__KIND_COUNT] = {
             .due = self_due,
         },
     [KR__KIND_TIMER] = {.due = kr__timer_fire},
-    [KR__KIND_KNOCK] = {.due = kr__conn_due},
+    [KR__KIND_CONNECT] = {.due = kr__conn_due},
 };
 
 void kr__kinds_init(struct kr_reactor *r) {

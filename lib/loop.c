@@ -26,8 +26,8 @@
  * call that may run callbacks the turn looks whose it is, and ends in a child (-ECHILD). */
 #include "loop.h"
 
+#include "core/detach.h"
 #include "core/forward.h"
-#include "core/release.h"
 #include "op/op.h"
 #include "op/recv.h"
 #include "ring/tag.h"
@@ -93,7 +93,7 @@ static void let_others(struct kr_reactor *r, struct kr__owner *o) {
 /* False when the SQ was full before all was armed; otherwise the owner is off the dirty list. */
 static bool arm_owner(struct kr_reactor *r, struct kr__owner *o) {
     const struct kr__kind_row *kind = &r->kinds[o->kind];
-    if (kr__unlikely(!kr__line_empty(&r->line)) && kind->waits)
+    if (kr__unlikely(!kr__starve_empty(&r->starve)) && kind->waits)
         kind->waits(r, o);
     for (bool some = false;; some = true) {
         struct kr__wants wants = kind->wants(r, o);
@@ -151,8 +151,8 @@ static int64_t wait_time(struct kr_reactor *r, int64_t max_wait_ns) {
     int64_t due = r->freeing ? KR__NEVER : kr__timers_next(&r->timers);
     if (kr__unlikely(r->rest_until < due))
         due = r->rest_until;
-    if (kr__unlikely(r->line.retry_at < due))
-        due = r->line.retry_at;
+    if (kr__unlikely(r->starve.retry_at < due))
+        due = r->starve.retry_at;
     if (due == KR__NEVER)
         return max_wait_ns;
     r->waits_from = r->kernel->clock(r->kernel);
@@ -170,7 +170,7 @@ static int64_t may_wait(struct kr_reactor *r, int64_t max_wait_ns) {
         return 0;
     if (kr__ring_ready(&r->ring))
         return 0;
-    if (r->line.parked && kr__bufs_some(&r->bufs))
+    if (r->starve.starved && kr__bufs_some(&r->bufs))
         return 0; /* the next of the line have their turn */
     if (kr__unlikely(kr__drain_has_work(&r->drain)) && !r->freeing)
         return 0;
@@ -296,8 +296,8 @@ static unsigned reap(struct kr_reactor *r) {
     kr__mark_if(turn_cqes_spent, done >= budget && kr__ring_ready(&r->ring));
     kr__bufs_reckon(&r->bufs, kr__ring_ready(&r->ring) || kr__ring_overflown(&r->ring));
     kr__bufs_publish(&r->bufs);
-    if (kr__unlikely(!kr__line_empty(&r->line)))
-        kr__line_move(r);
+    if (kr__unlikely(!kr__starve_empty(&r->starve)))
+        kr__starve_move(r);
     kr__list_splice(&r->dirty, &r->again);
     return done;
 }
@@ -360,8 +360,8 @@ static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
     int rc = enter(r, max_wait_ns);
     if (rc < 0)
         return rc;
-    if (kr__unlikely(r->line.trying))
-        kr__line_mark(r);
+    if (kr__unlikely(r->starve.may_try))
+        kr__starve_mark(r);
     if (kr__unlikely(kr__catchup_passes(&r->catchup)))
         kr__catchup_pass(r);
     new_time(r);
@@ -376,7 +376,7 @@ static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
     if (kr__unlikely(!kr__list_empty(&r->forwards_over)))
         kr__forwards_settle(r);
     if (kr__unlikely(!kr__list_empty(&r->releases)))
-        kr__releases_settle(r);
+        kr__detach_settle(r);
     show(r);
     if (kr__unlikely(r->drain.under_way) && !r->freeing && !kr__in_child(r))
         done += kr__drain_step(r);

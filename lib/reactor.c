@@ -12,8 +12,8 @@
 #include "reactor.h"
 
 #include "core/config.h"
+#include "core/fair.h"
 #include "core/forward.h"
-#include "core/share.h"
 #include "core/zerocopy.h"
 #include "hooks.h"
 #include "kernel/probe.h"
@@ -49,11 +49,11 @@ static size_t bytes_of_bufs(const struct kr_config *c) {
 
 static size_t bytes_of_tables(const struct kr_config *c) {
     size_t conns = (size_t)c->conn_max + c->connect_max;
-    return conns * sizeof(struct kr__conn) + c->file_max * sizeof(struct kr__listener);
+    return conns * sizeof(struct kr__conn) + c->listener_max * sizeof(struct kr__listener);
 }
 
 static size_t bytes_of_plain(const struct kr_config *c) {
-    return ((size_t)c->conn_max + c->connect_max + c->file_max) * sizeof(int);
+    return ((size_t)c->conn_max + c->connect_max + c->listener_max) * sizeof(int);
 }
 
 static bool wants_plain_table(const struct kr_reactor *r) {
@@ -75,7 +75,7 @@ static int build_rooms(struct kr_reactor *r, struct kr__attempt *at) {
         const struct kr__slots_plan plan = {
             .accepted = c->conn_max,
             .made = c->connect_max,
-            .files = c->file_max,
+            .files = c->listener_max,
             .plain = wants_plain_table(r),
         };
         at->tried = plan.plain ? "the table of descriptors" : "io_uring_register of the file table";
@@ -96,7 +96,7 @@ static int build_rooms(struct kr_reactor *r, struct kr__attempt *at) {
         rc = kr__conns_init(&r->conns, r, c->conn_max, c->connect_max);
     }
     if (rc == 0)
-        rc = kr__listeners_init(&r->listeners, r, c->file_max, r->slots.files.first);
+        rc = kr__listeners_init(&r->listeners, r, c->listener_max, r->slots.files.first);
     if (rc == 0)
         kr__kinds_init(r);
     return rc;
@@ -155,8 +155,8 @@ static struct kr_reactor *build_self(const struct kr_config *config, const struc
     kr__list_init(&r->showing);
     kr__list_init(&r->forwards_over);
     kr__list_init(&r->releases);
-    kr__line_init(&r->line);
-    kr__share_init(r);
+    kr__starve_init(&r->starve);
+    kr__fair_init(r);
     kr__owner_init(&r->self, KR__KIND_SELF, r->number, KR__SLOT_SELF);
     return r;
 }
@@ -172,7 +172,7 @@ static size_t locked_bytes(const struct kr_reactor *r, const char *tried) {
 static void explain(const struct kr_reactor *r, struct kr_failure *why, struct kr__attempt *at,
                     int error) {
     at->locked = locked_bytes(r, at->tried);
-    at->files = r->config.conn_max + r->config.connect_max + r->config.file_max;
+    at->files = r->config.conn_max + r->config.connect_max + r->config.listener_max;
     kr__probe_explain(r->kernel, why, at, error);
 }
 
@@ -370,7 +370,7 @@ static void blame_the_kernel(struct kr_reactor *r) {
  * until
  * `patience`, NEVER when that is over. */
 static int64_t flight_wait(const struct kr_reactor *r, int64_t patience) {
-    if (!r->flights || patience == KR__NEVER)
+    if (!r->zc_sends || patience == KR__NEVER)
         return -1;
     int64_t left = patience - r->kernel->clock(r->kernel);
     return left > 0 ? left : 0;
@@ -378,7 +378,7 @@ static int64_t flight_wait(const struct kr_reactor *r, int64_t patience) {
 
 static void give_up_flights(struct kr_reactor *r) {
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
-        if (kr__conn_flies(c))
+        if (kr__conn_zc_pending(c))
             kr__conn_give_up(r, c);
     }
 }

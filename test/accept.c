@@ -82,7 +82,7 @@ void rest_without_conns(struct kr_reactor *r, unsigned listeners) {
 /* ---- addresses ---- */
 
 int listen_on(struct kr_reactor *r, kr_listener *ret, const char *ip, uint16_t port,
-                     const struct kr_listen_opts *opts, struct test_server *s) {
+              const struct kr_listen_opts *opts, struct test_server *s) {
     struct kr_addr addr;
     CHECK_OK(kr_addr_ip(&addr, ip, port));
     return kr_listen(r, ret, &addr, opts, &test_server_echo_ops, s);

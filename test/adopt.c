@@ -26,10 +26,8 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     test_server_close(r, conn, user, error, why);
 }
 
-static const struct kr_conn_ops ops = {.on_open = on_open,
-                                       .on_data = on_data,
-                                       .on_eof = test_server_eof_close,
-                                       .on_close = on_close};
+static const struct kr_conn_ops ops = {
+    .on_open = on_open, .on_data = on_data, .on_eof = test_server_eof_close, .on_close = on_close};
 
 static const struct kr_conn_ops ops_quiet = {.on_open = on_open,
                                              .on_data = test_server_data,

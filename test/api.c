@@ -357,10 +357,8 @@ TEST_EACH(handles_of_another_reactor_are_stale) {
     CHECK_ERR(kr_lease_return(r, other.lease), ESTALE);
     kr_lease lease;
     CHECK_ERR(kr_lease_take(r, other.s.conn, "x", 1, &lease), ESTALE);
-    CHECK_ERR(kr_conn_forward(r, own.s.conn, other.s.conn, NULL, NULL, NULL),
-              ESTALE);
-    CHECK_ERR(kr_conn_forward(r, other.s.conn, own.s.conn, NULL, NULL, NULL),
-              ESTALE);
+    CHECK_ERR(kr_conn_forward(r, own.s.conn, other.s.conn, NULL, NULL, NULL), ESTALE);
+    CHECK_ERR(kr_conn_forward(r, other.s.conn, own.s.conn, NULL, NULL, NULL), ESTALE);
     check_silent(&own.s);
     check_silent(&other.s);
     estate_end(&own);

@@ -122,12 +122,12 @@ TEST_EACH(every_count_is_zero_after_all, .deadline_s = 300) {
 
 #define CROWD 2000
 
-enum state { IDLE, PAUSED, HALF_CLOSED, ECHOING, STUFFED, DRAINING };
+enum state { IDLE, PAUSED, HALF_CLOSED, ECHOING, STUFFED, FLUSHING };
 
 /* Few are given more bytes than a socket takes, since those stay in memory. */
 static enum state state_of(unsigned i) {
     if (i % 100 == 99)
-        return i % 200 == 99 ? STUFFED : DRAINING;
+        return i % 200 == 99 ? STUFFED : FLUSHING;
     return (enum state)(i % 4);
 }
 
@@ -153,18 +153,18 @@ static void swing_open(struct kr_reactor *r, kr_conn conn, void *user) {
     struct member *m = &swing.members[swing.opens];
     m->state = state_of(swing.opens++);
     CHECK_OK(kr_conn_set_user(r, conn, m));
-    if (m->state == STUFFED || m->state == DRAINING)
+    if (m->state == STUFFED || m->state == FLUSHING)
         CHECK_OK(kr_conn_send(r, conn, stuffing, sizeof stuffing));
     if (m->state == PAUSED)
         CHECK_OK(kr_conn_pause(r, conn));
-    if (m->state == DRAINING)
+    if (m->state == FLUSHING)
         CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_FLUSH));
 }
 
 static size_t swing_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
                          size_t size) {
     struct member *m = user;
-    CHECK(m->state != PAUSED && m->state != DRAINING);
+    CHECK(m->state != PAUSED && m->state != FLUSHING);
     return m->state == ECHOING && kr_conn_send(r, conn, data, size) == 0 ? size : 0;
 }
 
@@ -218,7 +218,7 @@ TEST_EACH(free_with_thousands_in_every_state, .deadline_s = 40) {
         const struct member *m = &swing.members[i];
         CHECK_EQ(m->closes, 1u);
         CHECK_EQ(m->error, 0);
-        CHECK_EQ(m->why, m->state == DRAINING ? KR_WHY_LOCAL : KR_WHY_REACTOR);
+        CHECK_EQ(m->why, m->state == FLUSHING ? KR_WHY_LOCAL : KR_WHY_REACTOR);
         int end = test_recv_end(NULL, fds[i], NULL);
         CHECK(end == 0 || end == ECONNRESET);
         test_close(fds[i]);

@@ -34,8 +34,7 @@ void life_open(struct kr_reactor *r, kr_conn conn, void *user) {
     life->opened_at = kr_now(r);
 }
 
-size_t life_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                        size_t size) {
+size_t life_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
     (void)r;
     struct life *life = user;
     check_alive(life, conn);
@@ -77,12 +76,12 @@ const struct kr_conn_ops life_ops = {
     .on_open = life_open,
     .on_data = life_data,
     .on_eof = life_eof,
-    .on_drain = life_drain,
+    .on_writable = life_drain,
     .on_close = life_close,
 };
 
 void dial_as(struct kr_reactor *r, struct life *life, const struct kr_addr *addr,
-                    const struct kr_connect_opts *opts) {
+             const struct kr_connect_opts *opts) {
     *life = (struct life){.in_call = true};
     CHECK_OK(kr_connect(r, &life->conn, addr, opts, &life_ops, life));
     life->in_call = false;

@@ -35,10 +35,10 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
 }
 
 const struct kr_conn_ops ops = {.on_open = test_server_open,
-                                       .on_data = test_server_data,
-                                       .on_eof = test_server_eof,
-                                       .on_timeout = on_timeout,
-                                       .on_close = on_close};
+                                .on_data = test_server_data,
+                                .on_eof = test_server_eof,
+                                .on_timeout = on_timeout,
+                                .on_close = on_close};
 
 const struct kr_conn_ops ops_without_timeout = {.on_open = test_server_open,
                                                 .on_data = test_server_data,
@@ -52,7 +52,7 @@ struct kr_listen_opts no_deadlines(void) {
 }
 
 void begin_on(struct test_server *s, const struct kr__kernel *kernel, const struct kr_conn_ops *of,
-                     const struct kr_listen_opts *opts) {
+              const struct kr_listen_opts *opts) {
     s->r = test_reactor_on(kernel, NULL);
     s->recv_size = 4096;
     test_server_begin(s, opts, of);

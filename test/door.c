@@ -329,7 +329,7 @@ struct kr_config small_config(struct door *d) {
     config.cq_entries = 64;
     config.conn_max = 16;
     config.connect_max = 4;
-    config.file_max = 4;
+    config.listener_max = 4;
     config.buf_count = 8;
     config.buf_size = 512;
     config.alloc = &d->alloc;

@@ -193,7 +193,7 @@ TEST_EACH(dump_tells_what_holds_a_connection_up) {
     CHECK_OK(kr_conn_close(r, crowd.conns[1], KR_CLOSE_FLUSH));
     CHECK_OK(kr_conn_close(r, crowd.conns[2], KR_CLOSE_RESET));
     dump(r);
-    check_line("conn 1", " draining ");
+    check_line("conn 1", " flushing ");
     check_line("conn 2", " joining ");
     check_line("conn 2", " unwants:recv ");
     check_line("conn 2", " reset");
@@ -205,14 +205,14 @@ TEST_EACH(dump_tells_what_holds_a_connection_up) {
     CHECK_EQ(crowd.closes, 4u);
 }
 
-/* Ours: who waits for a receive buffer is told as parked. Of three peers the first has the one
+/* Ours: who waits for a receive buffer is told as starved. Of three peers the first has the one
  * buffer there is, the second finds none, and the end of the third is where one can look. */
 TEST_EACH(dump_tells_who_waits_for_a_buffer) {
     struct kr_config config = test_config();
     config.buf_count = 1;
     config.buf_size = 64;
     struct kr_reactor *r = test_reactor(&config);
-    struct crowd crowd = {.at_eof = " parked"};
+    struct crowd crowd = {.at_eof = " starved"};
     uint16_t port = test_listen(r, NULL, NULL, &crowd_ops, &crowd);
     int fds[3];
     for (unsigned i = 0; i < 3; i++) {
@@ -311,7 +311,7 @@ TEST_EACH(dump_tells_who_is_stuck) {
     CHECK_STUCK(c, queued, 1);
     CHECK_STUCK(c, blocked, true);
     CHECK_STUCK(c, half, true);
-    CHECK_STUCK(c, state, KR__CONN_DRAINING);
+    CHECK_STUCK(c, state, KR__CONN_FLUSHING);
     CHECK_STUCK(c, state, KR__CONN_LINGERING);
 
     static const char much[4 << 20];
@@ -325,7 +325,7 @@ TEST_EACH(dump_tells_who_is_stuck) {
     uint32_t inflight = c->owner.inflight;
     c->state = KR__CONN_JOINING;
     CHECK_STUCK(c, owner.inflight, 0);
-    c->state = KR__CONN_DRAINING;
+    c->state = KR__CONN_FLUSHING;
     CHECK_EQ(c->owner.inflight, inflight);
     test_close(fd);
     test_reactor_free(r);

@@ -51,7 +51,7 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
 static const struct kr_conn_ops ops = {.on_open = test_server_open,
                                        .on_data = on_data,
                                        .on_eof = on_eof,
-                                       .on_drain = test_server_drain,
+                                       .on_writable = test_server_drain,
                                        .on_close = on_close};
 
 static bool is_unix(enum how how) {
@@ -121,7 +121,7 @@ static void end(void) {
 }
 
 /* Ours: with more than send_high queued, and reading stopped for that, the answer is shown, and then
- * the connection ends with the error of the send. Sends are refused in between. on_drain tells who
+ * the connection ends with the error of the send. Sends are refused in between. on_writable tells who
  * waits for room. */
 TEST_EACH(early_answer_is_shown) {
     for (enum how how = 0; how < HOWS; how++) {
@@ -304,7 +304,7 @@ TEST_EACH(early_reset_behind_kept_bytes) {
 /* Ours: one that is being released has nothing to hand over then: the error would be lost with it.
  * What has come is shown. */
 static void given_back(struct kr_reactor *r, kr_conn conn, void *user,
-                       const struct kr_released *what) {
+                       const struct kr_detached *what) {
     UNUSED(r, conn, user);
     CHECK(of_the_peer(what->error) || what->fd >= 0);
     CHECK_EQ(what->open, what->fd < 0);
@@ -330,7 +330,7 @@ TEST_EACH(early_end_of_one_that_is_being_released) {
             CHECK_OK(kr_conn_send(s.r, s.conn, "hello", 5));
             CHECK_OK(kr_step(s.r, 0));
         }
-        int rc = kr_conn_release(s.r, s.conn, given_back, NULL);
+        int rc = kr_conn_detach(s.r, s.conn, given_back, NULL);
         CHECK(rc == 0 || rc == -EPIPE);
         if (rc < 0)
             CHECK_OK(kr_conn_resume(s.r, s.conn));

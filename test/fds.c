@@ -134,15 +134,15 @@ static void on_fds(struct kr_reactor *r, kr_conn conn, void *user, const int *fd
 }
 
 const struct kr_conn_ops ops = {.on_open = on_open,
-                                       .on_data = on_data,
-                                       .on_eof = on_eof,
-                                       .on_close = on_close,
-                                       .on_fds = on_fds};
+                                .on_data = on_data,
+                                .on_eof = on_eof,
+                                .on_close = on_close,
+                                .on_fds = on_fds};
 const struct kr_conn_ops deaf_ops = {
     .on_open = on_open, .on_data = on_data, .on_eof = on_eof, .on_close = on_close};
 
 void adopt(struct kr_reactor *r, struct end *e, int fd, unsigned recv_fds,
-                  const struct kr_conn_ops *how) {
+           const struct kr_conn_ops *how) {
     struct kr_conn_opts opts = test_conn_opts();
     opts.recv_fds = recv_fds;
     opts.flush_ns = INT64_C(50000000);

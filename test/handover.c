@@ -283,10 +283,10 @@ TEST_EACH(handover_refuses_what_does_not_listen) {
     test_reactor_free(r);
 }
 
-/* Ours: file_max bounds these as well. */
+/* Ours: listener_max bounds these as well. */
 TEST_EACH(handover_is_bounded_by_file_max) {
     struct kr_config config = test_config();
-    config.file_max = 2;
+    config.listener_max = 2;
     struct kr_reactor *r = test_reactor(&config);
     struct kr_addr addr = test_loopback(0);
     int fd = parents_socket(&addr, SOCK_STREAM, 8);

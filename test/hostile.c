@@ -15,8 +15,7 @@ void guests_open(struct kr_reactor *r, kr_conn conn, void *user) {
     g->conns[g->opens++ % CONNS_MOST] = conn;
 }
 
-void guests_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
-                         enum kr_why why) {
+void guests_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
     UNUSED(r, conn);
     struct guests *g = user;
     g->closes++;
@@ -25,8 +24,7 @@ void guests_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
     g->aborts += error == -ECONNABORTED;
 }
 
-size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                        size_t size) {
+size_t echo_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
     (void)user;
     size_t used = 0;
     while (used < size && kr_conn_queued(r, conn) <= SEND_HIGH) {
@@ -119,7 +117,7 @@ static void town_rest(struct town *t) {
 }
 
 struct kr_reactor *town_reactor(const struct kr__kernel *kernel, unsigned buf_count,
-                                       size_t buf_size) {
+                                size_t buf_size) {
     tap_need_descriptors(4096);
     struct kr_config config = test_config();
     config.conn_max = 3000;
@@ -129,7 +127,7 @@ struct kr_reactor *town_reactor(const struct kr__kernel *kernel, unsigned buf_co
 }
 
 void town_open(struct town *t, struct kr_reactor *r, const struct kr_listen_opts *opts,
-                      const struct kr_conn_ops *ops) {
+               const struct kr_conn_ops *ops) {
     *t = (struct town){.r = r, .fds = tap_fd_count()};
     struct kr_listen_opts friendly = echo_opts();
     uint16_t port = test_listen(r, &t->friends_listener, &friendly, &echo_ops, &t->friends);
@@ -213,7 +211,7 @@ static void trickle(struct town *t, const int *fds, unsigned index) {
 static bool all_receive(const struct town *t, unsigned count) {
     for (unsigned i = 0; i < count; i++) {
         const struct kr__conn *c = kr__conn_find(t->r, t->others.conns[i]);
-        if (c->parked || c->trying || !(c->owner.armed & KR__VERBS_THAT_RECEIVE))
+        if (c->starved || c->may_try || !(c->owner.armed & KR__VERBS_THAT_RECEIVE))
             return false;
     }
     return true;

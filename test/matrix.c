@@ -128,8 +128,7 @@ uint64_t stolen(const struct world *w, enum kr__verb verb, uint32_t slot) {
     return 0;
 }
 
-void complete(struct world *w, enum kr__verb verb, uint32_t slot, int32_t res,
-                     uint32_t flags) {
+void complete(struct world *w, enum kr__verb verb, uint32_t slot, int32_t res, uint32_t flags) {
     uint64_t user_data = stolen(w, verb, slot);
     CHECK_NE(user_data, 0u);
     if (!(flags & MORE))
@@ -172,8 +171,7 @@ void world_eof(struct kr_reactor *r, kr_conn conn, void *user) {
     ((struct world *)user)->eofs++;
 }
 
-void world_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
-                        enum kr_why why) {
+void world_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
     UNUSED(r, conn);
     struct world *w = user;
     w->closes++;
@@ -229,7 +227,7 @@ struct world *world_begin_with(enum accepting accepting, uint32_t steal, unsigne
     config.sq_entries = 32;
     config.cq_entries = 128;
     config.conn_max = accepting == BY_MULTISHOT ? 256 : 8;
-    config.file_max = 4;
+    config.listener_max = 4;
     config.buf_count = bufs;
     config.buf_size = 512;
     w->r = test_reactor_on(&w->kernel, &config);

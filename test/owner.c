@@ -258,14 +258,14 @@ void small_config(struct kr_config *config) {
     config->sq_entries = 8;
     config->cq_entries = 16;
     config->conn_max = 16;
-    config->file_max = 4;
+    config->listener_max = 4;
     config->buf_count = 4;
     config->buf_size = 4096;
     config->post_max = 16;
 }
 
 struct kr_reactor *variant_reactor(const struct kr_config *config,
-                                          const struct kr__kernel *kernel) {
+                                   const struct kr__kernel *kernel) {
     struct kr_config own = *config;
     own.taskrun = (enum kr_taskrun)tap_variant()->mode;
     struct kr_reactor *r;

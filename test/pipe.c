@@ -7,8 +7,7 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     s->opens++;
 }
 
-size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                      size_t size) {
+size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
     struct seen *s = user;
     UNUSED(r, conn);
     CHECK(s->opens == 1 && !s->eofs && !s->closes);
@@ -25,7 +24,7 @@ static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
     CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_FLUSH));
 }
 
-static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
+static void on_writable(struct kr_reactor *r, kr_conn conn, void *user) {
     UNUSED(r, conn);
     ((struct seen *)user)->drains++;
 }
@@ -39,10 +38,10 @@ void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr
 }
 
 const struct kr_conn_ops ops = {.on_open = on_open,
-                                       .on_data = on_data,
-                                       .on_eof = on_eof,
-                                       .on_drain = on_drain,
-                                       .on_close = on_close};
+                                .on_data = on_data,
+                                .on_eof = on_eof,
+                                .on_writable = on_writable,
+                                .on_close = on_close};
 
 void hush(void) {
     bool quiet = tap_variant()->caps_mask & KR__CAP_QUIET_PIPES &&
@@ -50,15 +49,14 @@ void hush(void) {
     CHECK(signal(SIGPIPE, quiet ? SIG_DFL : SIG_IGN) != SIG_ERR);
 }
 
-void adopt_fd(struct kr_reactor *r, struct seen *s, int fd,
-                     const struct kr_conn_opts *opts) {
+void adopt_fd(struct kr_reactor *r, struct seen *s, int fd, const struct kr_conn_opts *opts) {
     hush();
     *s = (struct seen){.seed = s->seed, .hesitates = s->hesitates};
     CHECK_OK(kr_conn_adopt(r, &s->conn, fd, opts, &ops, s));
 }
 
 int begin(struct kr_reactor *r, struct seen *s, int end, int flags,
-                 const struct kr_conn_opts *opts) {
+          const struct kr_conn_opts *opts) {
     int ends[2], before = tap_fd_count();
     CHECK_SYS(pipe2(ends, O_CLOEXEC | flags));
     CHECK_SYS(fcntl(ends[!end], F_SETFL, O_NONBLOCK));
@@ -254,7 +252,7 @@ TEST_EACH(pipe_takes_a_file) {
     finish(r);
 }
 
-/* Ours: marks and on_drain as on a socket. */
+/* Ours: marks and on_writable as on a socket. */
 TEST_EACH(pipe_drains) {
     struct kr_reactor *r = test_reactor(NULL);
     static char bytes[1 << 20], back[1 << 20];

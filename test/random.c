@@ -111,7 +111,7 @@ static void round_begin(struct world *w) {
     config.cq_entries = 64;
     config.conn_max = 4 + (unsigned)chance_some(w, 28);
     config.connect_max = 4 + (unsigned)chance_some(w, 20);
-    config.file_max = LISTENERS + 1;
+    config.listener_max = LISTENERS + 1;
     config.buf_count = 1u << chance_number(w, 5);
     config.buf_size = 16 + (size_t)chance_some(w, 4096);
     config.post_max = (unsigned)chance_some(w, 8);

@@ -23,7 +23,7 @@ void check_why(const struct kr_failure *why, int error, enum kr_refusal refused)
 }
 
 void check_refused(const struct kr_config *config, int error, enum kr_refusal refused,
-                          struct kr_failure *why) {
+                   struct kr_failure *why) {
     struct kr_reactor *r = NULL;
     memset(why, 'x', sizeof *why);
     CHECK_ERR(test_reactor_try(&r, config, why), error);
@@ -67,7 +67,7 @@ TEST_EACH(defaults_work_under_nofile_1024) {
 }
 
 /* Ours: the default table takes what fits under the limit, however low, and is refused only below
- * file_max. */
+ * listener_max. */
 TEST_EACH(default_table_fits_a_low_nofile) {
     soft_limit(RLIMIT_NOFILE, 80);
     check_works(NULL);
@@ -97,7 +97,7 @@ TEST_EACH(no_descriptor_left) {
     struct kr_failure why;
     struct kr_config config = test_config();
     config.conn_max = 8;
-    config.file_max = 4;
+    config.listener_max = 4;
     soft_limit(RLIMIT_NOFILE, 64);
     int fds[64], count = 0, fd;
     while ((fd = dup(0)) >= 0)

@@ -64,7 +64,7 @@ static const struct kr__conn *conn_of(const struct inn *inn, const struct guest 
 }
 
 static bool is_greedy(const struct inn *inn, const struct guest *g) {
-    return conn_of(inn, g)->greedy;
+    return conn_of(inn, g)->over_share;
 }
 
 /* All that its socket takes. */
@@ -130,7 +130,7 @@ TEST_EACH(share_has_no_limit_for_who_is_alone) {
     inn_close(inn);
 }
 
-/* Ours: nor does one who was modest in the turn before count as somebody beside itself. */
+/* Ours: nor does one who was within_share in the turn before count as somebody beside itself. */
 TEST_EACH(share_counts_nobody_beside_himself) {
     struct inn *inn = inn_open(NULL);
     uint64_t most = 0;

@@ -229,7 +229,7 @@ static void told(struct kr_reactor *r, kr_conn conn, void *user, int error) {
 }
 
 static void look_and_close(struct kr_reactor *r, kr_conn conn, void *user,
-                           const struct kr_released *what) {
+                           const struct kr_detached *what) {
     UNUSED(r, conn);
     struct living *l = user;
     CHECK_EQ(what->error, 0);
@@ -245,7 +245,7 @@ static void living_look(struct living *l) {
         living_end(l);
         return;
     }
-    CHECK_OK(kr_conn_release(l->r, l->conn, look_and_close, l));
+    CHECK_OK(kr_conn_detach(l->r, l->conn, look_and_close, l));
     TEST_UNTIL(l->r, l->closes == 1);
     test_close(l->fd);
     test_reactor_end(l->r, (struct test_levels){.listeners = 1});

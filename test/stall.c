@@ -57,8 +57,7 @@ void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     crowd.conns[crowd.opens++] = conn;
 }
 
-size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                      size_t size) {
+size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
     UNUSED(r, conn, data);
     crowd.bytes += size;
     unsigned i = (unsigned)((kr_conn *)user - crowd.conns);
@@ -128,7 +127,8 @@ const struct kr__conn *conn_at(unsigned i) {
 }
 
 static bool is_at_work(const struct kr_reactor *r) {
-    return !kr__list_empty(&r->dirty) || !kr__line_empty(&r->line) || kr__ring_pending(&r->ring);
+    return !kr__list_empty(&r->dirty) || !kr__starve_empty(&r->starve) ||
+           kr__ring_pending(&r->ring);
 }
 
 void crowd_turns(void) {

@@ -57,7 +57,7 @@ static void check_quiet(struct kr_reactor *r) {
     struct kr_stats after = test_stats(r);
     CHECK_EQ(after.sqes, before.sqes);
     CHECK_EQ(after.cqes, before.cqes);
-    CHECK_EQ(after.starved_parks, before.starved_parks);
+    CHECK_EQ(after.starved_waits, before.starved_waits);
     CHECK_LE(after.enters - before.enters, 2 * (after.turns - before.turns));
 }
 
@@ -107,7 +107,7 @@ TEST_EACH(starve_sq_of_1_goes_round) {
     struct test_echo busy = {.fd = test_connect(port), .seed = 1, .total = 16000};
     TEST_UNTIL(r, test_stats(r).conns == 1);
     test_echo_move(&busy);
-    TEST_UNTIL(r, test_stats(r).starved_parks > 0);
+    TEST_UNTIL(r, test_stats(r).starved_waits > 0);
     struct test_echo other = {.fd = test_connect(port), .seed = 2, .total = 100};
     uint64_t turns = test_stats(r).turns;
     while (move_all(&other, 1) > 0)
@@ -219,7 +219,7 @@ TEST_EACH(starve_waiting_connections_get_their_turn) {
         }
         TEST_UNTIL(r, test_stats(r).bytes_in == CROWD * sizeof bytes);
         CHECK_GE(turns.shows, CROWD * 20);
-        CHECK_GT(test_stats(r).starved_parks, 0u);
+        CHECK_GT(test_stats(r).starved_waits, 0u);
         tap_note("%u buffers: %u shows, worst distance %u", count, turns.shows, turns.worst);
         CHECK_LE(turns.worst, CROWD + CROWD / 8 + count);
         test_rest(r, (struct test_levels){.conns = CROWD, .listeners = 1});

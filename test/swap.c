@@ -99,7 +99,7 @@ static void new_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
 static const struct kr_conn_ops new_ops = {.on_open = new_open,
                                            .on_data = new_data,
                                            .on_eof = new_eof,
-                                           .on_drain = new_drain,
+                                           .on_writable = new_drain,
                                            .on_close = new_close};
 
 static void finish(struct kr_reactor *r, struct stage *s, int fd) {
@@ -185,7 +185,7 @@ TEST_EACH(swap_of_a_paused_connection_waits) {
     finish(r, &s, fd);
 }
 
-/* Ours: on_drain for what the old ones queued runs for the new ones, who send after them in
+/* Ours: on_writable for what the old ones queued runs for the new ones, who send after them in
  * order. */
 TEST_EACH(swap_keeps_the_queue) {
     static struct stage s;

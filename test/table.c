@@ -22,7 +22,7 @@ static struct kr_reactor *reactor_with(enum kr_table table, unsigned conn_max) {
     config.table = table;
     config.conn_max = conn_max;
     config.connect_max = 4;
-    config.file_max = 4;
+    config.listener_max = 4;
     config.buf_count = 16;
     config.buf_size = 4096;
     struct kr_reactor *r = test_reactor(&config);
@@ -292,7 +292,7 @@ TEST_EACH(made_and_adopted_connections) {
 }
 
 static void released(struct kr_reactor *r, kr_conn conn, void *user,
-                     const struct kr_released *what) {
+                     const struct kr_detached *what) {
     UNUSED(r, conn);
     CHECK_EQ(what->error, 0);
     *(int *)user = what->fd;
@@ -305,10 +305,10 @@ TEST_EACH(released_from_a_plain_table) {
     struct kr_reactor *r = reactor_with(KR_TABLE_PLAIN, 64);
     int fd = house_open_one(r, test_listen(r, NULL, NULL, &house_ops, &house));
     int fds = tap_fd_count(), gone = -1;
-    CHECK_OK(kr_conn_release(r, house.lives[0].conn, released, &gone));
+    CHECK_OK(kr_conn_detach(r, house.lives[0].conn, released, &gone));
     house.lives[0].closing = true;
     TEST_UNTIL(r, house.lives[0].events[CLOSE] == 1);
-    CHECK_EQ(house.lives[0].why, KR_WHY_RELEASED);
+    CHECK_EQ(house.lives[0].why, KR_WHY_DETACHED);
     CHECK_EQ(tap_fd_count(), fds);
     CHECK_EQ(CHECK_SYS(fcntl(gone, F_GETFD)), FD_CLOEXEC);
     CHECK_EQ(write(gone, "hello", 5), 5);
@@ -356,7 +356,7 @@ TEST(registered_table_of_an_old_kernel_refuses) {
     CHECK_OK(kr__reactor_new(&r, &config, NULL, &kr__linux, KR__CAPS_6_1));
     int fd = house_open_one(r, test_listen(r, NULL, NULL, &house_ops, &house));
     kr_conn conn = house.lives[0].conn;
-    CHECK_ERR(kr_conn_release(r, conn, released, NULL), EOPNOTSUPP);
+    CHECK_ERR(kr_conn_detach(r, conn, released, NULL), EOPNOTSUPP);
     CHECK_ERR(kr_conn_sockopt(r, conn, KR_SOCKOPT_NO_DELAY, 1, answered, NULL), EOPNOTSUPP);
     test_send(r, fd, "abc", 3);
     TEST_UNTIL(r, house.lives[0].bytes == 3);
@@ -406,7 +406,7 @@ TEST_EACH(table_longer_than_the_limit_is_refused) {
         config.table = table;
         config.conn_max = 60;
         config.connect_max = 37;
-        config.file_max = 4;
+        config.listener_max = 4;
         struct kr_reactor *r;
         struct kr_failure why;
         CHECK_ERR(test_reactor_try(&r, &config, &why), EMFILE);

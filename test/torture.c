@@ -68,8 +68,7 @@ void world_open(struct kr_reactor *r, kr_conn conn, void *user) {
     w->conn = conn;
 }
 
-void world_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
-                        enum kr_why why) {
+void world_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr_why why) {
     UNUSED(r, conn, why);
     struct world *w = user;
     w->closes++;
@@ -98,8 +97,7 @@ bool sent(struct kr_reactor *r, kr_conn conn, const struct world *w, int rc) {
     return false;
 }
 
-size_t data_echo(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                        size_t size) {
+size_t data_echo(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
     int rc = kr_conn_send(r, conn, data, size);
     if (rc == -ENOBUFS)
         return 0;
@@ -110,7 +108,7 @@ size_t data_echo(struct kr_reactor *r, kr_conn conn, void *user, const void *dat
 const struct kr_conn_ops echo_ops = {
     .on_open = world_open,
     .on_data = data_echo,
-    .on_drain = world_drain,
+    .on_writable = world_drain,
     .on_close = world_close,
 };
 
@@ -120,8 +118,7 @@ struct kr_listen_opts small_opts(void) {
     return opts;
 }
 
-bool listens(struct world *w, const struct kr_listen_opts *opts,
-                    const struct kr_conn_ops *ops) {
+bool listens(struct world *w, const struct kr_listen_opts *opts, const struct kr_conn_ops *ops) {
     struct kr_listen_opts defaults = small_opts();
     struct kr_addr addr = test_loopback(0);
     if (!good(w, kr_listen(w->r, &w->listener, &addr, opts ? opts : &defaults, ops, w)))
@@ -257,7 +254,7 @@ struct kr_config small_config(void) {
     config.sq_entries = 32;
     config.cq_entries = 128;
     config.conn_max = 16;
-    config.file_max = 8;
+    config.listener_max = 8;
     config.buf_count = 16;
     config.buf_size = 2048;
     return config;

@@ -30,7 +30,7 @@ struct kr_listen_opts default_opts(void) {
 }
 
 kr_listener listen_at(struct kr_reactor *r, const struct kr_addr *addr,
-                             const struct kr_listen_opts *opts, struct test_server *s) {
+                      const struct kr_listen_opts *opts, struct test_server *s) {
     struct kr_listen_opts defaults = default_opts();
     kr_listener listener;
     CHECK_OK(kr_listen(r, &listener, addr, opts ? opts : &defaults, &test_server_echo_eof_ops, s));

@@ -87,7 +87,7 @@ static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
 }
 
 /* The answer is nearly sent: whose peer has ended is closed behind it. */
-static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
+static void on_writable(struct kr_reactor *r, kr_conn conn, void *user) {
     if (((struct house *)user)->eofs)
         CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_FLUSH));
 }
@@ -99,8 +99,10 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     h->error = error ? error : h->error;
 }
 
-static const struct kr_conn_ops answers = {.on_open = on_open, .on_data = on_data,
-                                           .on_eof = on_eof, .on_drain = on_drain,
+static const struct kr_conn_ops answers = {.on_open = on_open,
+                                           .on_data = on_data,
+                                           .on_eof = on_eof,
+                                           .on_writable = on_writable,
                                            .on_close = on_close};
 static const struct kr_conn_ops serves = {.on_open = on_open, .on_data = on_data,
                                           .on_close = on_close};

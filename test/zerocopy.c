@@ -45,7 +45,7 @@ void pair_end(struct pair *p) {
     test_close(p->fd);
     TEST_UNTIL(p->r, p->lender->closes == 1);
     test_rest(p->r, (struct test_levels){.listeners = 1});
-    CHECK_EQ(p->r->flights, 0u);
+    CHECK_EQ(p->r->zc_sends, 0u);
     test_reactor_free(p->r);
 }
 
@@ -57,7 +57,7 @@ void await_flight(struct pair *p) {
     TEST_UNTIL(p->r, kr_conn_queued(p->r, p->lender->conn) == 0);
     for (int i = 0; i < 3; i++)
         test_step(p->r, "a notification that is not due");
-    CHECK(kr__conn_flies(conn_of(p)));
+    CHECK(kr__conn_zc_pending(conn_of(p)));
     CHECK_LT(p->lender->returned, p->lender->lent);
 }
 
@@ -141,7 +141,7 @@ TEST_EACH(zerocopy_comes_back_when_the_peer_has_read) {
     await_flight(&p);
     check_stream(&p, 0, 800000);
     TEST_UNTIL(p.r, p.lender->returned == 4);
-    CHECK_EQ(p.r->flights, 0u);
+    CHECK_EQ(p.r->zc_sends, 0u);
     pair_end(&p);
 }
 
@@ -254,7 +254,7 @@ TEST_EACH(zerocopy_is_dumped) {
     while ((n = read(ends[1], text + size, sizeof text - 1 - size)) > 0)
         size += (size_t)n;
     char want[32];
-    snprintf(want, sizeof want, " flights %u", conn_of(&p)->more->zerocopy.flights.count);
+    snprintf(want, sizeof want, " zc_sends %u", conn_of(&p)->more->zerocopy.zc_sends.count);
     if (!strstr(text, want))
         FAIL("the dump does not say \"%s\": %s", want, text);
     test_close(ends[0]);
@@ -311,7 +311,7 @@ TEST_EACH(zerocopy_has_a_bound) {
         CHECK_OK(lend(p.r, p.lender, 10));
         TEST_UNTIL(p.r, kr_conn_queued(p.r, p.lender->conn) == 0);
     }
-    CHECK_EQ(conn_of(&p)->more->zerocopy.flights.count, KR__FLIGHTS_MAX);
+    CHECK_EQ(conn_of(&p)->more->zerocopy.zc_sends.count, KR__FLIGHTS_MAX);
     check_stream(&p, 0, p.lender->queued);
     TEST_UNTIL(p.r, p.lender->returned == loans);
     pair_end(&p);

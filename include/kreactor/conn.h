@@ -82,10 +82,10 @@ struct kr_conn_ops {
     void (*on_eof)(struct kr_reactor *r, kr_conn conn, void *user);
 
     /* The queue is down to send_low bytes or fewer, after it was above send_high or after a send
-     * returned -ENOBUFS. on_drain runs once for each such rise. The library knows no other marks: a
-     * program that has a mark of its own below send_high gets no on_drain for that mark; let it set
+     * returned -ENOBUFS. on_writable runs once for each such rise. The library knows no other marks: a
+     * program that has a mark of its own below send_high gets no on_writable for that mark; let it set
      * send_high to the mark instead. */
-    void (*on_drain)(struct kr_reactor *r, kr_conn conn, void *user);
+    void (*on_writable)(struct kr_reactor *r, kr_conn conn, void *user);
 
     /* The deadline `which` has passed: KR_DEADLINE_IDLE, KR_DEADLINE_READ or KR_DEADLINE_LIFE. It
      * counts anew from this call, unless the callback closes the connection. The other deadlines go
@@ -100,7 +100,7 @@ struct kr_conn_ops {
      * A send may fail because the peer has closed or reset the connection, although bytes that the
      * peer sent before are still unread. A peer that answers early does that (HTTP 413, an SMTP
      * refusal). The library then does this:
-     *   1. It drops the queue. kr_conn_send and its relatives return -EPIPE. on_drain runs once if
+     *   1. It drops the queue. kr_conn_send and its relatives return -EPIPE. on_writable runs once if
      *      the queue had stopped reading.
      *   2. It receives and shows the bytes that the peer has sent. on_eof follows if the peer has
      *      ended its side; after a reset on_eof does not run.
@@ -192,7 +192,7 @@ struct kr_conn_opts {
     unsigned mark;            /* SO_MARK, any value; without CAP_NET_ADMIN: -EPERM. Default 0 */
 
     /* Bytes queued to a peer. Reading stops when more than `send_high` are queued. It goes on, and
-     * on_drain runs, when `send_low` or fewer are. kr_conn_send refuses bytes that would make the
+     * on_writable runs, when `send_low` or fewer are. kr_conn_send refuses bytes that would make the
      * queue larger than `send_cap`; one call cannot take more than `send_cap` either.
      * send_low <= send_high <= send_cap <= 2^31 - 1. 0 selects 64 KiB, 256 KiB and 16 MiB, or as
      * much as the fields that were given leave room for; `send_low` is then a quarter of
@@ -297,7 +297,7 @@ KR_API int kr_conn_opts_check(const struct kr_conn_opts *opts, struct kr_failure
  * -EPIPE.
  *
  * Errors, with nothing queued:
- *   -ENOBUFS   the queue would be larger than send_cap. Reading stops, and on_drain runs when the
+ *   -ENOBUFS   the queue would be larger than send_cap. Reading stops, and on_writable runs when the
  *              queue is down to send_low.
  *   -EMSGSIZE  `size` alone is larger than send_cap, so that there will never be room.
  *   -EPIPE     the connection is being closed, whichever side began that, or released; or
@@ -412,7 +412,7 @@ KR_API int kr_conn_shutdown(struct kr_reactor *r, kr_conn conn);
 /* Ends the connection in the manner `how` (enum kr_close). on_close runs in a later turn, when the
  * kernel refers to nothing of the connection any more. Until then no other callback of its struct
  * kr_conn_ops runs. Callbacks that it still owes (kr_release_fn, kr_file_fn, kr_sockopt_fn,
- * kr_forward_fn, kr_released_fn) run before on_close.
+ * kr_forward_fn, kr_detached_fn) run before on_close.
  *
  * A connection that is being closed may be closed again in a harder manner (LINGER, FLUSH, NOW,
  * RESET, in this order). A softer manner changes nothing and returns 0.

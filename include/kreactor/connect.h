@@ -105,7 +105,7 @@ KR_API int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *
  * kr_conn_local). The connection counts against connect_max (reactor.h).
  *
  * Options. The library takes back socket options that would harm a reactor. That affects all
- * processes that share the socket, and lasts after kr_conn_release:
+ * processes that share the socket, and lasts after kr_conn_detach:
  *   SO_LINGER                  closing would wait, or reset. It is taken back again before the
  *                              close (kernel >= 6.8), in case another process has set it meanwhile
  *   SO_RCVLOWAT, TCP_CORK, time stamps

@@ -88,7 +88,7 @@ typedef void kr_forward_fn(struct kr_reactor *r, kr_conn a, kr_conn b, void *use
  * that has parsed a header calls kr_conn_forward in on_data and returns the size of the header.
  *
  * While a connection's bytes are forwarded, neither its on_data nor its on_eof runs. kr_conn_swap
- * is allowed, and does not change that. on_drain runs for neither end. on_timeout and on_close run
+ * is allowed, and does not change that. on_writable runs for neither end. on_timeout and on_close run
  * as always, and idle deadlines see all traffic. Pausing an end stops the bytes that come from it.
  * Descriptors that come with the bytes (on_fds) are not forwarded but closed. Sending to an end in
  * the meantime is legal; these bytes are put between the forwarded ones.

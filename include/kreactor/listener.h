@@ -118,7 +118,7 @@ KR_API int kr_listen_opts_check(const struct kr_listen_opts *opts, struct kr_fai
  * Errors, with nothing begun:
  *   -EINVAL      also: `addr` is of no known family, or `ops` is not a table that kr_conn_swap
  *                would take
- *   -ENOSPC      file_max files are in use
+ *   -ENOSPC      listener_max files are in use
  *   -ENOMEM
  *   -ESHUTDOWN   a kr_drain is under way, or kr_reactor_free has begun
  *   -EPERM       also: another file was put in the place of the socket's before its unix_mode was

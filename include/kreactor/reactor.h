@@ -75,13 +75,13 @@ struct kr_config {
     /* Accepted connections at a time, at least 1. At this limit listeners pause and clients wait in
      * the backlog; no client is dropped. Default 0, see below.
      *
-     * The table of all connections and files has conn_max + connect_max + file_max entries, at most
+     * The table of all connections and files has conn_max + connect_max + listener_max entries, at most
      * 1048576. It must fit RLIMIT_NOFILE (soft), although the entries of a registered table are no
      * descriptors. The entries of a plain table are descriptors. They share the limit with the
      * other descriptors of the process and, with keep_fd, one more for each connection. When no
      * descriptor is left, accepts wait, and kr_connect returns -EMFILE.
      *
-     * The default is what connect_max and file_max leave of RLIMIT_NOFILE, less a spare for the
+     * The default is what connect_max and listener_max leave of RLIMIT_NOFILE, less a spare for the
      * rest of the process, and at most 16384. The spare is a 16th of RLIMIT_NOFILE, at most 1024
      * and at most half of what is left. */
     unsigned conn_max;
@@ -91,13 +91,13 @@ struct kr_config {
      * cannot share theirs. Accepting does not look at this: a proxy that makes a connection for
      * each one it accepts sets both to the same number, or kr_connect answers -ENOSPC for some that
      * it has accepted. A worker whose connections are all handed to it has conn_max 1 and this
-     * as high as it needs. Default: a quarter of the room that the limit and file_max leave, or
+     * as high as it needs. Default: a quarter of the room that the limit and listener_max leave, or
      * what conn_max leaves of that room if it is less; at most 1024. */
     unsigned connect_max;
 
     /* Listeners and other files of the library's own, 1 to 65536. Default 64. The default does not
      * shrink with RLIMIT_NOFILE: under a limit of less than about 100 it has to be lowered. */
-    unsigned file_max;
+    unsigned listener_max;
 
     enum kr_table table; /* default KR_TABLE_AUTO */
 

@@ -36,7 +36,7 @@ struct kr_stats {
      * buf_count buffers as were in use at a time lately, so that they stay in the cache, and more
      * when connections have waited. So this rises when a burst begins; only where it keeps rising
      * is buf_count too small. */
-    uint64_t starved_parks;
+    uint64_t starved_waits;
     uint64_t bufs_out;       /* now: references to receive buffers that sends and leases hold */
     uint64_t sends_out;      /* now: send records in queues, or about to be released */
     /* now: memory blocks in use: by queues, kept bytes, and for what few connections have; and the

@@ -97,7 +97,7 @@ enum kr_why {
     KR_WHY_CONNECT = 6,
     /* reading a file failed, so the connection was reset; error is -ENODATA, -EIO ... */
     KR_WHY_FILE = 7,
-    KR_WHY_RELEASED = 8, /* kr_conn_release gave it back as a descriptor; error is 0 */
+    KR_WHY_DETACHED = 8, /* kr_conn_detach gave it back as a descriptor; error is 0 */
 };
 
 /* How kr_conn_close ends a connection, from the softest manner to the hardest. */

@@ -18,7 +18,8 @@ enum kr__kind {
     KR__KIND_TIMER = 3,
     KR__KIND_SELF = 4,
     KR__KIND_LEASE = 5,
-    KR__KIND_KNOCK = 6, /* of no handle: a time at which a connection knocks (core/dial.c) */
+    KR__KIND_CONNECT =
+        6, /* of no handle: a time at which connect(2) is tried again (core/connect.c) */
     KR__KIND_COUNT,
 };
 

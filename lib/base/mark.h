@@ -45,12 +45,12 @@
     /* core/conn.c */                                                                              \
     X(blocked, sim)                                                                                \
     X(reset_for_flights, sim)                                                                      \
-    X(drained_before_the_end, sim)                                                                 \
-    X(draining_lost, sim)                                                                          \
+    X(flushed_before_the_end, sim)                                                                 \
+    X(flush_lost, sim)                                                                             \
     X(reset_while_closing, sim)                                                                    \
     /* core/conn_error.c */                                                                        \
     X(broken_while_stopped, early)                                                                 \
-    X(broken_while_released, early)                                                                \
+    X(broken_while_detached, early)                                                                \
     /* core/conn_time.c */                                                                         \
     X(deadline_moved, sim)                                                                         \
     X(not_read_yet, stall)                                                                         \
@@ -65,14 +65,14 @@
     X(arrival_refused, sim)                                                                        \
     X(successor, slot)                                                                             \
     X(abandoned, sim)                                                                              \
-    /* core/dial.c */                                                                              \
-    X(dial_answered_too_late, connect)                                                             \
-    X(dial_stands_flushing, connect)                                                               \
-    X(dial_overdue, connect)                                                                       \
-    X(knocked_again, connect)                                                                      \
+    /* core/connect.c */                                                                           \
+    X(connect_answered_too_late, connect)                                                          \
+    X(connect_established_flushing, connect)                                                       \
+    X(connect_overdue, connect)                                                                    \
+    X(connect_tried_again, connect)                                                                \
     X(pipe_opened_anew, workers)                                                                   \
-    /* core/line.c */                                                                              \
-    X(parked, sim)                                                                                 \
+    /* core/starve.c */                                                                            \
+    X(starved, sim)                                                                                \
     X(gave_way, sim)                                                                               \
     X(tried_in_vain, sim)                                                                          \
     X(still_under_cancel, sim)                                                                     \
@@ -81,7 +81,7 @@
     X(passed_the_line, sim)                                                                        \
     /* core/listener.c */                                                                          \
     X(arrival_left, door)                                                                          \
-    /* core/listener_room.c */                                                                     \
+    /* core/quota.c */                                                                             \
     X(room_short, sim)                                                                             \
     X(batch_fell, sim)                                                                             \
     X(batch_full, accept)                                                                          \
@@ -91,12 +91,12 @@
     X(accept_backoff, sim)                                                                         \
     X(accept_backoff_again, sim)                                                                   \
     X(accept_failed_for_good, matrix)                                                              \
-    /* core/listener_end.c */                                                                      \
+    /* core/backlog.c */                                                                           \
     X(listener_drain_overdue, sim)                                                                 \
     /* core/reactor.h */                                                                           \
     X(own_share_reached, sim)                                                                      \
     X(share_of_all_reached, sim)                                                                   \
-    /* core/share.c */                                                                             \
+    /* core/fair.c */                                                                              \
     X(share_exceeded, sim)                                                                         \
     X(share_kept_again, sim)                                                                       \
     /* core/timers.c */                                                                            \
@@ -111,7 +111,7 @@
     X(forward_shuts_down, sim)                                                                     \
     X(forward_limit, forward)                                                                      \
     X(forward_refused, sim)                                                                        \
-    X(forward_dammed, sim)                                                                         \
+    X(forward_peer_full, sim)                                                                      \
     X(forward_cut, sim)                                                                            \
     X(forward_one_sided, sim)                                                                      \
     X(forward_after_the_end, forward)                                                              \
@@ -129,11 +129,11 @@
     X(drain_cuts_off, sim)                                                                         \
     X(drain_leaves_a_pair, drain)                                                                  \
     X(drain_walks_again, sim)                                                                      \
-    /* core/release.c */                                                                           \
-    X(release_refused, sim)                                                                        \
+    /* core/detach.c */                                                                            \
+    X(detach_refused, sim)                                                                         \
     X(exported_too_late, matrix)                                                                   \
-    X(release_keeps, sim)                                                                          \
-    X(release_overdue, zerocopy)                                                                   \
+    X(detach_keeps, sim)                                                                           \
+    X(detach_overdue, zerocopy)                                                                    \
     /* core/sockopt.c */                                                                           \
     X(sockopt_refused, sock)                                                                       \
     X(sockopt_cancelled, sock)                                                                     \
@@ -148,13 +148,13 @@
     X(read_short, sim)                                                                             \
     X(read_in_vain, sim)                                                                           \
     X(read_here, sim)                                                                              \
-    X(read_by_a_worker, file)                                                                      \
+    X(read_by_a_worker, sendfile)                                                                  \
     X(read_failed, sim)                                                                            \
     X(file_too_short, sim)                                                                         \
     X(file_end_met, sim)                                                                           \
     /* op/recv.c */                                                                                \
     X(kept_closed_up, sim)                                                                         \
-    X(stop_left_over, zerocopy)                                                                        \
+    X(stop_left_over, zerocopy)                                                                    \
     X(kept_shrunk, flow)                                                                           \
     X(eof_behind_unconsumed, flow)                                                                 \
     X(kept_grown, sim)                                                                             \
@@ -198,8 +198,8 @@
     X(bufs_stuck, bufs)                                                                            \
     /* pool/files.c */                                                                             \
     X(chunk_refused, sim)                                                                          \
-    /* pool/flights.c */                                                                           \
-    X(carried_in_vain, flights)                                                                    \
+    /* pool/zc_sends.c */                                                                          \
+    X(carried_in_vain, zc_sends)                                                                   \
     X(landed_out_of_order, sim)                                                                    \
     /* pool/sends.c */                                                                             \
     X(copy_in_two_records, sim)                                                                    \

@@ -13,7 +13,7 @@ const char *kr_whyname(enum kr_why why) {
     static const char *const names[] = {
         [KR_WHY_LOCAL] = "local",     [KR_WHY_PEER] = "peer",   [KR_WHY_ERROR] = "error",
         [KR_WHY_TIMEOUT] = "timeout", [KR_WHY_LIMIT] = "limit", [KR_WHY_REACTOR] = "reactor",
-        [KR_WHY_CONNECT] = "connect", [KR_WHY_FILE] = "file",   [KR_WHY_RELEASED] = "released",
+        [KR_WHY_CONNECT] = "connect", [KR_WHY_FILE] = "file",   [KR_WHY_DETACHED] = "detached",
     };
     size_t index = (size_t)why;
     return index < sizeof names / sizeof *names ? names[index] : "?";

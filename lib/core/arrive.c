@@ -18,7 +18,7 @@ static void conn_inherit(struct kr_reactor *r, struct kr__conn *c, const struct 
     c->ops = l->ops;
     c->user = l->user;
     kr__conn_limits(r, c, kr__profile_ref(l->profile));
-    c->singly = c->local = l->bound.u.sa.sa_family == AF_UNIX;
+    c->one_shot = c->local = l->bound.u.sa.sa_family == AF_UNIX;
     c->listener = kr__owner_handle(&l->owner);
 }
 

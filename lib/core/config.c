@@ -36,7 +36,7 @@ void kr_config_init_sized(struct kr_config *config, size_t size) {
         .taskrun = KR_TASKRUN_COOP,
         .sq_entries = 512,
         .cq_entries = 4096,
-        .file_max = FILE_MAX_DEFAULT,
+        .listener_max = FILE_MAX_DEFAULT,
         .buf_count = 1024,
         .buf_size = 65536,
         .post_max = 1024,
@@ -53,9 +53,9 @@ static void or_default(unsigned *field, unsigned value) {
 }
 
 /* How many connections the descriptor limit lets the table have beside the library's own files. */
-static unsigned table_room(uint64_t limit, unsigned file_max) {
+static unsigned table_room(uint64_t limit, unsigned listener_max) {
     limit = limit < TABLE_MAX ? limit : TABLE_MAX;
-    return limit > file_max ? (unsigned)limit - file_max : 1;
+    return limit > listener_max ? (unsigned)limit - listener_max : 1;
 }
 
 /* A quarter of the room, unless the other kind, where it was asked for, leaves less. */
@@ -83,9 +83,9 @@ static void resolve(struct kr_config *c, const struct kr__kernel *k) {
     kr_config_init(&defaults);
     or_default(&c->sq_entries, defaults.sq_entries);
     or_default(&c->cq_entries, defaults.cq_entries);
-    or_default(&c->file_max, defaults.file_max);
+    or_default(&c->listener_max, defaults.listener_max);
     uint64_t limit = k->limit_nofile(k);
-    unsigned room = table_room(limit, c->file_max);
+    unsigned room = table_room(limit, c->listener_max);
     or_default(&c->connect_max, connect_max_default(room, c->conn_max));
     or_default(&c->conn_max, conn_max_default(limit, room, c->connect_max));
     or_default(&c->buf_count, defaults.buf_count);
@@ -107,8 +107,8 @@ static const char *fault_of(const struct kr_config *c) {
         return "sq_entries is above 32768";
     if (c->cq_entries > 65536)
         return "cq_entries is above 65536";
-    if (c->file_max > 65536)
-        return "file_max is above 65536";
+    if (c->listener_max > 65536)
+        return "listener_max is above 65536";
     if (c->buf_count > 32768 || (c->buf_count & (c->buf_count - 1)))
         return "buf_count is not a power of two up to 32768";
     if (c->buf_size > (size_t)1 << 20)
@@ -126,8 +126,8 @@ static const char *fault_of(const struct kr_config *c) {
 static const char *conflict_of(const struct kr_config *c) {
     if (kr__power_of_two(c->cq_entries) < kr__power_of_two(c->sq_entries))
         return "cq_entries is below sq_entries";
-    if ((uint64_t)c->conn_max + c->connect_max + c->file_max > TABLE_MAX)
-        return "conn_max, connect_max and file_max are together above 1048576";
+    if ((uint64_t)c->conn_max + c->connect_max + c->listener_max > TABLE_MAX)
+        return "conn_max, connect_max and listener_max are together above 1048576";
     return NULL;
 }
 

@@ -1,11 +1,11 @@
 /* A connection's automaton: the one decision of what is wanted, waiting for buffers, the end.
  *
- * Happy path: (OPENING ->) OPEN -> end -> (LINGERING or DRAINING) -> JOINING -> CLOSING, and then
+ * Happy path: (OPENING ->) OPEN -> end -> (LINGERING or FLUSHING) -> JOINING -> CLOSING, and then
  * core/conns.c.
  * Failure modes: a peer that reads nothing while its bytes are flushed, or does not end while we
  * linger (the flush deadline makes it NOW), or acknowledges nothing of what was sent by zero-copy
  * (the same deadline, and then a RESET, upon which the kernel lets go); a close made harder, or an
- * error, while one is under way. What may come of one that does not stand yet is in core/dial.c. */
+ * error, while one is under way. What may come of one that does not stand yet is in core/connect.c. */
 #include "core/hooks.h"
 #include "core/zerocopy.h"
 #include "pool/files.h"
@@ -33,7 +33,8 @@ static uint32_t verbs_of_queue(const struct kr__conn *c) {
 }
 
 /* What brings it on to send what it has, and then to end its side. */
-static inline uint32_t verbs_of_sending(const struct kr_reactor *r, const struct kr__conn *c, bool ends) {
+static inline uint32_t verbs_of_sending(const struct kr_reactor *r, const struct kr__conn *c,
+                                        bool ends) {
     uint32_t end = ends && !c->fin ? KR__SET(shutdown) : 0;
     uint32_t desired = c->queued ? verbs_of_queue(c) : end;
     return kr__likely(!c->features) ? desired : kr__hooks_send(r, c, desired);
@@ -49,7 +50,7 @@ static uint32_t verb_of_end(const struct kr__conn *c) {
 }
 
 static inline uint32_t verbs_of_receiving(const struct kr__conn *c) {
-    bool may = kr__conn_reads(c) && !c->parked && !kr__conn_curbed(c);
+    bool may = kr__conn_reads(c) && !c->starved && !kr__conn_ends_multishot(c);
     return may ? kr__conn_recv_verbs(c) : 0;
 }
 
@@ -60,16 +61,16 @@ static uint32_t verbs_of_state(const struct kr_reactor *r, const struct kr__conn
         return verbs_of_receiving(c) | verbs_of_sending(r, c, c->half);
     case KR__CONN_LINGERING:
         return verbs_of_receiving(c) | verbs_of_sending(r, c, !c->eof);
-    case KR__CONN_DRAINING:
+    case KR__CONN_FLUSHING:
         return verbs_of_sending(r, c, false);
     case KR__CONN_JOINING:
-        return c->reset && kr__conn_flies(c) && !(c->owner.armed & ~KR__SET(reset))
+        return c->reset && kr__conn_zc_pending(c) && !(c->owner.armed & ~KR__SET(reset))
                    ? KR__SET(reset)
                    : 0;
     case KR__CONN_CLOSING:
         return verb_of_end(c);
     case KR__CONN_OPENING:
-    case KR__CONN_RELEASING:
+    case KR__CONN_DETACHING:
     case KR__CONN_FREE:
         break;
     }
@@ -103,21 +104,21 @@ void kr__conn_show_later(struct kr_reactor *r, struct kr__conn *c) {
     bool something = c->kept_size || kr__conn_owes_eof(c);
     if (c->state != KR__CONN_OPEN || !something || kr__conn_stopped(c))
         return;
-    kr__line_leave(r, c);
+    kr__starve_leave(r, c);
     if (!kr__link_on(&c->wait))
         kr__list_push(&r->showing, &c->wait);
 }
 
 void kr__conn_hold(struct kr_reactor *r, struct kr__conn *c) {
     c->recv_goes_on = false; /* the read deadline counts anew from the next receive */
-    kr__line_leave(r, c);
+    kr__starve_leave(r, c);
     kr__link_off(&c->wait);
 }
 
 void kr__conn_block(struct kr_reactor *r, struct kr__conn *c) {
     kr__mark(blocked);
     c->blocked = true;
-    KR__EACH_HOOK(r, c, full)
+    KR__EACH_HOOK (r, c, full)
         row->full(r, c);
     if (kr__conn_stopped(c))
         kr__conn_hold(r, c);
@@ -126,10 +127,10 @@ void kr__conn_block(struct kr_reactor *r, struct kr__conn *c) {
 void kr__conn_unblock(struct kr_reactor *r, struct kr__conn *c) {
     c->blocked = false;
     bool others = false;
-    KR__EACH_HOOK(r, c, drained)
+    KR__EACH_HOOK (r, c, drained)
         others |= row->drained(r, c);
-    if (!others && c->ops->on_drain)
-        c->ops->on_drain(r, kr__conn_handle(c), c->user);
+    if (!others && c->ops->on_writable)
+        c->ops->on_writable(r, kr__conn_handle(c), c->user);
     kr__conn_show_later(r, c);
 }
 
@@ -156,22 +157,22 @@ static void conn_join(struct kr_reactor *r, struct kr__conn *c) {
     kr__conn_hold(r, c);
     if (c->promised)
         kr__deadline_unfile(&r->timers, &c->deadline);
-    KR__EACH_HOOK(r, c, joins)
+    KR__EACH_HOOK (r, c, joins)
         row->joins(r, c);
     leave_fd(r, c);
-    c->reset = c->reset || c->cuts;
+    c->reset = c->reset || c->resets_after;
     c->state = c->owner.inflight ? KR__CONN_JOINING : KR__CONN_CLOSING;
-    if (kr__conn_flies(c))
+    if (kr__conn_zc_pending(c))
         kr__conn_count(r, c, KR_DEADLINE_FLUSH);
     kr__conn_dirty(r, c);
 }
 
 static void conn_flush(struct kr_reactor *r, struct kr__conn *c, enum kr__conn_state state) {
-    kr__mark(drained_before_the_end);
+    kr__mark(flushed_before_the_end);
     kr__conn_hold(r, c);
     c->state = (uint8_t)state;
     bool bounded = false;
-    KR__EACH_HOOK(r, c, flushes)
+    KR__EACH_HOOK (r, c, flushes)
         bounded |= row->flushes(r, c);
     if (!bounded)
         kr__conn_count(r, c, KR_DEADLINE_FLUSH);
@@ -184,24 +185,24 @@ static enum kr__conn_state state_of_end(const struct kr__conn *c, enum kr_close 
     bool nothing_to_say = c->features & KR__CONNECTING && !c->queued;
     if (how == KR_CLOSE_LINGER && !c->eof && !nothing_to_say)
         return KR__CONN_LINGERING;
-    bool unsent = c->queued || kr__conn_flies(c);
-    return how <= KR_CLOSE_FLUSH && unsent ? KR__CONN_DRAINING : KR__CONN_JOINING;
+    bool unsent = c->queued || kr__conn_zc_pending(c);
+    return how <= KR_CLOSE_FLUSH && unsent ? KR__CONN_FLUSHING : KR__CONN_JOINING;
 }
 
 void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, int error,
                   enum kr_why why) {
-    kr__mark_if(draining_lost, kr__conn_flushes(c) && error);
-    KR__EACH_HOOK(r, c, closes)
+    kr__mark_if(flush_lost, kr__conn_flushes(c) && error);
+    KR__EACH_HOOK (r, c, closes)
         row->closes(r, c, error);
     if (!c->broken && (c->state < KR__CONN_LINGERING || (kr__conn_flushes(c) && error))) {
         c->error = (int16_t)error;
         c->why = (uint8_t)why;
     }
-    if (how == KR_CLOSE_RESET && c->why != KR_WHY_RELEASED && !(c->owner.armed & KR__SET(close))) {
+    if (how == KR_CLOSE_RESET && c->why != KR_WHY_DETACHED && !(c->owner.armed & KR__SET(close))) {
         c->reset = true;
         kr__conn_dirty(r, c);
     }
-    kr__mark_if(reset_while_closing, c->state > KR__CONN_DRAINING && c->reset);
+    kr__mark_if(reset_while_closing, c->state > KR__CONN_FLUSHING && c->reset);
     enum kr__conn_state state = state_of_end(c, how);
     if (state <= c->state) /* as hard already */
         return;
@@ -212,8 +213,8 @@ void kr__conn_end(struct kr_reactor *r, struct kr__conn *c, enum kr_close how, i
 }
 
 static bool is_flushed(const struct kr__conn *c) {
-    bool sent = !c->queued && !(c->owner.armed & KR__VERBS_THAT_SEND) && !kr__conn_flies(c);
-    return sent && (c->state == KR__CONN_DRAINING || (c->state == KR__CONN_LINGERING && c->eof));
+    bool sent = !c->queued && !(c->owner.armed & KR__VERBS_THAT_SEND) && !kr__conn_zc_pending(c);
+    return sent && (c->state == KR__CONN_FLUSHING || (c->state == KR__CONN_LINGERING && c->eof));
 }
 
 /* What flew has landed, and its deadline is no more. */
@@ -230,7 +231,7 @@ __attribute__((noinline)) static void settle_end(struct kr_reactor *r, struct kr
     else if (c->state == KR__CONN_JOINING && c->owner.inflight == 0)
         conn_joined(r, c);
     else
-        KR__EACH_HOOK(r, c, settles)
+        KR__EACH_HOOK (r, c, settles)
             row->settles(r, c);
 }
 
@@ -244,7 +245,7 @@ void kr__conn_settle(struct kr_reactor *r, struct kr__conn *c) {
 
 /* By the first capability that says so; for one that waits for any. */
 static bool hook_moves(const struct kr_reactor *r, const struct kr__conn *c) {
-    KR__EACH_HOOK(r, c, moves)
+    KR__EACH_HOOK (r, c, moves)
         return row->moves(r, c);
     return false;
 }
@@ -252,7 +253,7 @@ static bool hook_moves(const struct kr_reactor *r, const struct kr__conn *c) {
 /* Its receive, or the poll in front of it, is in flight, or will be after a while. In its turn at the
  * buffers it is the receive. */
 static bool receives(const struct kr__conn *c) {
-    if (c->trying)
+    if (c->may_try)
         return c->owner.armed & KR__SET(recv);
     return (c->owner.armed & KR__VERBS_THAT_RECEIVE) || (c->rests && c->recv_waits);
 }
@@ -278,11 +279,11 @@ bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {
             return false;
         if (verbs_of_sending(r, c, c->half) & ~armed)
             return false;
-        if (c->parked)
+        if (c->starved)
             return !kr__bufs_some(&r->bufs);
         if (c->broken && c->eof && !kr__conn_has_unshown(r, c))
             return false;
-        if (c->dammed)
+        if (c->peer_full)
             return hook_moves(r, c);
         return c->paused || c->eof || (c->blocked && !c->forwarding) ||
                receives(c);
@@ -290,13 +291,13 @@ bool kr__conn_moves(const struct kr_reactor *r, const struct kr__conn *c) {
         if (!(c->queued ? kr__conn_queue_moves(r, c)
                         : c->fin || c->eof || (armed & KR__SET(shutdown))))
             return false;
-        if (!c->eof && !(c->parked ? !kr__bufs_some(&r->bufs) : receives(c)))
+        if (!c->eof && !(c->starved ? !kr__bufs_some(&r->bufs) : receives(c)))
             return false;
         return kr__heap_filed(&c->deadline.node);
-    case KR__CONN_DRAINING:
-        return (c->queued ? kr__conn_queue_moves(r, c) : kr__conn_flies(c)) &&
+    case KR__CONN_FLUSHING:
+        return (c->queued ? kr__conn_queue_moves(r, c) : kr__conn_zc_pending(c)) &&
                kr__heap_filed(&c->deadline.node);
-    case KR__CONN_RELEASING:
+    case KR__CONN_DETACHING:
         return hook_moves(r, c);
     case KR__CONN_JOINING:
     case KR__CONN_CLOSING:

@@ -6,10 +6,10 @@
 #include "core/owner.h"
 #include "core/profile.h"
 #include "core/timers.h"
-#include "pool/flights.h"
+#include "pool/zc_sends.h"
 
 #include <kreactor/conn.h>
-#include <kreactor/release.h>
+#include <kreactor/detach.h>
 
 #include <errno.h>
 #include <sys/uio.h>
@@ -28,17 +28,17 @@ enum kr__conn_state {
     KR__CONN_OPENING,
     /* Bytes flow. Left by closing, by an error, by a deadline. */
     KR__CONN_OPEN,
-    /* On its way out as a descriptor (core/release.c): armed requests are cancelled and joined,
+    /* On its way out as a descriptor (core/detach.c): armed requests are cancelled and joined,
      * then one is made. What is received meanwhile is kept. Left when its user has been told, to
      * CLOSING, or to OPEN if there is no descriptor; by closing; by an error. */
-    KR__CONN_RELEASING,
+    KR__CONN_DETACHING,
     /* KR_CLOSE_LINGER: sends what is queued, once it stands, then ends this side, and drops what it
      * receives. Left when the peer has ended and the queue is empty, by an error, by the flush
      * deadline, by a harder close. */
     KR__CONN_LINGERING,
     /* KR_CLOSE_FLUSH: sends what is queued, once it stands, and receives nothing. Left when the
      * queue is empty, by an error, by the flush deadline, by a harder close. */
-    KR__CONN_DRAINING,
+    KR__CONN_FLUSHING,
     /* Armed requests are cancelled and their last completions awaited; join before close, because
      * the kernel may give a closed slot to the very next accept. Left at nothing in flight. */
     KR__CONN_JOINING,
@@ -47,16 +47,16 @@ enum kr__conn_state {
     KR__CONN_CLOSING,
 };
 
-_Static_assert(KR__CONN_OPEN < KR__CONN_RELEASING && KR__CONN_RELEASING < KR__CONN_LINGERING &&
-                   KR__CONN_LINGERING < KR__CONN_DRAINING && KR__CONN_DRAINING < KR__CONN_JOINING,
+_Static_assert(KR__CONN_OPEN < KR__CONN_DETACHING && KR__CONN_DETACHING < KR__CONN_LINGERING &&
+                   KR__CONN_LINGERING < KR__CONN_FLUSHING && KR__CONN_FLUSHING < KR__CONN_JOINING,
                "a harder close leads to a later state");
 
 /* Capabilities that few connections have; the rows of their hooks are found by the bits
  * (core/hooks.h). */
-#define KR__CONNECTING (1u << 0)   /* does not stand yet (core/dial.c) */
+#define KR__CONNECTING (1u << 0)   /* does not stand yet (core/connect.c) */
 #define KR__PAIRED (1u << 1)       /* an end of a forwarding pair */
 #define KR__SETS_OPTIONS (1u << 2) /* socket options wait to be set (core/sockopt.c) */
-#define KR__DETACHING (1u << 3)    /* kr_conn_release was called, and its callback is owed */
+#define KR__DETACHING (1u << 3)    /* kr_conn_detach was called, and its callback is owed */
 /* descriptors that come with its bytes are its user's, or are to be closed (core/fds.h) */
 #define KR__TAKES_FDS (1u << 4)
 
@@ -65,17 +65,17 @@ struct kr__conn {
 
     uint8_t state; /* enum kr__conn_state */
     uint8_t why;   /* enum kr_why, for on_close */
-    uint8_t features; /* what few have: KR__CONNECTING and so on */
+    uint8_t features;   /* what few have: KR__CONNECTING and so on */
     bool announced : 1; /* its user knows it, so on_close is owed */
-    bool knocks : 1;    /* connecting: tries by itself, at its deadline, and makes no request */
+    bool polls_connect : 1; /* connecting: tries by itself, at its deadline, and makes no request */
     bool local : 1;     /* a Unix socket */
-    bool deaf : 1;      /* the writing end of a pipe: as if the peer had ended */
-    bool mute : 1;      /* the reading end of one: as if this side had */
-    bool singly : 1;    /* receives by requests of one shot only (op/recv.c) */
+    bool write_only : 1; /* the writing end of a pipe: as if the peer had ended */
+    bool read_only : 1;  /* the reading end of one: as if this side had */
+    bool one_shot : 1;   /* receives by requests of one shot only (op/recv.c) */
     bool paused : 1;    /* by the user */
     bool blocked : 1;   /* queued rose above send_high and has not come down to send_low */
-    bool parked : 1;    /* in the line for a receive buffer, and may not receive yet */
-    bool trying : 1;    /* in the line, and may receive */
+    bool starved : 1;   /* in the line for a receive buffer, and may not receive yet */
+    bool may_try : 1;   /* in the line, and may receive */
     bool eof : 1;       /* the peer ended its side */
     bool eof_told : 1;  /* on_eof was called, or is not to be */
     bool reset : 1;     /* a RESET is owed before the CLOSE */
@@ -87,13 +87,13 @@ struct kr__conn {
     /* has `more`; what it sends, and waits for, is to be looked at (core/zerocopy.h) */
     bool zerocopy : 1;
     /* not read for the pair's sake: the other's queue is full, or the pair is over */
-    bool dammed : 1;
+    bool peer_full : 1;
     bool files : 1;      /* there are files in its queue */
-    bool missed : 1;     /* a drain has passed it by, as it was leaving, or an end of a pair */
+    bool drain_missed : 1; /* a drain has passed it by, as it was leaving, or an end of a pair */
     bool lingers : 1;    /* others may have set SO_LINGER: it goes before the CLOSE */
     bool purges : 1;     /* descriptors may lie unread: they are taken before the CLOSE */
-    /* had more than its share of a turn, and receives by one shot (core/share.c) */
-    bool greedy : 1;
+    /* had more than its share of a turn, and receives by one shot (core/fair.c) */
+    bool over_share : 1;
     bool streams : 1;    /* its receive in flight, if there is one, is a multishot */
     bool recv_waits : 1; /* nothing was there to receive: first a poll (op/recv_poll.c) */
     /* the last receive met nothing, or the last poll something, and reading was not stopped since */
@@ -103,17 +103,17 @@ struct kr__conn {
     bool send_room : 1;    /* the poll before the next send had found room */
     bool send_by_wake : 1; /* that poll is a multishot */
     bool rests : 1;        /* neither sends nor polls for now (core/rest.c) */
-    bool modest : 1;     /* counted in kr_reactor.modest, */
-    bool was_modest : 1; /* and in modest_before */
-    uint8_t calm : 3;    /* how calm it has been since it was found greedy */
-    bool told : 1;       /* of the drain */
+    bool within_share : 1; /* counted in kr_reactor.within_share, */
+    bool was_within_share : 1; /* and in within_share_before */
+    uint8_t quiet_turns : 3;   /* quiet turns since it was found to be over its share */
+    bool drain_told : 1;       /* its user was told of the drain */
     bool spared : 1;     /* its flush deadline was put off once (conn_time.c) */
     bool unsure : 1;     /* a multishot has brought bytes, and may hide a reset (conn_time.c) */
     bool looks : 1;      /* it is made again for that */
     bool broken : 1;     /* sends nothing more: it ends with `error` (core/conn_error.c) */
     bool no_eof : 1;     /* what ended its stream was an error, and on_eof is not told of that */
     uint8_t turn_receives : 7; /* receives that it had in `turn`, 127 at most */
-    bool cuts : 1;       /* a reset follows the last byte of its queue */
+    bool resets_after : 1;     /* a reset follows the last byte of its queue */
     int16_t error;      /* for on_close; the kernel's reach to -4095 */
     uint16_t held;      /* receive buffers that its queue and its leases hold */
     uint16_t turn;      /* the last one, its low bits, that brought bytes */
@@ -140,7 +140,7 @@ struct kr__conn {
     uint64_t successor; /* a listener's: its accept was told before this life's CLOSE */
     void *inline_memory; /* a block, kept with the slot for its next life */
     uint32_t inline_room;
-    uint32_t turn_bytes; /* received in `turn` (core/share.c) */
+    uint32_t turn_bytes;        /* received in `turn` (core/fair.c) */
     struct kr__conn_more *more; /* a block; NULL while there is nothing to say */
 };
 /* With its place in the timers' heap, which doubles as it grows, at most 256. */
@@ -149,7 +149,7 @@ _Static_assert(sizeof(struct kr__conn) + 2 * sizeof(struct kr__heap_item) <= 256
 
 /* Sending by zero-copy. */
 struct kr__zerocopy {
-    struct kr__flights flights;
+    struct kr__zc_sends zc_sends;
     uint16_t failed; /* the last flight of which nothing was sent */
     bool off;        /* in vain here: the kernel copies all the same, or the socket cannot */
     bool refused;    /* no more memory may be locked for now */
@@ -173,8 +173,8 @@ struct kr__conn_more {
 
     struct kr__sockopts options;
 
-    /* Of kr_conn_release. */
-    kr_released_fn *released;
+    /* Of kr_conn_detach. */
+    kr_detached_fn *released;
     void *released_user;
     int refusal; /* why there is no descriptor */
 
@@ -183,7 +183,7 @@ struct kr__conn_more {
     bool adopted;         /* it stands already, and is only to be told of */
 
     int pipe_flags; /* of a pipe's reads and writes: RWF_* */
-    unsigned backoff_ms;  /* between two knocks */
+    unsigned backoff_ms;  /* between two tries to connect */
     int64_t until;        /* the deadline; KR__NEVER: none */
 };
 
@@ -304,7 +304,7 @@ void kr__conn_hold(struct kr_reactor *r, struct kr__conn *c);
 
 /* True while received bytes are to be kept rather than shown. */
 static inline bool kr__conn_stopped(const struct kr__conn *c) {
-    return c->paused || c->dammed || (c->blocked && !c->forwarding);
+    return c->paused || c->peer_full || (c->blocked && !c->forwarding);
 }
 
 /* True while the end of its stream is to be told: to its user, or to the other end of a pair, also
@@ -316,7 +316,7 @@ static inline bool kr__conn_owes_eof(const struct kr__conn *c) {
 /* True while bytes are to be received. Of a broken connection that is paused it is to be known
  * whether there are any. */
 static inline bool kr__conn_reads(const struct kr__conn *c) {
-    bool asks = c->broken && !c->dammed && !c->kept_size;
+    bool asks = c->broken && !c->peer_full && !c->kept_size;
     bool open = c->state == KR__CONN_OPEN && (!kr__conn_stopped(c) || kr__unlikely(asks));
     return (open || c->state == KR__CONN_LINGERING) && !c->eof;
 }
@@ -365,7 +365,7 @@ static inline bool kr__conn_lives(const struct kr__conn *c) {
 
 /* True while its owner has closed it, and the peer still gets what is queued. */
 static inline bool kr__conn_flushes(const struct kr__conn *c) {
-    return c->state == KR__CONN_LINGERING || c->state == KR__CONN_DRAINING;
+    return c->state == KR__CONN_LINGERING || c->state == KR__CONN_FLUSHING;
 }
 
 /* True until it only waits for what is in flight. */
@@ -375,19 +375,19 @@ static inline bool kr__conn_stays(const struct kr__conn *c) {
 
 /* True while what is received is for its user, be it shown or kept. */
 static inline bool kr__conn_keeps(const struct kr__conn *c) {
-    return c->state == KR__CONN_OPEN || c->state == KR__CONN_RELEASING;
+    return c->state == KR__CONN_OPEN || c->state == KR__CONN_DETACHING;
 }
 
 /* True of a pipe that cannot be asked not to wait: a poll comes before each read and write. Pipes
  * can since kernel 6.4, but not those with a name (fs/pipe.c: FMODE_NOWAIT; observed on 6.18). */
 static inline bool kr__pipe_polls(const struct kr__conn *c) {
-    return (c->deaf || c->mute) && !(c->more->pipe_flags & RWF_NOWAIT);
+    return (c->write_only || c->read_only) && !(c->more->pipe_flags & RWF_NOWAIT);
 }
 
 /* A read or write was refused because of RWF_NOWAIT, and is polled for from now on: false if that was
  * not why. */
 static inline bool kr__pipe_refuses(struct kr__conn *c, int error) {
-    if (error != -EOPNOTSUPP || !(c->deaf || c->mute) || kr__pipe_polls(c))
+    if (error != -EOPNOTSUPP || !(c->write_only || c->read_only) || kr__pipe_polls(c))
         return false;
     c->more->pipe_flags &= ~RWF_NOWAIT;
     return true;
@@ -407,8 +407,8 @@ static inline void kr__recv_by_wake(struct kr__conn *c) {
 }
 
 /* True while its receive is a multishot and shall not be, or shall be another. */
-static inline bool kr__conn_curbed(const struct kr__conn *c) {
-    return (c->greedy || c->looks) && c->streams && (c->owner.armed & KR__SET(recv));
+static inline bool kr__conn_ends_multishot(const struct kr__conn *c) {
+    return (c->over_share || c->looks) && c->streams && (c->owner.armed & KR__SET(recv));
 }
 
 /* True while bytes may be added to its queue. */

@@ -11,7 +11,7 @@
  * sent), after which the peer may be waiting for bytes that never come (the connection ends at
  * once); one that is being closed has nobody to show anything to (the same); one whose bytes are
  * forwarded (the way to it is over, the way from it goes on: core/forward.c); one that is being
- * released (it is not: core/release.c).
+ * released (it is not: core/detach.c).
  *
  * Relies on: what came before a FIN or RST stays in the socket, and receives take it before they
  * fail (tcp_recvmsg_locked, net/ipv4/tcp.c; unix_stream_read_generic, net/unix/af_unix.c). An error
@@ -21,7 +21,7 @@
 #include "core/hooks.h"
 
 bool kr__conn_has_unshown(const struct kr_reactor *r, const struct kr__conn *c) {
-    KR__EACH_HOOK(r, c, holds)
+    KR__EACH_HOOK (r, c, holds)
         if (row->holds(c))
             return true;
     if (kr__conn_stopped(c) || kr__link_on(&c->wait))
@@ -53,7 +53,7 @@ static void conn_break(struct kr_reactor *r, struct kr__conn *c, int error) {
     c->send_waits = false;
     c->queued = 0;
     kr__conn_queue_drop(r, c);
-    KR__EACH_HOOK(r, c, breaks)
+    KR__EACH_HOOK (r, c, breaks)
         row->breaks(r, c, error);
     kr__conn_shrank(r, c, 0); /* who waits for room is not to wait for ever */
     kr__conn_show_later(r, c);
@@ -84,9 +84,9 @@ void kr__conn_send_failed(struct kr_reactor *r, struct kr__conn *c, int error) {
 }
 
 void kr__conn_recv_failed(struct kr_reactor *r, struct kr__conn *c, int error) {
-    kr__line_leave(r, c);
+    kr__starve_leave(r, c);
     c->eof = c->no_eof = true;
-    bool waits = c->state == KR__CONN_RELEASING || kr__conn_has_unshown(r, c);
+    bool waits = c->state == KR__CONN_DETACHING || kr__conn_has_unshown(r, c);
     if (kr__conn_keeps(c) && waits)
         conn_break(r, c, error);
     else

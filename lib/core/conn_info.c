@@ -10,7 +10,7 @@ static int fd_kept(const struct kr__conn *c) {
 static int addr_ask(const struct kr_reactor *r, const struct kr__conn *c, int which,
                     struct kr_addr *ret) {
     int fd = fd_kept(c);
-    if (fd < 0 || c->deaf || c->mute) /* a pipe has none */
+    if (fd < 0 || c->write_only || c->read_only) /* a pipe has none */
         return -ENODATA;
     struct kr_addr addrs[2];
     int rc = r->kernel->sock_addrs(r->kernel, fd, &addrs[0], &addrs[1]);
@@ -82,7 +82,7 @@ int kr_conn_swap(struct kr_reactor *r, kr_conn conn, const struct kr_conn_ops *o
         return -EPIPE;
     c->ops = ops;
     c->user = user;
-    c->eof_told = c->deaf;
+    c->eof_told = c->write_only;
     kr__conn_show_later(r, c);
     return 0;
 }

@@ -14,7 +14,7 @@
  * the place comes up all are reckoned anew, and it is filed again if none has been reached. So a
  * busy connection costs the heap one operation a deadline, not a byte. What begins to apply in
  * between (a first byte queued, a receive made again) files it sooner, if it is filed for later.
- * Until a connection of kr_connect stands the place is core/dial.c's.
+ * Until a connection of kr_connect stands the place is core/connect.c's.
  *
  * The place is also for a look at sockets, on kernels where a multishot receive may keep a reset to
  * itself that came together with bytes (kernel/reset.c): when nothing has come for KR__LOOK_NS
@@ -41,7 +41,7 @@ static bool applies(const struct kr__conn *c, enum kr_deadline which) {
     case KR_DEADLINE_IDLE:
         return open;
     case KR_DEADLINE_READ:
-        return open && !kr__conn_stopped(c) && !c->parked &&
+        return open && !kr__conn_stopped(c) && !c->starved &&
                ((c->owner.armed & KR__VERBS_THAT_RECEIVE) || c->recv_goes_on);
     case KR_DEADLINE_WRITE:
         return open && c->queued;
@@ -134,8 +134,8 @@ static void look(struct kr_reactor *r, struct kr__conn *c) {
 /* Only a reset makes the kernel let go of what was sent by zero-copy and is not acknowledged. And a
  * peer that has got only a part of what was queued is told so by RST. */
 void kr__conn_give_up(struct kr_reactor *r, struct kr__conn *c) {
-    kr__mark_if(reset_for_flights, !c->queued && kr__conn_flies(c));
-    enum kr_close how = c->queued || kr__conn_flies(c) ? KR_CLOSE_RESET : KR_CLOSE_NOW;
+    kr__mark_if(reset_for_flights, !c->queued && kr__conn_zc_pending(c));
+    enum kr_close how = c->queued || kr__conn_zc_pending(c) ? KR_CLOSE_RESET : KR_CLOSE_NOW;
     kr__conn_end(r, c, how, -ETIMEDOUT, KR_WHY_TIMEOUT);
 }
 
@@ -159,7 +159,7 @@ static void timed_out(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline
 /* It is to be read from, and has not been yet: it is in the line at the receive buffers, or the
  * kernel has refused its poll. */
 static bool awaits_reading(const struct kr__conn *c) {
-    return kr__conn_reads(c) && (c->parked || c->trying || (c->rests && c->recv_waits));
+    return kr__conn_reads(c) && (c->starved || c->may_try || (c->rests && c->recv_waits));
 }
 
 /* From when an idle deadline counts instead. While a pair does not read from it, for the sake of the
@@ -167,8 +167,8 @@ static bool awaits_reading(const struct kr__conn *c) {
 static int64_t idle_since(const struct kr_reactor *r, const struct kr__conn *c) {
     if (awaits_reading(c))
         return r->now;
-    if (c->dammed)
-        KR__EACH_HOOK(r, c, idle_from)
+    if (c->peer_full)
+        KR__EACH_HOOK (r, c, idle_from)
             return row->idle_from(c);
     return c->idle_from;
 }
@@ -193,7 +193,7 @@ static bool waits_on(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline 
 }
 
 static void due_now(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline which) {
-    KR__EACH_HOOK(r, c, overdue)
+    KR__EACH_HOOK (r, c, overdue)
         if (row->overdue(r, c))
             return;
     if (!waits_on(r, c, which))
@@ -202,7 +202,7 @@ static void due_now(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline w
 
 void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d) {
     struct kr__conn *c = kr__container_of(d, struct kr__conn, deadline);
-    KR__EACH_HOOK(r, c, due)
+    KR__EACH_HOOK (r, c, due)
         if (row->due(r, c))
             return;
     struct due first = first_due(c);

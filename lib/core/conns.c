@@ -74,11 +74,11 @@ static int addrs_keep(struct kr_reactor *r, struct kr__conn *c, const struct kr_
 static void conn_release(struct kr_reactor *r, struct kr__conn *c) {
     if (r->reservation.conn == c)
         kr__reservation_drop(r);
-    KR__EACH_HOOK(r, c, drop)
+    KR__EACH_HOOK (r, c, drop)
         row->drop(r, c);
     kr__sendq_drop(&r->sends, &c->queue);
     if (c->zerocopy)
-        kr__sendq_drop(&r->sends, &c->more->zerocopy.flights.pinned);
+        kr__sendq_drop(&r->sends, &c->more->zerocopy.zc_sends.pinned);
     c->zerocopy = false;
     c->queued = c->held = 0;
     if (c->kept)
@@ -107,7 +107,7 @@ static void conn_free(struct kr_reactor *r, struct kr__conn *c) {
     r->conns.accepted -= c->owner.slot < r->conns.accept_max;
     kr__uncount(&r->stats.conns, 1);
     kr__slots_recycle(&r->slots, c->owner.slot);
-    KR__EACH_ROW(r, freed)
+    KR__EACH_ROW (r, freed)
         row->freed(r, c);
 }
 
@@ -185,7 +185,7 @@ int kr__conn_equip(struct kr_reactor *r, struct kr__conn *c, const struct kr_add
         return rc;
     c->promised = true;
     rc = conn_inline_ready(r, c, kr__conn_opts(c)->inline_size);
-    KR__EACH_ROW(r, begins)
+    KR__EACH_ROW (r, begins)
         rc = rc == 0 ? row->begins(r, c, foreign) : rc;
     return rc < 0 || !addrs ? rc : addrs_keep(r, c, addrs);
 }
@@ -194,9 +194,9 @@ int kr__conn_equip(struct kr_reactor *r, struct kr__conn *c, const struct kr_add
 static int conn_pipe(struct kr_reactor *r, struct kr__conn *c, const struct kr__conn_plan *plan) {
     if (!kr__conn_more(r, c))
         return -ENOMEM;
-    c->singly = true;
-    c->deaf = c->eof = c->eof_told = plan->pipe == KR__PIPE_WRITES;
-    c->mute = c->half = c->fin = plan->pipe == KR__PIPE_READS;
+    c->one_shot = true;
+    c->write_only = c->eof = c->eof_told = plan->pipe == KR__PIPE_WRITES;
+    c->read_only = c->half = c->fin = plan->pipe == KR__PIPE_READS;
     c->more->pipe_flags = plan->pipe_flags;
     return 0;
 }
@@ -205,7 +205,7 @@ static int conn_furnish(struct kr_reactor *r, struct kr__conn *c, const struct k
                         int fd) {
     c->ops = plan->ops;
     c->user = plan->user;
-    c->singly = c->local = plan->addrs && plan->addrs->u.sa.sa_family == AF_UNIX;
+    c->one_shot = c->local = plan->addrs && plan->addrs->u.sa.sa_family == AF_UNIX;
     kr__conn_limits(r, c, kr__profile_share(&r->profiles, plan->opts));
     int rc = c->profile ? kr__conn_equip(r, c, plan->addrs, plan->foreign) : -ENOMEM;
     if (rc == 0 && plan->pipe)
@@ -226,13 +226,13 @@ int kr__conn_make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd
         return rc;
     }
     c->announced = true;
-    c->told = r->drain.under_way; /* made for what the drain lets finish */
+    c->drain_told = r->drain.under_way; /* made for what the drain lets finish */
     *ret = c;
     return 0;
 }
 
 static void conn_tell_close(struct kr_reactor *r, struct kr__conn *c, int error, enum kr_why why) {
-    KR__EACH_HOOK(r, c, ends)
+    KR__EACH_HOOK (r, c, ends)
         row->ends(r, c, error);
     kr__count(&r->stats.closes, 1);
     if (c->ops->on_close)
@@ -243,7 +243,7 @@ static void conn_tell_close(struct kr_reactor *r, struct kr__conn *c, int error,
 static void conn_unborrow(struct kr_reactor *r, struct kr__conn *c) {
     kr__sendq_unborrow(&r->sends, &c->queue);
     if (c->zerocopy)
-        kr__sendq_unborrow(&r->sends, &c->more->zerocopy.flights.pinned);
+        kr__sendq_unborrow(&r->sends, &c->more->zerocopy.zc_sends.pinned);
     kr__sends_tell(&r->sends, r);
 }
 
@@ -267,14 +267,14 @@ void kr__conn_abandon(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 void kr__conns_audit(const struct kr_reactor *r) {
-    unsigned open = 0, parked = 0, trying = 0;
+    unsigned open = 0, starved = 0, may_try = 0;
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
         kr__assert(kr__conn_moves(r, c));
         open += c->state != KR__CONN_FREE;
-        parked += c->parked;
-        trying += c->trying;
+        starved += c->starved;
+        may_try += c->may_try;
     }
     kr__assert(open == r->conns.open);
-    kr__assert(parked == r->line.parked && trying == r->line.trying);
+    kr__assert(starved == r->starve.starved && may_try == r->starve.may_try);
     kr__assert(r->conns.accepted + r->conns.promised <= r->conns.accept_max);
 }

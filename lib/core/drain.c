@@ -21,7 +21,7 @@ void kr_drain_opts_init_sized(struct kr_drain_opts *opts, size_t size) {
 static bool is_told_later(const struct kr_reactor *r, const struct kr__conn *c) {
     bool goes_on = r->drain.opts.pairs && c->features & KR__PAIRED && !c->ops->on_shutdown;
     kr__mark_if(drain_leaves_a_pair, goes_on);
-    return c->state == KR__CONN_RELEASING || goes_on;
+    return c->state == KR__CONN_DETACHING || goes_on;
 }
 
 static bool in_background(const struct kr__conn *c) {
@@ -29,7 +29,7 @@ static bool in_background(const struct kr__conn *c) {
 }
 
 static void tell(struct kr_reactor *r, struct kr__conn *c) {
-    c->told = true;
+    c->drain_told = true;
     if (c->ops->on_shutdown)
         c->ops->on_shutdown(r, kr__conn_handle(c), c->user);
     else
@@ -43,10 +43,10 @@ static unsigned walk(struct kr_reactor *r) {
     for (unsigned left = r->config.turn_cqes; left > 0 && !d->walked && !kr__in_child(r); left--) {
         d->at = kr__conns_next(&r->conns, d->at);
         d->walked = !d->at;
-        if (d->walked || d->at->told || in_background(d->at))
+        if (d->walked || d->at->drain_told || in_background(d->at))
             continue;
-        d->at->missed = is_told_later(r, d->at);
-        if (d->at->missed || !kr__conn_lives(d->at))
+        d->at->drain_missed = is_told_later(r, d->at);
+        if (d->at->drain_missed || !kr__conn_lives(d->at))
             continue;
         tell(r, d->at);
         told++;
@@ -59,9 +59,9 @@ static unsigned walk(struct kr_reactor *r) {
 static void drain_rejoins(struct kr_reactor *r, struct kr__conn *c) {
     if (c->features & KR__PAIRED)
         return;
-    bool missed = c->missed && kr__conn_lives(c);
-    c->missed = false;
-    if (missed)
+    bool drain_missed = c->drain_missed && kr__conn_lives(c);
+    c->drain_missed = false;
+    if (drain_missed)
         tell(r, c);
 }
 

@@ -161,7 +161,7 @@ static void fds_came(struct kr_reactor *r, struct kr__conn *c, int res) {
     kr__mark_if(fds_while_closing, !kr__conn_keeps(c));
     if (!kr__conn_keeps(c)) {
         fds_close(r, f);
-    } else if (c->state == KR__CONN_RELEASING || (kr__conn_stopped(c) && !c->forwarding)) {
+    } else if (c->state == KR__CONN_DETACHING || (kr__conn_stopped(c) && !c->forwarding)) {
         kr__mark(fds_held_back);
         f->waiting = true;
     } else {
@@ -195,7 +195,7 @@ static void fds_shows(struct kr_reactor *r, struct kr__conn *c) {
         fds_tell(r, c);
 }
 
-void kr__fds_hand_over(struct kr__conn *c, struct kr_released *what) {
+void kr__fds_hand_over(struct kr__conn *c, struct kr_detached *what) {
     struct kr__fds *f = fds_of(c);
     if (!f->waiting)
         return;

@@ -39,7 +39,7 @@ extern const struct kr__hooks kr__hooks_fds;
 void kr__fds_leave(struct kr_reactor *r, const struct kr__conn *c, int fd);
 
 /* Those that wait are whoever's `what` is shown to. */
-void kr__fds_hand_over(struct kr__conn *c, struct kr_released *what);
+void kr__fds_hand_over(struct kr__conn *c, struct kr_detached *what);
 
 /* The connection is about to be closed: the message of a receive that takes what lies unread, and
  * what becomes of its result. */

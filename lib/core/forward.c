@@ -1,7 +1,7 @@
 /* Forwarding between two connections.
  *
  * Happy path: received bytes of one end are queued to the other, in their buffer if they are not
- * few. A queue above its high mark dams its source, which reads no more until the low mark. The end
+ * few. While a queue is above its high mark its source is not read, until it is down to the low mark. The end
  * of a source's stream shuts the other's down behind the queue. With all ways ended and all queues
  * empty the pair is over: told of, and closed, in a phase of its own, because what ends it may be
  * an API call.
@@ -9,7 +9,7 @@
  * the queue is refused (bytes would be missing, so both ends are reset); the destination was shut
  * down by its user.
  *
- * A full queue dams only what feeds it. Were the end itself read no more, as it is without
+ * A full queue stops only what feeds it. Were the end itself read no more, as it is without
  * forwarding, two peers that write before they read would wait for each other through the proxy,
  * though not without it. */
 #include "core/forward.h"
@@ -45,7 +45,7 @@ static void forward_over(struct kr_reactor *r, struct kr__forward *f, int error,
     for (unsigned i = 0; i < 2; i++) {
         struct kr__conn *c = f->ends[i];
         c->forwarding = false;
-        c->dammed = true;
+        c->peer_full = true;
         kr__conn_hold(r, c);
         kr__conn_dirty(r, c);
     }
@@ -67,7 +67,7 @@ static void way_end(struct kr_reactor *r, struct kr__forward *f, unsigned i) {
     struct kr__conn *source = f->ends[i];
     f->ways[i].ended = true;
     source->forwarding = false;
-    source->dammed = true;
+    source->peer_full = true;
     kr__conn_hold(r, source);
     kr__conn_dirty(r, source);
 }
@@ -75,7 +75,7 @@ static void way_end(struct kr_reactor *r, struct kr__forward *f, unsigned i) {
 /* The close that follows tells the peer as well as a shutdown would, and at less cost. Nothing else
  * would tell the reader of a pipe. */
 static bool close_follows(const struct kr__forward *f, unsigned i) {
-    return f->ends[!i]->deaf || !f->ways[!i].used || f->ways[!i].ended;
+    return f->ends[!i]->write_only || !f->ways[!i].used || f->ways[!i].ended;
 }
 
 /* Where no close follows a pair, the end is not the other's: its own user is told of it, when the
@@ -140,8 +140,8 @@ static void forward_full(struct kr_reactor *r, struct kr__conn *c) {
     struct kr__conn *from = other_of(c);
     if (!from->forwarding)
         return;
-    kr__mark(forward_dammed);
-    from->dammed = true;
+    kr__mark(forward_peer_full);
+    from->peer_full = true;
     kr__conn_hold(r, from);
     kr__conn_dirty(r, from);
 }
@@ -150,7 +150,7 @@ static bool forward_drained(struct kr_reactor *r, struct kr__conn *c) {
     struct kr__conn *from = other_of(c);
     if (!from->forwarding)
         return true;
-    from->dammed = false;
+    from->peer_full = false;
     kr__conn_show_later(r, from);
     kr__conn_dirty(r, from);
     return true;
@@ -191,7 +191,7 @@ static void forward_free(struct kr_reactor *r, struct kr__forward *f) {
     kr__link_off(&f->over);
     for (unsigned i = 0; i < 2; i++) {
         f->ends[i]->features &= (uint8_t)~KR__PAIRED;
-        f->ends[i]->forwarding = f->ends[i]->dammed = false;
+        f->ends[i]->forwarding = f->ends[i]->peer_full = false;
         f->ends[i]->more->forward = NULL;
     }
     kr__block_put(&r->blocks, f, kr__block_room(sizeof *f));
@@ -211,7 +211,7 @@ static enum kr_close manner_of(const struct kr__forward *f, struct kr__conn *c) 
         return f->one_sided ? KR_CLOSE_LINGER : KR_CLOSE_FLUSH;
     if (c->features & KR__CONNECTING || c->state >= KR__CONN_JOINING)
         return KR_CLOSE_RESET;
-    c->cuts = true;
+    c->resets_after = true;
     return KR_CLOSE_FLUSH;
 }
 
@@ -233,7 +233,7 @@ static void go_on(struct kr_reactor *r, struct kr__conn *c) {
     kr__conn_show_later(r, c);
     kr__conn_dirty(r, c);
     kr__conn_broken_step(r, c);
-    KR__EACH_ROW(r, rejoins)
+    KR__EACH_ROW (r, rejoins)
         row->rejoins(r, c);
 }
 

@@ -57,7 +57,7 @@ struct kr__hooks {
 
     /* It is being closed; the state is still the one before. */
     void (*closes)(struct kr_reactor *r, struct kr__conn *c, int error);
-    /* It goes on to LINGERING or DRAINING. True: how long that may take is seen to. */
+    /* It goes on to LINGERING or FLUSHING. True: how long that may take is seen to. */
     bool (*flushes)(struct kr_reactor *r, struct kr__conn *c);
     /* Nothing but what is in flight keeps it from now on. */
     void (*joins)(struct kr_reactor *r, struct kr__conn *c);

@@ -1,4 +1,4 @@
-/* Listeners: how they come to be, and their end. How much each may accept is core/listener_room.c.
+/* Listeners: how they come to be, and their end. How much each may accept is core/quota.c.
  *
  * Happy path: a socket listens, is put into a slot of the table, and the listener in its place
  * accepts until it is closed; then what it has in flight is cancelled and joined, and the slot's

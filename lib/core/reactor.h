@@ -10,9 +10,9 @@
 #include "core/inbox.h"
 #include "core/kind.h"
 #include "core/lease.h"
-#include "core/line.h"
 #include "core/listener.h"
 #include "core/profile.h"
+#include "core/starve.h"
 #include "core/timers.h"
 #include "kernel/life.h"
 #include "kernel/probe.h"
@@ -49,7 +49,7 @@ struct kr_reactor {
     bool freed_inside; /* by a forked child, in a callback: to be razed when that has returned */
     unsigned vain_turns; /* in a row; checked builds only (loop.c) */
     uint64_t progress;   /* what had been done before them */
-    unsigned flights; /* zero-copy notifications owed */
+    unsigned zc_sends;   /* zero-copy notifications owed */
 
     int64_t now;
     int64_t waits_from; /* when this turn began to wait; 0: it did not */
@@ -58,13 +58,13 @@ struct kr_reactor {
     /* The last turn that brought bytes, and the one before; and in each of them, the connections
      * that are known to keep to their share (share.c). */
     uint64_t share_turn, share_turn_before;
-    unsigned modest, modest_before;
-    const struct kr__kind_row *kinds;     /* a row each (core/kind.h) */
+    unsigned within_share, within_share_before;
+    const struct kr__kind_row *kinds; /* a row each (core/kind.h) */
     struct kr__owners owners[KR__KIND_COUNT];
     const struct kr__hooks *const *hooks; /* a row each (core/hooks.h) */
     struct kr__list dirty, again, showing, forwards_over, releases;
     int64_t rest_until; /* when those connections that rest go on (rest.c); KR__NEVER: none does */
-    struct kr__line line;
+    struct kr__starve starve;
     struct kr__lent lent;
     const struct kr__conn *shown; /* whose on_data is running; NULL: nobody's */
     struct kr__reservation reservation;

@@ -97,7 +97,7 @@ static int set_now(struct kr_reactor *r, int fd, const struct kr__sock_steps *st
 static int admit(struct kr_reactor *r, struct kr__conn *c, const struct kr__sock_steps *steps) {
     if (!kr__conn_lives(c))
         return -EPIPE;
-    bool pipe = c->deaf || c->mute;
+    bool pipe = c->write_only || c->read_only;
     if (pipe || (c->local && steps->tcp))
         return -EOPNOTSUPP;
     if (descriptor_of(r, c) < 0 && !(r->ring.caps & KR__CAP_FD_INSTALL))

@@ -41,9 +41,9 @@ static void timer_file(struct kr_reactor *r, struct kr__timer *t, int64_t at) {
 
 /* The next beat after now, on the beats of the start: those that were missed are skipped. */
 static int64_t next_beat(const struct kr__timer *t, int64_t now) {
-    int64_t missed = (now - t->at) / t->every_ns;
-    kr__mark_if(beats_missed, missed > 0);
-    return kr__time_add(t->at + missed * t->every_ns, t->every_ns);
+    int64_t drain_missed = (now - t->at) / t->every_ns;
+    kr__mark_if(beats_missed, drain_missed > 0);
+    return kr__time_add(t->at + drain_missed * t->every_ns, t->every_ns);
 }
 
 void kr__timer_fire(struct kr_reactor *r, struct kr__deadline *d) {

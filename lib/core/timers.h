@@ -25,7 +25,7 @@ struct kr__timer {
 };
 
 struct kr__timers {
-    struct kr__heap heap;      /* what is to happen at a time: user timers, knocks */
+    struct kr__heap heap;      /* what is to happen at a time: user timers, tries to connect */
     struct kr__heap deadlines; /* what a peer, or the kernel, is to have done by a time */
     struct kr__slab slab;
 };
@@ -34,7 +34,7 @@ void kr__timers_init(struct kr__timers *timers, struct kr__mem *mem);
 void kr__timers_free(struct kr__timers *timers);
 
 static inline bool kr__deadline_happens(const struct kr__deadline *d) {
-    return d->node.kind == KR__KIND_TIMER || d->node.kind == KR__KIND_KNOCK;
+    return d->node.kind == KR__KIND_TIMER || d->node.kind == KR__KIND_CONNECT;
 }
 
 static inline struct kr__heap *kr__timers_heap(struct kr__timers *timers,

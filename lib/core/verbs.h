@@ -61,7 +61,7 @@ enum kr__verb {
 #define X(name, target, traits) KR__VERB_##name,
     KR__VERBS(X)
 #undef X
-    KR__VERB_COUNT
+        KR__VERB_COUNT
 };
 _Static_assert(KR__VERB_COUNT <= 31, "a set of verbs is 32 bits, and an enumerator an int");
 
@@ -70,23 +70,23 @@ _Static_assert(KR__VERB_COUNT <= 31, "a set of verbs is 32 bits, and an enumerat
 
 /* The sets of all verbs that have a trait. */
 enum {
-#define X(name, target, traits) | ((traits) & KR__AWAITED ? 1 << KR__VERB_##name : 0)
+#define X(name, target, traits) | ((traits)&KR__AWAITED ? 1 << KR__VERB_##name : 0)
     KR__VERBS_AWAITED = 0 KR__VERBS(X),
 #undef X
-#define X(name, target, traits) | ((traits) & KR__RUNS_ON ? 1 << KR__VERB_##name : 0)
+#define X(name, target, traits) | ((traits)&KR__RUNS_ON ? 1 << KR__VERB_##name : 0)
     KR__VERBS_THAT_RUN_ON = 0 KR__VERBS(X),
 #undef X
-#define X(name, target, traits) | ((traits) & KR__SENDS ? 1 << KR__VERB_##name : 0)
+#define X(name, target, traits) | ((traits)&KR__SENDS ? 1 << KR__VERB_##name : 0)
     KR__VERBS_THAT_SEND = 0 KR__VERBS(X),
 #undef X
-#define X(name, target, traits) | ((traits) & KR__RECEIVES ? 1 << KR__VERB_##name : 0)
+#define X(name, target, traits) | ((traits)&KR__RECEIVES ? 1 << KR__VERB_##name : 0)
     KR__VERBS_THAT_RECEIVE = 0 KR__VERBS(X),
 #undef X
 };
 
 /* A cancel is made by a tag whose operand is 0. */
 #define X(name, target, traits)                                                                    \
-    _Static_assert(!((traits) & KR__NUMBERED) || (traits) & KR__AWAITED,                           \
+    _Static_assert(!((traits)&KR__NUMBERED) || (traits)&KR__AWAITED,                               \
                    #name ": what a cancel does not find is awaited");
 KR__VERBS(X)
 #undef X

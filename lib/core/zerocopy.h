@@ -9,7 +9,7 @@ static inline size_t kr__zerocopy_min(const struct kr__conn *c) {
     if (kr__likely(!c->zerocopy))
         return SIZE_MAX;
     const struct kr__zerocopy *z = &c->more->zerocopy;
-    bool may = !z->off && !z->refused && kr__flights_room(&z->flights, &c->queue);
+    bool may = !z->off && !z->refused && kr__zc_sends_room(&z->zc_sends, &c->queue);
     return may ? kr__conn_opts(c)->zerocopy_min : SIZE_MAX;
 }
 
@@ -27,7 +27,7 @@ static inline uint32_t kr__conn_send_verb(const struct kr__conn *c) {
  * memory is tried anew for each queue. */
 static inline void kr__zerocopy_offer(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     size_t min = kr__conn_opts(c)->zerocopy_min;
-    if (kr__likely(!min || size < min) || c->deaf || !kr__conn_more(r, c))
+    if (kr__likely(!min || size < min) || c->write_only || !kr__conn_more(r, c))
         return;
     c->zerocopy = true;
     if (!c->queued)
@@ -35,14 +35,14 @@ static inline void kr__zerocopy_offer(struct kr_reactor *r, struct kr__conn *c, 
 }
 
 /* True while the kernel owes notifications. */
-static inline bool kr__conn_flies(const struct kr__conn *c) {
-    return c->zerocopy && c->more->zerocopy.flights.count;
+static inline bool kr__conn_zc_pending(const struct kr__conn *c) {
+    return c->zerocopy && c->more->zerocopy.zc_sends.count;
 }
 
 /* True of one that is on its way out and waits for its peer: a flush deadline bounds that. */
 static inline bool kr__conn_awaits(const struct kr__conn *c) {
-    bool leaves = c->state == KR__CONN_JOINING || c->state == KR__CONN_RELEASING;
-    return kr__conn_flushes(c) || (leaves && kr__conn_flies(c));
+    bool leaves = c->state == KR__CONN_JOINING || c->state == KR__CONN_DETACHING;
+    return kr__conn_flushes(c) || (leaves && kr__conn_zc_pending(c));
 }
 
 #endif

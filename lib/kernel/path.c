@@ -75,7 +75,7 @@ static int bind_once(int fd, const struct kr_addr *addr, const struct path *path
 
 /* What connecting there comes to: 0, and whose the listener is (*ret; 0: it is not known), or -errno.
  * -ENOTSOCK: there is no socket. A peer of SO_PEERCRED is whoever has called listen (man unix). */
-static int knock(const struct kr_addr *addr, const struct path *path, pid_t *ret) {
+static int try_connect(const struct kr_addr *addr, const struct path *path, pid_t *ret) {
     struct stat st;
     if (lstat(path->text, &st) < 0 || !S_ISSOCK(st.st_mode))
         return -ENOTSOCK;
@@ -93,7 +93,7 @@ static int knock(const struct kr_addr *addr, const struct path *path, pid_t *ret
 /* Nobody listens there: connecting is refused, rather than done or put off (-EAGAIN). */
 static bool is_stale(const struct kr_addr *addr, const struct path *path) {
     pid_t pid;
-    return knock(addr, path, &pid) == -ECONNREFUSED;
+    return try_connect(addr, path, &pid) == -ECONNREFUSED;
 }
 
 /* Of a process that has ended, be it waited for or not, or of an unknown one. */
@@ -112,7 +112,7 @@ static bool has_ended(pid_t pid) {
  * the kernel has torn it down. */
 static bool is_left_behind(const struct kr_addr *addr, const struct path *path) {
     pid_t pid;
-    int rc = knock(addr, path, &pid);
+    int rc = try_connect(addr, path, &pid);
     return rc == 0 ? has_ended(pid) : rc == -ECONNREFUSED || rc == -EAGAIN;
 }
 

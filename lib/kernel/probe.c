@@ -187,7 +187,8 @@ static void explain_files(const struct kr__kernel *k, struct kr_failure *why, un
             files, (unsigned long long)limit);
     else
         SAY(why->cause, "no descriptor is left; RLIMIT_NOFILE is %llu", (unsigned long long)limit);
-    SAY(why->remedy, "raise it (ulimit -n, LimitNOFILE=), or lower conn_max, connect_max and file_max");
+    SAY(why->remedy,
+        "raise it (ulimit -n, LimitNOFILE=), or lower conn_max, connect_max and listener_max");
 }
 
 static void explain_old(struct kr_failure *why) {

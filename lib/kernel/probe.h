@@ -21,7 +21,7 @@
 /* kernel >= 6.16: Unix sockets can refuse descriptors; tried on one of them */
 #define KR__CAP_REFUSES_FDS (1u << 6)
 #define KR__CAP_ACCEPT_DONTWAIT (1u << 8) /* kernel >= 6.10; nothing tells of it before 6.11 */
-#define KR__CAP_COUNT 10u /* of these */
+#define KR__CAP_COUNT 10u                 /* of these */
 #define KR__CAPS_ALL (~0u)
 #define KR__CAPS_6_1 0u
 

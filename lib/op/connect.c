@@ -1,7 +1,7 @@
 /* Connect: one request, from the slot's socket to the address that was given.
  *
  * Happy path: CONNECT completes with 0 when the connection stands; the kernel waits for that
- * itself. What comes before and after, and what else may come, is in core/dial.c. Unix sockets make
+ * itself. What comes before and after, and what else may come, is in core/connect.c. Unix sockets make
  * no such request.
  * Failure: any error is the kernel's last word. A connection that is closed meanwhile has this
  * cancelled, which leaves the attempt to the CLOSE that follows.
@@ -11,19 +11,19 @@
  * where it is. */
 #include "base/addr.h"
 #include "base/sized.h"
-#include "core/dial.h"
+#include "core/connect.h"
 #include "op/op.h"
 
 uint16_t kr__prep_connect(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
     struct kr__conn *c = kr__owner_conn(o);
-    const struct kr_addr *addr = kr__dial_addr(c);
-    kr__dial_asks(r, c);
+    const struct kr_addr *addr = kr__connect_addr(c);
+    kr__connect_asks(r, c);
     io_uring_prep_connect(sqe, 0, &addr->u.sa, addr->size);
     return 0;
 }
 
 void kr__done_connect(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
-    kr__dial_answered(r, kr__owner_conn(o), how->res);
+    kr__connect_answered(r, kr__owner_conn(o), how->res);
 }
 
 #define TIMEOUT_NS INT64_C(30000000000)
@@ -72,7 +72,7 @@ int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *addr,
     if (kr__connects_shut(r))
         return -ESHUTDOWN;
     struct kr__conn *c;
-    rc = kr__dial(r, addr, &settled, ops, user, &c);
+    rc = kr__connect_begin(r, addr, &settled, ops, user, &c);
     if (rc == 0 && ret)
         *ret = kr__conn_handle(c);
     return rc;
@@ -89,7 +89,7 @@ int kr_conn_adopt(struct kr_reactor *r, kr_conn *ret, int fd, const struct kr_co
     if (kr__connects_shut(r))
         return -ESHUTDOWN;
     struct kr__conn *c;
-    rc = kr__dial_adopt(r, fd, &settled, ops, user, &c);
+    rc = kr__connect_adopt(r, fd, &settled, ops, user, &c);
     if (rc == 0 && ret)
         *ret = kr__conn_handle(c);
     return rc;

@@ -1,10 +1,10 @@
-/* Export: a descriptor for what is in a slot, which a connection leaves by (core/release.c).
+/* Export: a descriptor for what is in a slot, which a connection leaves by (core/detach.c).
  *
  * Happy path: FIXED_FD_INSTALL (kernel >= 6.8) completes with a new descriptor of the same open
  * file, close-on-exec; of a table of plain descriptors it is a copy of the slot's own. Failure:
  * -EMFILE, -ENFILE, -ENOMEM; -EPERM by a security module. It is done at submit, and so never
  * cancelled. */
-#include "core/release.h"
+#include "core/detach.h"
 #include "op/op.h"
 
 uint16_t kr__prep_export(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
@@ -15,5 +15,5 @@ uint16_t kr__prep_export(struct kr_reactor *r, struct kr__owner *o, struct io_ur
 }
 
 void kr__done_export(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
-    kr__release_answered(r, kr__owner_conn(o), kr__slots_exported(&r->slots, how->res, o->slot));
+    kr__detach_answered(r, kr__owner_conn(o), kr__slots_exported(&r->slots, how->res, o->slot));
 }

@@ -32,8 +32,8 @@
  * another receive with F_BUFFER hands the buffer over whatever its result. */
 #include "op/recv.h"
 
+#include "core/fair.h"
 #include "core/hooks.h"
-#include "core/share.h"
 #include "kernel/probe.h"
 #include "op/op.h"
 
@@ -48,14 +48,14 @@ static void prep_read(const struct kr__conn *c, struct io_uring_sqe *sqe) {
 uint16_t kr__prep_recv(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
     struct kr__conn *c = kr__owner_conn(o);
     kr__recv_begins(r, c);
-    c->streams = kr__line_empty(&r->line) && !c->singly && !c->greedy;
+    c->streams = kr__starve_empty(&r->starve) && !c->one_shot && !c->over_share;
     c->unsure = c->looks = false;
     struct msghdr *message = kr__unlikely(c->features) && !c->streams ? kr__hooks_ask(r, c) : NULL;
     if (kr__likely(c->streams))
         io_uring_prep_recv_multishot(sqe, 0, NULL, 0, 0);
     else if (message)
         io_uring_prep_recvmsg(sqe, 0, message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-    else if (c->mute)
+    else if (c->read_only)
         prep_read(c, sqe);
     else
         io_uring_prep_recv(sqe, 0, NULL, 0, MSG_DONTWAIT);
@@ -140,7 +140,7 @@ static size_t show(struct kr_reactor *r, struct kr__conn *c, const char *data, s
             kr__count(&r->stats.left_unpaused, 1);
     }
     if (kr__unlikely(c->forwarding && !c->paused && used < size))
-        KR__EACH_HOOK(r, c, data)
+        KR__EACH_HOOK (r, c, data)
             return used + row->data(r, c, data + used, size - used);
     return used;
 }
@@ -195,15 +195,15 @@ static void show_buffer(struct kr_reactor *r, struct kr__conn *c, const char *da
 static void deliver(struct kr_reactor *r, struct kr__conn *c, const char *data, size_t size,
                     uint16_t buf) {
     kr__mark_if(received_while_closing, c->state != KR__CONN_OPEN);
-    kr__mark_if(release_keeps, c->state == KR__CONN_RELEASING);
+    kr__mark_if(detach_keeps, c->state == KR__CONN_DETACHING);
     if (c->state != KR__CONN_OPEN) {
-        if (kr__unlikely(c->state == KR__CONN_RELEASING))
+        if (kr__unlikely(c->state == KR__CONN_DETACHING))
             keep(r, c, data, size);
         return;
     }
     kr__time_reach(&c->idle_from, r->now);
     kr__time_reach(&c->read_from, r->now);
-    /* a dam lets through what came */
+    /* while the other end is full, what has come is passed on all the same */
     bool flows = !kr__conn_stopped(c) || (c->forwarding && !c->paused);
     if (kr__likely(!c->kept_size && flows)) {
         show_buffer(r, c, data, size, buf);
@@ -216,7 +216,7 @@ static void deliver(struct kr_reactor *r, struct kr__conn *c, const char *data, 
 
 static void tell_eof(struct kr_reactor *r, struct kr__conn *c) {
     if (c->forwarding)
-        KR__EACH_HOOK(r, c, eof) {
+        KR__EACH_HOOK (r, c, eof) {
             row->eof(r, c);
             return;
         }
@@ -235,7 +235,7 @@ static void tell_eof(struct kr_reactor *r, struct kr__conn *c) {
 static void ended(struct kr_reactor *r, struct kr__conn *c) {
     c->eof = true;
     c->no_eof = c->broken && c->error != -EPIPE;
-    kr__line_leave(r, c);
+    kr__starve_leave(r, c);
     kr__mark_if(eof_held_back, c->state == KR__CONN_OPEN && kr__conn_stopped(c));
     kr__conn_settle(r, c); /* one that lingers has waited for that, whatever F_MORE says */
     bool may = c->state == KR__CONN_OPEN && !kr__conn_stopped(c) && !kr__link_on(&c->wait);
@@ -259,8 +259,8 @@ static void failed(struct kr_reactor *r, struct kr__conn *c, int error, bool pol
     case ENOBUFS:
         kr__bufs_refused(&r->bufs);
         kr__mark_if(starved_with_bytes_to_show,
-                    c->state == KR__CONN_OPEN && kr__link_on(&c->wait) && !c->trying);
-        kr__line_refused(r, c);
+                    c->state == KR__CONN_OPEN && kr__link_on(&c->wait) && !c->may_try);
+        kr__starve_refused(r, c);
         return;
     case EAGAIN:
         met_nothing(r, c, polled);
@@ -282,7 +282,7 @@ static void failed(struct kr_reactor *r, struct kr__conn *c, int error, bool pol
 
 /* Whether a buffer has left the ring with this completion. */
 static bool brings_buffer(const struct kr__conn *c, const struct kr__completion *how) {
-    bool flagged = how->flags & IORING_CQE_F_BUFFER, failed_read = how->res < 0 && c->mute;
+    bool flagged = how->flags & IORING_CQE_F_BUFFER, failed_read = how->res < 0 && c->read_only;
     kr__mark_if(read_flags_no_buffer, flagged && failed_read);
     return flagged && !failed_read;
 }
@@ -304,7 +304,7 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
         kr__buf_take(&r->bufs, buf, size);
     bool polled = c->recv_goes_on;
     c->recv_goes_on = how->res == -EAGAIN;
-    if (kr__unlikely(c->singly) && size)
+    if (kr__unlikely(c->one_shot) && size)
         c->recv_waits = !c->recv_by_wake && (size < r->bufs.size || kr__pipe_polls(c));
     if (kr__unlikely(c->features))
         kr__hooks_came(r, c, how->res);
@@ -312,13 +312,13 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
         kr__assert(filled);
         kr__mark_if(recv_ended_with_data, c->streams && !(how->flags & IORING_CQE_F_MORE));
         kr__count(&r->stats.bytes_in, size);
-        kr__share_charge(r, c, size);
+        kr__fair_charge(r, c, size);
         if (kr__unlikely(how->flags & IORING_CQE_F_SOCK_NONEMPTY ||
                          !(r->ring.caps & KR__CAP_RESET_TOLD)))
             hides_a_reset(r, c, how->flags);
         deliver(r, c, kr__buf_at(&r->bufs, buf), size, buf);
-        if (kr__unlikely(!kr__line_empty(&r->line)))
-            kr__line_served(r, c);
+        if (kr__unlikely(!kr__starve_empty(&r->starve)))
+            kr__starve_served(r, c);
     } else if (how->res == 0) {
         ended(r, c);
     } else {
@@ -332,7 +332,7 @@ void kr__done_recv(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
  * phase. */
 void kr__recv_show(struct kr_reactor *r, struct kr__conn *c) {
     kr__assert(c->state == KR__CONN_OPEN && !kr__conn_stopped(c));
-    KR__EACH_HOOK(r, c, shows) {
+    KR__EACH_HOOK (r, c, shows) {
         row->shows(r, c);
         kr__conn_dirty(r, c); /* which has waited for that */
     }

@@ -9,7 +9,7 @@
 static inline void kr__recv_begins(struct kr_reactor *r, struct kr__conn *c) {
     if (kr__unlikely(kr__conn_opts(c)->read_ns) && !c->recv_goes_on)
         kr__conn_count(r, c, KR_DEADLINE_READ);
-    if (kr__unlikely(c->trying))
+    if (kr__unlikely(c->may_try))
         kr__time_reach(&c->idle_from, r->now);
 }
 
@@ -17,7 +17,7 @@ static inline void kr__recv_begins(struct kr_reactor *r, struct kr__conn *c) {
  * nothing to receive would keep those behind it from theirs. */
 static inline void kr__recv_wait(struct kr_reactor *r, struct kr__conn *c) {
     c->recv_waits = true;
-    kr__line_leave(r, c);
+    kr__starve_leave(r, c);
 }
 
 /* Shows what waited while reading was stopped. */

@@ -97,7 +97,7 @@ static void prep_write(struct kr_reactor *r, struct kr__conn *c, struct io_uring
 uint16_t kr__prep_send(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
     struct kr__conn *c = kr__owner_conn(o);
     kr__assert(c->queued && !c->vector);
-    if (kr__unlikely(c->deaf))
+    if (kr__unlikely(c->write_only))
         prep_write(r, c, sqe);
     else if (kr__unlikely(kr__sendq_gives(&c->queue)))
         io_uring_prep_sendmsg(sqe, 0, kr__sendq_message(&c->queue), KR__SEND_FLAGS);
@@ -110,7 +110,7 @@ uint16_t kr__prep_send(struct kr_reactor *r, struct kr__owner *o, struct io_urin
 
 void kr__send_took(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     c->send_room = false;
-    if (kr__unlikely(c->deaf))
+    if (kr__unlikely(c->write_only))
         c->send_waits = kr__pipe_polls(c);
     kr__time_reach(&c->idle_from, r->now);
     kr__time_reach(&c->write_from, r->now);

@@ -1,6 +1,6 @@
 /* Send poll: waits until a socket or pipe takes more bytes, after a send that found it full.
  *
- * Sends never wait in the kernel. One that is parked there is tried anew whenever the socket is
+ * Sends never wait in the kernel. One that is starved there is tried anew whenever the socket is
  * ready for another reason, and after 128 tries in vain a kernel worker blocks in it (on 6.1 after
  * one; APOLL_MAX_RETRY, io_uring/poll.c). Such reasons stand for ever: the peer has ended its side
  * (EPOLLRDHUP), an urgent byte (EPOLLPRI), an error queue that nobody reads (EPOLLERR). So sends say

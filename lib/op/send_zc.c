@@ -27,19 +27,19 @@ static uint16_t usage(const struct kr_reactor *r) {
 
 uint16_t kr__prep_send_zc(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
     struct kr__conn *c = kr__owner_conn(o);
-    struct kr__flights *flights = &c->more->zerocopy.flights;
+    struct kr__zc_sends *zc_sends = &c->more->zerocopy.zc_sends;
     unsigned run = kr__sendq_run(&c->queue, kr__zerocopy_min(c), KR__VECTOR_PIECES);
     unsigned count = kr__send_fill(r, c, sqe, run);
     sqe->opcode = sqe->opcode == IORING_OP_SEND ? IORING_OP_SEND_ZC : IORING_OP_SENDMSG_ZC;
     sqe->ioprio = usage(r);
-    r->flights++;
+    r->zc_sends++;
     kr__count(&r->stats.zerocopy_sends, 1);
-    return o->number = kr__flight_start(flights, &c->queue, count);
+    return o->number = kr__zc_send_start(zc_sends, &c->queue, count);
 }
 
 static void landed(struct kr_reactor *r, struct kr__conn *c, uint16_t number) {
-    r->flights--;
-    kr__flight_end(&c->more->zerocopy.flights, &r->sends, &c->queue, number);
+    r->zc_sends--;
+    kr__zc_send_end(&c->more->zerocopy.zc_sends, &r->sends, &c->queue, number);
 }
 
 static void notified(struct kr_reactor *r, struct kr__conn *c, const struct kr__completion *how) {

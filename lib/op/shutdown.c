@@ -100,7 +100,7 @@ int kr_conn_shutdown(struct kr_reactor *r, kr_conn conn) {
         return rc;
     if (!kr__conn_lives(c))
         return -EPIPE;
-    if (c->deaf) { /* a pipe has no other way to tell */
+    if (c->write_only) { /* a pipe has no other way to tell */
         kr__conn_end(r, c, KR_CLOSE_FLUSH, 0, KR_WHY_LOCAL);
         return 0;
     }

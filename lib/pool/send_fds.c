@@ -85,8 +85,8 @@ struct msghdr *kr__sendq_message(const struct kr__sendq *q) {
     return &f->msg;
 }
 
-struct kr_released_fds kr__send_gift(struct kr__send *send, size_t at) {
+struct kr_detached_fds kr__send_gift(struct kr__send *send, size_t at) {
     const struct cmsghdr *control = send_fds(send)->msg.msg_control;
     unsigned count = (unsigned)((control->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-    return (struct kr_released_fds){at, (const int *)(const void *)CMSG_DATA(control), count};
+    return (struct kr_detached_fds){at, (const int *)(const void *)CMSG_DATA(control), count};
 }

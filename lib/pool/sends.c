@@ -283,22 +283,22 @@ int kr__sendq_pieces(const struct kr__sendq *q, struct iovec *iov, int max) {
     return count;
 }
 
-void kr__sendq_measure(const struct kr__sendq *q, unsigned *pieces, unsigned *gifts) {
-    *pieces = *gifts = 0;
+void kr__sendq_measure(const struct kr__sendq *q, unsigned *pieces, unsigned *fd_batches) {
+    *pieces = *fd_batches = 0;
     for (const struct kr__send *send = q->head; send; send = send->next) {
         (*pieces)++;
-        *gifts += send->kind == KR__SEND_FDS;
+        *fd_batches += send->kind == KR__SEND_FDS;
     }
 }
 
 void kr__sendq_list(const struct kr__sendq *q, struct iovec *pieces,
-                    struct kr_released_fds *gifts) {
+                    struct kr_detached_fds *fd_batches) {
     size_t at = 0;
     for (struct kr__send *send = q->head; send; send = send->next) {
         *pieces++ = (struct iovec){(void *)(uintptr_t)send->data, send->size};
         bool gives = send->kind == KR__SEND_FDS;
         if (gives)
-            *gifts++ = kr__send_gift(send, at);
+            *fd_batches++ = kr__send_gift(send, at);
         at += send->size;
     }
 }

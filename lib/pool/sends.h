@@ -14,8 +14,8 @@
 #include "pool/blocks.h"
 #include "pool/bufs.h"
 
-#include <kreactor/file.h>
-#include <kreactor/release.h>
+#include <kreactor/sendfile.h>
+#include <kreactor/detach.h>
 
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -48,7 +48,7 @@ struct kr__send_ref {
     kr_release_fn *release; /* NULL: nobody need be told */
     void *arg;
     struct kr__sendq *pinned; /* where it waits, when it is sent, while there are pins */
-    uint16_t pins;            /* flights that carry it (pool/flights.h) */
+    uint16_t pins;            /* zero-copy sends that carry it (pool/zc_sends.h) */
     uint16_t first, final;    /* of these, the numbers */
 };
 
@@ -143,7 +143,7 @@ struct msghdr *kr__sendq_message(const struct kr__sendq *q);
 void kr__send_disarm(struct kr__sends *sends, struct kr__send *send);
 
 /* Those of a record that begins at byte `at` of what is unsent. */
-struct kr_released_fds kr__send_gift(struct kr__send *send, size_t at);
+struct kr_detached_fds kr__send_gift(struct kr__send *send, size_t at);
 
 /* Puts a record at the end, and counts it. */
 void kr__sendq_append(struct kr__sends *sends, struct kr__sendq *q, struct kr__send *send);
@@ -188,8 +188,9 @@ unsigned kr__sendq_run(const struct kr__sendq *q, size_t min, unsigned max);
 int kr__sendq_pieces(const struct kr__sendq *q, struct iovec *iov, int max);
 
 /* How many pieces, and how many of them descriptors go with, there are in all; and all of them. */
-void kr__sendq_measure(const struct kr__sendq *q, unsigned *pieces, unsigned *gifts);
-void kr__sendq_list(const struct kr__sendq *q, struct iovec *pieces, struct kr_released_fds *gifts);
+void kr__sendq_measure(const struct kr__sendq *q, unsigned *pieces, unsigned *fd_batches);
+void kr__sendq_list(const struct kr__sendq *q, struct iovec *pieces,
+                    struct kr_detached_fds *fd_batches);
 
 /* `size` bytes of the front are sent, 0 or more; what is empty is released. */
 struct kr__sent kr__sendq_consume(struct kr__sends *sends, struct kr__sendq *q, size_t size);
@@ -203,7 +204,7 @@ void kr__sendq_unlink(struct kr__sendq *q, struct kr__send *before, struct kr__s
 /* Releases all. */
 void kr__sendq_drop(struct kr__sends *sends, struct kr__sendq *q);
 
-/* Releases all but what flights still carry, which wait for them; returns how many receive buffers
+/* Releases all but what zero-copy sends still carry, which wait for them; returns how many receive buffers
  * were let go. */
 uint32_t kr__sendq_give_up(struct kr__sends *sends, struct kr__sendq *q);
 

@@ -186,11 +186,11 @@ TEST_EACH(full_table_does_not_spin) {
     test_reactor_free(r);
 }
 
-/* Ours: file_max bounds the listeners, with -ENOSPC and nothing done; a closed one makes room,
+/* Ours: listener_max bounds the listeners, with -ENOSPC and nothing done; a closed one makes room,
  * after a turn. */
 TEST_EACH(file_max_bounds_the_listeners) {
     struct kr_config config = test_config();
-    config.file_max = 3;
+    config.listener_max = 3;
     struct kr_reactor *r = test_reactor(&config);
     struct test_server s = {0};
     kr_listener listeners[3];
@@ -313,7 +313,7 @@ TEST_EACH(close_with_a_backlog) {
  * behind. */
 TEST_EACH(close_before_the_first_turn) {
     struct kr_config config = test_config();
-    config.file_max = 1;
+    config.listener_max = 1;
     struct kr_reactor *r = test_reactor(&config);
     struct test_server s = {0};
     kr_listener listener;

@@ -138,7 +138,8 @@ TEST(options_of_impossible_sizes) {
     memset(&o, 0x5a, sizeof o);
     kr_listen_opts_init_sized(&o.listen, 64, sizeof(struct kr_conn_opts));
     kr_connect_opts_init_sized(&o.connect, 64, sizeof(struct kr_conn_opts));
-    kr_listen_opts_init_sized(&o.listen, sizeof(struct kr_conn_opts) + 8, sizeof(struct kr_conn_opts));
+    kr_listen_opts_init_sized(&o.listen, sizeof(struct kr_conn_opts) + 8,
+                              sizeof(struct kr_conn_opts));
     for (size_t i = 0; i < sizeof o; i++)
         CHECK_EQ(o.bytes[i], 0x5au);
 }
@@ -200,7 +201,8 @@ static const struct {
 /* Ours: 0 stands for the default, which makes room for the marks that are given. */
 TEST(listen_opts_of_0_are_the_defaults) {
     for (size_t i = 0; i < sizeof mark_rows / sizeof *mark_rows; i++) {
-        const struct kr_conn_opts given = {.size = sizeof given, .send_low = mark_rows[i].low,
+        const struct kr_conn_opts given = {.size = sizeof given,
+                                           .send_low = mark_rows[i].low,
                                            .send_high = mark_rows[i].high,
                                            .send_cap = mark_rows[i].cap};
         struct kr_conn_opts o;
@@ -245,7 +247,8 @@ TEST(opts_check_names_the_field) {
     check_words(kr_connect_opts_check(&connect, &four, &why), &why, "kr_connect_opts", "source");
     connect.source = NULL;
     connect.conn.keep_probes = 128;
-    check_words(kr_connect_opts_check(&connect, &four, &why), &why, "kr_connect_opts", "keep_probes");
+    check_words(kr_connect_opts_check(&connect, &four, &why), &why, "kr_connect_opts",
+                "keep_probes");
 }
 
 TEST(config_is_as_documented) {
@@ -256,7 +259,7 @@ TEST(config_is_as_documented) {
     CHECK_EQ(c.taskrun, KR_TASKRUN_COOP);
     CHECK_EQ(c.sq_entries, 512u);
     CHECK_EQ(c.cq_entries, 4096u);
-    CHECK_EQ(c.file_max, 64u);
+    CHECK_EQ(c.listener_max, 64u);
     CHECK_EQ(c.conn_max, 0u); /* by the limit of descriptors */
     CHECK_EQ(c.connect_max, 0u);
     CHECK_EQ(c.buf_count, 1024u);

@@ -180,8 +180,7 @@ TEST_EACH(connect_to_a_peer_that_resets) {
 
 /* ---- closed before it stands ---- */
 
-const enum kr_close manners[] = {KR_CLOSE_LINGER, KR_CLOSE_FLUSH, KR_CLOSE_NOW,
-                                        KR_CLOSE_RESET};
+const enum kr_close manners[] = {KR_CLOSE_LINGER, KR_CLOSE_FLUSH, KR_CLOSE_NOW, KR_CLOSE_RESET};
 
 static void check_given_up(struct kr_reactor *r, struct far *f, enum kr_close how, unsigned turns) {
     struct life life;
@@ -366,7 +365,7 @@ TEST_EACH(connect_queue_before_it_stands_unix) {
     check_queue(PATH);
 }
 
-/* Ours: the cap holds before it stands as after, and on_drain comes after on_open. */
+/* Ours: the cap holds before it stands as after, and on_writable comes after on_open. */
 TEST_EACH(connect_queue_is_bounded_before_it_stands) {
     struct far f = far_begin(IPV4, 8);
     struct kr_reactor *r = test_reactor(NULL);

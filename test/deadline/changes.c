@@ -132,7 +132,7 @@ TEST_EACH(deadline_refuses) {
         CHECK_ERR(kr_conn_deadline(s.r, s.conn, (enum kr_deadline)which, -1), EINVAL);
     CHECK_ERR(kr_conn_deadline(s.r, s.conn, KR_DEADLINE_FLUSH, 0), EINVAL);
     CHECK_ERR(kr_conn_deadline(s.r, s.conn, (enum kr_deadline)KINDS, 1), EINVAL);
-    CHECK_ERR(kr_conn_deadline(s.r, s.conn, (enum kr_deadline)-1, 1), EINVAL);
+    CHECK_ERR(kr_conn_deadline(s.r, s.conn, (enum kr_deadline) - 1, 1), EINVAL);
     told_at(&s, KR_DEADLINE_IDLE, t + 100);
     for (int which = 0; which < KINDS; which++)
         set(&s, (enum kr_deadline)which, INT64_MAX);

@@ -281,13 +281,13 @@ static const struct {
     uint64_t nofile;
     unsigned conn_asked, connect_asked, conn_max, connect_max;
 } limit_rows[] = {
-    {0, 0, 0, 1, 0},          {4, 0, 0, 1, 0},
-    {5, 0, 0, 1, 0},          {6, 0, 0, 2, 0},
-    {8, 0, 0, 3, 1},          {1024, 0, 0, 701, 255},
-    {6000, 0, 0, 4597, 1024}, {UINT64_MAX, 0, 0, 16384, 1024},
-    {1024, 16, 0, 16, 255},   {1024, 1020, 0, 1020, 0},
+    {0, 0, 0, 1, 0},           {4, 0, 0, 1, 0},
+    {5, 0, 0, 1, 0},           {6, 0, 0, 2, 0},
+    {8, 0, 0, 3, 1},           {1024, 0, 0, 701, 255},
+    {6000, 0, 0, 4597, 1024},  {UINT64_MAX, 0, 0, 16384, 1024},
+    {1024, 16, 0, 16, 255},    {1024, 1020, 0, 1020, 0},
     {1024, 1000, 0, 1000, 20}, {1024, 0, 1000, 10, 1000},
-    {1024, 0, 1019, 1, 1019}, {1024, 7, 8, 7, 8},
+    {1024, 0, 1019, 1, 1019},  {1024, 7, 8, 7, 8},
 };
 
 /* Ours: the default table is as long as the limit of descriptors lets it be, less the library's own
@@ -305,7 +305,7 @@ TEST_EACH(new_sizes_its_table_by_the_limit) {
         config.connect_max = limit_rows[i].connect_asked;
         struct kr_reactor *r;
         int rc = kr__reactor_new(&r, &config, NULL, &d->kernel, (unsigned)tap_variant()->caps_mask);
-        unsigned slots = limit_rows[i].conn_max + limit_rows[i].connect_max + config.file_max;
+        unsigned slots = limit_rows[i].conn_max + limit_rows[i].connect_max + config.listener_max;
         if (slots > d->nofile && test_slot_cost(NULL)) {
             CHECK_ERR(rc, EMFILE);
             continue;

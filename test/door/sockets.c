@@ -211,7 +211,7 @@ TEST_EACH(connect_when_the_table_fails) {
 
 /* man connect, of a Unix socket. What passes is tried again. */
 static const int knock_errors[] = {
-    EACCES, EBADF,  ECONNREFUSED, EFAULT, EINVAL, EISCONN, ELOOP,      ENAMETOOLONG,
+    EACCES, EBADF,  ECONNREFUSED, EFAULT, EINVAL, EISCONN,    ELOOP,     ENAMETOOLONG,
     ENOENT, ENOMEM, ENOTDIR,      EPERM,  EPIPE,  EPROTOTYPE, ETIMEDOUT,
 };
 static const int knock_passing[] = {EAGAIN, EINTR};
@@ -461,15 +461,22 @@ TEST_EACH(adopt_when_a_pipe_fails) {
     }
 }
 
-/* Ours: a pipe that cannot be opened anew is used as it is. */
+/* Ours: a pipe that cannot be opened anew is used as it is. With a name it refuses RWF_NOWAIT, and the
+ * read that failed flags a buffer which it has not. */
 TEST_EACH(adopt_when_a_pipe_cannot_be_opened) {
     struct door *d = door_open();
     d->dials = true;
     struct kr_reactor *r;
     CHECK_OK(make(d, &r, NULL));
     struct seen seen = {0};
-    int ends[2];
-    CHECK_SYS(pipe2(ends, O_CLOEXEC));
+    char dir[] = "/tmp/kr-door-XXXXXX", path[64];
+    CHECK(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/fifo", dir);
+    CHECK_SYS(mkfifo(path, 0600));
+    int ends[2] = {CHECK_SYS(open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)),
+                   CHECK_SYS(open(path, O_WRONLY | O_CLOEXEC | O_NONBLOCK))};
+    CHECK_SYS(unlink(path));
+    CHECK_SYS(rmdir(dir));
     kr_conn conn;
     door_fail(d, PIPE_OWN, EACCES, 0, 1);
     own(d, ends[0]);
@@ -555,8 +562,8 @@ TEST_EACH(post_when_the_wake_fails) {
     }
 }
 
-const unsigned socket_row_count =
-    COUNT(listen_errors) + COUNT(file_errors) * 2 + COUNT(addrs_errors) * 2 +
-    COUNT(close_errors) * 3 + COUNT(socket_errors) + COUNT(path_errors) + COUNT(listen_errors) +
-    COUNT(file_errors) + COUNT(file_errors) + COUNT(knock_errors) + COUNT(knock_passing) +
-    COUNT(wake_errors);
+const unsigned socket_row_count = COUNT(listen_errors) + COUNT(file_errors) * 2 +
+                                  COUNT(addrs_errors) * 2 + COUNT(close_errors) * 3 +
+                                  COUNT(socket_errors) + COUNT(path_errors) + COUNT(listen_errors) +
+                                  COUNT(file_errors) + COUNT(file_errors) + COUNT(knock_errors) +
+                                  COUNT(knock_passing) + COUNT(wake_errors);

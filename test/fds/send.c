@@ -325,8 +325,10 @@ static int refuser_enter(const struct kr__kernel *k, struct io_uring *ring, unsi
         struct io_uring_sqe *sqe = &ring->sq.sqes[(head + i) & *ring->sq.kring_mask];
         if (sqe->opcode != IORING_OP_SENDMSG)
             continue;
-        *sqe = (struct io_uring_sqe){.opcode = IORING_OP_NOP, .rw_flags = KR__NOP_INJECT_RESULT,
-                                     .len = (uint32_t)f->result, .user_data = sqe->user_data};
+        *sqe = (struct io_uring_sqe){.opcode = IORING_OP_NOP,
+                                     .rw_flags = KR__NOP_INJECT_RESULT,
+                                     .len = (uint32_t)f->result,
+                                     .user_data = sqe->user_data};
         f->result = 0;
     }
     return kr__linux.enter(&kr__linux, ring, submit, wait_for, flags, arg);

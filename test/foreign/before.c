@@ -214,7 +214,7 @@ TEST_EACH(socket_that_was_shut_before) {
 }
 
 static void on_shut_released(struct kr_reactor *r, kr_conn conn, void *user,
-                             const struct kr_released *what) {
+                             const struct kr_detached *what) {
     struct seen *s = user;
     UNUSED(r, conn);
     CHECK(what->error == 0 && what->shut && !what->shutting && !what->eof);
@@ -235,7 +235,7 @@ TEST_EACH(socket_that_was_shut_before_is_released) {
         ends_make(ends, tcp);
         CHECK_SYS(shutdown(ends[0], SHUT_WR));
         adopt(r, &s, ends[0], &opts);
-        CHECK_OK(kr_conn_release(r, s.conn, on_shut_released, &s));
+        CHECK_OK(kr_conn_detach(r, s.conn, on_shut_released, &s));
         TEST_UNTIL(r, s.closes == 1);
         CHECK_EQ(s.released, 1u);
         test_close(ends[1]);

@@ -177,7 +177,7 @@ TEST_EACH(lingering_descriptor_to_a_listener) {
 }
 
 static void on_left(struct kr_reactor *r, kr_conn conn, void *user,
-                    const struct kr_released *what) {
+                    const struct kr_detached *what) {
     struct gifts *g = user;
     UNUSED(r, conn);
     CHECK_EQ(what->error, 0);
@@ -193,7 +193,7 @@ TEST_EACH(refusal_ends_with_the_connection, .needs = KR__CAP_FD_INSTALL) {
     adopt_for_gifts(r, &g, ends[0], 0, &gift_ops);
     bool refuses = r->ring.caps & KR__CAP_REFUSES_FDS;
     CHECK_EQ(give(ends[1], &null, 1), refuses ? -EPERM : 1);
-    CHECK_OK(kr_conn_release(r, g.seen.conn, on_left, &g));
+    CHECK_OK(kr_conn_detach(r, g.seen.conn, on_left, &g));
     TEST_UNTIL(r, g.seen.closes == 1);
     CHECK_OK(give(ends[1], &null, 1));
     test_close(g.seen.fd);

@@ -217,7 +217,7 @@ static const struct kr_conn_ops full_ops = {
     .on_open = on_open,
     .on_data = on_data,
     .on_eof = on_event,
-    .on_drain = on_event,
+    .on_writable = on_event,
     .on_timeout = on_timeout,
     .on_shutdown = on_event,
     .on_fds = on_fds,
@@ -573,7 +573,7 @@ static void act_reactor(struct world *w) {
     kr_config_init(&config);
     config.sq_entries = config.cq_entries = any_number(w) % 8192;
     config.conn_max = any_number(w);
-    config.file_max = any_number(w);
+    config.listener_max = any_number(w);
     config.buf_count = any_number(w);
     config.buf_size = any_size(w);
     if (config.buf_count > 64 && config.buf_count <= 32768)
@@ -814,7 +814,7 @@ static void start(struct world *w) {
     config.taskrun = below(w, 2) ? KR_TASKRUN_DEFER : KR_TASKRUN_COOP;
     config.sq_entries = config.cq_entries = 1u << below(w, 6);
     config.conn_max = 1 + below(w, 32);
-    config.file_max = 1 + below(w, 4);
+    config.listener_max = 1 + below(w, 4);
     config.buf_count = 1u << below(w, 5);
     config.buf_size = 1 + below(w, 8192);
     config.post_max = 1 + below(w, 8);

@@ -141,7 +141,7 @@ static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void
     return rc == 0 ? take : 0;
 }
 
-static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
+static void on_writable(struct kr_reactor *r, kr_conn conn, void *user) {
     (void)r;
     act_on(user, conn);
 }
@@ -157,7 +157,7 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
 static const struct kr_conn_ops ops = {
     .on_open = on_open,
     .on_data = on_data,
-    .on_drain = on_drain,
+    .on_writable = on_writable,
     .on_close = on_close,
 };
 
@@ -252,7 +252,7 @@ static void make_reactor(struct world *w) {
     config.sq_entries = 1u << sq_bits;
     config.cq_entries = 1u << (sq_bits + tape_below(t, 4));
     config.conn_max = 1 + tape_below(t, 64);
-    config.file_max = 2;
+    config.listener_max = 2;
     config.buf_count = 1u << tape_below(t, 6);
     config.buf_size = 1 + tape_below(t, 8192);
     config.post_max = 4;

@@ -73,7 +73,7 @@ void lender_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enu
 
 const struct kr_conn_ops lender_ops = {.on_open = lender_open,
                                        .on_data = test_take_all,
-                                       .on_drain = lender_drain,
+                                       .on_writable = lender_drain,
                                        .on_close = lender_close};
 
 void lender_check_stream(struct kr_reactor *r, const struct lender *lender, int fd, uint64_t from,

@@ -95,13 +95,15 @@ const struct kr_conn_ops house_ops = {
     .on_open = house_open,
     .on_data = house_data,
     .on_eof = house_eof,
-    .on_drain = house_drain,
+    .on_writable = house_drain,
     .on_timeout = house_timeout,
     .on_close = house_close,
 };
 
-const struct kr_conn_ops house_plain_ops = {
-    .on_open = house_open, .on_data = house_data, .on_drain = house_drain, .on_close = house_close};
+const struct kr_conn_ops house_plain_ops = {.on_open = house_open,
+                                            .on_data = house_data,
+                                            .on_writable = house_drain,
+                                            .on_close = house_close};
 
 void house_init(void) {
     house = (struct house){.close_in = EVENTS};

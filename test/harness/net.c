@@ -113,14 +113,14 @@ static void memory_free(struct memory *memory) {
 static void show_reactors(void *unused) {
     (void)unused;
     static const char *const names[] = {
-        "turns",         "enters",        "waits",      "sqes",      "cqes",
-        "sq_full_turns", "cq_overflows",  "stale_cqes", "accepts",   "accept_errors",
-        "accept_pauses", "closes",        "conns",      "listeners", "timers",
-        "timer_fires",   "posts",         "bytes_in",   "bytes_out", "bytes_copied",
-        "bytes_kept",    "starved_parks", "bufs_out",   "sends_out", "blocks_out",
-        "allocs",        "alloc_bytes",   "inflight",   "leases",    "bytes_leased",
-        "bytes_forwarded", "bytes_borrowed", "connects", "connect_errors", "timeouts",
-        "zerocopy_sends", "zerocopy_copied",
+        "turns",           "enters",          "waits",      "sqes",           "cqes",
+        "sq_full_turns",   "cq_overflows",    "stale_cqes", "accepts",        "accept_errors",
+        "accept_pauses",   "closes",          "conns",      "listeners",      "timers",
+        "timer_fires",     "posts",           "bytes_in",   "bytes_out",      "bytes_copied",
+        "bytes_kept",      "starved_waits",   "bufs_out",   "sends_out",      "blocks_out",
+        "allocs",          "alloc_bytes",     "inflight",   "leases",         "bytes_leased",
+        "bytes_forwarded", "bytes_borrowed",  "connects",   "connect_errors", "timeouts",
+        "zerocopy_sends",  "zerocopy_copied",
     };
     for (const struct memory *memory = memories; memory; memory = memory->next) {
         struct kr_stats stats;
@@ -209,7 +209,7 @@ int test_slot_cost(const struct kr_reactor *r) {
         return kr_reactor_table(r) == KR_TABLE_PLAIN;
     struct kr_config config;
     kr_config_init(&config);
-    config.conn_max = config.connect_max = config.file_max = config.buf_count = 1;
+    config.conn_max = config.connect_max = config.listener_max = config.buf_count = 1;
     struct kr_reactor *any = test_reactor(&config);
     int cost = test_slot_cost(any);
     test_reactor_free(any);
@@ -267,7 +267,8 @@ static unsigned idle_listeners(const struct kr_reactor *r, bool *settled) {
 
 static bool at_rest(const struct kr_reactor *r, const struct test_levels *levels) {
     struct kr_stats stats = test_stats(r);
-    bool settled = r->self.inflight == 1 && kr__list_empty(&r->dirty) && kr__line_empty(&r->line) &&
+    bool settled = r->self.inflight == 1 && kr__list_empty(&r->dirty) &&
+                   kr__starve_empty(&r->starve) &&
                    r->bufs.published + r->bufs.free_count == r->bufs.count;
     unsigned idle = idle_conns(r, &settled) + idle_listeners(r, &settled);
     return settled && idle == levels->paused && stats.conns == levels->conns &&

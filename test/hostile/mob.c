@@ -203,7 +203,7 @@ static void kill_sockets(const char *which, const char *side, uint16_t port) {
 }
 
 /* What a victim is in when it is killed. */
-enum state { SILENT_ONE, TALKING, STUFFED, DRAINING, HALF_CLOSED, STATES };
+enum state { SILENT_ONE, TALKING, STUFFED, FLUSHING, HALF_CLOSED, STATES };
 
 #define VICTIMS (16u * STATES)
 
@@ -234,9 +234,9 @@ static int victim_begin(struct town *t, enum state state) {
     kr_conn conn = t->others.conns[opens];
     if (state == TALKING)
         CHECK_EQ(test_send_some(fd, "talk", 4), 4);
-    if (state == STUFFED || state == DRAINING)
+    if (state == STUFFED || state == FLUSHING)
         stuff(t, fd);
-    if (state == DRAINING)
+    if (state == FLUSHING)
         CHECK_OK(kr_conn_close(t->r, conn, KR_CLOSE_FLUSH));
     if (state == HALF_CLOSED) {
         CHECK_SYS(shutdown(fd, SHUT_WR));

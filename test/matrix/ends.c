@@ -5,9 +5,9 @@
 
 /* man connect, and what a network tells instead of an answer. */
 static const int connect_errors[] = {
-    EACCES,      EADDRINUSE,   EADDRNOTAVAIL, EAFNOSUPPORT, EAGAIN,    EALREADY, EBADF,
-    ECANCELED,   ECONNABORTED, ECONNREFUSED,  ECONNRESET,   EFAULT,    EHOSTDOWN, EHOSTUNREACH,
-    EINPROGRESS, EINTR,        EINVAL,        EISCONN,      ENETUNREACH, ENOBUFS, ENOMEM,
+    EACCES,      EADDRINUSE,   EADDRNOTAVAIL, EAFNOSUPPORT, EAGAIN,      EALREADY,  EBADF,
+    ECANCELED,   ECONNABORTED, ECONNREFUSED,  ECONNRESET,   EFAULT,      EHOSTDOWN, EHOSTUNREACH,
+    EINPROGRESS, EINTR,        EINVAL,        EISCONN,      ENETUNREACH, ENOBUFS,   ENOMEM,
     ENOTSOCK,    EPERM,        EPROTOTYPE,    ETIMEDOUT,
 };
 
@@ -122,7 +122,7 @@ static struct world *shutdown_begin(enum conn_state state, int32_t res) {
     if (state != LINGERING)
         conn_enter(w, state);
     test_step(w->r, "a turn with the shutdown in flight");
-    CHECK_EQ(w->closes, 0u); /* however long it takes, it is waited for, and not cancelled */
+    CHECK_EQ(w->closes, 0u);  /* however long it takes, it is waited for, and not cancelled */
     CHECK_LE(w->cancels, 1u); /* of the receive, at most */
     CHECK(stolen(w, KR__VERB_shutdown, slot_of(w->conn)));
     return w;
@@ -208,7 +208,10 @@ TEST_EACH(shutdown_errors) {
             await_stolen(w, KR__VERB_shutdown, slot_of(w->conn));
             complete(w, KR__VERB_shutdown, slot_of(w->conn), error, 0);
         }
-        check_send_failed(w, state == JOINING ? ENDING : state == LINGERING ? FLUSHING : SENDING,
+        check_send_failed(w,
+                          state == JOINING     ? ENDING
+                          : state == LINGERING ? LINGER_FLUSHING
+                                               : SENDING,
                           error);
         world_end(w);
     }
@@ -279,8 +282,8 @@ TEST_EACH(reset_results) {
 
 /* man setsockopt; and what a filter (BPF) may say. */
 static const int unlinger_results[] = {
-    0, -EAGAIN, -EBADF, -ECANCELED, -EFAULT, -EINTR, -EINVAL, -ENOMEM, -ENOPROTOOPT, -EOPNOTSUPP,
-    -EPERM,
+    0,       -EAGAIN, -EBADF,       -ECANCELED,  -EFAULT, -EINTR,
+    -EINVAL, -ENOMEM, -ENOPROTOOPT, -EOPNOTSUPP, -EPERM,
 };
 
 /* Ours: whether or not SO_LINGER could be taken from the socket, the close follows, once. */

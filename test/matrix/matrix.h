@@ -135,7 +135,7 @@ extern const unsigned recv_cell_count;
 
 /* ---- send ---- */
 
-enum send_state { SENDING, FLUSHING, DRAINING, ENDING, SEND_STATES };
+enum send_state { SENDING, LINGER_FLUSHING, FLUSHING, ENDING, SEND_STATES };
 
 extern const char *const send_states[];
 extern const char digits[];
@@ -162,7 +162,7 @@ enum connect_state {
 
 struct leaving {
     unsigned tells;
-    struct kr_released what;
+    struct kr_detached what;
     char unread[HELLO_SIZE];
 };
 

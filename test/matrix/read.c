@@ -38,9 +38,9 @@ static struct world *read_begin(enum send_state state, int32_t res, int *fd) {
     *fd = digits_file();
     CHECK_OK(kr_conn_send_file(w->r, w->conn, *fd, 0, DIGITS, file_told, w));
     await_stolen(w, KR__VERB_read, slot_of(w->conn));
-    if (state == FLUSHING)
+    if (state == LINGER_FLUSHING)
         CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_LINGER));
-    else if (state == DRAINING)
+    else if (state == FLUSHING)
         CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_FLUSH));
     else if (state == ENDING)
         CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
@@ -106,7 +106,7 @@ TEST_EACH(read_goes_on) {
             char got[DIGITS];
             test_recv(w->r, w->fd, got, DIGITS);
             CHECK_MEM_EQ(got, digits, DIGITS);
-            if (state == FLUSHING)
+            if (state == LINGER_FLUSHING)
                 CHECK_SYS(shutdown(w->fd, SHUT_WR));
             if (state == SENDING)
                 end_conn(w);

@@ -119,8 +119,8 @@ TEST_EACH(recv_without_a_buffer) {
         struct world *w = recv_begin(state, -ENOBUFS, flags[i % COUNT(flags)]);
         recv_complete(w, -ENOBUFS, flags[i % COUNT(flags)]);
         bool waits = state == OPEN || state == LINGERING;
-        CHECK_EQ(conn_of(w)->parked, waits);
-        CHECK_EQ(test_stats(w->r).starved_parks, waits);
+        CHECK_EQ(conn_of(w)->starved, waits);
+        CHECK_EQ(test_stats(w->r).starved_waits, waits);
         recv_goes_on(w, state);
         world_end(w);
     }
@@ -363,9 +363,9 @@ TEST_EACH(recv_out_of_turn_gives_way) {
     struct pair p = pair_begin("another waits for a buffer", 8);
     refuse(&p, p.second);
     feed(&p, p.first);
-    CHECK(of_pair(&p, p.first)->parked);
-    CHECK(p.w->r->line.list.head.next == &of_pair(&p, p.second)->wait);
-    TEST_UNTIL(p.w->r, kr__line_empty(&p.w->r->line));
+    CHECK(of_pair(&p, p.first)->starved);
+    CHECK(p.w->r->starve.list.head.next == &of_pair(&p, p.second)->wait);
+    TEST_UNTIL(p.w->r, kr__starve_empty(&p.w->r->starve));
     CHECK_EQ(p.w->cancels, 1u);
     CHECK_EQ(p.w->one_shots, 2u);
     CHECK(stolen(p.w, KR__VERB_recv, slot_of(p.first)));
@@ -382,14 +382,14 @@ TEST_EACH(recv_under_cancel_waits_in_the_line) {
     refuse(&p, p.second);
     feed(&p, p.first);
     await_stolen(p.w, KR__VERB_recv, slot_of(p.second));
-    TEST_UNTIL(p.w->r, p.w->r->line.trying == 0);
-    CHECK(of_pair(&p, p.first)->parked);
-    CHECK_EQ(test_stats(p.w->r).starved_parks, 2u);
+    TEST_UNTIL(p.w->r, p.w->r->starve.may_try == 0);
+    CHECK(of_pair(&p, p.first)->starved);
+    CHECK_EQ(test_stats(p.w->r).starved_waits, 2u);
     test_close(p.w->fd);
     connect_client(p.w);
-    CHECK_EQ(test_stats(p.w->r).starved_parks, 2u);
+    CHECK_EQ(test_stats(p.w->r).starved_waits, 2u);
     CHECK_EQ(p.w->one_shots, 2u);
-    CHECK(of_pair(&p, p.first)->parked);
+    CHECK(of_pair(&p, p.first)->starved);
     complete(p.w, KR__VERB_recv, slot_of(p.first), -ECANCELED, 0);
     await_stolen(p.w, KR__VERB_recv, slot_of(p.first));
     CHECK_EQ(p.w->one_shots, 3u);
@@ -405,13 +405,13 @@ TEST_EACH(recv_that_is_new_comes_into_the_line) {
     refuse(&p, p.second);
     feed(&p, p.first);
     await_stolen(p.w, KR__VERB_recv, slot_of(p.second));
-    TEST_UNTIL(p.w->r, p.w->r->line.trying == 0);
-    CHECK(of_pair(&p, p.first)->parked);
-    CHECK_EQ(test_stats(p.w->r).starved_parks, 2u);
+    TEST_UNTIL(p.w->r, p.w->r->starve.may_try == 0);
+    CHECK(of_pair(&p, p.first)->starved);
+    CHECK_EQ(test_stats(p.w->r).starved_waits, 2u);
     test_close(p.w->fd);
     connect_client(p.w);
     test_step(p.w->r, "the new one wants to receive");
-    CHECK_EQ(test_stats(p.w->r).starved_parks, 3u);
+    CHECK_EQ(test_stats(p.w->r).starved_waits, 3u);
     complete(p.w, KR__VERB_recv, slot_of(p.first), -ECANCELED, 0);
     p.w->deaf = false;
     CHECK_OK(kr_conn_close(p.w->r, p.w->conn, KR_CLOSE_NOW));
@@ -425,9 +425,9 @@ TEST_EACH(recv_refused_again_keeps_its_place) {
     refuse(&p, p.second);
     inject_next(p.w, KR__SET(recv), -ENOBUFS);
     TEST_UNTIL(p.w->r, p.w->injections == 1);
-    CHECK(p.w->r->line.list.head.next == &of_pair(&p, p.first)->wait);
-    CHECK(of_pair(&p, p.second)->parked);
-    TEST_UNTIL(p.w->r, kr__line_empty(&p.w->r->line));
+    CHECK(p.w->r->starve.list.head.next == &of_pair(&p, p.first)->wait);
+    CHECK(of_pair(&p, p.second)->starved);
+    TEST_UNTIL(p.w->r, kr__starve_empty(&p.w->r->starve));
     pair_end(&p);
 }
 
@@ -440,9 +440,11 @@ static const struct poll_answer {
     bool by_wake; /* the polls that follow are multishot */
     bool refused; /* the poll is made again after a while */
 } recv_answers[] = {
-    {POLLIN, false, false},  {POLLIN | POLLRDHUP, false, false}, {POLLRDHUP, false, false},
-    {POLLHUP, false, false}, {POLLERR, true, false},             {POLLERR | POLLIN, false, false},
-    {-ENOMEM, false, true},  {-EINVAL, false, true},             {-ECANCELED, false, false},
+    {POLLIN, false, false},     {POLLIN | POLLRDHUP, false, false},
+    {POLLRDHUP, false, false},  {POLLHUP, false, false},
+    {POLLERR, true, false},     {POLLERR | POLLIN, false, false},
+    {-ENOMEM, false, true},     {-EINVAL, false, true},
+    {-ECANCELED, false, false},
 };
 
 /* An open one whose receive has found nothing, so that it polls. */
@@ -519,7 +521,7 @@ const unsigned recv_cell_count =
 
 /* ---- release ---- */
 
-static void left(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
+static void left(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_detached *what) {
     UNUSED(r, conn);
     struct leaving *l = user;
     l->tells++;
@@ -535,7 +537,7 @@ TEST_EACH(send_in_flight_when_a_receive_fails, .needs = KR__CAP_FD_INSTALL) {
         struct world *w = send_begin(SENDING, -ECANCELED, pieces);
         struct kr__conn *c = conn_of(w);
         struct leaving l = {0};
-        CHECK_OK(kr_conn_release(w->r, w->conn, left, &l));
+        CHECK_OK(kr_conn_detach(w->r, w->conn, left, &l));
         kr__conn_recv_failed(w->r, c, -ECONNRESET);
         CHECK(c->broken && c->queue.head);
         w->steal = 0;
@@ -547,8 +549,7 @@ TEST_EACH(send_in_flight_when_a_receive_fails, .needs = KR__CAP_FD_INSTALL) {
     }
 }
 
-struct world *leaving_begin(const char *verb, uint32_t steal, int32_t res,
-                                   struct leaving *l) {
+struct world *leaving_begin(const char *verb, uint32_t steal, int32_t res, struct leaving *l) {
     cell_begin(verb, "releasing", res, 0);
     *l = (struct leaving){0};
     struct world *w = world_begin(BY_MULTISHOT, steal);
@@ -559,7 +560,7 @@ struct world *leaving_begin(const char *verb, uint32_t steal, int32_t res,
 static void check_left(struct world *w, const struct leaving *l) {
     TEST_UNTIL(w->r, l->tells == 1);
     CHECK_EQ(l->what.error, 0);
-    check_ended(w, 0, KR_WHY_RELEASED);
+    check_ended(w, 0, KR_WHY_DETACHED);
     test_close(l->what.fd);
 }
 
@@ -576,7 +577,7 @@ TEST_EACH(export_errors) {
         struct leaving l;
         struct world *w = leaving_begin("export", stolen_one ? KR__SET(export) : 0, error, &l);
         inject_next(w, stolen_one ? 0 : KR__SET(export), error);
-        CHECK_OK(kr_conn_release(w->r, w->conn, left, &l));
+        CHECK_OK(kr_conn_detach(w->r, w->conn, left, &l));
         if (stolen_one) {
             await_stolen(w, KR__VERB_export, slot_of(w->conn));
             CHECK_EQ(conn_of(w)->owner.inflight, 1u);
@@ -588,7 +589,7 @@ TEST_EACH(export_errors) {
         check_echoes(w);
         w->steal = 0;
         l.tells = 0;
-        CHECK_OK(kr_conn_release(w->r, w->conn, left, &l));
+        CHECK_OK(kr_conn_detach(w->r, w->conn, left, &l));
         check_left(w, &l);
         world_end(w);
     }
@@ -598,7 +599,7 @@ TEST_EACH(export_errors) {
 TEST_EACH(export_too_late) {
     struct leaving l;
     struct world *w = leaving_begin("export", KR__SET(export), 0, &l);
-    CHECK_OK(kr_conn_release(w->r, w->conn, left, &l));
+    CHECK_OK(kr_conn_detach(w->r, w->conn, left, &l));
     await_stolen(w, KR__VERB_export, slot_of(w->conn));
     CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
     test_step(w->r, "a turn with the export in flight");
@@ -619,7 +620,7 @@ TEST_EACH(recv_data_while_leaving) {
     for (unsigned i = 0; i < 3; i++) {
         struct leaving l;
         struct world *w = leaving_begin("recv", KR__SET(recv), i ? HELLO_SIZE : 0, &l);
-        CHECK_OK(kr_conn_release(w->r, w->conn, left, &l));
+        CHECK_OK(kr_conn_detach(w->r, w->conn, left, &l));
         if (i)
             complete(w, KR__VERB_recv, slot_of(w->conn), HELLO_SIZE,
                      (i == 2 ? MORE : 0) | fill(w, HELLO, HELLO_SIZE));
@@ -641,7 +642,7 @@ TEST_EACH(recv_that_passes_while_leaving) {
     for (size_t i = 0; i < COUNT(passing); i++) {
         struct leaving l;
         struct world *w = leaving_begin("recv", KR__SET(recv), -passing[i], &l);
-        CHECK_OK(kr_conn_release(w->r, w->conn, left, &l));
+        CHECK_OK(kr_conn_detach(w->r, w->conn, left, &l));
         complete(w, KR__VERB_recv, slot_of(w->conn), -passing[i], 0);
         check_left(w, &l);
         world_end(w);
@@ -653,7 +654,7 @@ TEST_EACH(recv_errors_while_leaving) {
     for (size_t i = 0; i < COUNT(recv_errors); i++) {
         struct leaving l;
         struct world *w = leaving_begin("recv", KR__SET(recv), -recv_errors[i], &l);
-        CHECK_OK(kr_conn_release(w->r, w->conn, left, &l));
+        CHECK_OK(kr_conn_detach(w->r, w->conn, left, &l));
         complete(w, KR__VERB_recv, slot_of(w->conn), -recv_errors[i], 0);
         check_ended(w, -recv_errors[i], KR_WHY_ERROR);
         CHECK_EQ(l.tells, 1u);

@@ -29,9 +29,9 @@ struct world *send_begin(enum send_state state, int32_t res, bool pieces) {
     }
     await_stolen(w, KR__VERB_send, slot_of(w->conn));
     CHECK_EQ(conn_of(w)->vector != NULL, pieces);
-    if (state == FLUSHING)
+    if (state == LINGER_FLUSHING)
         CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_LINGER));
-    else if (state == DRAINING)
+    else if (state == FLUSHING)
         CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_FLUSH));
     else if (state == ENDING)
         CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
@@ -70,16 +70,16 @@ static void send_goes_on(struct world *w, enum send_state state, size_t taken) {
         end_conn(w);
         return;
     }
-    if (state != FLUSHING)
+    if (state != LINGER_FLUSHING)
         TEST_UNTIL(w->r, w->closes == 1);
     char back[DIGITS];
     size_t want = state == ENDING ? 0 : DIGITS - taken;
     test_recv(w->r, w->fd, back, want);
     CHECK_MEM_EQ(back, digits + taken, want);
     CHECK_EQ(test_recv_end(w->r, w->fd, NULL), 0);
-    if (state == FLUSHING)
+    if (state == LINGER_FLUSHING)
         CHECK_EQ(w->closes, 0u);
-    if (state == FLUSHING)
+    if (state == LINGER_FLUSHING)
         CHECK_SYS(shutdown(w->fd, SHUT_WR));
     check_ended(w, 0, KR_WHY_LOCAL);
 }
@@ -120,8 +120,8 @@ static struct world *send_poll_begin(enum send_state state, int32_t res) {
 }
 
 static const int32_t send_answers[] = {
-    POLLOUT,    POLLOUT | POLLRDHUP, POLLOUT | POLLERR, POLLERR,
-    POLLHUP,    POLLHUP | POLLRDHUP, -ENOMEM,           -EINVAL,
+    POLLOUT, POLLOUT | POLLRDHUP, POLLOUT | POLLERR, POLLERR,
+    POLLHUP, POLLHUP | POLLRDHUP, -ENOMEM,           -EINVAL,
 };
 
 /* Ours: a full socket is polled, and sent to when the poll has answered, in each state in which
@@ -244,9 +244,9 @@ static struct world *zc_begin(enum send_state state, int32_t res, uint32_t flags
     await_stolen(w, KR__VERB_send_zc, slot_of(w->conn));
     w->flight = stolen(w, KR__VERB_send_zc, slot_of(w->conn));
     CHECK_EQ(conn_of(w)->vector != NULL, pieces);
-    if (state == FLUSHING)
+    if (state == LINGER_FLUSHING)
         CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_LINGER));
-    else if (state == DRAINING)
+    else if (state == FLUSHING)
         CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_FLUSH));
     else if (state == ENDING)
         CHECK_OK(kr_conn_close(w->r, w->conn, KR_CLOSE_NOW));
@@ -351,8 +351,7 @@ TEST_EACH(send_zc_whose_result_is_lost) {
         enum send_state state = (enum send_state)(i / 2);
         struct world *w = zc_begin(state, 0, NOTIF, i % 2);
         zc_complete(w, 0, NOTIF);
-        check_ended(w, state == ENDING ? 0 : -EBADR,
-                    state == ENDING ? KR_WHY_LOCAL : KR_WHY_ERROR);
+        check_ended(w, state == ENDING ? 0 : -EBADR, state == ENDING ? KR_WHY_LOCAL : KR_WHY_ERROR);
         zc_end(w, i % 2);
     }
 }
@@ -495,8 +494,8 @@ TEST_EACH(send_zc_that_lands_late) {
     }
 }
 
-const unsigned send_cell_count =
-    COUNT(send_errors) * (SEND_STATES + 1) + COUNT(send_passing) * SEND_STATES +
-    DIGITS * 2 * SEND_STATES + DIGITS + COUNT(send_errors) * SEND_STATES * 2 +
-    COUNT(send_passing) * SEND_STATES * 2 + DIGITS * 4 * SEND_STATES + 4 + 2 + SEND_STATES * 2 +
-    COUNT(send_answers) * SEND_STATES + 2;
+const unsigned send_cell_count = COUNT(send_errors) * (SEND_STATES + 1) +
+                                 COUNT(send_passing) * SEND_STATES + DIGITS * 2 * SEND_STATES +
+                                 DIGITS + COUNT(send_errors) * SEND_STATES * 2 +
+                                 COUNT(send_passing) * SEND_STATES * 2 + DIGITS * 4 * SEND_STATES +
+                                 4 + 2 + SEND_STATES * 2 + COUNT(send_answers) * SEND_STATES + 2;

@@ -107,8 +107,8 @@ enum place {
 struct brancher {
     struct kr_reactor *r;
     enum place place;
-    bool frees; /* the child frees its copy in there */
-    pid_t child; /* -1: has not forked yet; 0: this is the child */
+    bool frees;     /* the child frees its copy in there */
+    pid_t child;    /* -1: has not forked yet; 0: this is the child */
     unsigned after; /* callbacks that ran in the child later */
 };
 
@@ -152,10 +152,8 @@ static void branch_close(struct kr_reactor *r, kr_conn conn, void *user, int err
     branch(user, IN_CLOSE);
 }
 
-static const struct kr_conn_ops branch_ops = {.on_open = branch_open,
-                                              .on_data = branch_data,
-                                              .on_eof = branch_eof,
-                                              .on_close = branch_close};
+static const struct kr_conn_ops branch_ops = {
+    .on_open = branch_open, .on_data = branch_data, .on_eof = branch_eof, .on_close = branch_close};
 
 static void branch_timer(struct kr_reactor *r, kr_timer timer, void *user) {
     UNUSED(r, timer);

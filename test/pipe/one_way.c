@@ -47,10 +47,11 @@ struct left {
 };
 
 static void released(struct kr_reactor *r, kr_conn conn, void *user,
-                     const struct kr_released *what) {
+                     const struct kr_detached *what) {
     struct left *l = user;
     UNUSED(r, conn);
-    *l = (struct left){l->count + 1, what->fd, what->error, what->unread_size, what->unsent_size, what->eof, what->shut};
+    *l = (struct left){l->count + 1,      what->fd,  what->error, what->unread_size,
+                       what->unsent_size, what->eof, what->shut};
 }
 
 /* Ours: both ends leave again as descriptors, with what was unread and unsent; kept ones have no
@@ -75,10 +76,10 @@ TEST_EACH(pipe_is_released) {
         TEST_UNTIL(r, in.shown == 1500 && kr_conn_queued(r, out.conn) < sizeof bytes);
         CHECK_ERR(kr_conn_peer(r, in.conn, &addr), ENODATA);
         CHECK_ERR(kr_conn_local(r, out.conn, &addr), ENODATA);
-        int rc = kr_conn_release(r, in.conn, released, &left[IN]);
+        int rc = kr_conn_detach(r, in.conn, released, &left[IN]);
         CHECK(rc == 0 || (rc == -EOPNOTSUPP && !keep));
         if (rc == 0) {
-            CHECK_OK(kr_conn_release(r, out.conn, released, &left[OUT]));
+            CHECK_OK(kr_conn_detach(r, out.conn, released, &left[OUT]));
             TEST_UNTIL(r, in.closes == 1 && out.closes == 1);
             CHECK(left[IN].count == 1 && left[IN].error == 0 && left[IN].unread == 500 &&
                   left[IN].shut);
@@ -277,7 +278,8 @@ static void eof_forwards(struct kr_reactor *r, kr_conn conn, void *user) {
     CHECK_OK(kr_conn_forward(r, conn, written.conn, NULL, NULL, NULL));
 }
 
-static const struct kr_conn_ops late_ops = {.on_eof = eof_forwards, .on_data = on_data, .on_close = on_close};
+static const struct kr_conn_ops late_ops = {
+    .on_eof = eof_forwards, .on_data = on_data, .on_close = on_close};
 
 /* Ours: a pair, both ways, that begins when its source has ended, and ends at a pipe: that is closed
  * behind its bytes, not shut down, which no pipe can be. */
@@ -306,7 +308,8 @@ static unsigned flagged;
  * has come before, so that is the first. */
 static void flag_failed_reads(struct io_uring *ring, uint16_t buf) {
     unsigned mask = *ring->cq.kring_mask;
-    for (unsigned i = *ring->cq.khead; i != __atomic_load_n(ring->cq.ktail, __ATOMIC_ACQUIRE); i++) {
+    for (unsigned i = *ring->cq.khead; i != __atomic_load_n(ring->cq.ktail, __ATOMIC_ACQUIRE);
+         i++) {
         struct io_uring_cqe *cqe = &ring->cq.cqes[i & mask];
         if (kr__tag_unpack(cqe->user_data).op != KR__VERB_recv || cqe->res >= 0 || cqe->flags)
             continue;
@@ -318,8 +321,7 @@ static void flag_failed_reads(struct io_uring *ring, uint16_t buf) {
 static struct kr_reactor *flagging; /* NULL while it is being made */
 
 static int flagging_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
-                          unsigned wait_for, unsigned flags,
-                          const struct kr__getevents_arg *arg) {
+                          unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
     int rc = kr__linux.enter(k, ring, submit, wait_for, flags, arg);
     if (flagging)
         flag_failed_reads(ring, flagging->bufs.ring->bufs[0].bid);

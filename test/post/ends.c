@@ -304,7 +304,8 @@ TEST_EACH(notice_that_is_pending_is_called_by_free) {
 TEST_EACH(stop_beside_a_full_queue) {
     struct kr_reactor *r = test_reactor(NULL);
     unsigned ran = 0;
-    while (kr_post(r, test_count_call, &ran) == 0) {}
+    while (kr_post(r, test_count_call, &ran) == 0) {
+    }
     kr_stop(r);
     CHECK_EQ(kr_run(r), 0);
     test_reactor_free(r);

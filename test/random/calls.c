@@ -527,7 +527,7 @@ static void make_conn_release(struct world *w) {
     struct link *l = link_pick(w);
     if (!l || l->stranger)
         return;
-    int rc = IN_CALL(w, kr_conn_release(w->r, l->conn, program_released, w));
+    int rc = IN_CALL(w, kr_conn_detach(w->r, l->conn, program_released, w));
     ALLOW(rc, EPIPE, ENOTCONN, EBUSY, EALREADY, EOPNOTSUPP);
     CHECK(rc < 0 || (!l->closing && !l->twin));
     if (rc == 0)
@@ -615,7 +615,7 @@ static void make_conn_user(struct world *w) {
     CHECK_ERR(kr_conn_close(w->r, l->conn, KR_CLOSE_NOW), ESTALE);
     CHECK_ERR(kr_conn_resume(w->r, l->conn), ESTALE);
     CHECK_ERR(kr_conn_shutdown(w->r, l->conn), ESTALE);
-    CHECK_ERR(kr_conn_release(w->r, l->conn, program_released, w), ESTALE);
+    CHECK_ERR(kr_conn_detach(w->r, l->conn, program_released, w), ESTALE);
 }
 
 static void make_conn_set_user(struct world *w) {
@@ -710,7 +710,7 @@ const struct call calls[] = {
     {"kr_conn_pause", make_conn_pause, 12},
     {"kr_conn_peer", make_conn_peer, 3},
     {"kr_conn_queued", make_conn_queued, 3},
-    {"kr_conn_release", make_conn_release, 8},
+    {"kr_conn_detach", make_conn_release, 8},
     {"kr_conn_reserve", make_conn_reserve, 10},
     {"kr_conn_resume", make_conn_resume, 12},
     {"kr_conn_send", make_conn_send, 40},

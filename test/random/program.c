@@ -149,7 +149,7 @@ static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
     leave(l->w);
 }
 
-static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
+static void on_writable(struct kr_reactor *r, kr_conn conn, void *user) {
     struct link *l = user;
     enter_open(l, conn);
     CHECK(!l->twin);
@@ -203,7 +203,7 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     CHECK(l->known && l->conn.bits == conn.bits);
     CHECK(!l->twin && !l->releasing && !l->owed); /* told of first */
     bool fine = why == KR_WHY_LOCAL || why == KR_WHY_PEER || why == KR_WHY_REACTOR ||
-                why == KR_WHY_RELEASED;
+                why == KR_WHY_DETACHED;
     CHECK(error == 0 ? fine : !fine || (why == KR_WHY_PEER && error == -ENODATA));
     CHECK(kr_conn_user(r, conn) == l);
     CHECK_ERR(kr_conn_send(r, conn, "x", 1), EPIPE);
@@ -224,7 +224,7 @@ const struct kr_conn_ops program_ops = {
     .on_open = on_open,
     .on_data = on_data,
     .on_eof = on_eof,
-    .on_drain = on_drain,
+    .on_writable = on_writable,
     .on_timeout = on_timeout,
     .on_close = on_close,
     .on_shutdown = on_shutdown,
@@ -237,7 +237,7 @@ const struct kr_conn_ops program_accept_ops = {
     .on_open = on_accept,
     .on_data = on_data,
     .on_eof = on_eof,
-    .on_drain = on_drain,
+    .on_writable = on_writable,
     .on_timeout = on_timeout,
     .on_close = on_close,
     .on_shutdown = on_shutdown,
@@ -315,7 +315,7 @@ void program_forwarded(struct kr_reactor *r, kr_conn a, kr_conn b, void *user,
 }
 
 /* What is read from it again, and goes on as another, if nothing of it is left here. */
-static bool adopt_again(struct link *l, const struct kr_released *what) {
+static bool adopt_again(struct link *l, const struct kr_detached *what) {
     struct world *w = l->w;
     bool whole = !what->unread_size && !what->eof && !what->shut && !what->fds_count &&
                  !what->unsent_fds_count && !l->stranger;
@@ -332,12 +332,16 @@ static bool adopt_again(struct link *l, const struct kr_released *what) {
     next->index = index;
     next->conn = conn;
     next->known = true;
-    next->stands = next->closing = next->flushing = next->paused = next->half = next->eof = false;
+    next->stands = next->closing = next->flushing = next->paused = next->eof = false;
     next->told_to_end = next->releasing = false;
     next->owed = 0;
     l->fd = l->listening = -1;
     rc = kr_conn_sendv(w->r, conn, what->unsent, (int)what->unsent_count);
-    ALLOW(rc, ENOBUFS, EMSGSIZE);
+    ALLOW(rc, ENOBUFS, EMSGSIZE, EPIPE);
+    CHECK(!what->shut || rc == -EPIPE);
+    next->half = rc == -EPIPE; /* a reset that was told before ends this side, too */
+    if (next->half)
+        return true;
     if (rc < 0) {
         CHECK_OK(kr_conn_close(w->r, conn, KR_CLOSE_NOW));
         program_closes(next, KR_CLOSE_NOW);
@@ -346,7 +350,7 @@ static bool adopt_again(struct link *l, const struct kr_released *what) {
 }
 
 void program_released(struct kr_reactor *r, kr_conn conn, void *user,
-                      const struct kr_released *what) {
+                      const struct kr_detached *what) {
     struct link *l = link_of(user, conn);
     (void)r;
     CHECK(l && l->releasing);

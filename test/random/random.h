@@ -148,7 +148,7 @@ extern const struct kr_conn_ops program_ops, program_bare_ops, program_accept_op
 const struct kr_conn_ops *program_any_ops(struct world *w);
 void program_closes(struct link *l, enum kr_close how); /* its own state, after kr_conn_close */
 kr_listener_end_fn program_listener_ends;
-kr_released_fn program_released;
+kr_detached_fn program_released;
 kr_forward_fn program_forwarded;
 kr_sockopt_fn program_tuned;
 kr_drained_fn program_drained;

@@ -221,7 +221,7 @@ TEST_EACH(each_bound_of_the_config_is_refused_by_name) {
     REFUSED(conn_max, UINT32_MAX);
     REFUSED(connect_max, 1048512);
     REFUSED(connect_max, UINT32_MAX);
-    REFUSED(file_max, 65537);
+    REFUSED(listener_max, 65537);
     REFUSED(buf_count, 3);
     REFUSED(buf_count, 32769);
     REFUSED(buf_count, 65536);
@@ -261,7 +261,7 @@ TEST(unknown_taskrun_is_refused) {
 TEST_EACH(least_config_works) {
     struct kr_config config = test_config();
     config.sq_entries = config.cq_entries = 1;
-    config.conn_max = config.connect_max = config.file_max = 1;
+    config.conn_max = config.connect_max = config.listener_max = 1;
     config.buf_count = 1;
     config.buf_size = 1;
     config.post_max = 1;
@@ -274,7 +274,7 @@ TEST_EACH(greatest_rings_work) {
     struct kr_config config = test_config();
     config.sq_entries = 32768;
     config.cq_entries = 65536;
-    config.file_max = 1000;
+    config.listener_max = 1000;
     config.buf_count = 32768;
     config.post_max = 65536;
     config.turn_cqes = config.turn_posts = config.turn_bytes = INT32_MAX;

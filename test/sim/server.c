@@ -314,7 +314,7 @@ static void churn(struct storm *s) {
 
 /* Back as another session, which goes on with the stream. Where something of it would wait for the
  * old one it is not, and its client is cut off. */
-static bool adopt_again(struct storm *s, struct session *x, const struct kr_released *what) {
+static bool adopt_again(struct storm *s, struct session *x, const struct kr_detached *what) {
     if (is_proxied(x) || what->unread_size || what->eof || x->half || x->hoards || s->ending || s->draining ||
         s->session_count + CLIENTS_MAX >= s->session_room || likely(s, 200))
         return false;
@@ -342,7 +342,7 @@ static bool adopt_again(struct storm *s, struct session *x, const struct kr_rele
 
 /* It goes on, and what passed it by as one that ends is made good. */
 static void stays(struct storm *s, struct session *x) {
-    mark(s, MARK_release_refused);
+    mark(s, MARK_detach_refused);
     x->closing = false;
     if (x->paused)
         (void)kr_conn_resume(s->r, x->conn);
@@ -354,7 +354,7 @@ static void stays(struct storm *s, struct session *x) {
 static void check(struct session *x, const unsigned char *data, size_t size);
 
 static void released(struct kr_reactor *r, kr_conn conn, void *user,
-                     const struct kr_released *what) {
+                     const struct kr_detached *what) {
     (void)r;
     struct session *x = user;
     struct storm *s = x->storm;
@@ -369,7 +369,7 @@ static void released(struct kr_reactor *r, kr_conn conn, void *user,
     if (what->open) {
         stays(s, x);
     } else if (what->error) {
-        mark(s, MARK_release_cancelled);
+        mark(s, MARK_detach_cancelled);
     } else {
         mark(s, MARK_released);
         if (what->unread_size)
@@ -391,17 +391,17 @@ static void release(struct storm *s, struct session *self) {
     if (!x || !x->open || x->closing)
         return;
     if (x->twin) {
-        int rc = kr_conn_release(s->r, x->conn, released, x);
+        int rc = kr_conn_detach(s->r, x->conn, released, x);
         MUST(rc == -EBUSY || rc == -EPIPE || rc == -ENOTCONN);
         return;
     }
-    int rc = kr_conn_release(s->r, x->conn, released, x);
+    int rc = kr_conn_detach(s->r, x->conn, released, x);
     bool able = s->opts.conn.keep_fd || s->r->ring.caps & KR__CAP_FD_INSTALL;
     MUST(rc == 0 || rc == -EPIPE || rc == -ENOTCONN || (rc == -ENOMEM && s->refuse) ||
          (rc == -EOPNOTSUPP && !able));
     if (rc < 0)
         return;
-    MUST(kr_conn_release(s->r, x->conn, released, x) == -EALREADY);
+    MUST(kr_conn_detach(s->r, x->conn, released, x) == -EALREADY);
     x->closing = x->releasing = true;
 }
 
@@ -962,10 +962,10 @@ static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
     leave(x);
 }
 
-static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
+static void on_writable(struct kr_reactor *r, kr_conn conn, void *user) {
     struct session *x = user;
     struct storm *s = x->storm;
-    enter(s, x, conn, "on_drain");
+    enter(s, x, conn, "on_writable");
     MUST(!x->twin);
     mark(s, MARK_drained);
     MUST(!x->closing && kr_conn_queued(r, conn) <= s->opts.conn.send_low);
@@ -1021,7 +1021,7 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
     MUST(!x->twin && !x->releasing && !x->tunings); /* told before */
     kr_sim_note(s->sim, kr_whyname(why), (uint64_t)(int64_t)error, 0);
     MUST((error == 0) == (why == KR_WHY_LOCAL || why == KR_WHY_PEER || why == KR_WHY_REACTOR ||
-                        why == KR_WHY_RELEASED));
+                          why == KR_WHY_DETACHED));
     MUST(kr_conn_user(r, conn) == x && x->loans == 0);
     storm_saw_close(s, conn);
     mark_end(s, x, error, why);
@@ -1044,7 +1044,7 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
 static const struct kr_conn_ops adopted_ops = {
     .on_data = on_data,
     .on_eof = on_eof,
-    .on_drain = on_drain,
+    .on_writable = on_writable,
     .on_timeout = on_timeout,
     .on_shutdown = on_shutdown,
     .on_close = on_close,
@@ -1055,7 +1055,7 @@ static const struct kr_conn_ops adopted_ops = {
 static const struct kr_conn_ops swapped_ops = {
     .on_data = on_data,
     .on_eof = on_eof,
-    .on_drain = on_drain,
+    .on_writable = on_writable,
     .on_timeout = on_timeout,
     .on_shutdown = on_shutdown,
     .on_close = on_close,
@@ -1066,7 +1066,7 @@ static const struct kr_conn_ops ops = {
     .on_open = on_open,
     .on_data = on_data,
     .on_eof = on_eof,
-    .on_drain = on_drain,
+    .on_writable = on_writable,
     .on_timeout = on_timeout,
     .on_shutdown = on_shutdown,
     .on_close = on_close,

@@ -90,7 +90,7 @@ static void plan_reactor(struct storm *s) {
     c->cq_entries = kr__power_of_two(c->sq_entries) * (unsigned)(1 + below(s, 4));
     c->conn_max = likely(s, 300) ? 200 + pick(s, 300) : pick(s, 64);
     c->connect_max = CONNECTS_MAX;
-    c->file_max = LISTENERS_MAX + 1;
+    c->listener_max = LISTENERS_MAX + 1;
     c->buf_count = kr__power_of_two(pick(s, 32));
     c->buf_size = likely(s, 200) ? 4096 + pick(s, 8192) : 1 + some(s, 4095);
     c->post_max = pick(s, 16);
@@ -284,7 +284,7 @@ static void mark_stats(struct storm *s) {
     kr_stats_read(s->r, &now, sizeof now);
     s->marks[MARK_sq_full] += now.sq_full_turns;
     s->marks[MARK_cq_overflow] += now.cq_overflows;
-    s->marks[MARK_starved] += now.starved_parks;
+    s->marks[MARK_starved] += now.starved_waits;
     s->marks[MARK_accept_paused] += now.accept_pauses;
     s->marks[MARK_accept_failed] += now.accept_errors;
     s->marks[MARK_accept_many] += now.accepts > 16;

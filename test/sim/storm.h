@@ -131,8 +131,8 @@ const struct scenario *scenario_named(const char *name);
     X(released)                                                                                    \
     X(released_with_unread)                                                                        \
     X(released_with_unsent)                                                                        \
-    X(release_refused)                                                                             \
-    X(release_cancelled)                                                                           \
+    X(detach_refused)                                                                              \
+    X(detach_cancelled)                                                                            \
     X(adopted_again)                                                                               \
     X(urged)                                                                                       \
     X(nonblock)                                                                                    \

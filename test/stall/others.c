@@ -172,7 +172,7 @@ TEST_EACH(stall_is_no_wait) {
 /* ---- pairs ---- */
 
 static bool is_dammed(unsigned i) {
-    return conn_at(i)->dammed;
+    return conn_at(i)->peer_full;
 }
 
 /* Ours: an end that is not read, as the other's queue is full, is not silent while that moves: until
@@ -191,7 +191,8 @@ static void check_pair(size_t high) {
     static const char piece[4096];
     for (unsigned stalls = 0; stalls < 3; stalls++) {
         while (!is_dammed(0)) {
-            while (test_send_some(crowd.fds[0], piece, sizeof piece) > 0) {}
+            while (test_send_some(crowd.fds[0], piece, sizeof piece) > 0) {
+            }
             crowd_turns();
         }
         read_all(crowd.fds[1]);
@@ -268,7 +269,7 @@ static void crowd_contends(const struct kr_conn_opts *opts) {
     crowd.talkers = CROWD - 20;
     for (unsigned i = CROWD - 20; i < crowd_size; i++)
         test_send(NULL, crowd.fds[i], "x", 1);
-    TEST_UNTIL(crowd.r, crowd.r->line.parked > 10);
+    TEST_UNTIL(crowd.r, crowd.r->starve.starved > 10);
     crowd.fds[CROWD] = adopt_one(opts);
     TEST_UNTIL(crowd.r, crowd.opens == CROWD + 1);
 }
@@ -284,10 +285,10 @@ TEST_EACH(stall_of_one_that_is_idle_since_it_had_a_buffer) {
     struct kr_conn_opts opts = no_deadlines();
     opts.idle_ns = LIMIT;
     crowd_contends(&opts);
-    TEST_UNTIL(crowd.r, conn_at(CROWD)->parked);
+    TEST_UNTIL(crowd.r, conn_at(CROWD)->starved);
     still.now += LIMIT - 1;
     CHECK_OK(kr_step(crowd.r, 0));
-    CHECK(conn_at(CROWD)->parked);
+    CHECK(conn_at(CROWD)->starved);
     TEST_UNTIL(crowd.r, conn_at(CROWD)->owner.armed == KR__SET(recv_poll));
     still.now += LIMIT - 1;
     for (unsigned turns = 0; turns < 100; turns++)

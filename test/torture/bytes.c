@@ -207,7 +207,7 @@ static size_t data_in_parts(struct kr_reactor *r, kr_conn conn, void *user, cons
 
 static const struct kr_conn_ops part_ops = {.on_open = world_open,
                                             .on_data = data_in_parts,
-                                            .on_drain = world_drain,
+                                            .on_writable = world_drain,
                                             .on_close = world_close};
 
 /* Ours: a send queue that rises above its mark, blocks the reading, and drains. */

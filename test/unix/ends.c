@@ -130,7 +130,7 @@ static int refuse_dup(const struct kr__kernel *k, int fd) {
 TEST_EACH(unix_refusals_leave_no_file) {
     struct place p = place_begin();
     struct kr_config config = test_config();
-    config.file_max = 1;
+    config.listener_max = 1;
     struct kr_reactor *r = test_reactor(&config);
     struct test_server s = {0};
     struct kr_addr bad;

@@ -69,7 +69,8 @@ static int send_buf_of(int fd) {
     return size;
 }
 
-static void take_fd(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what) {
+static void take_fd(struct kr_reactor *r, kr_conn conn, void *user,
+                    const struct kr_detached *what) {
     UNUSED(r, conn);
     *(int *)user = what->fd;
 }
@@ -92,7 +93,7 @@ TEST_EACH(unix_buffer_sizes_of_accepted, .needs = KR__CAP_FD_INSTALL) {
             listener = listen_at(r, &p.addr, &opts, &s);
         int fd = test_connect_addr(&p.addr, SOCK_NONBLOCK), released = -1;
         TEST_UNTIL(r, s.opens == 1);
-        CHECK_OK(kr_conn_release(r, s.conn, take_fd, &released));
+        CHECK_OK(kr_conn_detach(r, s.conn, take_fd, &released));
         TEST_UNTIL(r, released >= 0);
         CHECK_EQ(send_buf_of(released), 40000);
         test_close(released);

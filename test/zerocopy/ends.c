@@ -198,7 +198,7 @@ TEST_EACH(zerocopy_ends_with_the_drain) {
         test_close(fds[i]);
     }
     test_rest(r, (struct test_levels){0});
-    CHECK_EQ(r->flights, 0u);
+    CHECK_EQ(r->zc_sends, 0u);
     test_reactor_free(r);
 }
 
@@ -329,10 +329,10 @@ TEST_EACH(zerocopy_does_not_come_back_in_a_forked_child) {
     pair_end(&p);
 }
 
-static struct kr_released given;
+static struct kr_detached given;
 
 static void on_released(struct kr_reactor *r, kr_conn conn, void *user,
-                        const struct kr_released *what) {
+                        const struct kr_detached *what) {
     UNUSED(r, conn, user);
     given = *what;
 }
@@ -340,7 +340,7 @@ static void on_released(struct kr_reactor *r, kr_conn conn, void *user,
 static struct pair pair_for_release(int64_t flush_ns) {
     struct kr_listen_opts opts = zero_opts(flush_ns);
     opts.conn.keep_fd = !tap_has_caps(KR__CAP_FD_INSTALL);
-    given = (struct kr_released){.error = 1, .fd = -1};
+    given = (struct kr_detached){.error = 1, .fd = -1};
     return pair_of(&kr__linux, &opts);
 }
 
@@ -349,7 +349,7 @@ TEST_EACH(zerocopy_lands_before_a_release) {
     struct pair p = pair_for_release(30000 * MS);
     CHECK_OK(lend(p.r, p.lender, MIB / 2));
     await_flight(&p);
-    CHECK_OK(kr_conn_release(p.r, p.lender->conn, on_released, NULL));
+    CHECK_OK(kr_conn_detach(p.r, p.lender->conn, on_released, NULL));
     for (int i = 0; i < 3; i++)
         test_step(p.r, "a release that is to wait");
     CHECK_EQ(given.error, 1);
@@ -359,7 +359,7 @@ TEST_EACH(zerocopy_lands_before_a_release) {
     CHECK_EQ(given.unsent_size, 0u);
     CHECK_EQ(p.lender->returned, 1u);
     test_close(given.fd);
-    check_over(&p, 0, KR_WHY_RELEASED);
+    check_over(&p, 0, KR_WHY_DETACHED);
     pair_end(&p);
 }
 
@@ -368,7 +368,7 @@ TEST_EACH(zerocopy_holds_up_a_release_no_longer_than_a_close) {
     struct pair p = pair_for_release(50 * MS);
     CHECK_OK(lend(p.r, p.lender, MIB / 2));
     await_flight(&p);
-    CHECK_OK(kr_conn_release(p.r, p.lender->conn, on_released, NULL));
+    CHECK_OK(kr_conn_detach(p.r, p.lender->conn, on_released, NULL));
     TEST_UNTIL(p.r, given.error != 1);
     CHECK_EQ(given.error, -ETIMEDOUT);
     CHECK_EQ(given.fd, -1);

@@ -1,5 +1,5 @@
-/* What the parts of the suite release share: a connection that is released, and what was told
- * of it. See test/release.c. */
+/* What the parts of the suite detach share: a connection that is released, and what was told
+ * of it. See test/detach.c. */
 #pragma once
 
 #include "harness/server.h"
@@ -37,11 +37,11 @@ struct seen {
     long read_at_close;
     int error;
     enum kr_why why;
-    struct kr_released what;
+    struct kr_detached what;
     char *unread, *unsent; /* copies */
 };
 
-void released(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_released *what);
+void released(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_detached *what);
 extern const struct kr_conn_ops ops;
 
 /* A connection of a client who takes 4 KiB at a time. */

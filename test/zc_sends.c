@@ -1,9 +1,9 @@
 /* Flights against the plainest model: each loan knows how many bytes of it were taken, and which
- * flights that carried it have not ended. */
+ * zc_sends that carried it have not ended. */
 #include "harness/bank.h"
 #include "harness/tap.h"
 
-#include "pool/flights.h"
+#include "pool/zc_sends.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +15,7 @@ static struct bank bank = {.left = -1};
 
 struct loan {
     size_t size, taken;
-    unsigned flights; /* that carry it and have not ended */
+    unsigned zc_sends; /* that carry it and have not ended */
     bool told;
 };
 
@@ -30,7 +30,7 @@ struct flights_test {
     struct kr__blocks blocks;
     struct kr__sends sends;
     struct kr__sendq q;
-    struct kr__flights flights;
+    struct kr__zc_sends zc_sends;
     struct loan loans[LOANS_MAX];
     unsigned lent, front; /* loans made; the first that is not all taken */
     struct flight aloft[FLIGHTS_MAX];
@@ -43,7 +43,7 @@ static void test_init(uint16_t last) {
     t = (struct flights_test){.mem = mem_of(&bank)};
     kr__blocks_init(&t.blocks, &t.mem);
     t.sends = (struct kr__sends){.blocks = &t.blocks};
-    t.flights.last = last;
+    t.zc_sends.last = last;
 }
 
 static void loan_told(struct kr_reactor *r, void *arg) {
@@ -64,21 +64,21 @@ static void check_told(void) {
     kr__sends_tell(&t.sends, NULL);
     for (unsigned i = 0; i < t.lent; i++) {
         const struct loan *loan = &t.loans[i];
-        CHECK_EQ(loan->told, loan->taken == loan->size && !loan->flights);
+        CHECK_EQ(loan->told, loan->taken == loan->size && !loan->zc_sends);
     }
-    CHECK_EQ(t.flights.count, t.aloft_count);
+    CHECK_EQ(t.zc_sends.count, t.aloft_count);
 }
 
 static void start(void) {
     unsigned queued = t.lent - t.front;
     unsigned count = 1 + (unsigned)tap_random_below(queued < 6 ? queued : 6);
     struct flight *f = &t.aloft[t.aloft_count++];
-    uint16_t number = kr__flight_start(&t.flights, &t.q, count);
-    while (t.front + count < t.lent && t.loans[t.front + count].flights)
+    uint16_t number = kr__zc_send_start(&t.zc_sends, &t.q, count);
+    while (t.front + count < t.lent && t.loans[t.front + count].zc_sends)
         count++; /* what has flown in vain is taken for carried */
     *f = (struct flight){number, t.front, count, false};
     for (unsigned i = 0; i < count; i++)
-        t.loans[t.front + i].flights++;
+        t.loans[t.front + i].zc_sends++;
 }
 
 static size_t take(size_t size) {
@@ -112,8 +112,8 @@ static void copy(void) {
 static void end(unsigned i) {
     struct flight f = t.aloft[i];
     for (unsigned k = f.first; k < f.first + f.count; k++)
-        t.loans[k].flights--;
-    kr__flight_end(&t.flights, &t.sends, &t.q, f.number);
+        t.loans[k].zc_sends--;
+    kr__zc_send_end(&t.zc_sends, &t.sends, &t.q, f.number);
     t.aloft_count--;
     for (; i < t.aloft_count; i++)
         t.aloft[i] = t.aloft[i + 1];
@@ -155,7 +155,7 @@ static void fly(bool in_order) {
             end(0);
         }
         check_told();
-        CHECK(!t.flights.pinned.head);
+        CHECK(!t.zc_sends.pinned.head);
         kr__sendq_drop(&t.sends, &t.q);
         kr__sends_forget(&t.sends);
         CHECK_EQ(t.sends.out, 0u);
@@ -165,7 +165,7 @@ static void fly(bool in_order) {
 }
 
 /* Ours: a loan comes back when all of it is taken and each flight that carried a part of it has
- * ended, and not before; short results, failed flights, copies between them. */
+ * ended, and not before; short results, failed zc_sends, copies between them. */
 TEST(flights_give_back_what_has_landed) {
     fly(true);
 }
@@ -183,15 +183,15 @@ TEST(flights_given_up_release_all) {
     start();
     result();
     kr__sendq_unborrow(&t.sends, &t.q);
-    kr__sendq_unborrow(&t.sends, &t.flights.pinned);
+    kr__sendq_unborrow(&t.sends, &t.zc_sends.pinned);
     CHECK_EQ(kr__sends_tell(&t.sends, NULL), 10u);
-    CHECK(!t.flights.pinned.head && !t.q.head);
+    CHECK(!t.zc_sends.pinned.head && !t.q.head);
     CHECK_EQ(t.sends.out, 0u);
     kr__blocks_free(&t.blocks);
 }
 
-/* Ours: a loan whose flights go on and on, some always under way, comes back however many they are.
- * Numbers of flights that are half of 2^16 apart would not be comparable: there must be a break
+/* Ours: a loan whose zc_sends go on and on, some always under way, comes back however many they are.
+ * Numbers of zc_sends that are half of 2^16 apart would not be comparable: there must be a break
  * before that. */
 TEST(flights_of_one_large_loan) {
     static char bytes[100000];
@@ -201,12 +201,12 @@ TEST(flights_of_one_large_loan) {
     uint16_t aloft[3];
     unsigned count = 0, breaks = 0;
     for (size_t left = sizeof bytes; left > 0; left--) {
-        if (count == 3 || !kr__flights_room(&t.flights, &t.q)) {
-            kr__flight_end(&t.flights, &t.sends, &t.q, aloft[0]);
+        if (count == 3 || !kr__zc_sends_room(&t.zc_sends, &t.q)) {
+            kr__zc_send_end(&t.zc_sends, &t.sends, &t.q, aloft[0]);
             memmove(aloft, aloft + 1, --count * sizeof *aloft);
         }
-        if (kr__flights_room(&t.flights, &t.q))
-            aloft[count++] = kr__flight_start(&t.flights, &t.q, 1);
+        if (kr__zc_sends_room(&t.zc_sends, &t.q))
+            aloft[count++] = kr__zc_send_start(&t.zc_sends, &t.q, 1);
         else
             breaks++;
         kr__sendq_consume(&t.sends, &t.q, 1);
@@ -215,11 +215,11 @@ TEST(flights_of_one_large_loan) {
     for (unsigned i = 0; i < count; i++) {
         kr__sends_tell(&t.sends, NULL);
         CHECK(!loan.told);
-        kr__flight_end(&t.flights, &t.sends, &t.q, aloft[i]);
+        kr__zc_send_end(&t.zc_sends, &t.sends, &t.q, aloft[i]);
     }
     CHECK_EQ(kr__sends_tell(&t.sends, NULL), 1u);
-    CHECK(loan.told && !t.flights.count);
+    CHECK(loan.told && !t.zc_sends.count);
     kr__blocks_free(&t.blocks);
 }
 
-TAP_MAIN(flights, 4)
+TAP_MAIN(zc_sends, 4)

@@ -1,5 +1,5 @@
 /* What may go wrong with the file, and how a connection ends that sends one. */
-#include "file/file.h"
+#include "sendfile/sendfile.h"
 
 /* ---- what may go wrong with the file ---- */
 

@@ -1,10 +1,10 @@
 /* Released connections that come back, and descriptors that were on their way. */
-#include "release/release.h"
+#include "detach/detach.h"
 
 /* ---- and back ---- */
 
 static void back_in(struct kr_reactor *r, kr_conn conn, void *user,
-                    const struct kr_released *what) {
+                    const struct kr_detached *what) {
     struct seen *s = user;
     CHECK_EQ(conn.bits, s->conn.bits);
     CHECK_EQ(what->error, 0);
@@ -21,9 +21,9 @@ static void round_trip(bool kept) {
     TEST_UNTIL(s.r, s.got == 1000);
     we_send(&s, BIG);
     TEST_UNTIL(s.r, kr_conn_queued(s.r, s.conn) < BIG);
-    CHECK_OK(kr_conn_release(s.r, s.conn, back_in, &s));
+    CHECK_OK(kr_conn_detach(s.r, s.conn, back_in, &s));
     TEST_UNTIL(s.r, s.closes == 1 && s.opens == 2);
-    CHECK_EQ(s.why, KR_WHY_RELEASED);
+    CHECK_EQ(s.why, KR_WHY_DETACHED);
     s.tells = s.closes = 0;
     we_send(&s, 1000);
     char *bytes = malloc(s.sent);
@@ -40,7 +40,7 @@ static void round_trip(bool kept) {
 }
 
 /* Ours: adopted again at once, the stream goes on where it was. */
-TEST_EACH(release_and_adopt) {
+TEST_EACH(detach_and_adopt) {
     each_way(round_trip);
 }
 
@@ -54,7 +54,7 @@ static void of_connect(bool kept) {
     struct kr_connect_opts opts = test_connect_opts();
     opts.conn.keep_fd = kept;
     CHECK_OK(kr_connect(s.r, &s.conn, &addr, &opts, &ops, &s));
-    CHECK_ERR(kr_conn_release(s.r, s.conn, released, &s), ENOTCONN);
+    CHECK_ERR(kr_conn_detach(s.r, s.conn, released, &s), ENOTCONN);
     TEST_UNTIL(s.r, s.opens == 1);
     s.fd = CHECK_SYS(accept4(listener, NULL, NULL, SOCK_CLOEXEC));
     leave(&s);
@@ -72,7 +72,7 @@ static void of_connect(bool kept) {
 }
 
 /* Ours: connections of this program's own making leave alike, once they stand. */
-TEST_EACH(release_of_one_that_we_made) {
+TEST_EACH(detach_of_one_that_we_made) {
     each_way(of_connect);
 }
 
@@ -83,7 +83,7 @@ static void of_unix(bool kept) {
     int ends[2];
     CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends));
     CHECK_OK(kr_conn_adopt(s.r, &s.conn, ends[0], &opts, &ops, &s));
-    CHECK_ERR(kr_conn_release(s.r, s.conn, released, &s), ENOTCONN);
+    CHECK_ERR(kr_conn_detach(s.r, s.conn, released, &s), ENOTCONN);
     char bytes[10];
     test_pattern(bytes, sizeof bytes, IN, 0);
     CHECK_EQ(write(ends[1], bytes, 5), 5);
@@ -104,7 +104,7 @@ static void of_unix(bool kept) {
 }
 
 /* Ours: adopted sockets too; one that was kept is the very descriptor that came. */
-TEST_EACH(release_of_an_adopted_one) {
+TEST_EACH(detach_of_an_adopted_one) {
     each_way(of_unix);
 }
 
@@ -119,27 +119,28 @@ static ino_t file_of(int fd) {
 /* One byte, and a descriptor with it. */
 static void give(int to, int fd) {
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof fd)];
-    struct iovec piece = {(void *)(uintptr_t)"d", 1};
+    struct iovec piece = {(void *)(uintptr_t) "d", 1};
     struct msghdr msg = {.msg_iov = &piece,
                          .msg_iovlen = 1,
                          .msg_control = control,
                          .msg_controllen = sizeof control};
     struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-    *cmsg = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+    *cmsg = (struct cmsghdr){
+        .cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
     memcpy(CMSG_DATA(cmsg), &fd, sizeof fd);
     CHECK_EQ(sendmsg(to, &msg, 0), 1);
 }
 
 struct parcel {
     unsigned tells;
-    struct kr_released what;
+    struct kr_detached what;
     int came;
     size_t at[2];
     ino_t files[2];
 };
 
 static void parcel_released(struct kr_reactor *r, kr_conn conn, void *user,
-                            const struct kr_released *what) {
+                            const struct kr_detached *what) {
     UNUSED(r, conn);
     struct parcel *p = user;
     p->tells++;
@@ -181,7 +182,7 @@ static void parcels(bool kept, bool paused) {
     CHECK_OK(kr_conn_send(r, conn, "fghi", 4));
     TEST_UNTIL(r, kr_conn_queued(r, conn) < sizeof fill);
     struct parcel p = {0};
-    CHECK_OK(kr_conn_release(r, conn, parcel_released, &p));
+    CHECK_OK(kr_conn_detach(r, conn, parcel_released, &p));
     if (!paused)
         give(ends[1], files[0]);
     TEST_UNTIL(r, p.tells == 1);
@@ -210,32 +211,32 @@ static void with_descriptors(bool kept) {
 
 /* Ours: descriptors that came and were not told of are handed over with the bytes, and those that
  * wait in the queue are shown where they belong; none is left behind. */
-TEST_EACH(release_hands_descriptors_over) {
+TEST_EACH(detach_hands_descriptors_over) {
     each_way(with_descriptors);
 }
 
 /* ---- what is refused ---- */
 
 static void no_release(struct kr_reactor *r, kr_conn conn, void *user,
-                       const struct kr_released *what) {
+                       const struct kr_detached *what) {
     UNUSED(r, conn, user, what);
     FAIL("a release that was refused");
 }
 
 /* Ours: nothing has happened then. */
-TEST_EACH(release_refuses) {
+TEST_EACH(detach_refuses) {
     struct seen s;
     begin(&s, false);
-    CHECK_ERR(kr_conn_release(s.r, s.conn, NULL, &s), EINVAL);
-    CHECK_ERR(kr_conn_release(s.r, (kr_conn){0}, no_release, &s), ESTALE);
+    CHECK_ERR(kr_conn_detach(s.r, s.conn, NULL, &s), EINVAL);
+    CHECK_ERR(kr_conn_detach(s.r, (kr_conn){0}, no_release, &s), ESTALE);
     CHECK_ERR(kr_conn_fd(s.r, s.conn), ENODATA);
     CHECK_ERR(kr_conn_fd(s.r, (kr_conn){0}), ESTALE);
     client_sends(&s, 1000, 0);
     TEST_UNTIL(s.r, s.got == 1000);
     CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_LINGER));
-    CHECK_ERR(kr_conn_release(s.r, s.conn, no_release, &s), EPIPE);
+    CHECK_ERR(kr_conn_detach(s.r, s.conn, no_release, &s), EPIPE);
     CHECK_OK(kr_conn_close(s.r, s.conn, KR_CLOSE_NOW));
-    CHECK_ERR(kr_conn_release(s.r, s.conn, no_release, &s), EPIPE);
+    CHECK_ERR(kr_conn_detach(s.r, s.conn, no_release, &s), EPIPE);
     s.tells = 1;
     end(&s);
 }
@@ -245,9 +246,9 @@ static void meanwhile(bool kept) {
     begin(&s, kept);
     void *room;
     CHECK_OK(kr_conn_reserve(s.r, s.conn, 100, &room));
-    CHECK_OK(kr_conn_release(s.r, s.conn, released, &s));
+    CHECK_OK(kr_conn_detach(s.r, s.conn, released, &s));
     CHECK_ERR(kr_conn_commit(s.r, s.conn, 100), EPIPE);
-    CHECK_ERR(kr_conn_release(s.r, s.conn, no_release, &s), EALREADY);
+    CHECK_ERR(kr_conn_detach(s.r, s.conn, no_release, &s), EALREADY);
     CHECK_ERR(kr_conn_send(s.r, s.conn, "x", 1), EPIPE);
     CHECK_ERR(kr_conn_send_ref(s.r, s.conn, "x", 1, NULL, NULL), EPIPE);
     CHECK_ERR(kr_conn_reserve(s.r, s.conn, 1, &room), EPIPE);
@@ -264,7 +265,7 @@ static void meanwhile(bool kept) {
 }
 
 /* Ours: what is on its way out takes nothing any more. */
-TEST_EACH(release_takes_nothing_meanwhile) {
+TEST_EACH(detach_takes_nothing_meanwhile) {
     each_way(meanwhile);
 }
 
@@ -282,12 +283,12 @@ static void forwarding(bool kept) {
     kr_forward_opts_init(&how);
     how.keep_open = true;
     CHECK_OK(kr_conn_forward(a.r, a.conn, b.conn, &how, NULL, NULL));
-    CHECK_ERR(kr_conn_release(a.r, a.conn, no_release, &a), EBUSY);
-    CHECK_ERR(kr_conn_release(a.r, b.conn, no_release, &b), EBUSY);
+    CHECK_ERR(kr_conn_detach(a.r, a.conn, no_release, &a), EBUSY);
+    CHECK_ERR(kr_conn_detach(a.r, b.conn, no_release, &b), EBUSY);
     CHECK_OK(kr_conn_forward_stop(a.r, a.conn));
-    CHECK_ERR(kr_conn_release(a.r, b.conn, no_release, &b), EBUSY);
+    CHECK_ERR(kr_conn_detach(a.r, b.conn, no_release, &b), EBUSY);
     CHECK_GE(kr_step(a.r, 0), 0);
-    CHECK_OK(kr_conn_release(a.r, a.conn, released, &a));
+    CHECK_OK(kr_conn_detach(a.r, a.conn, released, &a));
     CHECK_ERR(kr_conn_forward(a.r, a.conn, b.conn, NULL, NULL, NULL), EPIPE);
     TEST_UNTIL(a.r, a.tells == 1);
     check_released(&a);
@@ -299,7 +300,7 @@ static void forwarding(bool kept) {
 }
 
 /* Ours: not while it is an end of a pair. */
-TEST_EACH(release_is_refused_while_forwarding) {
+TEST_EACH(detach_is_refused_while_forwarding) {
     each_way(forwarding);
 }
 
@@ -309,11 +310,11 @@ static void with_a_file(bool kept) {
     int file = CHECK_SYS(memfd_create("kreactor-test", MFD_CLOEXEC));
     CHECK_EQ(CHECK_SYS(write(file, "file", 4)), 4);
     CHECK_OK(kr_conn_send_file(a.r, a.conn, file, 0, 4, NULL, NULL));
-    CHECK_ERR(kr_conn_release(a.r, a.conn, no_release, &a), EBUSY);
+    CHECK_ERR(kr_conn_detach(a.r, a.conn, no_release, &a), EBUSY);
     char got[4];
     TEST_UNTIL(a.r, kr_conn_queued(a.r, a.conn) == 0);
     CHECK_EQ(CHECK_SYS(recv(a.fd, got, sizeof got, MSG_WAITALL)), 4);
-    CHECK_OK(kr_conn_release(a.r, a.conn, released, &a));
+    CHECK_OK(kr_conn_detach(a.r, a.conn, released, &a));
     TEST_UNTIL(a.r, a.tells == 1);
     check_released(&a);
     test_close(a.what.fd);
@@ -322,6 +323,6 @@ static void with_a_file(bool kept) {
 }
 
 /* Ours: nor with a file in its queue, which could not be shown as bytes that are unsent. */
-TEST_EACH(release_is_refused_with_a_file) {
+TEST_EACH(detach_is_refused_with_a_file) {
     each_way(with_a_file);
 }

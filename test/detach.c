@@ -1,10 +1,9 @@
 /* Release: a connection leaves as a plain descriptor, and not a byte of either direction is lost,
  * doubled or moved by that. On kernels that make a descriptor of a slot, and with one that was kept
  * from the start. */
-#include "release/release.h"
+#include "detach/detach.h"
 
-void released(struct kr_reactor *r, kr_conn conn, void *user,
-                     const struct kr_released *what) {
+void released(struct kr_reactor *r, kr_conn conn, void *user, const struct kr_detached *what) {
     struct seen *s = user;
     CHECK_EQ(conn.bits, s->conn.bits);
     CHECK_EQ(s->closes, 0u);
@@ -17,8 +16,7 @@ void released(struct kr_reactor *r, kr_conn conn, void *user,
     s->unread = malloc(what->unread_size + 1);
     s->unsent = malloc(what->unsent_size + 1);
     CHECK(s->unread && s->unsent);
-    CHECK(what->unread && what->unsent && what->fds &&
-          what->unsent_fds); /* also of nothing */
+    CHECK(what->unread && what->unsent && what->fds && what->unsent_fds); /* also of nothing */
     memcpy(s->unread, what->unread, what->unread_size);
     size_t at = 0;
     for (unsigned i = 0; i < what->unsent_count; at += what->unsent[i++].iov_len)
@@ -43,7 +41,7 @@ static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void
     used = used < size ? used : size;
     s->got += used;
     if (s->leave_in_data)
-        CHECK_OK(kr_conn_release(r, conn, released, s));
+        CHECK_OK(kr_conn_detach(r, conn, released, s));
     s->leave_in_data = false;
     return used;
 }
@@ -53,7 +51,7 @@ static void on_eof(struct kr_reactor *r, kr_conn conn, void *user) {
     ((struct seen *)user)->eofs++;
 }
 
-static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
+static void on_writable(struct kr_reactor *r, kr_conn conn, void *user) {
     UNUSED(r, conn);
     ((struct seen *)user)->drains++;
 }
@@ -75,11 +73,11 @@ static void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, 
 }
 
 const struct kr_conn_ops ops = {.on_open = on_open,
-                                       .on_data = on_data,
-                                       .on_eof = on_eof,
-                                       .on_drain = on_drain,
-                                       .on_shutdown = on_shutdown,
-                                       .on_close = on_close};
+                                .on_data = on_data,
+                                .on_eof = on_eof,
+                                .on_writable = on_writable,
+                                .on_shutdown = on_shutdown,
+                                .on_close = on_close};
 
 void begin_with(struct seen *s, bool kept, struct kr_listen_opts *opts) {
     struct kr_listen_opts defaults = test_listen_opts();
@@ -99,7 +97,7 @@ void begin(struct seen *s, bool kept) {
 void end(struct seen *s) {
     TEST_UNTIL(s->r, s->closes == 1);
     CHECK_EQ(s->tells, 1u);
-    CHECK_ERR(kr_conn_release(s->r, s->conn, released, s), ESTALE);
+    CHECK_ERR(kr_conn_detach(s->r, s->conn, released, s), ESTALE);
     test_close(s->fd);
     free(s->unread);
     free(s->unsent);
@@ -112,7 +110,7 @@ void each_way(void (*run)(bool kept)) {
 }
 
 void leave(struct seen *s) {
-    CHECK_OK(kr_conn_release(s->r, s->conn, released, s));
+    CHECK_OK(kr_conn_detach(s->r, s->conn, released, s));
     TEST_UNTIL(s->r, s->tells == 1);
 }
 
@@ -120,7 +118,7 @@ void check_released(struct seen *s) {
     CHECK_EQ(s->what.error, 0);
     TEST_UNTIL(s->r, s->closes == 1);
     CHECK_EQ(s->error, 0);
-    CHECK_EQ(s->why, KR_WHY_RELEASED);
+    CHECK_EQ(s->why, KR_WHY_DETACHED);
 }
 
 void client_sends(struct seen *s, size_t size, uint64_t offset) {
@@ -194,7 +192,7 @@ static void plain(bool kept) {
 
 /* Ours: what comes back is the socket itself, close-on-exec and blocking, and nobody else's; the
  * peer sees neither an end nor a gap. */
-TEST_EACH(release_gives_a_descriptor) {
+TEST_EACH(detach_gives_a_descriptor) {
     each_way(plain);
 }
 
@@ -217,7 +215,7 @@ static void unread(bool kept) {
 
 /* Ours: from within on_data what that does not consume is shown, and so is what comes until it is
  * over. */
-TEST_EACH(release_in_on_data_shows_the_rest) {
+TEST_EACH(detach_in_on_data_shows_the_rest) {
     each_way(unread);
 }
 
@@ -238,7 +236,7 @@ static void kept_bytes(bool kept) {
 }
 
 /* Ours: what was kept from earlier comes first, of a paused connection too. */
-TEST_EACH(release_shows_kept_bytes) {
+TEST_EACH(detach_shows_kept_bytes) {
     each_way(kept_bytes);
 }
 
@@ -260,7 +258,7 @@ static void unsent(bool kept) {
 }
 
 /* Ours: what the kernel has not taken is shown, from just behind what it has. */
-TEST_EACH(release_shows_what_is_unsent) {
+TEST_EACH(detach_shows_what_is_unsent) {
     each_way(unsent);
 }
 
@@ -299,7 +297,7 @@ static void borrowed(bool kept) {
 
 /* Ours: borrowed bytes that were not sent are shown, and released once, after that and before
  * on_close. */
-TEST_EACH(release_shows_borrowed_bytes) {
+TEST_EACH(detach_shows_borrowed_bytes) {
     each_way(borrowed);
 }
 
@@ -316,7 +314,7 @@ static void busy(bool kept) {
         we_send(&s, BIG);
         for (unsigned i = 0; i < turns; i++)
             test_step(s.r, "some turns");
-        CHECK_OK(kr_conn_release(s.r, s.conn, released, &s));
+        CHECK_OK(kr_conn_detach(s.r, s.conn, released, &s));
         long more = test_send_some(s.fd, bytes + in, (size_t)((1 << 20) - in));
         CHECK_GE(more, 0);
         TEST_UNTIL(s.r, s.tells == 1);
@@ -330,7 +328,7 @@ static void busy(bool kept) {
 }
 
 /* Ours: at any moment of a busy stream, both ways, nothing is lost or doubled. */
-TEST_EACH(release_in_mid_stream, .deadline_s = 60) {
+TEST_EACH(detach_in_mid_stream, .deadline_s = 60) {
     each_way(busy);
 }
 
@@ -373,7 +371,7 @@ static void ends_told(bool kept) {
 }
 
 /* Ours: which ends there were already, and which is owed. */
-TEST_EACH(release_tells_of_ends) {
+TEST_EACH(detach_tells_of_ends) {
     each_way(ends_told);
 }
 
@@ -396,8 +394,8 @@ static void shutdown_under_way(bool kept) {
 }
 
 /* Ours: a shutdown that a worker of the kernel is just doing is waited for. */
-TEST_EACH(release_waits_for_a_shutdown) {
+TEST_EACH(detach_waits_for_a_shutdown) {
     each_way(shutdown_under_way);
 }
 
-TAP_MAIN(release, 110)
+TAP_MAIN(detach, 110)

@@ -5,8 +5,8 @@
  *
  * Thread: all functions belong to the reactor's thread, or before its first kr_run to any one
  * thread at a time. None runs a callback. */
-#ifndef KREACTOR_RELEASE_H
-#define KREACTOR_RELEASE_H
+#ifndef KREACTOR_DETACH_H
+#define KREACTOR_DETACH_H
 
 #include <kreactor/types.h>
 
@@ -18,7 +18,7 @@ extern "C" {
 
 /* Descriptors of kr_conn_send_fds that go with byte `at` of the unsent bytes. They are duplicates;
  * the library closes them. */
-struct kr_released_fds {
+struct kr_detached_fds {
     size_t at;       /* index of the byte, from 0 */
     const int *fds;  /* `count` descriptors */
     unsigned count;
@@ -26,7 +26,7 @@ struct kr_released_fds {
 
 /* The state of a connection when it was released. All of it is lent until the callback returns,
  * except `fd` and the descriptors in `fds`. No pointer is NULL, even where its count is 0. */
-struct kr_released {
+struct kr_detached {
     /* 0; or else the connection was not released, and the fields after `open` are -1, empty and
      * false */
     int error;
@@ -52,7 +52,7 @@ struct kr_released {
     const int *fds;
     unsigned fds_count;
     bool fds_truncated; /* as `truncated` in on_fds */
-    const struct kr_released_fds *unsent_fds; /* in order */
+    const struct kr_detached_fds *unsent_fds; /* in order */
     unsigned unsent_fds_count;
 
     /* The peer's end was received already; the descriptor reads it again. True also of the writing
@@ -66,12 +66,12 @@ struct kr_released {
     bool shutting;
 };
 
-/* Called once for each kr_conn_release that returned 0, from a turn or from kr_reactor_free, before
- * on_close. `user` is the pointer given to kr_conn_release. Legal: everything.
+/* Called once for each kr_conn_detach that returned 0, from a turn or from kr_reactor_free, before
+ * on_close. `user` is the pointer given to kr_conn_detach. Legal: everything.
  *
  * `error` 0: the connection is over here and takes no more calls (-EPIPE). Bytes that
  * kr_conn_send_ref has borrowed and that were not sent are among `unsent`; they are released after
- * this callback. on_close follows, with error 0 and KR_WHY_RELEASED. The peer notices nothing. The
+ * this callback. on_close follows, with error 0 and KR_WHY_DETACHED. The peer notices nothing. The
  * library has closed the descriptors in `unsent_fds` by the time of on_close.
  *
  * An `error`, and `open` false: the connection ended before it could be released. -ECANCELED: this
@@ -86,14 +86,14 @@ struct kr_released {
  *   others             a send or a receive has failed (-EPIPE, -ECONNRESET ...). Bytes that the
  *                      peer had sent before are shown, and on_close follows with that error, as
  *                      without the release (on_close in conn.h) */
-typedef void kr_released_fn(struct kr_reactor *r, kr_conn conn, void *user,
-                            const struct kr_released *what);
+typedef void kr_detached_fn(struct kr_reactor *r, kr_conn conn, void *user,
+                            const struct kr_detached *what);
 
 /* Gives the connection back as a descriptor. Reading and sending stop, requests in flight are
  * cancelled, and `done` is called from a turn. It must not be NULL. `user` is handed to it.
  *
  * From this call on, no other callback of the connection's table runs but on_close. Sends and the
- * like return -EPIPE. kr_conn_close ends the connection as always. When kr_conn_release is called
+ * like return -EPIPE. kr_conn_close ends the connection as always. When kr_conn_detach is called
  * within on_data, bytes that on_data does not consume are among the unread ones. Leases are not
  * affected.
  *
@@ -110,7 +110,7 @@ typedef void kr_released_fn(struct kr_reactor *r, kr_conn conn, void *user,
  *   -EPIPE        it is being closed, or a send has failed
  *   -EOPNOTSUPP   KR_TABLE_REGISTERED on a kernel before 6.8, without keep_fd
  *   -ENOMEM */
-KR_API int kr_conn_release(struct kr_reactor *r, kr_conn conn, kr_released_fn *done, void *user);
+KR_API int kr_conn_detach(struct kr_reactor *r, kr_conn conn, kr_detached_fn *done, void *user);
 
 #ifdef __cplusplus
 }

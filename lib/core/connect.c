@@ -1,87 +1,89 @@
-/* Dialling: from kr_connect until the connection stands.
+/* Connecting: from kr_connect until the connection is established.
  *
  * Happy path: a socket is made and put into a slot; a CONNECT is wanted (op/connect.c), and when it
- * is answered the connection is OPEN, with all that was queued meanwhile. A Unix socket is not
- * asked for by request but knocks: a connect(2) that does not wait, in the turn after the call.
- * Failure modes: the kernel says no (KR_WHY_CONNECT); it says nothing until the deadline
- * (KR_WHY_TIMEOUT); closed meanwhile (the request is cancelled; nobody is told that it stood,
- * should it have); a Unix listener's backlog is full (-EAGAIN: knocks again after 1, 2, 4 ... 40
- * ms).
+ * is answered the connection is OPEN, with all that was queued meanwhile. A Unix socket makes no
+ * request: connect(2) is tried in the turn after the call, and does not wait.
+ * Failure modes: the kernel refuses (KR_WHY_CONNECT); it does not answer until the deadline
+ * (KR_WHY_TIMEOUT); the connection is closed meanwhile (the request is cancelled, and nobody is told
+ * that it was established, should it have been); a Unix listener's backlog is full (-EAGAIN: tried
+ * again after 1, 2, 4 ... 40 ms).
  *
- * Should the loop have been held up since the call, the time counts from when the request is made;
- * and a Unix socket knocks once more before it is given up. Knocks are filed among the user timers:
- * they wait for nothing that is unread.
+ * If the loop was held up since the call, the time counts from when the request is made, and a Unix
+ * socket is tried once more before it is given up. The times of these tries are filed among the user
+ * timers: they wait for nothing that is unread.
  *
- * Why Unix sockets knock: connect(2) there either succeeds at once or, with the backlog full, would
- * have to wait inside the system call, where it cannot be polled for (unix_stream_connect,
- * net/unix/af_unix.c; a socket that is not connected polls as writable). A CONNECT request is tried
- * 128 times in a row and then given to a kernel thread of its own, which sleeps in it (observed on
- * 6.18). A thousand clients of one slow listener would be a thousand threads. */
-#include "core/dial.h"
+ * Why a Unix socket makes no request: connect(2) there either succeeds at once or, with the backlog
+ * full, would have to wait inside the system call, where it cannot be polled for
+ * (unix_stream_connect, net/unix/af_unix.c; a socket that is not connected polls as writable). A
+ * CONNECT request is tried 128 times in a row and then given to a kernel thread of its own, which
+ * sleeps in it (observed on 6.18). A thousand clients of one slow listener would be a thousand
+ * threads. */
+#include "core/connect.h"
 
 #include "core/hooks.h"
 #include "kernel/probe.h"
 
-#define KNOCK_FIRST_MS 1u
-#define KNOCK_LAST_MS 40u
+#define RETRY_FIRST_MS 1u
+#define RETRY_LAST_MS 40u
 
-static int64_t dial_now(const struct kr_reactor *r) {
+static int64_t connect_now(const struct kr_reactor *r) {
     return r->kernel->clock(r->kernel);
 }
 
 /* It has a place among the timers for that, as its user waits for it and not for a peer. */
-static int knock_promise(struct kr_reactor *r, bool knocks) {
-    return knocks ? kr__heap_promise(&r->timers.heap) : 0;
+static int poll_promise(struct kr_reactor *r, bool polls_connect) {
+    return polls_connect ? kr__heap_promise(&r->timers.heap) : 0;
 }
 
-static void knock_unpromise(struct kr_reactor *r, bool knocks) {
-    if (knocks)
+static void poll_unpromise(struct kr_reactor *r, bool polls_connect) {
+    if (polls_connect)
         kr__heap_unpromise(&r->timers.heap);
 }
 
-static void knock_first(struct kr_reactor *r, struct kr__conn *c) {
-    c->deadline.node.kind = KR__KIND_KNOCK;
+static void poll_first(struct kr_reactor *r, struct kr__conn *c) {
+    c->deadline.node.kind = KR__KIND_CONNECT;
     kr__deadline_file(&r->timers, &c->deadline, c->idle_from);
 }
 
-static void knock_last(struct kr_reactor *r, struct kr__conn *c) {
+static void poll_last(struct kr_reactor *r, struct kr__conn *c) {
     kr__deadline_unfile(&r->timers, &c->deadline);
     c->deadline.node.kind = KR__KIND_CONN;
-    knock_unpromise(r, true);
+    poll_unpromise(r, true);
 }
 
-/* The descriptor goes with the connection if it knocks, or if its own address is to be asked. */
-static void dial_begin(struct kr_reactor *r, struct kr__conn *c, const struct kr_connect_opts *opts,
-                       int fd) {
+/* The descriptor is kept while connect(2) is tried by it, or if its own address is to be asked. */
+static void connect_begin(struct kr_reactor *r, struct kr__conn *c,
+                          const struct kr_connect_opts *opts, int fd) {
     c->features |= KR__CONNECTING;
-    c->knocks = kr__dial_addr(c)->u.sa.sa_family == AF_UNIX;
-    c->idle_from = dial_now(r);
+    c->polls_connect = kr__connect_addr(c)->u.sa.sa_family == AF_UNIX;
+    c->idle_from = connect_now(r);
     bool bounded = opts->timeout_ns > 0;
     c->more->until = bounded ? kr__time_add(c->idle_from, opts->timeout_ns) : KR__NEVER;
-    if (c->knocks)
-        knock_first(r, c);
+    if (c->polls_connect)
+        poll_first(r, c);
     else if (bounded)
         kr__deadline_file(&r->timers, &c->deadline, c->more->until);
-    if (c->knocks || opts->local_address || opts->conn.keep_fd)
+    if (c->polls_connect || opts->local_address || opts->conn.keep_fd)
         c->more->fd = fd;
     else
         r->kernel->close(r->kernel, fd);
     c->more->local = opts->local_address;
 }
 
-static int make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd, bool knocks,
+static int make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd, bool polls_connect,
                 struct kr__conn **ret) {
-    int rc = knock_promise(r, knocks);
+    int rc = poll_promise(r, polls_connect);
     if (rc < 0)
         return rc;
     rc = kr__conn_make(r, plan, fd, ret);
     if (rc < 0)
-        knock_unpromise(r, knocks);
+        poll_unpromise(r, polls_connect);
     return rc;
 }
 
-int kr__dial(struct kr_reactor *r, const struct kr_addr *addr, const struct kr_connect_opts *opts,
-             const struct kr_conn_ops *ops, void *user, struct kr__conn **ret) {
+int kr__connect_begin(struct kr_reactor *r, const struct kr_addr *addr,
+                      const struct kr_connect_opts *opts, const struct kr_conn_ops *ops, void *user,
+                      struct kr__conn **ret) {
     if (!r->slots.made.free_count)
         return -ENOSPC;
     struct kr__socket_plan socket = {
@@ -100,7 +102,7 @@ int kr__dial(struct kr_reactor *r, const struct kr_addr *addr, const struct kr_c
         r->kernel->close(r->kernel, fd);
         return rc;
     }
-    dial_begin(r, *ret, opts, fd);
+    connect_begin(r, *ret, opts, fd);
     return 0;
 }
 
@@ -141,14 +143,14 @@ static int make_pipe(struct kr_reactor *r, const struct kr__conn_plan *plan, int
 /* Others may share the socket, and set SO_LINGER again. They may have ended this side of it. */
 static void own(struct kr_reactor *r, struct kr__conn *c, int fd) {
     bool refuse_fds = kr__refuses_fds(r, kr__conn_opts(c));
-    r->kernel->sock_own(r->kernel, fd, kr__dial_addr(c)->u.sa.sa_family, refuse_fds);
+    r->kernel->sock_own(r->kernel, fd, kr__connect_addr(c)->u.sa.sa_family, refuse_fds);
     c->lingers = !c->local && (r->ring.caps & KR__CAP_FD_INSTALL);
     c->half = c->fin = r->kernel->sock_ended(r->kernel, fd);
 }
 
-/* As one that knocks, at a door that is open. */
-int kr__dial_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *opts,
-                   const struct kr_conn_ops *ops, void *user, struct kr__conn **ret) {
+/* As a Unix socket that connects, and succeeds at its first try. */
+int kr__connect_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *opts,
+                      const struct kr_conn_ops *ops, void *user, struct kr__conn **ret) {
     struct kr_addr addrs[2];
     struct kr__conn_plan plan = {.opts = opts, .ops = ops, .user = user, .foreign = true};
     int rc = plan_socket(r, fd, &plan, addrs);
@@ -163,10 +165,10 @@ int kr__dial_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *opts
     if (plan.addrs)
         own(r, c, fd);
     c->features |= KR__CONNECTING;
-    c->knocks = c->more->adopted = true;
+    c->polls_connect = c->more->adopted = true;
     c->more->until = KR__NEVER;
-    c->idle_from = dial_now(r);
-    knock_first(r, c);
+    c->idle_from = connect_now(r);
+    poll_first(r, c);
     if (opts->keep_fd)
         c->more->fd = fd;
     else
@@ -174,18 +176,18 @@ int kr__dial_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *opts
     return 0;
 }
 
-void kr__dial_asks(struct kr_reactor *r, struct kr__conn *c) {
+void kr__connect_asks(struct kr_reactor *r, struct kr__conn *c) {
     if (c->more->until == KR__NEVER)
         return;
-    c->more->until = kr__time_add(c->more->until, dial_now(r) - c->idle_from);
+    c->more->until = kr__time_add(c->more->until, connect_now(r) - c->idle_from);
     kr__deadline_file(&r->timers, &c->deadline, c->more->until);
 }
 
 static void call_ends(struct kr_reactor *r, struct kr__conn *c) {
-    if (c->knocks)
-        knock_last(r, c);
+    if (c->polls_connect)
+        poll_last(r, c);
     c->features &= (uint8_t)~KR__CONNECTING;
-    c->knocks = false;
+    c->polls_connect = false;
     if (!kr__conn_opts(c)->keep_fd)
         kr__conn_fd_drop(r, c);
 }
@@ -204,7 +206,7 @@ static void stands(struct kr_reactor *r, struct kr__conn *c) {
     kr__conn_dirty(r, c);
     kr__count(&r->stats.connects, 1);
     bool closed = kr__conn_flushes(c); /* meanwhile, but for what is queued */
-    kr__mark_if(dial_stands_flushing, closed);
+    kr__mark_if(connect_established_flushing, closed);
     c->state = closed ? c->state : KR__CONN_OPEN;
     kr__conn_stands(r, c);
     kr__conn_show_later(r, c); /* the end that the writing end of a pipe has from the start */
@@ -213,14 +215,14 @@ static void stands(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 /* It is closed before it stands. */
-static void dial_joins(struct kr_reactor *r, struct kr__conn *c) {
+static void connect_joins(struct kr_reactor *r, struct kr__conn *c) {
     call_ends(r, c);
     kr__count(&r->stats.connect_errors, 1);
 }
 
-void kr__dial_answered(struct kr_reactor *r, struct kr__conn *c, int error) {
+void kr__connect_answered(struct kr_reactor *r, struct kr__conn *c, int error) {
     bool closed = !(c->features & KR__CONNECTING);
-    kr__mark_if(dial_answered_too_late, closed);
+    kr__mark_if(connect_answered_too_late, closed);
     if (closed)
         return;
     if (error == 0)
@@ -229,40 +231,40 @@ void kr__dial_answered(struct kr_reactor *r, struct kr__conn *c, int error) {
         kr__conn_end(r, c, KR_CLOSE_NOW, error, KR_WHY_CONNECT);
 }
 
-static void knock_later(struct kr_reactor *r, struct kr__conn *c) {
-    kr__mark(knocked_again);
+static void poll_later(struct kr_reactor *r, struct kr__conn *c) {
+    kr__mark(connect_tried_again);
     struct kr__conn_more *more = c->more;
-    more->backoff_ms = more->backoff_ms ? 2 * more->backoff_ms : KNOCK_FIRST_MS;
-    if (more->backoff_ms > KNOCK_LAST_MS)
-        more->backoff_ms = KNOCK_LAST_MS;
+    more->backoff_ms = more->backoff_ms ? 2 * more->backoff_ms : RETRY_FIRST_MS;
+    if (more->backoff_ms > RETRY_LAST_MS)
+        more->backoff_ms = RETRY_LAST_MS;
     int64_t at = kr__time_add(r->now, more->backoff_ms * INT64_C(1000000));
     kr__deadline_file(&r->timers, &c->deadline, at < more->until ? at : more->until);
 }
 
 static void overdue(struct kr_reactor *r, struct kr__conn *c) {
-    kr__mark(dial_overdue);
+    kr__mark(connect_overdue);
     kr__conn_end(r, c, KR_CLOSE_NOW, -ETIMEDOUT, KR_WHY_TIMEOUT);
 }
 
-static void knock(struct kr_reactor *r, struct kr__conn *c) {
+static void try_connect(struct kr_reactor *r, struct kr__conn *c) {
     if (c->more->adopted) {
         stands(r, c);
         return;
     }
-    int rc = r->kernel->connect(r->kernel, c->more->fd, kr__dial_addr(c));
+    int rc = r->kernel->connect(r->kernel, c->more->fd, kr__connect_addr(c));
     bool again = rc == -EAGAIN || rc == -EINTR;
     if (again && r->now >= c->more->until)
         overdue(r, c);
     else if (again)
-        knock_later(r, c);
+        poll_later(r, c);
     else
-        kr__dial_answered(r, c, rc);
+        kr__connect_answered(r, c, rc);
 }
 
-/* The deadline has been reached, or the time to knock. */
-static bool dial_due(struct kr_reactor *r, struct kr__conn *c) {
-    if (c->knocks)
-        knock(r, c);
+/* The deadline has been reached, or the time to try again. */
+static bool connect_due(struct kr_reactor *r, struct kr__conn *c) {
+    if (c->polls_connect)
+        try_connect(r, c);
     else if (r->catchup.until >= c->more->until)
         overdue(r, c);
     else
@@ -271,35 +273,35 @@ static bool dial_due(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 /* It is closed, and may take no longer than flush_ns from now. */
-static bool dial_flushes(struct kr_reactor *r, struct kr__conn *c) {
-    int64_t now = dial_now(r), until = kr__time_add(now, kr__conn_opts(c)->flush_ns);
+static bool connect_flushes(struct kr_reactor *r, struct kr__conn *c) {
+    int64_t now = connect_now(r), until = kr__time_add(now, kr__conn_opts(c)->flush_ns);
     if (until >= c->more->until)
         return true;
     c->idle_from = now;
     c->more->until = until;
-    if (!c->knocks)
+    if (!c->polls_connect)
         kr__deadline_file(&r->timers, &c->deadline, until);
     return true;
 }
 
 /* Nothing else can be done before it stands. */
-static uint32_t dial_wants(const struct kr__conn *c, uint32_t desired) {
+static uint32_t connect_wants(const struct kr__conn *c, uint32_t desired) {
     (void)desired;
-    return c->knocks ? 0 : KR__SET(connect);
+    return c->polls_connect ? 0 : KR__SET(connect);
 }
 
-/* By the answer, by the next knock, and once it is closed by its deadline in any case. */
-static bool dial_moves(const struct kr_reactor *r, const struct kr__conn *c) {
+/* By the answer, by the next try, and once it is closed by its deadline in any case. */
+static bool connect_moves(const struct kr_reactor *r, const struct kr__conn *c) {
     (void)r;
     bool filed = kr__heap_filed(&c->deadline.node);
-    bool asked = c->knocks || (c->owner.armed & KR__SET(connect));
-    return asked && (filed || (c->state == KR__CONN_OPENING && !c->knocks));
+    bool asked = c->polls_connect || (c->owner.armed & KR__SET(connect));
+    return asked && (filed || (c->state == KR__CONN_OPENING && !c->polls_connect));
 }
 
 const struct kr__hooks kr__hooks_connect = {
-    .wants = dial_wants,
-    .moves = dial_moves,
-    .due = dial_due,
-    .flushes = dial_flushes,
-    .joins = dial_joins,
+    .wants = connect_wants,
+    .moves = connect_moves,
+    .due = connect_due,
+    .flushes = connect_flushes,
+    .joins = connect_joins,
 };

@@ -9,8 +9,8 @@
  * Thread: all functions belong to the reactor's thread, or before its first kr_run to any one
  * thread at a time. None runs a callback. kr_conn_send_file asks the kernel what `fd` is (fstat,
  * fcntl), and makes no other system call. */
-#ifndef KREACTOR_FILE_H
-#define KREACTOR_FILE_H
+#ifndef KREACTOR_SENDFILE_H
+#define KREACTOR_SENDFILE_H
 
 #include <kreactor/types.h>
 
@@ -43,7 +43,7 @@ typedef void kr_file_fn(struct kr_reactor *r, void *arg, uint64_t sent, int erro
  *
  * Among the queued bytes (kr_conn_queued, send_low, send_high, send_cap) a file counts with the
  * bytes of it that are left to be sent, but with 128 KiB at most. An empty queue takes a file
- * whatever send_cap is. So on_drain runs when the files are almost sent, and the library stops
+ * whatever send_cap is. So on_writable runs when the files are almost sent, and the library stops
  * reading from a peer that asks for one file after the other.
  *
  * The write and the flush deadline go on while a file is being read, and count anew from each piece

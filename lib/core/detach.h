@@ -1,15 +1,15 @@
 /* Connections on their way out as plain descriptors. */
-#ifndef KR_CORE_RELEASE_H
-#define KR_CORE_RELEASE_H
+#ifndef KR_CORE_DETACH_H
+#define KR_CORE_DETACH_H
 
 #include "core/conn.h"
 
 extern const struct kr__hooks kr__hooks_detach;
 
 /* The kernel has made a descriptor for it, or refused. */
-void kr__release_answered(struct kr_reactor *r, struct kr__conn *c, int res);
+void kr__detach_answered(struct kr_reactor *r, struct kr__conn *c, int res);
 
 /* Hands over those that are ready. A phase of the turn. */
-void kr__releases_settle(struct kr_reactor *r);
+void kr__detach_settle(struct kr_reactor *r);
 
 #endif

@@ -1,5 +1,5 @@
-/* What the parts of the suite file share: a sender of files, its client, and a kernel that
- * fails on demand. See test/file.c. */
+/* What the parts of the suite sendfile share: a sender of files, its client, and a kernel that
+ * fails on demand. See test/sendfile.c. */
 #pragma once
 
 #include "harness/net.h"

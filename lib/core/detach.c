@@ -1,6 +1,6 @@
 /* Release.
  *
- * Happy path: RELEASING wants nothing, so what is armed is cancelled and joined; then, unless the
+ * Happy path: DETACHING wants nothing, so what is armed is cancelled and joined; then, unless the
  * connection has kept its descriptor, one is made (op/export.c); a phase of the turn shows its user
  * what is unread and unsent. What remains is CLOSE, which drops the table's reference only.
  * Failure modes: bytes come, or are taken, before a cancel finds its request (they are kept, and
@@ -12,13 +12,13 @@
  * Why an error does not go with the descriptor: it has been taken off the socket by the request that
  * met it, and who reads the descriptor would find a clean end of the stream instead. There is no
  * descriptor then; the connection goes on, shows what has come, and ends (core/conn_error.c). */
-#include "core/release.h"
+#include "core/detach.h"
 
 #include "core/fds.h"
 #include "core/hooks.h"
 #include "core/zerocopy.h"
 
-static int list_unsent(struct kr_reactor *r, const struct kr__conn *c, struct kr_released *what,
+static int list_unsent(struct kr_reactor *r, const struct kr__conn *c, struct kr_detached *what,
                        size_t *room) {
     kr__sendq_measure(&c->queue, &what->unsent_count, &what->unsent_fds_count);
     if (!what->unsent_count)
@@ -29,19 +29,19 @@ static int list_unsent(struct kr_reactor *r, const struct kr__conn *c, struct kr
                                          room);
     if (!pieces)
         return -ENOMEM;
-    struct kr_released_fds *gifts = (struct kr_released_fds *)(pieces + what->unsent_count);
-    kr__sendq_list(&c->queue, pieces, gifts);
+    struct kr_detached_fds *fd_batches = (struct kr_detached_fds *)(pieces + what->unsent_count);
+    kr__sendq_list(&c->queue, pieces, fd_batches);
     what->unsent_size = c->queued;
     what->unsent = pieces;
-    what->unsent_fds = what->unsent_fds_count ? gifts : NULL;
+    what->unsent_fds = what->unsent_fds_count ? fd_batches : NULL;
     return 0;
 }
 
 /* What is empty is no NULL, which memcpy and the like may not be given, not even for 0 bytes (C11
  * 7.24.1). */
-static void point_at_nothing(struct kr_released *what) {
+static void point_at_nothing(struct kr_detached *what) {
     static const struct iovec no_piece;
-    static const struct kr_released_fds no_gift;
+    static const struct kr_detached_fds no_gift;
     static const int no_fd = -1;
     what->unread = what->unread ? what->unread : "";
     what->unsent = what->unsent ? what->unsent : &no_piece;
@@ -50,7 +50,7 @@ static void point_at_nothing(struct kr_released *what) {
 }
 
 /* Its fields are in order before its user hears of it: closed as far as calls can tell. */
-static void hand_over(struct kr_reactor *r, struct kr__conn *c, struct kr_released *what) {
+static void hand_over(struct kr_reactor *r, struct kr__conn *c, struct kr_detached *what) {
     struct kr__conn_more *more = c->more;
     what->fd = more->fd;
     what->unread = c->kept_size ? c->kept + c->kept_at : NULL;
@@ -65,7 +65,7 @@ static void hand_over(struct kr_reactor *r, struct kr__conn *c, struct kr_releas
     more->fd = -1;
     c->features &= (uint8_t)~KR__DETACHING;
     c->lingers = c->purges = false;
-    kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_RELEASED);
+    kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_DETACHED);
     kr__count(&r->stats.releases, 1);
     more->released(r, kr__conn_handle(c), more->released_user, what);
 }
@@ -73,21 +73,21 @@ static void hand_over(struct kr_reactor *r, struct kr__conn *c, struct kr_releas
 static void fails(struct kr_reactor *r, struct kr__conn *c, int error) {
     c->features &= (uint8_t)~KR__DETACHING;
     c->more->refusal = 0;
-    struct kr_released what = {.error = error, .fd = -1, .open = c->state == KR__CONN_OPEN};
+    struct kr_detached what = {.error = error, .fd = -1, .open = c->state == KR__CONN_OPEN};
     point_at_nothing(&what);
     c->more->released(r, kr__conn_handle(c), c->more->released_user, &what);
 }
 
 /* As if nothing had been: what came meanwhile is shown, and who was passed over is told. */
 static void goes_on(struct kr_reactor *r, struct kr__conn *c, int error) {
-    kr__mark(release_refused);
+    kr__mark(detach_refused);
     if (!kr__conn_opts(c)->keep_fd)
         kr__conn_fd_drop(r, c);
     c->state = KR__CONN_OPEN;
     kr__conn_watch(r, c);
     kr__conn_dirty(r, c);
     fails(r, c, error);
-    KR__EACH_ROW(r, rejoins)
+    KR__EACH_ROW (r, rejoins)
         row->rejoins(r, c);
     kr__conn_shrank(r, c, 0);
     kr__conn_show_later(r, c);
@@ -95,7 +95,7 @@ static void goes_on(struct kr_reactor *r, struct kr__conn *c, int error) {
 }
 
 static void settle_one(struct kr_reactor *r, struct kr__conn *c) {
-    struct kr_released what = {.fd = -1};
+    struct kr_detached what = {.fd = -1};
     size_t room = 0;
     int rc = c->more->refusal;
     if (rc == 0)
@@ -109,7 +109,7 @@ static void settle_one(struct kr_reactor *r, struct kr__conn *c) {
         kr__block_put(&r->blocks, (void *)(uintptr_t)list, room);
 }
 
-void kr__releases_settle(struct kr_reactor *r) {
+void kr__detach_settle(struct kr_reactor *r) {
     struct kr__list ready;
     kr__list_init(&ready);
     kr__list_splice(&ready, &r->releases);
@@ -126,29 +126,29 @@ static bool lacks_fd(const struct kr__conn *c) {
 /* Something of it has come back. It is to be told of when nothing is in flight and it has its
  * descriptor; or when it has been refused one, and only zero-copy sends are in flight, at most. */
 static void release_settles(struct kr_reactor *r, struct kr__conn *c) {
-    if (c->state != KR__CONN_RELEASING)
+    if (c->state != KR__CONN_DETACHING)
         return;
-    unsigned flights = kr__conn_flies(c) ? c->more->zerocopy.flights.count : 0;
-    bool ready = c->owner.inflight == flights && !lacks_fd(c);
-    if (ready && (c->more->refusal || !flights) && !kr__link_on(&c->wait))
+    unsigned zc_sends = kr__conn_zc_pending(c) ? c->more->zerocopy.zc_sends.count : 0;
+    bool ready = c->owner.inflight == zc_sends && !lacks_fd(c);
+    if (ready && (c->more->refusal || !zc_sends) && !kr__link_on(&c->wait))
         kr__list_push(&r->releases, &c->wait);
 }
 
-void kr__release_answered(struct kr_reactor *r, struct kr__conn *c, int res) {
-    kr__mark_if(exported_too_late, res >= 0 && c->state != KR__CONN_RELEASING);
+void kr__detach_answered(struct kr_reactor *r, struct kr__conn *c, int res) {
+    kr__mark_if(exported_too_late, res >= 0 && c->state != KR__CONN_DETACHING);
     if (res < 0)
         c->more->refusal = res;
-    else if (c->state == KR__CONN_RELEASING)
+    else if (c->state == KR__CONN_DETACHING)
         c->more->fd = res;
     else
         r->kernel->close(r->kernel, res);
 }
 
 /* What was sent by zero-copy has not been acknowledged in time. */
-static bool release_overdue(struct kr_reactor *r, struct kr__conn *c) {
-    if (c->state != KR__CONN_RELEASING)
+static bool detach_overdue(struct kr_reactor *r, struct kr__conn *c) {
+    if (c->state != KR__CONN_DETACHING)
         return false;
-    kr__mark(release_overdue);
+    kr__mark(detach_overdue);
     kr__count(&r->stats.timeouts, 1);
     c->more->refusal = -ETIMEDOUT;
     release_settles(r, c);
@@ -157,8 +157,8 @@ static bool release_overdue(struct kr_reactor *r, struct kr__conn *c) {
 
 /* It is not released: its error has been taken off the socket. */
 static void release_breaks(struct kr_reactor *r, struct kr__conn *c, int error) {
-    kr__mark_if(broken_while_released, c->state == KR__CONN_RELEASING);
-    if (c->state == KR__CONN_RELEASING) {
+    kr__mark_if(broken_while_detached, c->state == KR__CONN_DETACHING);
+    if (c->state == KR__CONN_DETACHING) {
         c->more->refusal = error;
         release_settles(r, c);
     }
@@ -170,16 +170,16 @@ static void release_ends(struct kr_reactor *r, struct kr__conn *c, int error) {
 }
 
 static uint32_t release_wants(const struct kr__conn *c, uint32_t desired) {
-    bool alone = !(c->owner.armed & ~KR__SET(export)) && !kr__conn_flies(c);
-    return c->state == KR__CONN_RELEASING && lacks_fd(c) && alone ? KR__SET(export) : desired;
+    bool alone = !(c->owner.armed & ~KR__SET(export)) && !kr__conn_zc_pending(c);
+    return c->state == KR__CONN_DETACHING && lacks_fd(c) && alone ? KR__SET(export) : desired;
 }
 
-/* One that has waited long enough for its flights waits on only for what is being cancelled. */
+/* One that has waited long enough for its zero-copy sends waits on only for what is being cancelled. */
 static bool release_moves(const struct kr_reactor *r, const struct kr__conn *c) {
     (void)r;
-    if (!kr__conn_flies(c))
+    if (!kr__conn_zc_pending(c))
         return c->owner.inflight > 0;
-    bool joins = c->owner.inflight > c->more->zerocopy.flights.count;
+    bool joins = c->owner.inflight > c->more->zerocopy.zc_sends.count;
     return kr__heap_filed(&c->deadline.node) || (c->more->refusal && joins);
 }
 
@@ -187,13 +187,13 @@ const struct kr__hooks kr__hooks_detach = {
     .wants = release_wants,
     .moves = release_moves,
     .breaks = release_breaks,
-    .overdue = release_overdue,
+    .overdue = detach_overdue,
     .settles = release_settles,
     .ends = release_ends,
 };
 
 static int may_release(const struct kr_reactor *r, const struct kr__conn *c) {
-    if (c->state == KR__CONN_RELEASING)
+    if (c->state == KR__CONN_DETACHING)
         return -EALREADY;
     if (c->state != KR__CONN_OPEN)
         return c->state == KR__CONN_OPENING ? -ENOTCONN : -EPIPE;
@@ -205,7 +205,7 @@ static int may_release(const struct kr_reactor *r, const struct kr__conn *c) {
     return has_fd || r->ring.caps & KR__CAP_FD_INSTALL ? 0 : -EOPNOTSUPP;
 }
 
-int kr_conn_release(struct kr_reactor *r, kr_conn conn, kr_released_fn *done, void *user) {
+int kr_conn_detach(struct kr_reactor *r, kr_conn conn, kr_detached_fn *done, void *user) {
     struct kr__conn *c;
     int rc = kr__conn_door(r, conn, &c);
     if (rc < 0)
@@ -224,9 +224,9 @@ int kr_conn_release(struct kr_reactor *r, kr_conn conn, kr_released_fn *done, vo
         kr__reservation_drop(r);
     kr__conn_hold(r, c);
     kr__deadline_unfile(&r->timers, &c->deadline);
-    c->state = KR__CONN_RELEASING;
+    c->state = KR__CONN_DETACHING;
     c->features |= KR__DETACHING;
-    if (kr__conn_flies(c))
+    if (kr__conn_zc_pending(c))
         kr__conn_count(r, c, KR_DEADLINE_FLUSH);
     kr__conn_dirty(r, c);
     release_settles(r, c);

@@ -1,5 +1,5 @@
 /* What comes in between: ends, closes, drains, errors and the end of the reactor. */
-#include "release/release.h"
+#include "detach/detach.h"
 
 /* ---- what comes in between ---- */
 
@@ -12,7 +12,7 @@ static void descriptors_run_out(struct rlimit *before) {
 
 /* Ours: without a descriptor to be had the connection is as before: what came meanwhile is shown,
  * what is queued is sent, and the user hears that the queue is down. */
-TEST_EACH(release_without_a_descriptor_goes_on) {
+TEST_EACH(detach_without_a_descriptor_goes_on) {
     for (unsigned turns = 0; turns < 4; turns++) {
         struct seen s;
         begin(&s, false);
@@ -21,7 +21,7 @@ TEST_EACH(release_without_a_descriptor_goes_on) {
             CHECK_GE(kr_step(s.r, 0), 0);
         struct rlimit limit;
         descriptors_run_out(&limit);
-        CHECK_OK(kr_conn_release(s.r, s.conn, released, &s));
+        CHECK_OK(kr_conn_detach(s.r, s.conn, released, &s));
         client_sends(&s, 1000, 0);
         TEST_UNTIL(s.r, s.tells == 1);
         CHECK_EQ(s.what.error, -EMFILE);
@@ -61,13 +61,13 @@ static size_t chance_data(struct kr_reactor *r, kr_conn conn, void *user, const 
     UNUSED(conn, data);
     struct chance *x = user;
     x->datas++;
-    CHECK_OK(kr_conn_release(r, x->s->conn, released, x->s));
+    CHECK_OK(kr_conn_detach(r, x->s->conn, released, x->s));
     return size;
 }
 
 /* Ours: a queue that came down while it was leaving is told of when it goes on. In one task-run
  * mode the other's bytes are told before the end of the send that is in flight. */
-TEST_EACH(release_that_fails_tells_of_the_queue) {
+TEST_EACH(detach_that_fails_tells_of_the_queue) {
     static const struct kr_conn_ops chance_ops = {.on_open = chance_open, .on_data = chance_data};
     struct kr_listen_opts opts = test_listen_opts();
     opts.backlog = 256;
@@ -102,7 +102,7 @@ TEST_EACH(release_that_fails_tells_of_the_queue) {
 static void fail_in_a_drain(struct seen *s) {
     struct rlimit limit;
     descriptors_run_out(&limit);
-    CHECK_OK(kr_conn_release(s->r, s->conn, released, s));
+    CHECK_OK(kr_conn_detach(s->r, s->conn, released, s));
     CHECK_OK(kr_drain(s->r, INT64_C(60000000000), NULL, NULL));
     TEST_UNTIL(s->r, s->tells == 1);
     CHECK_EQ(s->what.error, -EMFILE);
@@ -120,7 +120,7 @@ static void end_of_a_failed_one(struct seen *s) {
 }
 
 /* Ours: a drain that came by while a release was under way is told of when that has failed. */
-TEST_EACH(release_that_fails_tells_of_the_drain, .needs = KR__CAP_FD_INSTALL) {
+TEST_EACH(detach_that_fails_tells_of_the_drain, .needs = KR__CAP_FD_INSTALL) {
     struct seen s;
     begin(&s, false);
     CHECK_GE(kr_step(s.r, 0), 0);
@@ -131,7 +131,7 @@ TEST_EACH(release_that_fails_tells_of_the_drain, .needs = KR__CAP_FD_INSTALL) {
 
 /* Ours: an end of the peer that came meanwhile is told when it goes on, and so is a drain that
  * began. */
-TEST_EACH(release_that_fails_tells_what_it_held_back) {
+TEST_EACH(detach_that_fails_tells_what_it_held_back) {
     struct seen s;
     begin(&s, false);
     CHECK_OK(kr_conn_pause(s.r, s.conn));
@@ -154,7 +154,7 @@ static void no_memory(bool kept) {
         CHECK_OK(kr_conn_send(s.r, s.conn, big, sizeof big));
         s.sent += sizeof big;
     }
-    CHECK_OK(kr_conn_release(s.r, s.conn, released, &s));
+    CHECK_OK(kr_conn_detach(s.r, s.conn, released, &s));
     test_reactor_refuse_memory(s.r, 0);
     TEST_UNTIL(s.r, s.tells == 1);
     test_reactor_refuse_memory(s.r, -1);
@@ -176,7 +176,7 @@ static void no_memory(bool kept) {
 }
 
 /* Ours: without memory for the list of pieces it goes on, and may leave another time. */
-TEST_EACH(release_without_memory_goes_on) {
+TEST_EACH(detach_without_memory_goes_on) {
     each_way(no_memory);
 }
 
@@ -187,7 +187,7 @@ static void closed(bool kept) {
         begin(&s, kept);
         we_send(&s, 100000);
         CHECK_GE(kr_step(s.r, 0), 0);
-        CHECK_OK(kr_conn_release(s.r, s.conn, released, &s));
+        CHECK_OK(kr_conn_detach(s.r, s.conn, released, &s));
         for (unsigned turn = 0; turn < i / 4 && !s.tells; turn++)
             CHECK_GE(kr_step(s.r, 0), 0);
         int rc = kr_conn_close(s.r, s.conn, how);
@@ -214,12 +214,12 @@ static void closed(bool kept) {
 
 /* Ours: a close meanwhile is a close in its manner, and the user is told that nothing was released;
  * after the release none reaches the socket any more, a reset least of all. */
-TEST_EACH(release_closed_meanwhile) {
+TEST_EACH(detach_closed_meanwhile) {
     each_way(closed);
 }
 
 static void closes_in_it(struct kr_reactor *r, kr_conn conn, void *user,
-                         const struct kr_released *what) {
+                         const struct kr_detached *what) {
     released(r, conn, user, what);
     CHECK_OK(kr_conn_close(r, conn, KR_CLOSE_RESET));
 }
@@ -227,7 +227,7 @@ static void closes_in_it(struct kr_reactor *r, kr_conn conn, void *user,
 static void reset_in_it(bool kept) {
     struct seen s;
     begin(&s, kept);
-    CHECK_OK(kr_conn_release(s.r, s.conn, closes_in_it, &s));
+    CHECK_OK(kr_conn_detach(s.r, s.conn, closes_in_it, &s));
     TEST_UNTIL(s.r, s.tells == 1);
     check_released(&s);
     client_sends(&s, 1000, 0);
@@ -238,7 +238,7 @@ static void reset_in_it(bool kept) {
 }
 
 /* Ours: a reset from within the callback does not reach the socket that was just given away. */
-TEST_EACH(release_is_not_reset) {
+TEST_EACH(detach_is_not_reset) {
     each_way(reset_in_it);
 }
 
@@ -250,7 +250,7 @@ static void peer_resets(bool kept) {
         TEST_UNTIL(s.r, kr_conn_queued(s.r, s.conn) < BIG);
         if (early)
             test_close_reset(s.fd);
-        CHECK_OK(kr_conn_release(s.r, s.conn, released, &s));
+        CHECK_OK(kr_conn_detach(s.r, s.conn, released, &s));
         if (!early)
             test_close_reset(s.fd);
         TEST_UNTIL(s.r, s.closes == 1);
@@ -275,7 +275,7 @@ static void peer_resets(bool kept) {
 
 /* Ours: a reset is told once, by the connection or by the descriptor, and never passes for a clean
  * end. */
-TEST_EACH(release_loses_no_error) {
+TEST_EACH(detach_loses_no_error) {
     each_way(peer_resets);
 }
 
@@ -285,7 +285,7 @@ static void freed(bool kept) {
         begin(&s, kept);
         we_send(&s, BIG);
         CHECK_GE(kr_step(s.r, 0), 0);
-        CHECK_OK(kr_conn_release(s.r, s.conn, released, &s));
+        CHECK_OK(kr_conn_detach(s.r, s.conn, released, &s));
         for (unsigned i = 0; i < turns; i++)
             CHECK_GE(kr_step(s.r, 0), 0);
         bool left = s.tells;
@@ -293,7 +293,7 @@ static void freed(bool kept) {
         CHECK_EQ(s.tells, 1u);
         CHECK_EQ(s.closes, 1u);
         CHECK_EQ(s.what.error, left ? 0 : -ECANCELED);
-        CHECK_EQ(s.why, left ? KR_WHY_RELEASED : KR_WHY_REACTOR);
+        CHECK_EQ(s.why, left ? KR_WHY_DETACHED : KR_WHY_REACTOR);
         if (left)
             test_close(s.what.fd);
         test_close(s.fd);
@@ -303,7 +303,7 @@ static void freed(bool kept) {
 }
 
 /* Ours: freeing the reactor meanwhile tells so; what had been released stays. */
-TEST_EACH(release_and_free) {
+TEST_EACH(detach_and_free) {
     each_way(freed);
 }
 
@@ -331,7 +331,7 @@ static size_t killer_data(struct kr_reactor *r, kr_conn conn, void *user, const 
 
 /* Ours: closed while its descriptor is on the way, that is closed as well. In one task-run mode the
  * other's bytes are told before the answer. */
-TEST_EACH(release_closed_before_the_answer) {
+TEST_EACH(detach_closed_before_the_answer) {
     static const struct kr_conn_ops killer_ops = {.on_open = killer_open, .on_data = killer_data};
     struct killer k = {0};
     struct seen s;
@@ -342,7 +342,7 @@ TEST_EACH(release_closed_before_the_answer) {
     test_rest(s.r, (struct test_levels){.conns = 2, .listeners = 2, .paused = 1});
     k.victim = s.conn;
     int before = tap_fd_count();
-    CHECK_OK(kr_conn_release(s.r, s.conn, released, &s));
+    CHECK_OK(kr_conn_detach(s.r, s.conn, released, &s));
     test_send(NULL, fd, "x", 1);
     TEST_UNTIL(s.r, k.kills == 1 && s.closes == 1);
     CHECK_EQ(s.tells, 1u);

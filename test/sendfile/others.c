@@ -1,5 +1,5 @@
 /* Files beside others: neighbours, refusals, memory, corks. */
-#include "file/file.h"
+#include "sendfile/sendfile.h"
 
 /* ---- with others ---- */
 

@@ -5,7 +5,7 @@
  * A file holds the pattern of a seed, and what stands around it in the stream is of the same
  * pattern: the byte at offset n of the stream is the byte at offset n of the file, so any that is
  * lost, doubled or moved shows. */
-#include "file/file.h"
+#include "sendfile/sendfile.h"
 
 struct sender;
 
@@ -43,8 +43,7 @@ int file_of(uint64_t size) {
     return fd;
 }
 
-int send_file_as(struct kr_reactor *r, struct sender *s, int fd, uint64_t size,
-                        uint64_t asked) {
+int send_file_as(struct kr_reactor *r, struct sender *s, int fd, uint64_t size, uint64_t asked) {
     CHECK_LT(job_count, JOBS_MAX);
     struct job *job = &jobs[job_count++];
     *job = (struct job){.sender = s, .size = size};
@@ -82,14 +81,13 @@ static void on_open(struct kr_reactor *r, kr_conn conn, void *user) {
     CHECK_OK(kr_conn_set_user(r, conn, sender_new(conn)));
 }
 
-size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data,
-                      size_t size) {
+size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void *data, size_t size) {
     UNUSED(r, conn, data);
     ((struct sender *)user)->datas++;
     return size;
 }
 
-static void on_drain(struct kr_reactor *r, kr_conn conn, void *user) {
+static void on_writable(struct kr_reactor *r, kr_conn conn, void *user) {
     UNUSED(r, conn);
     ((struct sender *)user)->drains++;
 }
@@ -104,10 +102,10 @@ void on_close(struct kr_reactor *r, kr_conn conn, void *user, int error, enum kr
 }
 
 const struct kr_conn_ops ops = {
-    .on_open = on_open, .on_data = on_data, .on_drain = on_drain, .on_close = on_close};
+    .on_open = on_open, .on_data = on_data, .on_writable = on_writable, .on_close = on_close};
 
 struct pair pair_on(const struct kr__kernel *kernel, const struct kr_listen_opts *opts,
-                           int recv_size) {
+                    int recv_size) {
     seed = tap_random();
     struct pair p = {.r = test_reactor_on(kernel, NULL)};
     p.port = test_listen(p.r, NULL, opts, &ops, NULL);
@@ -202,8 +200,8 @@ TEST_EACH(file_goes_in_its_place) {
     test_reactor_free(r);
 }
 
-static const uint64_t sizes[] = {0,         1,         4095,          4096,          CHUNK - 1,
-                                 CHUNK,     CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK,     2 * CHUNK + 1,
+static const uint64_t sizes[] = {0,         1,         4095,          4096,      CHUNK - 1,
+                                 CHUNK,     CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK, 2 * CHUNK + 1,
                                  3 * CHUNK, 200001};
 #define SIZES (sizeof sizes / sizeof *sizes)
 
@@ -370,4 +368,4 @@ TEST_EACH(file_stops_the_reading) {
     pair_end(&p);
 }
 
-TAP_MAIN(file, 140)
+TAP_MAIN(sendfile, 140)
