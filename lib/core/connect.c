@@ -128,12 +128,16 @@ static int plan_pipe(struct kr_reactor *r, int fd, struct kr__conn_plan *plan) {
 }
 
 /* Of an open file of its own where reads of the given one may wait, if it can be had (kernel/pipe.c).
- * Pipes without a name do not wait from kernel 6.4 on; what is known of is 6.6. */
-static int make_pipe(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd,
+ * Pipes without a name do not wait from kernel 6.4 on; what is known of is 6.6. Where RWF_NOWAIT is
+ * refused it is not even tried: on 6.1 each read that is refused costs a receive buffer, which
+ * never comes back (observed on 6.1.192). */
+static int make_pipe(struct kr_reactor *r, struct kr__conn_plan *plan, int fd,
                      struct kr__conn **ret) {
     bool old = !(r->ring.caps & KR__CAP_NO_SQARRAY);
     int own = r->kernel->pipe_own(r->kernel, fd, old);
     kr__mark_if(pipe_opened_anew, own >= 0);
+    if (old || own >= 0)
+        plan->pipe_flags &= ~RWF_NOWAIT;
     int rc = make(r, plan, own < 0 ? fd : own, true, ret);
     if (own >= 0)
         r->kernel->close(r->kernel, own);
