@@ -164,7 +164,7 @@ static int64_t wait_time(struct kr_reactor *r, int64_t max_wait_ns) {
 /* Whether, and how long, this turn may wait: not with work at hand. */
 static int64_t may_wait(struct kr_reactor *r, int64_t max_wait_ns) {
     if (!kr__list_empty(&r->dirty) || !kr__list_empty(&r->again) || !kr__list_empty(&r->showing) ||
-        !kr__list_empty(&r->forwards_over) || !kr__list_empty(&r->releases))
+        !kr__list_empty(&r->forwards_over) || !kr__list_empty(&r->detaching))
         return 0;
     if (r->sends.due.head)
         return 0;
@@ -327,7 +327,7 @@ static uint64_t progress_of(const struct kr_reactor *r) {
     const struct kr_stats *s = &r->stats;
     return s->accepts + s->accept_errors + s->closes + s->timer_fires + s->posts + s->bytes_in +
            s->bytes_out + s->connects + s->connect_errors + s->timeouts + s->bytes_read +
-           s->releases + s->cq_overflows;
+           s->detaches + s->cq_overflows;
 }
 
 /* The other wedge: turns without end that bring nothing on. One that took long has slept, or only
@@ -375,7 +375,7 @@ static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
     done += kr__inbox_run(r, r->config.turn_posts);
     if (kr__unlikely(!kr__list_empty(&r->forwards_over)))
         kr__forwards_settle(r);
-    if (kr__unlikely(!kr__list_empty(&r->releases)))
+    if (kr__unlikely(!kr__list_empty(&r->detaching)))
         kr__detach_settle(r);
     show(r);
     if (kr__unlikely(r->drain.under_way) && !r->freeing && !kr__in_child(r))

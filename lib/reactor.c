@@ -154,7 +154,7 @@ static struct kr_reactor *build_self(const struct kr_config *config, const struc
     kr__catchup_init(&r->catchup);
     kr__list_init(&r->showing);
     kr__list_init(&r->forwards_over);
-    kr__list_init(&r->releases);
+    kr__list_init(&r->detaching);
     kr__starve_init(&r->starve);
     kr__fair_init(r);
     kr__owner_init(&r->self, KR__KIND_SELF, r->number, KR__SLOT_SELF);

@@ -176,7 +176,7 @@ static void plain(bool kept) {
     CHECK_EQ(s.what.unsent_count, 0u);
     CHECK(!s.what.eof && !s.what.shut && !s.what.shutting);
     CHECK_EQ(tap_fd_count(), before + !kept - test_slot_cost(s.r));
-    CHECK_EQ(test_stats(s.r).releases, 1u);
+    CHECK_EQ(test_stats(s.r).detaches, 1u);
     CHECK_EQ(CHECK_SYS(fcntl(s.what.fd, F_GETFD)), FD_CLOEXEC);
     CHECK(!(CHECK_SYS(fcntl(s.what.fd, F_GETFL)) & O_NONBLOCK));
     char byte;

@@ -300,7 +300,7 @@ KR_API int kr_conn_opts_check(const struct kr_conn_opts *opts, struct kr_failure
  *   -ENOBUFS   the queue would be larger than send_cap. Reading stops, and on_writable runs when the
  *              queue is down to send_low.
  *   -EMSGSIZE  `size` alone is larger than send_cap, so that there will never be room.
- *   -EPIPE     the connection is being closed, whichever side began that, or released; or
+ *   -EPIPE     the connection is being closed, whichever side began that, or detached; or
  *              kr_conn_shutdown was called; or a send has failed (on_close); or it is the reading
  *              end of a pipe (kr_conn_adopt).
  *   -ENOMEM */
@@ -385,7 +385,7 @@ KR_API size_t kr_conn_queued(const struct kr_reactor *r, kr_conn conn);
  *
  * Calls do not nest: one kr_conn_resume() ends any number of pauses.
  *
- * Errors, with nothing done: -EPIPE when the connection is being closed or released. */
+ * Errors, with nothing done: -EPIPE when the connection is being closed or detached. */
 KR_API int kr_conn_pause(struct kr_reactor *r, kr_conn conn);
 KR_API int kr_conn_resume(struct kr_reactor *r, kr_conn conn);
 
@@ -406,7 +406,7 @@ KR_API int kr_conn_resume(struct kr_reactor *r, kr_conn conn);
  * close it. On the writing end of a pipe this function is kr_conn_close(KR_CLOSE_FLUSH); see
  * kr_conn_adopt.
  *
- * Errors, with nothing done: -EPIPE when the connection is being closed or released. */
+ * Errors, with nothing done: -EPIPE when the connection is being closed or detached. */
 KR_API int kr_conn_shutdown(struct kr_reactor *r, kr_conn conn);
 
 /* Ends the connection in the manner `how` (enum kr_close). on_close runs in a later turn, when the
@@ -475,7 +475,7 @@ KR_API int kr_conn_set_user(struct kr_reactor *r, kr_conn conn, void *user);
  * but this connection's on_close.
  *
  * Errors, with nothing done: -EINVAL: `ops` is NULL, has no on_data, or has a `reserved` that is
- * not NULL. -EPIPE: the connection is being closed or released. */
+ * not NULL. -EPIPE: the connection is being closed or detached. */
 KR_API int kr_conn_swap(struct kr_reactor *r, kr_conn conn, const struct kr_conn_ops *ops,
                         void *user);
 
@@ -496,7 +496,7 @@ KR_API void *kr_conn_inline(const struct kr_reactor *r, kr_conn conn);
  * a part for the whole.
  *
  * Errors, with nothing done: -EINVAL: `which` or `ns` is out of range. -EPIPE: the connection is
- * being closed or released. -ENOMEM. */
+ * being closed or detached. -ENOMEM. */
 KR_API int kr_conn_deadline(struct kr_reactor *r, kr_conn conn, enum kr_deadline which, int64_t ns);
 
 #ifdef __cplusplus

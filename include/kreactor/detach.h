@@ -1,4 +1,4 @@
-/* Release: a connection becomes a plain descriptor again, and nothing of its stream is lost.
+/* Detaching: a connection becomes a plain descriptor again, and nothing of its stream is lost.
  *
  * It serves to hand a client to a child process, to another library, or through a Unix socket to
  * another daemon. kr_conn_adopt is the way back.
@@ -24,13 +24,13 @@ struct kr_detached_fds {
     unsigned count;
 };
 
-/* The state of a connection when it was released. All of it is lent until the callback returns,
+/* The state of a connection when it was detached. All of it is lent until the callback returns,
  * except `fd` and the descriptors in `fds`. No pointer is NULL, even where its count is 0. */
 struct kr_detached {
-    /* 0; or else the connection was not released, and the fields after `open` are -1, empty and
+    /* 0; or else the connection was not detached, and the fields after `open` are -1, empty and
      * false */
     int error;
-    /* true: the connection was not released and goes on here as before. False: on_close follows */
+    /* true: the connection was not detached and goes on here as before. False: on_close follows */
     bool open;
     /* The callee owns it and releases it with close(2). It is blocking unless it was adopted
      * otherwise */
@@ -74,18 +74,18 @@ struct kr_detached {
  * this callback. on_close follows, with error 0 and KR_WHY_DETACHED. The peer notices nothing. The
  * library has closed the descriptors in `unsent_fds` by the time of on_close.
  *
- * An `error`, and `open` false: the connection ended before it could be released. -ECANCELED: this
+ * An `error`, and `open` false: the connection ended before it could be detached. -ECANCELED: this
  * program closed it. Otherwise it is the error that ended the connection. on_close follows and gets
  * the same cause.
  *
- * An `error`, and `open` true: the connection was not released. Nothing was lost. It goes on after
+ * An `error`, and `open` true: the connection was not detached. Nothing was lost. It goes on after
  * this callback as before, also with bytes that came meanwhile.
  *   -EMFILE, -ENFILE   there is no descriptor to be had
  *   -ENOMEM            there is no memory for the list of pieces
  *   -ETIMEDOUT         the peer has not acknowledged within flush_ns the bytes sent by zero-copy
  *   others             a send or a receive has failed (-EPIPE, -ECONNRESET ...). Bytes that the
  *                      peer had sent before are shown, and on_close follows with that error, as
- *                      without the release (on_close in conn.h) */
+ *                      without detaching (on_close in conn.h) */
 typedef void kr_detached_fn(struct kr_reactor *r, kr_conn conn, void *user,
                             const struct kr_detached *what);
 
@@ -106,7 +106,7 @@ typedef void kr_detached_fn(struct kr_reactor *r, kr_conn conn, void *user,
  *   -EINVAL       `done` is NULL
  *   -ENOTCONN     the connection is not established yet
  *   -EBUSY        it is forwarding, or has a file in its queue
- *   -EALREADY     it is being released
+ *   -EALREADY     it is being detached
  *   -EPIPE        it is being closed, or a send has failed
  *   -EOPNOTSUPP   KR_TABLE_REGISTERED on a kernel before 6.8, without keep_fd
  *   -ENOMEM */

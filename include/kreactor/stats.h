@@ -54,7 +54,7 @@ struct kr_stats {
     uint64_t connect_errors; /* such connections that ended before that, for whatever reason */
     uint64_t timeouts;       /* deadlines of connections that passed */
     uint64_t bytes_read;     /* bytes of files, read into send queues */
-    uint64_t releases;       /* connections given back as descriptors */
+    uint64_t detaches;       /* connections given back as descriptors */
     uint64_t zerocopy_sends;  /* requests to send without a copy */
     /* of these, the requests whose bytes the kernel copied all the same, as far as it reports
      * that */

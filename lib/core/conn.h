@@ -121,7 +121,7 @@ struct kr__conn {
     const struct kr_conn_ops *ops;
     void *user;
     struct kr__sendq queue;
-    /* in the line, or on the list of those to be shown kept bytes, or to be released */
+    /* in the line, or on the list of those to be shown kept bytes, or to be detached */
     struct kr__link wait;
 
     struct kr__vector *vector; /* of the send in flight, if it has several pieces; a block */
@@ -174,8 +174,8 @@ struct kr__conn_more {
     struct kr__sockopts options;
 
     /* Of kr_conn_detach. */
-    kr_detached_fn *released;
-    void *released_user;
+    kr_detached_fn *detached;
+    void *detached_user;
     int refusal; /* why there is no descriptor */
 
     /* While it is calling. */

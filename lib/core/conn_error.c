@@ -11,7 +11,7 @@
  * sent), after which the peer may be waiting for bytes that never come (the connection ends at
  * once); one that is being closed has nobody to show anything to (the same); one whose bytes are
  * forwarded (the way to it is over, the way from it goes on: core/forward.c); one that is being
- * released (it is not: core/detach.c).
+ * detached (it is not: core/detach.c).
  *
  * Relies on: what came before a FIN or RST stays in the socket, and receives take it before they
  * fail (tcp_recvmsg_locked, net/ipv4/tcp.c; unix_stream_read_generic, net/unix/af_unix.c). An error

@@ -7,7 +7,7 @@
  *   write   from the last byte sent, or the first byte queued
  *   life    from the opening
  *   flush   while closing: from the last byte sent, or acknowledged of those sent by zero-copy, the
- *           end of this side, or the close; and while it is being released, the same
+ *           end of this side, or the close; and while it is being detached, the same
  *
  * Happy path: one place in the heap, at the first of those that apply. Traffic only moves the time
  * from which one counts (to the turn's now, but not back behind a change made in the turn); when

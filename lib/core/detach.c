@@ -1,4 +1,4 @@
-/* Release.
+/* Detaching: a connection leaves as a plain descriptor.
  *
  * Happy path: DETACHING wants nothing, so what is armed is cancelled and joined; then, unless the
  * connection has kept its descriptor, one is made (op/export.c); a phase of the turn shows its user
@@ -66,8 +66,8 @@ static void hand_over(struct kr_reactor *r, struct kr__conn *c, struct kr_detach
     c->features &= (uint8_t)~KR__DETACHING;
     c->lingers = c->purges = false;
     kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_DETACHED);
-    kr__count(&r->stats.releases, 1);
-    more->released(r, kr__conn_handle(c), more->released_user, what);
+    kr__count(&r->stats.detaches, 1);
+    more->detached(r, kr__conn_handle(c), more->detached_user, what);
 }
 
 static void fails(struct kr_reactor *r, struct kr__conn *c, int error) {
@@ -75,7 +75,7 @@ static void fails(struct kr_reactor *r, struct kr__conn *c, int error) {
     c->more->refusal = 0;
     struct kr_detached what = {.error = error, .fd = -1, .open = c->state == KR__CONN_OPEN};
     point_at_nothing(&what);
-    c->more->released(r, kr__conn_handle(c), c->more->released_user, &what);
+    c->more->detached(r, kr__conn_handle(c), c->more->detached_user, &what);
 }
 
 /* As if nothing had been: what came meanwhile is shown, and who was passed over is told. */
@@ -112,7 +112,7 @@ static void settle_one(struct kr_reactor *r, struct kr__conn *c) {
 void kr__detach_settle(struct kr_reactor *r) {
     struct kr__list ready;
     kr__list_init(&ready);
-    kr__list_splice(&ready, &r->releases);
+    kr__list_splice(&ready, &r->detaching);
     struct kr__link *link;
     while (!kr__in_child(r) && (link = kr__list_pop(&ready)))
         settle_one(r, kr__container_of(link, struct kr__conn, wait));
@@ -125,13 +125,13 @@ static bool lacks_fd(const struct kr__conn *c) {
 
 /* Something of it has come back. It is to be told of when nothing is in flight and it has its
  * descriptor; or when it has been refused one, and only zero-copy sends are in flight, at most. */
-static void release_settles(struct kr_reactor *r, struct kr__conn *c) {
+static void detach_settles(struct kr_reactor *r, struct kr__conn *c) {
     if (c->state != KR__CONN_DETACHING)
         return;
     unsigned zc_sends = kr__conn_zc_pending(c) ? c->more->zerocopy.zc_sends.count : 0;
     bool ready = c->owner.inflight == zc_sends && !lacks_fd(c);
     if (ready && (c->more->refusal || !zc_sends) && !kr__link_on(&c->wait))
-        kr__list_push(&r->releases, &c->wait);
+        kr__list_push(&r->detaching, &c->wait);
 }
 
 void kr__detach_answered(struct kr_reactor *r, struct kr__conn *c, int res) {
@@ -151,31 +151,31 @@ static bool detach_overdue(struct kr_reactor *r, struct kr__conn *c) {
     kr__mark(detach_overdue);
     kr__count(&r->stats.timeouts, 1);
     c->more->refusal = -ETIMEDOUT;
-    release_settles(r, c);
+    detach_settles(r, c);
     return true;
 }
 
-/* It is not released: its error has been taken off the socket. */
-static void release_breaks(struct kr_reactor *r, struct kr__conn *c, int error) {
+/* It is not detached: its error has been taken off the socket. */
+static void detach_breaks(struct kr_reactor *r, struct kr__conn *c, int error) {
     kr__mark_if(broken_while_detached, c->state == KR__CONN_DETACHING);
     if (c->state == KR__CONN_DETACHING) {
         c->more->refusal = error;
-        release_settles(r, c);
+        detach_settles(r, c);
     }
 }
 
-/* It ends before it could be released. */
-static void release_ends(struct kr_reactor *r, struct kr__conn *c, int error) {
+/* It ends before it could be detached. */
+static void detach_ends(struct kr_reactor *r, struct kr__conn *c, int error) {
     fails(r, c, error ? error : -ECANCELED);
 }
 
-static uint32_t release_wants(const struct kr__conn *c, uint32_t desired) {
+static uint32_t detach_wants(const struct kr__conn *c, uint32_t desired) {
     bool alone = !(c->owner.armed & ~KR__SET(export)) && !kr__conn_zc_pending(c);
     return c->state == KR__CONN_DETACHING && lacks_fd(c) && alone ? KR__SET(export) : desired;
 }
 
 /* One that has waited long enough for its zero-copy sends waits on only for what is being cancelled. */
-static bool release_moves(const struct kr_reactor *r, const struct kr__conn *c) {
+static bool detach_moves(const struct kr_reactor *r, const struct kr__conn *c) {
     (void)r;
     if (!kr__conn_zc_pending(c))
         return c->owner.inflight > 0;
@@ -184,15 +184,15 @@ static bool release_moves(const struct kr_reactor *r, const struct kr__conn *c) 
 }
 
 const struct kr__hooks kr__hooks_detach = {
-    .wants = release_wants,
-    .moves = release_moves,
-    .breaks = release_breaks,
+    .wants = detach_wants,
+    .moves = detach_moves,
+    .breaks = detach_breaks,
     .overdue = detach_overdue,
-    .settles = release_settles,
-    .ends = release_ends,
+    .settles = detach_settles,
+    .ends = detach_ends,
 };
 
-static int may_release(const struct kr_reactor *r, const struct kr__conn *c) {
+static int may_detach(const struct kr_reactor *r, const struct kr__conn *c) {
     if (c->state == KR__CONN_DETACHING)
         return -EALREADY;
     if (c->state != KR__CONN_OPEN)
@@ -212,14 +212,14 @@ int kr_conn_detach(struct kr_reactor *r, kr_conn conn, kr_detached_fn *done, voi
         return rc;
     if (!done)
         return -EINVAL;
-    rc = may_release(r, c);
+    rc = may_detach(r, c);
     if (rc < 0)
         return rc;
     struct kr__conn_more *more = kr__conn_more(r, c);
     if (!more)
         return -ENOMEM;
-    more->released = done;
-    more->released_user = user;
+    more->detached = done;
+    more->detached_user = user;
     if (r->reservation.conn == c)
         kr__reservation_drop(r);
     kr__conn_hold(r, c);
@@ -229,6 +229,6 @@ int kr_conn_detach(struct kr_reactor *r, kr_conn conn, kr_detached_fn *done, voi
     if (kr__conn_zc_pending(c))
         kr__conn_count(r, c, KR_DEADLINE_FLUSH);
     kr__conn_dirty(r, c);
-    release_settles(r, c);
+    detach_settles(r, c);
     return 0;
 }

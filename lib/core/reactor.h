@@ -62,7 +62,7 @@ struct kr_reactor {
     const struct kr__kind_row *kinds; /* a row each (core/kind.h) */
     struct kr__owners owners[KR__KIND_COUNT];
     const struct kr__hooks *const *hooks; /* a row each (core/hooks.h) */
-    struct kr__list dirty, again, showing, forwards_over, releases;
+    struct kr__list dirty, again, showing, forwards_over, detaching;
     int64_t rest_until; /* when those connections that rest go on (rest.c); KR__NEVER: none does */
     struct kr__starve starve;
     struct kr__lent lent;

@@ -32,7 +32,7 @@ TEST_EACH(detach_without_a_descriptor_goes_on) {
         test_pattern_check(bytes, BIG, OUT, 0);
         free(bytes);
         TEST_UNTIL(s.r, s.drains == 1 && s.got == 1000);
-        CHECK_EQ(test_stats(s.r).releases, 0u);
+        CHECK_EQ(test_stats(s.r).detaches, 0u);
         free(s.unread);
         free(s.unsent);
         s.tells = 0;
