@@ -73,6 +73,7 @@ SERVERS = {
     # kreactor runs on its defaults everywhere; its buffers are not chosen for the cell as raw's are.
     "kreactor-coop": ("server", ["--mode", "coop"], none),
     "kreactor-defer": ("server", ["--mode", "defer"], none),
+    "kreactor-plain": ("server", ["--mode", "coop", "--table", "plain"], none),
     "raw": ("raw", [], buffers),
     "raw-defer": ("raw", ["--defer"], buffers),
     "epoll": ("epoll", [], none),

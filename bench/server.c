@@ -1,6 +1,6 @@
 /* The echo server of the bench on kreactor: the example's, with the knobs that a cell needs.
  *
- *     server [--mode coop|defer] [--bufs N] [--bufsize BYTES]
+ *     server [--mode coop|defer] [--table plain] [--bufs N] [--bufsize BYTES]
  *
  * Without them it runs on the library's defaults. It prints `listening PORT` and ends on SIGTERM.
  * */
@@ -28,9 +28,12 @@ static const struct kr_conn_ops echo = {.on_data = on_data};
 static void reactor_make(int argc, char **argv) {
     struct kr_config config;
     kr_config_init(&config);
-    for (int i = 1; i + 1 < argc; i++)
+    for (int i = 1; i + 1 < argc; i++) {
         if (!strcmp(argv[i], "--mode") && !strcmp(argv[i + 1], "defer"))
             config.taskrun = KR_TASKRUN_DEFER;
+        if (!strcmp(argv[i], "--table") && !strcmp(argv[i + 1], "plain"))
+            config.table = KR_TABLE_PLAIN;
+    }
     config.buf_count = peer_option(argc, argv, "--bufs", config.buf_count);
     config.buf_size = peer_option(argc, argv, "--bufsize", (unsigned)config.buf_size);
     config.conn_max = peer_nofile() - config.listener_max;
