@@ -3,6 +3,7 @@
 #define KR_CORE_CONN_H
 
 #include "base/mark.h"
+#include "core/features.h"
 #include "core/owner.h"
 #include "core/profile.h"
 #include "core/timers.h"
@@ -50,15 +51,6 @@ enum kr__conn_state {
 _Static_assert(KR__CONN_OPEN < KR__CONN_DETACHING && KR__CONN_DETACHING < KR__CONN_LINGERING &&
                    KR__CONN_LINGERING < KR__CONN_FLUSHING && KR__CONN_FLUSHING < KR__CONN_JOINING,
                "a harder close leads to a later state");
-
-/* Capabilities that few connections have; the rows of their hooks are found by the bits
- * (core/hooks.h). */
-#define KR__CONNECTING (1u << 0)   /* does not stand yet (core/connect.c) */
-#define KR__PAIRED (1u << 1)       /* an end of a forwarding pair */
-#define KR__SETS_OPTIONS (1u << 2) /* socket options wait to be set (core/sockopt.c) */
-#define KR__DETACHING (1u << 3)    /* kr_conn_detach was called, and its callback is owed */
-/* descriptors that come with its bytes are its user's, or are to be closed (core/fds.h) */
-#define KR__TAKES_FDS (1u << 4)
 
 struct kr__conn {
     struct kr__owner owner;

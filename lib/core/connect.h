@@ -26,6 +26,4 @@ void kr__connect_asks(struct kr_reactor *r, struct kr__conn *c);
 /* The kernel has answered: it stands (0), or never will (-errno). */
 void kr__connect_answered(struct kr_reactor *r, struct kr__conn *c, int error);
 
-extern const struct kr__hooks kr__hooks_connect;
-
 #endif

@@ -4,8 +4,6 @@
 
 #include "core/conn.h"
 
-extern const struct kr__hooks kr__hooks_detach;
-
 /* The kernel has made a descriptor for it, or refused. */
 void kr__detach_answered(struct kr_reactor *r, struct kr__conn *c, int res);
 

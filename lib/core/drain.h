@@ -7,8 +7,6 @@
 #include <kreactor/drain.h>
 
 struct kr__conn;
-struct kr__hooks;
-
 struct kr__drain {
     bool under_way;
     bool walked;         /* every connection has been told, or closed */
@@ -31,8 +29,6 @@ static inline bool kr__drain_has_work(const struct kr__drain *drain) {
 /* Tells some more of them, and of the end. The last phase of a turn while a drain is under way;
  * returns how many were told of anything. */
 unsigned kr__drain_step(struct kr_reactor *r);
-
-extern const struct kr__hooks kr__hooks_drain;
 
 /* The time is over. */
 void kr__drain_due(struct kr_reactor *r);

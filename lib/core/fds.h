@@ -33,8 +33,6 @@ struct kr__fds {
     char bytes[]; /* that nobody wants; to the end of the block */
 };
 
-extern const struct kr__hooks kr__hooks_fds;
-
 /* The socket is to be another's, whom descriptors may be sent to as to any. */
 void kr__fds_leave(struct kr_reactor *r, const struct kr__conn *c, int fd);
 

@@ -26,8 +26,6 @@ struct kr__forward {
     void *user;
 };
 
-extern const struct kr__hooks kr__hooks_forward;
-
 /* Tells of those that have ended, and closes their ends. A phase of the turn. */
 void kr__forwards_settle(struct kr_reactor *r);
 

@@ -79,23 +79,6 @@ struct kr__hooks {
     void (*rejoins)(struct kr_reactor *r, struct kr__conn *c);
 };
 
-/* The features, and behind them the rows without a bit. */
-enum {
-    KR__ROW_CONNECT,
-    KR__ROW_FORWARD,
-    KR__ROW_SOCKOPT,
-    KR__ROW_DETACH,
-    KR__ROW_FDS,
-    KR__FEATURE_COUNT,
-    KR__ROW_ACCEPT = KR__FEATURE_COUNT,
-    KR__ROW_DRAIN,
-    KR__ROW_COUNT
-};
-_Static_assert(KR__CONNECTING == 1u << KR__ROW_CONNECT && KR__PAIRED == 1u << KR__ROW_FORWARD &&
-                   KR__SETS_OPTIONS == 1u << KR__ROW_SOCKOPT &&
-                   KR__DETACHING == 1u << KR__ROW_DETACH && KR__TAKES_FDS == 1u << KR__ROW_FDS,
-               "a feature's bit leads to its row");
-
 /* Runs the statement behind it once for each row with such a hook, of the connection's features: `row`
  * is the row. A feature that goes away meanwhile has no more hooks called. */
 #define KR__EACH_HOOK(r, c, hook)                                                                  \

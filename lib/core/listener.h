@@ -29,8 +29,6 @@ struct kr__arrival {
     struct kr_addr addrs[2]; /* peer, local */
 };
 
-struct kr__hooks;
-
 struct kr__listener {
     struct kr__owner owner;
     uint8_t state; /* enum kr__listener_state */
@@ -141,7 +139,5 @@ void kr__listener_gone(struct kr_reactor *r, struct kr__listener *l);
 
 /* For the audit at each wait: each accepts, or something will let it. */
 void kr__listeners_audit(const struct kr_reactor *r);
-
-extern const struct kr__hooks kr__hooks_accept;
 
 #endif

@@ -25,6 +25,4 @@ static inline struct kr__sockopt *kr__sockopt_first(const struct kr__conn *c) {
 /* The step of the first one has ended so. May run a callback. */
 void kr__sockopt_answered(struct kr_reactor *r, struct kr__conn *c, int error);
 
-extern const struct kr__hooks kr__hooks_sockopt;
-
 #endif
