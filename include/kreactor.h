@@ -8,15 +8,15 @@
 #include <kreactor/addr.h>
 #include <kreactor/conn.h>
 #include <kreactor/connect.h>
+#include <kreactor/detach.h>
 #include <kreactor/drain.h>
 #include <kreactor/dump.h>
-#include <kreactor/sendfile.h>
 #include <kreactor/forward.h>
 #include <kreactor/lease.h>
 #include <kreactor/listener.h>
 #include <kreactor/post.h>
 #include <kreactor/reactor.h>
-#include <kreactor/detach.h>
+#include <kreactor/sendfile.h>
 #include <kreactor/sockopt.h>
 #include <kreactor/stats.h>
 #include <kreactor/timer.h>
