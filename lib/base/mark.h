@@ -165,7 +165,7 @@
     X(starved_with_bytes_to_show, sim)                                                             \
     X(recv_failed, sim)                                                                            \
     X(recv_ended_with_data, sim)                                                                   \
-    X(read_flags_no_buffer, door)                                                                  \
+    X(read_flags_no_buffer, pipe)                                                                  \
     X(recv_met_nothing, sim)                                                                       \
     /* op/send.c */                                                                                \
     X(vector_full, ref)                                                                            \

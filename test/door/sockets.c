@@ -461,8 +461,7 @@ TEST_EACH(adopt_when_a_pipe_fails) {
     }
 }
 
-/* Ours: a pipe that cannot be opened anew is used as it is. With a name it refuses RWF_NOWAIT, and the
- * read that failed flags a buffer which it has not. */
+/* Ours: a pipe that cannot be opened anew is used as it is. With a name it refuses RWF_NOWAIT. */
 TEST_EACH(adopt_when_a_pipe_cannot_be_opened) {
     struct door *d = door_open();
     d->dials = true;
