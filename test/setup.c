@@ -467,4 +467,4 @@ TEST(caps_are_what_the_kernel_announces) {
     CHECK_EQ(kr__probe_caps(&params), KR__CAP_QUIET_PIPES | KR__CAP_NO_IOWAIT);
 }
 
-TAP_MAIN(setup, 99)
+TAP_MAIN(setup, 95)

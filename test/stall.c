@@ -332,7 +332,7 @@ TEST_EACH(stall_then_flush_of_the_rest) {
     for (unsigned i = 0; i < crowd_size; i++)
         CHECK_OK(kr_conn_close(crowd.r, crowd.conns[i], KR_CLOSE_FLUSH));
     crowd_turns();
-    CHECK_EQ(crowd.closes, 0u);
+    CHECK_LT(crowd.closes, CROWD); /* the kernel may have taken the rest of some by now */
     crowd_reads();
     still.now += LATER;
     TEST_UNTIL(crowd.r, crowd.closes == CROWD);
