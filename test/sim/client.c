@@ -235,7 +235,7 @@ static void act(struct kr_sim *sim, void *arg) {
     if (c->idle_acts > PATIENCE)
         storm_fail(
             __FILE__, __LINE__,
-            "a wedge: nothing moves, client %u waits since %u acts, sent %llu got %llu of %llu",
+            "a wedge: nobody moves, client %u waits since %u acts, sent %llu got %llu of %llu",
             c->id, c->idle_acts, (unsigned long long)c->sent, (unsigned long long)c->got,
             (unsigned long long)c->total);
     if (!c->over)

@@ -939,7 +939,6 @@ static size_t on_data(struct kr_reactor *r, kr_conn conn, void *user, const void
     consume(x, data, used);
     x->shown = size - used;
     kr_sim_note(s->sim, "consumed", used, size);
-    s->moves += used > 0;
     leave(x);
     return used;
 }
