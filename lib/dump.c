@@ -168,9 +168,9 @@ void kr__dump_self(struct kr__dump *d, const struct kr_reactor *r) {
 }
 
 void kr__dump_listeners(struct kr__dump *d, const struct kr_reactor *r) {
-    for (unsigned i = 0; i < r->listeners.max; i++) {
-        if (r->listeners.table[i].state != KR__LISTENER_FREE)
-            put_listener(d, &r->listeners.table[i]);
+    for (unsigned i = 0; i < r->listeners->max; i++) {
+        if (r->listeners->table[i].state != KR__LISTENER_FREE)
+            put_listener(d, &r->listeners->table[i]);
     }
 }
 
@@ -188,7 +188,7 @@ int kr_dump(const struct kr_reactor *r, int fd) {
     struct kr__dump d = {.kernel = r->kernel, .fd = fd};
     put(&d, "kreactor %d.%d.%d turns %llu%s%s%s\n", KR_VERSION_MAJOR, KR_VERSION_MINOR,
         KR_VERSION_PATCH, (unsigned long long)r->stats.turns, r->in_turn ? " in-turn" : "",
-        r->freeing ? " freeing" : "", r->drain.under_way ? " draining" : "");
+        r->freeing ? " freeing" : "", r->draining ? " draining" : "");
     put_ring(&d, r);
     put_rooms(&d, r);
     for (unsigned kind = KR__KIND_COUNT;

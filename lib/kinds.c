@@ -81,7 +81,7 @@ const struct kr__kind_row kr__kind_rows[KR__KIND_COUNT] = {
 
 void kr__kinds_init(struct kr_reactor *r) {
     const struct kr__conns *conns = &r->conns;
-    const struct kr__listeners *ls = &r->listeners;
+    const struct kr__listeners *ls = r->listeners;
     r->owners[KR__KIND_CONN] = (struct kr__owners){
         .base = (char *)conns->table,
         .count = conns->max,

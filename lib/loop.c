@@ -172,12 +172,12 @@ static int64_t may_wait(struct kr_reactor *r, int64_t max_wait_ns) {
         return 0;
     if (r->starve.starved && kr__bufs_some(&r->bufs))
         return 0; /* the next of the line have their turn */
-    if (kr__unlikely(kr__drain_has_work(&r->drain)) && !r->freeing)
+    if (kr__unlikely(r->draining) && kr__drain_has_work(r->drain) && !r->freeing)
         return 0;
     if (max_wait_ns == 0)
         return 0;
     int64_t wait_ns = wait_time(r, max_wait_ns);
-    return wait_ns && kr__inbox_may_sleep(&r->inbox) ? wait_ns : 0;
+    return wait_ns && kr__inbox_may_sleep(r->inbox) ? wait_ns : 0;
 }
 
 static bool is_passing(int rc) {
@@ -210,7 +210,7 @@ static int enter(struct kr_reactor *r, int64_t max_wait_ns) {
     }
     kr__count(&r->stats.enters, 1);
     int rc = kr__ring_enter(&r->ring, wait_ns ? 1 : 0, wait_ns);
-    kr__inbox_awake(&r->inbox);
+    kr__inbox_awake(r->inbox);
     return kr__unlikely(rc < 0) ? refused(r, rc) : 0;
 }
 
@@ -378,7 +378,7 @@ static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
     if (kr__unlikely(!kr__list_empty(&r->detaching)))
         kr__detach_settle(r);
     show(r);
-    if (kr__unlikely(r->drain.under_way) && !r->freeing && !kr__in_child(r))
+    if (kr__unlikely(r->draining) && !r->freeing && !kr__in_child(r))
         done += kr__drain_step(r);
     return kr__unlikely(kr__in_child(r)) ? -ECHILD : (int)done;
 }

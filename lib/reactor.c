@@ -68,7 +68,7 @@ static int build_rooms(struct kr_reactor *r, struct kr__attempt *at) {
     r->sends = (struct kr__sends){.blocks = &r->blocks, .bufs = &r->bufs};
     kr__timers_init(&r->timers, &r->mem);
     kr__profiles_init(&r->profiles, &r->mem);
-    kr__leases_init(&r->leases, &r->mem);
+    kr__leases_init(r->leases, &r->mem);
     *at = (struct kr__attempt){.tried = "io_uring_enter"};
     int rc = try_enter(r);
     if (rc == 0) {
@@ -89,26 +89,35 @@ static int build_rooms(struct kr_reactor *r, struct kr__attempt *at) {
     }
     if (rc == 0) {
         *at = (struct kr__attempt){.tried = "eventfd"};
-        rc = kr__inbox_init(&r->inbox, r->kernel, &r->mem, kr__power_of_two(c->post_max));
+        rc = kr__inbox_init(r->inbox, r->kernel, &r->mem, kr__power_of_two(c->post_max));
     }
     if (rc == 0) {
         *at = (struct kr__attempt){.tried = "mmap of the tables", .mapped = bytes_of_tables(c)};
         rc = kr__conns_init(&r->conns, r, c->conn_max, c->connect_max);
     }
     if (rc == 0)
-        rc = kr__listeners_init(&r->listeners, r, c->listener_max, r->slots.files.first);
+        rc = kr__listeners_init(r->listeners, r, c->listener_max, r->slots.files.first);
     if (rc == 0)
         kr__kinds_init(r);
     return rc;
 }
 
+/* A reactor and its rooms: one piece of memory. */
+struct whole {
+    struct kr_reactor reactor;
+    struct kr__leases leases;
+    struct kr__listeners listeners;
+    struct kr__drain drain;
+    struct kr__inbox inbox;
+};
+
 /* Each part may be missing, if building failed there. */
 static void raze_rooms(struct kr_reactor *r, bool child) {
-    kr__leases_free(&r->leases, r);
-    kr__listeners_free(&r->listeners, r);
+    kr__leases_free(r->leases, r);
+    kr__listeners_free(r->listeners, r);
     kr__conns_free(&r->conns, r);
-    if (r->inbox.mem)
-        kr__inbox_free(&r->inbox);
+    if (r->inbox->mem)
+        kr__inbox_free(r->inbox);
     if (r->bufs.mem)
         kr__bufs_free(&r->bufs, child);
     if (r->slots.mem)
@@ -123,7 +132,7 @@ static void raze_self(struct kr_reactor *r) {
     struct kr__mem mem = r->mem;
     r->kernel->unmap(r->kernel, (void *)(uintptr_t)r->alive, PAGE);
     kr__reactor_number_put(r->number);
-    kr__mem_put(&mem, r, sizeof *r);
+    kr__mem_put(&mem, r, sizeof(struct whole));
 }
 
 /* NULL: memory is refused, *at says by whom. */
@@ -131,17 +140,22 @@ static struct kr_reactor *build_self(const struct kr_config *config, const struc
                                      unsigned number, struct kr__attempt *at) {
     struct kr__mem mem = {.alloc = *config->alloc};
     *at = (struct kr__attempt){.tried = "the allocator"};
-    struct kr_reactor *r = kr__mem_get_zeroed(&mem, sizeof *r);
+    struct whole *whole = kr__mem_get_zeroed(&mem, sizeof *whole);
+    struct kr_reactor *r = whole ? &whole->reactor : NULL;
     if (!r)
         return NULL;
     *at = (struct kr__attempt){.tried = "mmap of a page", .mapped = PAGE};
     uint32_t *alive = k->map(k, PAGE, KR__MAP_WIPE);
     if (!alive) {
-        kr__mem_put(&mem, r, sizeof *r);
+        kr__mem_put(&mem, r, sizeof(struct whole));
         return NULL;
     }
     *alive = 1;
     r->alive = alive;
+    r->leases = &whole->leases;
+    r->listeners = &whole->listeners;
+    r->drain = &whole->drain;
+    r->inbox = &whole->inbox;
     r->number = (uint16_t)number;
     r->kernel = k;
     r->mem = mem;
@@ -242,7 +256,7 @@ static int begin(struct kr_reactor *r) {
         return rc;
     if (r->in_turn || r->freeing)
         return -EBUSY;
-    kr__inbox_rests(&r->inbox, false);
+    kr__inbox_rests(r->inbox, false);
     if (r->ring.bound)
         return 0;
     rc = kr__ring_bind(&r->ring);
@@ -268,11 +282,11 @@ int kr_run(struct kr_reactor *r) {
     int rc = begin(r);
     if (rc < 0)
         return rc;
-    while (rc >= 0 && !kr__inbox_take_stop(&r->inbox))
+    while (rc >= 0 && !kr__inbox_take_stop(r->inbox))
         rc = turn(r, -1);
     if (rc == -ECHILD)
         return rc;
-    kr__inbox_rests(&r->inbox, true);
+    kr__inbox_rests(r->inbox, true);
     return rc < 0 ? rc : 0;
 }
 
@@ -280,7 +294,7 @@ int kr_step(struct kr_reactor *r, int64_t max_wait_ns) {
     int rc = begin(r);
     if (rc < 0)
         return rc;
-    if (kr__inbox_take_stop(&r->inbox))
+    if (kr__inbox_take_stop(r->inbox))
         return 0;
     return turn(r, max_wait_ns);
 }
@@ -319,8 +333,8 @@ static void end_conns(struct kr_reactor *r) {
 }
 
 static void end_listeners(struct kr_reactor *r) {
-    for (unsigned i = 0; i < r->listeners.max; i++) {
-        struct kr__listener *l = &r->listeners.table[i];
+    for (unsigned i = 0; i < r->listeners->max; i++) {
+        struct kr__listener *l = &r->listeners->table[i];
         if (l->state == KR__LISTENER_OPEN)
             kr__listener_end(r, l);
     }
@@ -331,7 +345,7 @@ static bool is_settled(struct kr_reactor *r) {
     if (kr__in_child(r))
         return true;
     return !r->stats.inflight && !r->conns.open && !r->stats.listeners &&
-           !kr__inbox_ready(&r->inbox) && !r->sends.due.head;
+           !kr__inbox_ready(r->inbox) && !r->sends.due.head;
 }
 
 /* Callbacks are about to run that no turn of the loop runs; kr_now is the time of now. */
@@ -426,11 +440,11 @@ static void clear_files(struct kr_reactor *r) {
         kr__conn_gone(r, c);
     }
     r->in_turn = false;
-    for (unsigned i = 0; i < r->listeners.max && !kr__in_child(r); i++) {
-        if (r->listeners.table[i].state == KR__LISTENER_FREE)
+    for (unsigned i = 0; i < r->listeners->max && !kr__in_child(r); i++) {
+        if (r->listeners->table[i].state == KR__LISTENER_FREE)
             continue;
-        kr__listener_unname(r, &r->listeners.table[i]);
-        kr__slots_clear(&r->slots, r->listeners.first_slot + i);
+        kr__listener_unname(r, &r->listeners->table[i]);
+        kr__slots_clear(&r->slots, r->listeners->first_slot + i);
     }
 }
 
@@ -460,15 +474,15 @@ static void raze(struct kr_reactor *r, bool child) {
  * change them. */
 static void close_copies(struct kr_reactor *r) {
     kr__ring_close(&r->ring, true);
-    kr__inbox_close_wake(&r->inbox);
+    kr__inbox_close_wake(r->inbox);
     if (r->thread && r->thread != kr__thread)
         return;
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
         if (c->state != KR__CONN_FREE)
             kr__conn_fd_drop(r, c);
     }
-    for (unsigned i = 0; i < r->listeners.max; i++)
-        kr__arrivals_close(r, &r->listeners.table[i]);
+    for (unsigned i = 0; i < r->listeners->max; i++)
+        kr__arrivals_close(r, &r->listeners->table[i]);
 }
 
 int kr_reactor_after_fork(struct kr_reactor *r) {
@@ -502,7 +516,7 @@ int kr_reactor_free(struct kr_reactor *r) {
     if (r->in_turn)
         return -EBUSY;
     r->freeing = true;
-    kr__inbox_close(&r->inbox);
+    kr__inbox_close(r->inbox);
     if (orphan)
         inherit(r);
     if (orphan)

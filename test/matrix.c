@@ -253,7 +253,7 @@ struct kr__conn *conn_of(const struct world *w) {
 }
 
 struct kr__listener *listener_of(const struct world *w) {
-    return &w->r->listeners.table[listener_slot(w) - w->r->listeners.first_slot];
+    return &w->r->listeners->table[listener_slot(w) - w->r->listeners->first_slot];
 }
 
 void await_stolen(struct world *w, enum kr__verb verb, uint32_t slot) {
@@ -501,8 +501,8 @@ TEST_EACH(unknown_verbs) {
 /* Ours: slots beyond the tables. */
 TEST_EACH(unknown_slots) {
     struct world *w = world_begin(BY_MULTISHOT, 0);
-    const uint32_t slots[] = {w->r->conns.max + w->r->listeners.max,
-                              w->r->conns.max + w->r->listeners.max + 1, 1u << 20,
+    const uint32_t slots[] = {w->r->conns.max + w->r->listeners->max,
+                              w->r->conns.max + w->r->listeners->max + 1, 1u << 20,
                               KR__SLOT_MAX - 1};
     connect_client(w);
     for (size_t i = 0; i < COUNT(slots) * KR__VERB_COUNT; i++) {

@@ -226,7 +226,7 @@ int kr__conn_make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd
         return rc;
     }
     c->announced = true;
-    c->drain_told = r->drain.under_way; /* made for what the drain lets finish */
+    c->drain_told = r->draining; /* made for what the drain lets finish */
     *ret = c;
     return 0;
 }

@@ -19,7 +19,7 @@ void kr_drain_opts_init_sized(struct kr_drain_opts *opts, size_t size) {
 
 /* Whether it is told later, as one that leaves, or an end of a pair that goes on to its own end. */
 static bool is_told_later(const struct kr_reactor *r, const struct kr__conn *c) {
-    bool goes_on = r->drain.opts.pairs && c->features & KR__PAIRED && !c->ops->on_shutdown;
+    bool goes_on = r->drain->opts.pairs && c->features & KR__PAIRED && !c->ops->on_shutdown;
     kr__mark_if(drain_leaves_a_pair, goes_on);
     return c->state == KR__CONN_DETACHING || goes_on;
 }
@@ -38,7 +38,7 @@ static void tell(struct kr_reactor *r, struct kr__conn *c) {
 
 /* As many as a turn may handle completions: the others are to be served meanwhile. */
 static unsigned walk(struct kr_reactor *r) {
-    struct kr__drain *d = &r->drain;
+    struct kr__drain *d = r->drain;
     unsigned told = 0;
     for (unsigned left = r->config.turn_cqes; left > 0 && !d->walked && !kr__in_child(r); left--) {
         d->at = kr__conns_next(&r->conns, d->at);
@@ -68,9 +68,10 @@ static void drain_rejoins(struct kr_reactor *r, struct kr__conn *c) {
 const struct kr__hooks kr__hooks_drain = {.rejoins = drain_rejoins};
 
 static void finish(struct kr_reactor *r) {
-    struct kr__drain over = r->drain;
-    kr__deadline_end(&r->timers, &r->drain.deadline);
-    r->drain = (struct kr__drain){0};
+    struct kr__drain over = *r->drain;
+    kr__deadline_end(&r->timers, &r->drain->deadline);
+    *r->drain = (struct kr__drain){0};
+    r->draining = r->drain_connects = false;
     if (over.fn)
         over.fn(r, over.user, over.cut_off);
 }
@@ -98,13 +99,13 @@ static void bound(struct kr_reactor *r, struct kr__drain *d) {
 }
 
 unsigned kr__drain_step(struct kr_reactor *r) {
-    struct kr__drain *d = &r->drain;
+    struct kr__drain *d = r->drain;
     unsigned told = walk(r);
     if (!d->walked)
         return told;
     if (!d->bounded)
         bound(r, d);
-    if (r->listeners.draining) {
+    if (r->listeners->draining) {
         d->expects = true;
     } else if (d->expects) {
         walk_again(d);
@@ -120,19 +121,19 @@ unsigned kr__drain_step(struct kr_reactor *r) {
 static void cut_off(struct kr_reactor *r, struct kr__conn *c) {
     kr__mark(drain_cuts_off);
     kr__conn_give_up(r, c);
-    r->drain.cut_off++;
+    r->drain->cut_off++;
 }
 
 /* Everyone is told first, if there was time for a word or not. */
 void kr__drain_due(struct kr_reactor *r) {
-    for (unsigned i = 0; i < r->listeners.max; i++) {
-        struct kr__listener *l = &r->listeners.table[i];
+    for (unsigned i = 0; i < r->listeners->max; i++) {
+        struct kr__listener *l = &r->listeners->table[i];
         if (l->state == KR__LISTENER_OPEN)
             kr__listener_ends(r, l, -ETIMEDOUT);
     }
-    if (r->drain.expects)
-        walk_again(&r->drain);
-    while (!r->drain.walked)
+    if (r->drain->expects)
+        walk_again(r->drain);
+    while (!r->drain->walked)
         walk(r);
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
         if ((kr__conn_stays(c) || kr__conn_awaits(c)) && !in_background(c))
@@ -141,9 +142,9 @@ void kr__drain_due(struct kr_reactor *r) {
 }
 
 static void end_listeners(struct kr_reactor *r) {
-    for (unsigned i = 0; i < r->listeners.max; i++) {
-        if (r->listeners.table[i].state == KR__LISTENER_OPEN && !r->listeners.table[i].draining)
-            kr__listener_end(r, &r->listeners.table[i]);
+    for (unsigned i = 0; i < r->listeners->max; i++) {
+        if (r->listeners->table[i].state == KR__LISTENER_OPEN && !r->listeners->table[i].draining)
+            kr__listener_end(r, &r->listeners->table[i]);
     }
 }
 
@@ -162,16 +163,17 @@ int kr_drain_with(struct kr_reactor *r, int64_t grace_ns, const struct kr_drain_
         return -EINVAL;
     if (r->freeing)
         return -ESHUTDOWN;
-    if (r->drain.under_way)
+    if (r->draining)
         return -EALREADY;
-    rc = kr__deadline_promise(&r->timers, &r->drain.deadline, KR__KIND_SELF);
+    rc = kr__deadline_promise(&r->timers, &r->drain->deadline, KR__KIND_SELF);
     if (rc < 0)
         return rc;
-    r->drain.under_way = true;
-    r->drain.opts = taken;
-    r->drain.fn = fn;
-    r->drain.user = user;
-    r->drain.grace_ns = grace_ns;
+    r->draining = true;
+    r->drain_connects = taken.connects;
+    r->drain->opts = taken;
+    r->drain->fn = fn;
+    r->drain->user = user;
+    r->drain->grace_ns = grace_ns;
     end_listeners(r);
     return 0;
 }

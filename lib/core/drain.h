@@ -8,7 +8,6 @@
 
 struct kr__conn;
 struct kr__drain {
-    bool under_way;
     bool walked;         /* every connection has been told, or closed */
     bool expects;        /* some may come yet, from listeners that are being drained */
     struct kr__conn *at; /* the last one that was; NULL: none yet */
@@ -23,7 +22,7 @@ struct kr__drain {
 
 /* True while there are connections to be told. */
 static inline bool kr__drain_has_work(const struct kr__drain *drain) {
-    return drain->under_way && !drain->walked;
+    return !drain->walked;
 }
 
 /* Tells some more of them, and of the end. The last phase of a turn while a drain is under way;

@@ -76,7 +76,7 @@ static struct kr_notice *take_notices(struct kr__inbox *inbox) {
 
 /* From the exchange on it may be pending anew, and from the call on it may be gone. */
 static unsigned run_notices(struct kr_reactor *r) {
-    struct kr_notice *next = take_notices(&r->inbox);
+    struct kr_notice *next = take_notices(r->inbox);
     unsigned ran = 0;
     while (next && !kr__in_child(r)) {
         struct kr_notice *notice = next;
@@ -84,7 +84,7 @@ static unsigned run_notices(struct kr_reactor *r) {
         kr_post_fn *fn = notice->fn;
         void *arg = notice->arg;
         __atomic_exchange_n(&notice->pending, 0, __ATOMIC_ACQ_REL);
-        kr__tsan_acquire(&r->inbox); /* those that found it pending */
+        kr__tsan_acquire(r->inbox); /* those that found it pending */
         ran++;
         kr__count(&r->stats.posts, 1);
         fn(r, arg);
@@ -93,21 +93,21 @@ static unsigned run_notices(struct kr_reactor *r) {
 }
 
 unsigned kr__inbox_run(struct kr_reactor *r, unsigned budget) {
-    uint64_t end = __atomic_load_n(&r->inbox.queue.push, __ATOMIC_RELAXED);
+    uint64_t end = __atomic_load_n(&r->inbox->queue.push, __ATOMIC_RELAXED);
     unsigned notices = 0;
-    if (kr__unlikely(__atomic_load_n(&r->inbox.notices, __ATOMIC_RELAXED)))
+    if (kr__unlikely(__atomic_load_n(&r->inbox->notices, __ATOMIC_RELAXED)))
         notices = run_notices(r);
     unsigned ran = 0;
     void (*fn)(void);
     void *arg;
-    while (ran < budget && !kr__in_child(r) && r->inbox.queue.pop != end &&
-           kr__mpsc_pop(&r->inbox.queue, &fn, &arg)) {
-        kr__tsan_acquire(&r->inbox);
+    while (ran < budget && !kr__in_child(r) && r->inbox->queue.pop != end &&
+           kr__mpsc_pop(&r->inbox->queue, &fn, &arg)) {
+        kr__tsan_acquire(r->inbox);
         ran++;
         kr__count(&r->stats.posts, 1);
         ((kr_post_fn *)fn)(r, arg);
     }
-    kr__mark_if(turn_posts_spent, ran == budget && r->inbox.queue.pop != end);
+    kr__mark_if(turn_posts_spent, ran == budget && r->inbox->queue.pop != end);
     return notices + ran;
 }
 
@@ -135,13 +135,13 @@ static int visit(struct kr_reactor *r) {
         return -EINVAL;
     if (kr__in_child(r))
         return -ECHILD;
-    __atomic_fetch_add(&r->inbox.inside, 1, __ATOMIC_SEQ_CST);
-    kr__tsan_release(&r->inbox);
+    __atomic_fetch_add(&r->inbox->inside, 1, __ATOMIC_SEQ_CST);
+    kr__tsan_release(r->inbox);
     return 0;
 }
 
 static void leave(struct kr_reactor *r) {
-    __atomic_fetch_sub(&r->inbox.inside, 1, __ATOMIC_RELEASE);
+    __atomic_fetch_sub(&r->inbox->inside, 1, __ATOMIC_RELEASE);
 }
 
 static int post(struct kr__inbox *inbox, kr_post_fn *fn, void *arg) {
@@ -165,7 +165,7 @@ int kr_post(struct kr_reactor *r, kr_post_fn *fn, void *arg) {
     int rc = visit(r);
     if (rc < 0)
         return rc;
-    rc = post(&r->inbox, fn, arg);
+    rc = post(r->inbox, fn, arg);
     leave(r);
     return rc;
 }
@@ -192,7 +192,7 @@ int kr_notify(struct kr_reactor *r, struct kr_notice *notice) {
     int rc = visit(r);
     if (rc < 0)
         return rc;
-    rc = notify(&r->inbox, notice);
+    rc = notify(r->inbox, notice);
     leave(r);
     return rc;
 }
@@ -200,9 +200,9 @@ int kr_notify(struct kr_reactor *r, struct kr_notice *notice) {
 void kr_stop(struct kr_reactor *r) {
     if (visit(r) < 0)
         return;
-    if (!__atomic_load_n(&r->inbox.closed, __ATOMIC_SEQ_CST)) {
-        __atomic_store_n(&r->inbox.stop, true, __ATOMIC_SEQ_CST);
-        inbox_wake(&r->inbox);
+    if (!__atomic_load_n(&r->inbox->closed, __ATOMIC_SEQ_CST)) {
+        __atomic_store_n(&r->inbox->stop, true, __ATOMIC_SEQ_CST);
+        inbox_wake(r->inbox);
     }
     leave(r);
 }

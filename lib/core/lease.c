@@ -12,7 +12,7 @@
 static struct kr__lease *lease_find(const struct kr_reactor *r, kr_lease lease) {
     if (!kr__handle_is(lease.bits, KR__KIND_LEASE, r->number))
         return NULL;
-    return kr__slab_find(&r->leases.slab, kr__handle_slot(lease.bits),
+    return kr__slab_find(&r->leases->slab, kr__handle_slot(lease.bits),
                          kr__handle_generation(lease.bits));
 }
 
@@ -43,7 +43,7 @@ int kr_lease_take(struct kr_reactor *r, kr_conn conn, const void *data, size_t s
         return rc;
     if (!data || !size || !ret)
         return -EINVAL;
-    struct kr__lease *l = kr__slab_get(&r->leases.slab);
+    struct kr__lease *l = kr__slab_get(&r->leases->slab);
     if (!l)
         return -ENOMEM;
     *l = (struct kr__lease){.head = l->head, .size = size, .conn = conn};
@@ -52,7 +52,7 @@ int kr_lease_take(struct kr_reactor *r, kr_conn conn, const void *data, size_t s
     else
         rc = lease_copy(r, l, data);
     if (rc < 0) {
-        kr__slab_put(&r->leases.slab, l);
+        kr__slab_put(&r->leases->slab, l);
         return rc;
     }
     kr__count(&r->stats.leases, 1);
@@ -80,7 +80,7 @@ static void lease_end(struct kr_reactor *r, struct kr__lease *l) {
         if (c)
             c->held--;
     }
-    kr__slab_put(&r->leases.slab, l);
+    kr__slab_put(&r->leases->slab, l);
     kr__uncount(&r->stats.leases, 1);
 }
 

@@ -68,10 +68,10 @@ void kr__listeners_free(struct kr__listeners *ls, struct kr_reactor *r) {
 }
 
 struct kr__listener *kr__listener_find(const struct kr_reactor *r, uint64_t bits) {
-    uint32_t index = kr__handle_slot(bits) - r->listeners.first_slot;
-    if (!kr__handle_is(bits, KR__KIND_LISTENER, r->number) || index >= r->listeners.max)
+    uint32_t index = kr__handle_slot(bits) - r->listeners->first_slot;
+    if (!kr__handle_is(bits, KR__KIND_LISTENER, r->number) || index >= r->listeners->max)
         return NULL;
-    struct kr__listener *l = &r->listeners.table[index];
+    struct kr__listener *l = &r->listeners->table[index];
     bool good = l->state == KR__LISTENER_OPEN && l->owner.generation == kr__handle_generation(bits);
     return good ? l : NULL;
 }
@@ -92,7 +92,7 @@ void kr__listener_unname(struct kr_reactor *r, struct kr__listener *l) {
 
 void kr__listener_end(struct kr_reactor *r, struct kr__listener *l) {
     l->state = KR__LISTENER_CLOSING;
-    r->listeners.draining -= l->draining;
+    r->listeners->draining -= l->draining;
     kr__listener_unname(r, l);
     l->to_start = 0;
     kr__listener_yield_room(r, l);
@@ -271,7 +271,7 @@ static int listener_equip(struct kr_reactor *r, const struct origin *from,
 /* The listener comes to be, in the table, as `fresh` describes it. */
 static kr_listener listener_begin(struct kr_reactor *r, uint32_t slot,
                                   const struct kr__listener *fresh) {
-    struct kr__listener *l = &r->listeners.table[slot - r->listeners.first_slot];
+    struct kr__listener *l = &r->listeners->table[slot - r->listeners->first_slot];
     struct kr__owner owner = l->owner;
     if (owner.generation == 0)
         kr__owner_init(&owner, KR__KIND_LISTENER, r->number, slot);
@@ -375,8 +375,8 @@ int kr_listener_close(struct kr_reactor *r, kr_listener listener) {
 }
 
 void kr__listeners_audit(const struct kr_reactor *r) {
-    for (unsigned i = 0; i < r->listeners.max; i++) {
-        const struct kr__listener *l = &r->listeners.table[i];
+    for (unsigned i = 0; i < r->listeners->max; i++) {
+        const struct kr__listener *l = &r->listeners->table[i];
         kr__assert(l->state != KR__LISTENER_CLOSING || l->owner.inflight);
         kr__assert(l->state != KR__LISTENER_OPEN || l->paused || l->backing_off ||
                    l->short_of_room || l->owner.inflight);

@@ -35,7 +35,7 @@ static unsigned listener_room(const struct kr_reactor *r, const struct kr__liste
 
 /* Slots have become free: those who wait for some may look again. */
 static void listeners_room_came(struct kr_reactor *r) {
-    struct kr__link *head = &r->listeners.want_room.head;
+    struct kr__link *head = &r->listeners->want_room.head;
     for (struct kr__link *link = head->next; link != head; link = link->next)
         kr__owner_dirty(r, &kr__container_of(link, struct kr__listener, room_link)->owner);
 }
@@ -62,13 +62,13 @@ static void listener_note_room(struct kr_reactor *r, struct kr__listener *l, boo
     if (!wants_more)
         kr__link_off(&l->room_link);
     else if (!kr__link_on(&l->room_link))
-        kr__list_push(&r->listeners.want_room, &l->room_link);
+        kr__list_push(&r->listeners->want_room, &l->room_link);
 }
 
 /* Multishot while two backlogs of every listener fit, and back to it only with half as much again,
  * so that a table on the edge does not change its mind at each client. */
 static bool multishot_fits(const struct kr_reactor *r, const struct kr__listener *l) {
-    uint64_t need = r->listeners.multishot_room, own = multishot_room(l);
+    uint64_t need = r->listeners->multishot_room, own = multishot_room(l);
     if (!(l->owner.armed & KR__SET(accept)) && l->conns) {
         need += need / 2;
         own += own / 2;
@@ -85,7 +85,7 @@ static void begin_batch(struct kr_reactor *r, struct kr__listener *l, unsigned r
     l->batch_turn = r->stats.turns;
     l->ready = false;
     kr__link_off(&l->room_link); /* to the end: the next free slot is another listener's first */
-    kr__list_push(&r->listeners.want_room, &l->room_link);
+    kr__list_push(&r->listeners->want_room, &l->room_link);
 }
 
 void kr__listener_tried(struct kr__listener *l, bool took) {
@@ -244,19 +244,19 @@ void kr__listener_left(struct kr_reactor *r, uint64_t bits) {
 }
 
 static void listeners_dirty(struct kr_reactor *r) {
-    for (unsigned i = 0; i < r->listeners.max; i++) {
-        if (r->listeners.table[i].state == KR__LISTENER_OPEN)
-            kr__owner_dirty(r, &r->listeners.table[i].owner);
+    for (unsigned i = 0; i < r->listeners->max; i++) {
+        if (r->listeners->table[i].state == KR__LISTENER_OPEN)
+            kr__owner_dirty(r, &r->listeners->table[i].owner);
     }
 }
 
 void kr__listener_claim_room(struct kr_reactor *r, struct kr__listener *l) {
-    r->listeners.multishot_room += multishot_room(l);
+    r->listeners->multishot_room += multishot_room(l);
     listeners_dirty(r);
 }
 
 void kr__listener_yield_room(struct kr_reactor *r, struct kr__listener *l) {
-    r->listeners.multishot_room -= multishot_room(l);
+    r->listeners->multishot_room -= multishot_room(l);
 }
 
 void kr__listener_leave_room(struct kr_reactor *r, struct kr__listener *l) {

@@ -6,11 +6,7 @@
 #include "base/thread.h"
 #include "core/catchup.h"
 #include "core/conn.h"
-#include "core/drain.h"
-#include "core/inbox.h"
 #include "core/kind.h"
-#include "core/lease.h"
-#include "core/listener.h"
 #include "core/profile.h"
 #include "core/starve.h"
 #include "core/timers.h"
@@ -37,7 +33,11 @@ struct kr__reservation {
     struct kr__send *fresh; /* a record of its own, or NULL: room in the queue's tail */
 };
 
+struct kr__drain;
 struct kr__hooks;
+struct kr__inbox;
+struct kr__leases;
+struct kr__listeners;
 
 struct kr_reactor {
     /* First what each call looks at: whose thread this is, and whether this is a forked child. */
@@ -45,6 +45,7 @@ struct kr_reactor {
     const uint32_t *alive;    /* a page that reads 0 in a forked child */
     uint16_t number;          /* among the reactors of this process (base/handle.h) */
     bool in_turn, freeing;
+    bool draining, drain_connects; /* a drain is under way; connections may be made meanwhile */
     bool lost; /* the kernel has lost completions: some may never come */
     bool freed_inside; /* by a forked child, in a callback: to be razed when that has returned */
     unsigned vain_turns; /* in a row; checked builds only (loop.c) */
@@ -77,15 +78,16 @@ struct kr_reactor {
     struct kr__sends sends;
     struct kr__timers timers;
     struct kr__profiles profiles;
-    struct kr__leases leases;
-    struct kr__listeners listeners;
-    struct kr__drain drain;
+    /* of the rooms above, which the roof has made room for */
+    struct kr__leases *leases;
+    struct kr__listeners *listeners;
+    struct kr__drain *drain;
+    struct kr__inbox *inbox;
     struct kr__slots slots;
     struct kr__owner self; /* owns the wake-up */
     struct kr__mem mem;
     struct kr_config config; /* with defaults resolved */
     struct kr_stats stats;
-    struct kr__inbox inbox;
     struct kr__life life; /* of the thread that runs it */
 };
 
@@ -108,12 +110,12 @@ static inline int kr__guard(const struct kr_reactor *r) {
 
 /* True while nobody new may be served. */
 static inline bool kr__shutting_down(const struct kr_reactor *r) {
-    return r->freeing || r->drain.under_way;
+    return r->freeing || r->draining;
 }
 
 /* True while no connection may be made. */
 static inline bool kr__connects_shut(const struct kr_reactor *r) {
-    return r->freeing || (r->drain.under_way && !r->drain.opts.connects);
+    return r->freeing || (r->draining && !r->drain_connects);
 }
 
 /* The connection of a handle, for the door of a public function: 0, or the error to return. */

@@ -10,7 +10,7 @@
 
 uint16_t kr__prep_wake(struct kr_reactor *r, struct kr__owner *o, struct io_uring_sqe *sqe) {
     (void)o;
-    io_uring_prep_poll_multishot(sqe, r->inbox.wake_fd, POLLIN);
+    io_uring_prep_poll_multishot(sqe, r->inbox->wake_fd, POLLIN);
     return 0;
 }
 

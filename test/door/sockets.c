@@ -521,7 +521,7 @@ static void *run_main(void *arg) {
 }
 
 static void await_sleep(struct kr_reactor *r) {
-    while (!__atomic_load_n(&r->inbox.asleep, __ATOMIC_SEQ_CST)) {
+    while (!__atomic_load_n(&r->inbox->asleep, __ATOMIC_SEQ_CST)) {
         if (tap_remaining_ns() == 0)
             FAIL("the reactor does not sleep");
         sched_yield();

@@ -254,8 +254,8 @@ static unsigned idle_conns(const struct kr_reactor *r, bool *settled) {
 
 static unsigned idle_listeners(const struct kr_reactor *r, bool *settled) {
     unsigned idle = 0;
-    for (unsigned i = 0; i < r->listeners.max; i++) {
-        const struct kr__listener *l = &r->listeners.table[i];
+    for (unsigned i = 0; i < r->listeners->max; i++) {
+        const struct kr__listener *l = &r->listeners->table[i];
         if (l->state == KR__LISTENER_FREE)
             continue;
         idle += l->owner.inflight == 0;

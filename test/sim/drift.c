@@ -386,7 +386,7 @@ static void script_post(struct rig *rig) {
         CHECK_OK(kr_sim_at(rig->sim, MS, wake, rig->r));
     } else {
         uint64_t one = 1;
-        CHECK_EQ(write(rig->r->inbox.wake_fd, &one, sizeof one), (ssize_t)sizeof one);
+        CHECK_EQ(write(rig->r->inbox->wake_fd, &one, sizeof one), (ssize_t)sizeof one);
     }
     turns(rig);
     CHECK_OK(kr_post(rig->r, nothing, NULL));
