@@ -10,7 +10,7 @@
  * kernel copied. */
 #include <kreactor.h>
 
-#include "core/reactor.h"
+#include "conn/reactor.h"
 #include "kernel/probe.h"
 #include "peer/peer.h"
 

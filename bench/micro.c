@@ -16,8 +16,8 @@
  *   echo_allocs       calls of the allocator in the echoes after warm-up, while one connection in a
  *                     thousand echoes is closed and opened anew; must be 0
  */
-#include "core/reactor.h"
-#include "op/nop.h"
+#include "conn/reactor.h"
+#include "roof/nop.h"
 
 #include <kreactor.h>
 

@@ -6,9 +6,9 @@
  * is allocated. */
 #include "harness/server.h"
 
-#include "core/conn.h"
+#include "conn/conn.h"
 #include "kernel/probe.h"
-#include "reactor.h"
+#include "roof/reactor.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -10,7 +10,7 @@
  * connection. */
 #include "connect/connect.h"
 
-#include "reactor.h"
+#include "roof/reactor.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
  * cut off when the time is over, and the end is told once. */
 #include "harness/net.h"
 
-#include "core/reactor.h"
+#include "conn/reactor.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
 #include "harness/server.h"
 #include "harness/tap.h"
 
-#include "core/reactor.h"
+#include "conn/reactor.h"
 
 #include <errno.h>
 #include <fcntl.h>

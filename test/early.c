@@ -3,7 +3,7 @@
  *
  * The peer is a client that reads nothing, or little, answers, and closes. It resets thereby, as
  * close(2) does where bytes were left unread, or ends its side first. */
-#include "core/reactor.h"
+#include "conn/reactor.h"
 #include "harness/server.h"
 
 #include <errno.h>

@@ -28,7 +28,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # '' is the roof: lib/*.c, lib/*.h. The simulated kernel stands above it: it hands a reactor its door,
 # and nothing of the library knows of it.
-ROOMS = ['base', 'kernel', 'ring', 'pool', 'core', 'op', '', 'kernel/sim']
+ROOMS = ['base', 'kernel', 'ring', 'pool', 'time', 'conn', 'listen', 'extra', 'roof', 'kernel/sim']
 FLOOR_FILES = 30
 FLOOR_EDGES = 60
 FLOOR_OBJECTS = 50
@@ -37,8 +37,8 @@ FLOOR_SYMBOLS = 300
 # Sources that ask each other for symbols in a circle. A row may lose names, and go; it gains none.
 CIRCLES = [
     ['pool/send_fds.c', 'pool/sends.c'],
-    ['core/conn.c', 'core/conn_error.c', 'core/conn_time.c', 'core/conns.c', 'core/starve.c'],
-    ['core/listener.c', 'core/backlog.c', 'core/quota.c'],
+    ['conn/conn.c', 'conn/error.c', 'conn/clock.c', 'conn/table.c', 'conn/starve.c'],
+    ['listen/listener.c', 'listen/backlog.c', 'listen/quota.c'],
 ]
 
 CALLS = '''socket bind listen accept accept4 connect setsockopt getsockopt getsockname getpeername shutdown
@@ -215,7 +215,7 @@ class Objects:
 
     @staticmethod
     def source_of(name):
-        """core_conn_error.c is core/conn_error.c: meson writes a folder's end as _."""
+        """core_conn_error.c is conn/error.c: meson writes a folder's end as _."""
         room, _, rest = name.partition('_')
         return f'{room}/{rest}' if room in ROOMS else name
 
@@ -339,30 +339,30 @@ SOUND = {
     'lib/base/list.h': '#ifndef KR_BASE_LIST_H\n#endif\n',
     'lib/kernel/kernel.h': '#include <liburing.h>\n',
     'lib/kernel/linux.c': '#include "kernel/kernel.h"\nint x(void) { return socket(1, 2, 3); }\n',
-    'lib/core/conn.h': '#include "base/list.h"\n/* calls read() */\n',
-    'lib/core/conn.c': '#include "core/conn.h"\nint y(struct k *k) { return k->close(k); }\n',
-    'lib/loop.c': '#include "core/conn.h"\nconst char *s = "io_uring_enter(";\n',
-    'lib/meson.build': "s = [\n 'core/conn.c',\n 'kernel/linux.c',\n 'loop.c',\n]\n",
+    'lib/conn/conn.h': '#include "base/list.h"\n/* calls read() */\n',
+    'lib/conn/conn.c': '#include "conn/conn.h"\nint y(struct k *k) { return k->close(k); }\n',
+    'lib/roof/turn.c': '#include "conn/conn.h"\nconst char *s = "io_uring_enter(";\n',
+    'lib/meson.build': "s = [\n 'conn/conn.c',\n 'kernel/linux.c',\n 'roof/turn.c',\n]\n",
 }
 BAD = [
-    ('upward_edge', {'lib/base/list.h': '#include "core/conn.h"\n'}, 'an edge upwards, to core/conn.h'),
-    ('edge_to_the_roof', {'lib/core/conn.h': '#include "loop.h"\n', 'lib/loop.h': ''},
-     'an edge upwards, to loop.h'),
-    ('circle', {'lib/core/conn.h': '#include "core/b.h"\n', 'lib/core/b.h': '#include "core/conn.h"\n'},
+    ('upward_edge', {'lib/base/list.h': '#include "conn/conn.h"\n'}, 'an edge upwards, to conn/conn.h'),
+    ('edge_to_the_roof', {'lib/conn/conn.h': '#include "roof/turn.h"\n', 'lib/roof/turn.h': ''},
+     'an edge upwards, to roof/turn.h'),
+    ('circle', {'lib/conn/conn.h': '#include "conn/b.h"\n', 'lib/conn/b.h': '#include "conn/conn.h"\n'},
      'a circle: '),
     ('unknown_room', {'lib/attic/old.h': ''}, 'no such room: attic/'),
-    ('unknown_file', {'lib/core/conn.h': '#include "conn.h"\n'}, 'no such file below lib/: conn.h'),
-    ('socket_outside', {'lib/core/conn.c': 'int z(void) { return socket(1, 2, 3); }\n'},
-     'lib/core/conn.c:1: socket() belongs behind'),
-    ('enter_outside', {'lib/loop.c': '\n\nint z(void) { return io_uring_enter (1, 2); }\n'},
-     'lib/loop.c:3: io_uring_enter() belongs behind'),
-    ('condition', {'lib/loop.c': '#ifdef IORING_OP_X\n#endif\n'}, '#if IORING_OP_X'),
+    ('unknown_file', {'lib/conn/conn.h': '#include "conn.h"\n'}, 'no such file below lib/: conn.h'),
+    ('socket_outside', {'lib/conn/conn.c': 'int z(void) { return socket(1, 2, 3); }\n'},
+     'lib/conn/conn.c:1: socket() belongs behind'),
+    ('enter_outside', {'lib/roof/turn.c': '\n\nint z(void) { return io_uring_enter (1, 2); }\n'},
+     'lib/roof/turn.c:3: io_uring_enter() belongs behind'),
+    ('condition', {'lib/roof/turn.c': '#ifdef IORING_OP_X\n#endif\n'}, '#if IORING_OP_X'),
     ('liburing_in_public', {'include/kreactor/a.h': '#include <liburing.h>\n'}, 'includes liburing.h'),
     ('ring_type_in_public', {'include/kreactor/a.h': 'struct io_uring_sqe;\n'}, "io_uring_sqe is liburing's"),
-    ('source_not_listed', {'lib/core/more.c': ''}, 'core/more.c is not listed'),
-    ('source_not_there', {'lib/meson.build': "'core/conn.c', 'gone.c', 'kernel/linux.c', 'loop.c'"},
+    ('source_not_listed', {'lib/conn/more.c': ''}, 'conn/more.c is not listed'),
+    ('source_not_there', {'lib/meson.build': "'conn/conn.c', 'gone.c', 'kernel/linux.c', 'roof/turn.c'"},
      'gone.c is listed and does not exist'),
-    ('sources_not_in_order', {'lib/meson.build': "'loop.c', 'core/conn.c', 'kernel/linux.c'"}, 'not in order'),
+    ('sources_not_in_order', {'lib/meson.build': "'roof/turn.c', 'conn/conn.c', 'kernel/linux.c'"}, 'not in order'),
 ]
 
 

@@ -1,6 +1,6 @@
 /* Back-pressure: pauses reach the peer, queues stay within their marks, and nothing is lost for
  * having had to wait. */
-#include "core/reactor.h"
+#include "conn/reactor.h"
 #include "harness/echo.h"
 #include "harness/server.h"
 

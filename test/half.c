@@ -7,7 +7,7 @@
  * matters let no turn, one, or a few pass in between, many times over. */
 #include "harness/server.h"
 
-#include "core/reactor.h"
+#include "conn/reactor.h"
 
 #include <errno.h>
 #include <fcntl.h>

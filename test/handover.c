@@ -5,7 +5,7 @@
  * somebody; what is borrowed is left as it was. */
 #include "harness/server.h"
 
-#include "reactor.h"
+#include "roof/reactor.h"
 
 #include <errno.h>
 #include <netinet/tcp.h>

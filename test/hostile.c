@@ -386,7 +386,7 @@ TEST_EACH(hostile_storm_of_resets_leaves_nothing, .deadline_s = 120) {
 
 /* The kernel's: a multishot receive queues itself anew after 32 receives that left more in the socket
  * (MULTISHOT_MAX_RETRY, io_uring/net.c), and a reset that comes meanwhile is told to nobody
- * (op/recv.c). Ours: it is told. */
+ * (conn/recv.c). Ours: it is told. */
 TEST_EACH(hostile_reset_behind_many_receives_is_told) {
     static const struct kr_conn_ops ops = {
         .on_open = guests_open, .on_data = test_take_all, .on_close = guests_close};

@@ -2,7 +2,7 @@
  * it, else in a copy; and neither way lost, doubled, or in anybody's way. */
 #include "harness/net.h"
 
-#include "core/reactor.h"
+#include "conn/reactor.h"
 
 #include <errno.h>
 #include <string.h>

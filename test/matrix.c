@@ -8,6 +8,7 @@
  * kernel's part with the provided buffers, too. The other way, for results without flags: the NOP
  * in the request's place completes with the result, through the real queue
  * (IORING_NOP_INJECT_RESULT, kernel >= 6.10). */
+#include "listen/listener.h"
 #include "matrix/matrix.h"
 
 /* ---- the thief ---- */

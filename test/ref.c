@@ -3,7 +3,7 @@
  */
 #include "harness/lender.h"
 
-#include "core/reactor.h"
+#include "conn/reactor.h"
 #include "kernel/kernel.h"
 
 #include <errno.h>

@@ -2,8 +2,8 @@
  * and who is calm, or alone, or one of many alike, is left in peace. */
 #include "harness/net.h"
 
-#include "core/conn.h"
-#include "core/reactor.h"
+#include "conn/conn.h"
+#include "conn/reactor.h"
 
 #define BUFFER 65536u
 

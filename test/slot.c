@@ -4,11 +4,11 @@
 #include "harness/life.h"
 
 #include "base/handle.h"
-#include "core/reactor.h"
+#include "conn/reactor.h"
 #include "kernel/probe.h"
-#include "loop.h"
-#include "op/nop.h"
 #include "ring/tag.h"
+#include "roof/nop.h"
+#include "roof/turn.h"
 
 #include <errno.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* Socket options: those of kr_conn_opts are on the sockets that are made, and on those that are
  * accepted. */
+#include "conn/reactor.h"
 #include "harness/server.h"
-#include "core/reactor.h"
 #include "kernel/kernel.h"
 #include "kernel/probe.h"
 

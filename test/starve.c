@@ -6,7 +6,7 @@
  * the receives that the bytes need. */
 #include "harness/echo.h"
 
-#include "core/reactor.h"
+#include "conn/reactor.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -3,9 +3,9 @@
  * registered table in the variants of this kernel, and on a plain one in those of 6.1. */
 #include "harness/life.h"
 
-#include "core/reactor.h"
+#include "conn/reactor.h"
 #include "kernel/probe.h"
-#include "reactor.h"
+#include "roof/reactor.h"
 
 #include <errno.h>
 #include <fcntl.h>

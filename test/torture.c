@@ -11,7 +11,7 @@
  * or until the connection ends, and only a refusal excuses the latter. */
 #include "torture/torture.h"
 
-#include "reactor.h"
+#include "roof/reactor.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -8,7 +8,7 @@
  * bytes arrive in the end. */
 #include "harness/net.h"
 
-#include "core/reactor.h"
+#include "conn/reactor.h"
 
 #include <dirent.h>
 #include <fcntl.h>

@@ -268,7 +268,7 @@ struct kr_conn_opts {
     /* Keep a descriptor of the socket beside the entry in the table, for kr_conn_fd. It costs one
      * of RLIMIT_NOFILE a connection, and three system calls to accept one. With no descriptor left,
      * accepting backs off until there is one. A forked child has copies of these descriptors, and
-     * the peer sees no end while the child keeps them (kr_reactor_after_fork in reactor.h). Default
+     * the peer sees no end while the child keeps them (kr_reactor_after_fork in roof/reactor.h). Default
      * false. */
     bool keep_fd;
 
@@ -283,7 +283,7 @@ KR_API void kr_conn_opts_init_sized(struct kr_conn_opts *opts, size_t size);
 #define kr_conn_opts_init(opts_) kr_conn_opts_init_sized((opts_), sizeof *(opts_))
 
 /* Checks options without using them. `opts` (NULL: defaults) is borrowed for the call. Returns 0
- * and clears `why` (reactor.h; may be NULL), or returns the -EINVAL that kr_conn_adopt would return
+ * and clears `why` (roof/reactor.h; may be NULL), or returns the -EINVAL that kr_conn_adopt would return
  * for these options and fills `why`, whose `cause` names the field. kr_listen_opts_check and
  * kr_connect_opts_check do the same for their options, the contained ones included. Any thread. */
 struct kr_failure;

@@ -102,7 +102,7 @@ KR_API int kr_connect(struct kr_reactor *r, kr_conn *ret, const struct kr_addr *
  *   ops, user   as for kr_connect
  *
  * on_open runs in a turn that follows. The addresses of a socket are known (kr_conn_peer,
- * kr_conn_local). The connection counts against connect_max (reactor.h).
+ * kr_conn_local). The connection counts against connect_max (roof/reactor.h).
  *
  * Options. The library takes back socket options that would harm a reactor. That affects all
  * processes that share the socket, and lasts after kr_conn_detach:

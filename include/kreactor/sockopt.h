@@ -41,7 +41,7 @@ typedef void kr_sockopt_fn(struct kr_reactor *r, kr_conn conn, void *user, int e
  *          objects
  *   user   handed to done
  *
- * With keep_fd or a plain table (reactor.h) the option is set within the call. Otherwise a request
+ * With keep_fd or a plain table (roof/reactor.h) the option is set within the call. Otherwise a request
  * sets it (kernel >= 6.8) in the next turn, or when the connection is established. It is set before
  * any byte is sent that is queued after this call, also when the connection is closed meanwhile in
  * a manner that sends the byte. Sending waits for the request, usually one turn an option. Options

@@ -16,7 +16,7 @@
  * changed and `ret` parameters are untouched, unless the function says otherwise. Four errors are
  * common to nearly all functions and are not repeated at each:
  *   -EINVAL  an argument is out of its stated range, or a pointer that must not be NULL is NULL
- *   -EPERM   the caller is not the reactor's thread (see kr_run in reactor.h)
+ *   -EPERM   the caller is not the reactor's thread (see kr_run in roof/reactor.h)
  *   -ECHILD  the process was forked after the reactor was made, and this is the child (daemon(3)
  *            forks: daemonise first, then make the reactor)
  *   -ESTALE  the object of the handle is gone, or belongs to another reactor, or never existed

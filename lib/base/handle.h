@@ -19,7 +19,7 @@ enum kr__kind {
     KR__KIND_SELF = 4,
     KR__KIND_LEASE = 5,
     KR__KIND_CONNECT =
-        6, /* of no handle: a time at which connect(2) is tried again (core/connect.c) */
+        6, /* of no handle: a time at which connect(2) is tried again (extra/connect.c) */
     KR__KIND_COUNT,
 };
 

@@ -14,7 +14,7 @@
 #include "base/util.h"
 
 #define KR__MARKS(X)                                                                               \
-    /* loop.c */                                                                                   \
+    /* roof/turn.c */                                                                              \
     X(asked_again, sim)                                                                            \
     X(sq_full, sim)                                                                                \
     X(wait_interrupted, sim)                                                                       \
@@ -27,9 +27,9 @@
     X(lost, sim)                                                                                   \
     X(forked_inside, owner)                                                                        \
     X(sq_shared, sim)                                                                              \
-    /* core/rest.c */                                                                              \
+    /* conn/rest.c */                                                                              \
     X(rested, matrix)                                                                              \
-    /* core/inbox.c */                                                                             \
+    /* roof/post.c */                                                                              \
     X(sleep_forestalled, sim)                                                                      \
     X(turn_posts_spent, sim)                                                                       \
     X(wake_failed, door)                                                                           \
@@ -42,16 +42,16 @@
     /* pool/slots.c */                                                                             \
     X(accepted_beyond_the_range, matrix)                                                           \
     X(accepted_without_a_slot, table)                                                              \
-    /* core/conn.c */                                                                              \
+    /* conn/conn.c */                                                                              \
     X(blocked, sim)                                                                                \
     X(reset_for_flights, sim)                                                                      \
     X(flushed_before_the_end, sim)                                                                 \
     X(flush_lost, sim)                                                                             \
     X(reset_while_closing, sim)                                                                    \
-    /* core/conn_error.c */                                                                        \
+    /* conn/error.c */                                                                             \
     X(broken_while_stopped, early)                                                                 \
     X(broken_while_detached, early)                                                                \
-    /* core/conn_time.c */                                                                         \
+    /* conn/clock.c */                                                                             \
     X(deadline_moved, sim)                                                                         \
     X(not_read_yet, stall)                                                                         \
     X(deadline_sooner, sim)                                                                        \
@@ -60,18 +60,18 @@
     X(deadline_reset, sim)                                                                         \
     X(flush_overdue, sim)                                                                          \
     X(looked_again, sim)                                                                           \
-    /* core/conns.c */                                                                             \
+    /* conn/table.c */                                                                             \
     X(arrived_at_nobody, sim)                                                                      \
     X(arrival_refused, sim)                                                                        \
     X(successor, slot)                                                                             \
     X(abandoned, sim)                                                                              \
-    /* core/connect.c */                                                                           \
+    /* extra/connect.c */                                                                          \
     X(connect_answered_too_late, connect)                                                          \
     X(connect_established_flushing, connect)                                                       \
     X(connect_overdue, connect)                                                                    \
     X(connect_tried_again, connect)                                                                \
     X(pipe_opened_anew, workers)                                                                   \
-    /* core/starve.c */                                                                            \
+    /* conn/starve.c */                                                                            \
     X(starved, sim)                                                                                \
     X(gave_way, sim)                                                                               \
     X(tried_in_vain, sim)                                                                          \
@@ -79,9 +79,9 @@
     X(tries_unread, sim)                                                                           \
     X(tried_stuck_buffers, matrix)                                                                 \
     X(passed_the_line, sim)                                                                        \
-    /* core/listener.c */                                                                          \
+    /* listen/listener.c */                                                                        \
     X(arrival_left, door)                                                                          \
-    /* core/quota.c */                                                                             \
+    /* listen/quota.c */                                                                           \
     X(room_short, sim)                                                                             \
     X(batch_fell, sim)                                                                             \
     X(batch_full, accept)                                                                          \
@@ -91,23 +91,23 @@
     X(accept_backoff, sim)                                                                         \
     X(accept_backoff_again, sim)                                                                   \
     X(accept_failed_for_good, matrix)                                                              \
-    /* core/backlog.c */                                                                           \
+    /* listen/backlog.c */                                                                         \
     X(listener_drain_overdue, sim)                                                                 \
-    /* core/reactor.h */                                                                           \
+    /* conn/reactor.h */                                                                           \
     X(own_share_reached, sim)                                                                      \
     X(share_of_all_reached, sim)                                                                   \
-    /* core/fair.c */                                                                              \
+    /* conn/fair.c */                                                                              \
     X(share_exceeded, sim)                                                                         \
     X(share_kept_again, sim)                                                                       \
-    /* core/timers.c */                                                                            \
+    /* roof/timers.c */                                                                            \
     X(beats_missed, timer)                                                                         \
-    /* core/catchup.c */                                                                           \
+    /* roof/catchup.c */                                                                           \
     X(catches_up, sim)                                                                             \
     X(held_up, stall)                                                                              \
     X(caught_up_under_load, sim)                                                                   \
-    /* core/lease.c */                                                                             \
+    /* extra/lease.c */                                                                            \
     X(lease_copied, sim)                                                                           \
-    /* core/forward.c */                                                                           \
+    /* extra/forward.c */                                                                          \
     X(forward_shuts_down, sim)                                                                     \
     X(forward_limit, forward)                                                                      \
     X(forward_refused, sim)                                                                        \
@@ -115,7 +115,7 @@
     X(forward_cut, sim)                                                                            \
     X(forward_one_sided, sim)                                                                      \
     X(forward_after_the_end, forward)                                                              \
-    /* core/fds.c */                                                                               \
+    /* extra/descriptors.c */                                                                      \
     X(fds_unwanted, fds)                                                                           \
     X(fds_truncated, sim)                                                                          \
     X(fds_while_closing, sim)                                                                      \
@@ -124,27 +124,27 @@
     X(fds_surplus, sim)                                                                            \
     X(fds_purged, sim)                                                                             \
     X(fds_beside_others, foreign)                                                                  \
-    /* core/drain.c */                                                                             \
+    /* roof/drain.c */                                                                             \
     X(drain_walks_on, drain)                                                                       \
     X(drain_cuts_off, sim)                                                                         \
     X(drain_leaves_a_pair, drain)                                                                  \
     X(drain_walks_again, sim)                                                                      \
-    /* core/detach.c */                                                                            \
+    /* extra/detach.c */                                                                           \
     X(detach_refused, sim)                                                                         \
     X(exported_too_late, matrix)                                                                   \
     X(detach_keeps, sim)                                                                           \
     X(detach_overdue, zerocopy)                                                                    \
-    /* core/sockopt.c */                                                                           \
+    /* extra/sockopt.c */                                                                          \
     X(sockopt_refused, sock)                                                                       \
     X(sockopt_cancelled, sock)                                                                     \
-    /* op/accept.c */                                                                              \
+    /* listen/accept.c */                                                                          \
     X(arrival_dropped, sim)                                                                        \
-    /* op/install.c */                                                                             \
+    /* listen/install.c */                                                                         \
     X(install_failed, sim)                                                                         \
-    /* op/cancel.c */                                                                              \
+    /* conn/cancel.c */                                                                            \
     X(cancel_came_late, sim)                                                                       \
     X(cancel_again, sim)                                                                           \
-    /* op/read.c */                                                                                \
+    /* extra/sendfile.c */                                                                         \
     X(read_short, sim)                                                                             \
     X(read_in_vain, sim)                                                                           \
     X(read_here, sim)                                                                              \
@@ -152,7 +152,7 @@
     X(read_failed, sim)                                                                            \
     X(file_too_short, sim)                                                                         \
     X(file_end_met, sim)                                                                           \
-    /* op/recv.c */                                                                                \
+    /* conn/recv.c */                                                                              \
     X(kept_closed_up, sim)                                                                         \
     X(stop_left_over, zerocopy)                                                                    \
     X(kept_shrunk, flow)                                                                           \
@@ -167,7 +167,7 @@
     X(recv_ended_with_data, sim)                                                                   \
     X(read_flags_no_buffer, pipe)                                                                  \
     X(recv_met_nothing, sim)                                                                       \
-    /* op/send.c */                                                                                \
+    /* conn/send.c */                                                                              \
     X(vector_full, ref)                                                                            \
     X(vector_refused, torture)                                                                     \
     X(reservation_ended_by_a_send, reserve)                                                        \
@@ -175,20 +175,20 @@
     X(send_refused, sim)                                                                           \
     X(send_met_full, sim)                                                                          \
     X(send_had_room, matrix)                                                                       \
-    /* op/send_poll.c */                                                                           \
+    /* conn/send_poll.c */                                                                         \
     X(send_by_wake, workers)                                                                       \
-    /* op/recv_poll.c */                                                                           \
+    /* conn/recv_poll.c */                                                                         \
     X(recv_by_wake, workers)                                                                       \
-    /* op/send_zc.c */                                                                             \
+    /* extra/zerocopy.c */                                                                         \
     X(flight_copied, sim)                                                                          \
     X(flight_refused, sim)                                                                         \
     X(flight_without_notification, sim)                                                            \
     X(flight_result_lost, matrix)                                                                  \
-    /* op/shutdown.c */                                                                            \
+    /* conn/shutdown.c */                                                                          \
     X(shutdown_without_descriptor, sim)                                                            \
     X(shutdown_without_worker, matrix)                                                             \
     X(shutdown_failed, matrix)                                                                     \
-    /* op/unlinger.c */                                                                            \
+    /* conn/unlinger.c */                                                                          \
     X(unlinger_refused, matrix)                                                                    \
     /* pool/blocks.c */                                                                            \
     X(block_not_kept, blocks)                                                                      \
@@ -208,7 +208,7 @@
     X(fds_sent_in_part, sim)                                                                       \
     /* ring/ring.c */                                                                              \
     X(older_ring, door)                                                                            \
-    /* reactor.c */                                                                                \
+    /* roof/reactor.c */                                                                           \
     X(flights_given_up, zerocopy)                                                                  \
     X(given_up, sim)                                                                               \
     X(freed_unrun, owner)                                                                          \

@@ -2,7 +2,7 @@
  *
  * Happy path: take on a completion, unref when the callback and the sends are done, publish once a
  * turn.
- * Failure modes: all are out, and connections wait in a line (core/starve.c) until one comes back; the
+ * Failure modes: all are out, and connections wait in a line (conn/starve.c) until one comes back; the
  * kernel has taken buffers without a completion, as a worker does that waits with one in its hands
  * (io_uring/kbuf.c): these do not count as published, and the reserve takes their place.
  *

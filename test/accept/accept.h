@@ -3,9 +3,9 @@
 
 #include "harness/server.h"
 
-#include "core/reactor.h"
+#include "conn/reactor.h"
 #include "kernel/probe.h"
-#include "reactor.h"
+#include "roof/reactor.h"
 
 #include <errno.h>
 #include <fcntl.h>

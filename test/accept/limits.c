@@ -1,5 +1,6 @@
 /* Limits of listeners; pausing, resuming and closing them. */
 #include "accept/accept.h"
+#include "listen/listener.h"
 
 /* ---- limits ---- */
 

@@ -1,7 +1,7 @@
 /* Options: of programs of other versions, and their defaults. */
 #include "api/api.h"
 
-#include "core/profile.h"
+#include "conn/options.h"
 
 #include <errno.h>
 #include <string.h>

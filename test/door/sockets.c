@@ -1,5 +1,6 @@
 /* Answers to sockets: listening, connecting, and what is asked of a descriptor. */
 #include "door/door.h"
+#include "roof/post.h"
 
 /* ---- listening ---- */
 

@@ -5,7 +5,7 @@
 #include "harness/server.h"
 
 #include "kernel/probe.h"
-#include "reactor.h"
+#include "roof/reactor.h"
 
 #include <errno.h>
 #include <fcntl.h>

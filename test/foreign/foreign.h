@@ -5,7 +5,7 @@
 #include "harness/net.h"
 
 #include "kernel/probe.h"
-#include "reactor.h"
+#include "roof/reactor.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -4,7 +4,7 @@
 
 #include "harness/net.h"
 
-#include "core/reactor.h"
+#include "conn/reactor.h"
 
 #include <errno.h>
 #include <string.h>

@@ -10,7 +10,7 @@
 #include "fuzz/fuzz.h"
 #include "fuzz/lost.h"
 
-#include "core/reactor.h"
+#include "conn/reactor.h"
 #include "kernel/sim/world.h"
 
 #include <kreactor.h>

@@ -1,6 +1,6 @@
 #include "harness/lender.h"
 
-#include "core/reactor.h"
+#include "conn/reactor.h"
 
 #include <errno.h>
 #include <stdlib.h>

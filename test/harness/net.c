@@ -2,10 +2,11 @@
  * all. */
 #include "harness/net.h"
 
-#include "core/reactor.h"
+#include "conn/reactor.h"
 #include "kernel/kernel.h"
 #include "kernel/probe.h"
-#include "reactor.h"
+#include "listen/listener.h"
+#include "roof/reactor.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -69,7 +69,7 @@ void test_rest(struct kr_reactor *r, struct test_levels levels);
 /* The same, and frees it (test_reactor_free). */
 void test_reactor_end(struct kr_reactor *r, struct test_levels levels);
 
-/* How many connections the reactor will have a second look at (core/conn_time.c): it is not quiet
+/* How many connections the reactor will have a second look at (conn/clock.c): it is not quiet
  * before. */
 unsigned test_unsure(const struct kr_reactor *r);
 

@@ -1,4 +1,5 @@
 /* Cells of accepts, by each of the ways there are, and of the descriptors made of slots. */
+#include "listen/listener.h"
 #include "matrix/matrix.h"
 
 /* ---- accept ---- */

@@ -5,12 +5,12 @@
 #include "harness/net.h"
 
 #include "base/poison.h"
+#include "conn/op.h"
 #include "kernel/probe.h"
-#include "loop.h"
-#include "op/nop.h"
-#include "op/op.h"
 #include "pool/files.h"
 #include "ring/tag.h"
+#include "roof/nop.h"
+#include "roof/turn.h"
 
 #include <poll.h>
 #include <pthread.h>

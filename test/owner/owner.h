@@ -4,8 +4,8 @@
 
 #include "harness/server.h"
 
-#include "core/reactor.h"
-#include "reactor.h"
+#include "conn/reactor.h"
+#include "roof/reactor.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -3,8 +3,8 @@
 
 #include "harness/server.h"
 
+#include "conn/op.h"
 #include "kernel/probe.h"
-#include "op/op.h"
 #include "ring/tag.h"
 
 #include <errno.h>

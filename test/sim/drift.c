@@ -7,12 +7,13 @@
 #include "sim/far.h"
 #include "sim/storm.h"
 
-#include "core/reactor.h"
+#include "conn/op.h"
+#include "conn/reactor.h"
 #include "kernel/probe.h"
 #include "kernel/sim/world.h"
-#include "op/op.h"
-#include "reactor.h"
 #include "ring/tag.h"
+#include "roof/post.h"
+#include "roof/reactor.h"
 
 #include <errno.h>
 #include <unistd.h>

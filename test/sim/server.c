@@ -3,7 +3,7 @@
  * Messages, where the scenario has them, are of 1 to 64 bytes, each ending where a byte of the
  * stream is below 4; what is behind the last end is left unconsumed until more comes, or the stream
  * ends. */
-#include "core/reactor.h"
+#include "conn/reactor.h"
 #include "kernel/sim/file.h"
 #include "sim/storm.h"
 

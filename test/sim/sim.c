@@ -1,6 +1,6 @@
 /* The storm as a suite: ours, all of it. What is promised is at the head of storm.c. */
+#include "conn/conn.h"
 #include "harness/tap.h"
-#include "core/conn.h"
 #include "sim/seeds.h"
 
 #include <errno.h>

@@ -8,10 +8,10 @@
  * of the reactor. */
 #include "sim/storm.h"
 
-#include "core/reactor.h"
+#include "conn/reactor.h"
 #include "kernel/probe.h"
 #include "kernel/sim/ring.h"
-#include "reactor.h"
+#include "roof/reactor.h"
 
 #include <signal.h>
 #include <stdarg.h>
@@ -200,7 +200,7 @@ static const struct kr__sim_file *file_of(const struct storm *s, uint32_t slot) 
 }
 
 /* Whether the kernel holds bytes for a connection which reads, and has given it none. One that rests
- * waits for a time, in which others may well be read that often (core/rest.c). */
+ * waits for a time, in which others may well be read that often (conn/rest.c). */
 static bool is_waiting(const struct storm *s, const struct kr__conn *c, struct wait *wait) {
     if (!kr__conn_reads(c) || c->rests)
         return false;

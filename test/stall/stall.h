@@ -4,7 +4,7 @@
 
 #include "harness/server.h"
 
-#include "core/reactor.h"
+#include "conn/reactor.h"
 
 #include <errno.h>
 #include <fcntl.h>

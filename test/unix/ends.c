@@ -263,7 +263,7 @@ static int watch_enter(const struct kr__kernel *k, struct io_uring *ring, unsign
 }
 
 /* Ours: on a Unix socket, whoever made it, no receive is multishot, as such a one may miss the end
- * of the stream (op/recv.c); on TCP each is. */
+ * of the stream (conn/recv.c); on TCP each is. */
 TEST_EACH(unix_receives_are_of_one_shot) {
     struct place p = place_begin();
     watched.kernel = kr__linux;

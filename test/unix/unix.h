@@ -6,7 +6,7 @@
 
 #include "kernel/path.h"
 #include "kernel/probe.h"
-#include "reactor.h"
+#include "roof/reactor.h"
 
 #include <errno.h>
 #include <fcntl.h>

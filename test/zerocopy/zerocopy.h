@@ -4,8 +4,8 @@
 
 #include "harness/lender.h"
 
-#include "core/reactor.h"
-#include "core/zerocopy.h"
+#include "conn/reactor.h"
+#include "conn/zerocopy.h"
 #include "kernel/kernel.h"
 #include "kernel/probe.h"
 

@@ -4,7 +4,7 @@
  * that has come to its end while somebody waits without end (-EDEADLK). */
 #include "kernel/probe.h"
 #include "kernel/sim/world.h"
-#include "reactor.h"
+#include "roof/reactor.h"
 
 int kr_sim_reactor(struct kr_sim *sim, struct kr_reactor **ret, const struct kr_config *config) {
     if (!sim || !ret)
