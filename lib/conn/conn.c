@@ -115,34 +115,6 @@ void kr__conn_hold(struct kr_reactor *r, struct kr__conn *c) {
     kr__link_off(&c->wait);
 }
 
-void kr__conn_block(struct kr_reactor *r, struct kr__conn *c) {
-    kr__mark(blocked);
-    c->blocked = true;
-    KR__EACH_HOOK (r, c, full)
-        row->full(r, c);
-    if (kr__conn_stopped(c))
-        kr__conn_hold(r, c);
-}
-
-void kr__conn_unblock(struct kr_reactor *r, struct kr__conn *c) {
-    c->blocked = false;
-    bool others = false;
-    KR__EACH_HOOK (r, c, drained)
-        others |= row->drained(r, c);
-    if (!others && c->ops->on_writable)
-        c->ops->on_writable(r, kr__conn_handle(c), c->user);
-    kr__conn_show_later(r, c);
-}
-
-void kr__conn_grew(struct kr_reactor *r, struct kr__conn *c, size_t size) {
-    if (kr__unlikely(kr__conn_opts(c)->write_ns) && !c->queued)
-        kr__conn_count(r, c, KR_DEADLINE_WRITE);
-    c->queued += (uint32_t)size;
-    if (c->queued > kr__conn_opts(c)->send_high)
-        kr__conn_block(r, c);
-    kr__conn_dirty(r, c);
-}
-
 /* With a descriptor left the CLOSE would not be the end that the peer sees. Who was lent it may have
  * set SO_LINGER. */
 static void leave_fd(struct kr_reactor *r, struct kr__conn *c) {

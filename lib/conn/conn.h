@@ -328,9 +328,6 @@ void kr__conn_broken_step(struct kr_reactor *r, struct kr__conn *c);
 /* True while something that has come is yet to be shown: to its user, or to the other end. */
 bool kr__conn_has_unshown(const struct kr_reactor *r, const struct kr__conn *c);
 
-/* Drops what a broken one was to send, unless a send or a read of a file is still in flight. */
-void kr__conn_queue_drop(struct kr_reactor *r, struct kr__conn *c);
-
 /* A request of it has ended: on to the next state if nothing holds it in this one. */
 void kr__conn_settle(struct kr_reactor *r, struct kr__conn *c);
 
@@ -408,25 +405,8 @@ static inline bool kr__conn_takes(const struct kr__conn *c) {
     return kr__conn_lives(c) && !c->half;
 }
 
-/* So many bytes were added to its queue. */
-void kr__conn_grew(struct kr_reactor *r, struct kr__conn *c, size_t size);
-
-/* The queue is down to send_low, after it was blocked. Runs callbacks. */
-void kr__conn_unblock(struct kr_reactor *r, struct kr__conn *c);
-
-/* So many bytes less are queued. Runs callbacks. */
-static inline void kr__conn_shrank(struct kr_reactor *r, struct kr__conn *c, size_t size) {
-    c->queued -= (uint32_t)size;
-    if (c->blocked && c->queued <= kr__conn_opts(c)->send_low && c->state == KR__CONN_OPEN)
-        kr__conn_unblock(r, c);
-}
-
 /* Lets go of what files needed once none is in the queue. */
 void kr__conn_files_check(struct kr_reactor *r, struct kr__conn *c);
-
-/* What feeds its queue is not read until the queue is down to send_low: its own peer, or the other
- * end. */
-void kr__conn_block(struct kr_reactor *r, struct kr__conn *c);
 
 /* To be looked at by the loop's arming phase. */
 void kr__conn_dirty(struct kr_reactor *r, struct kr__conn *c);

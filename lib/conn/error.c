@@ -19,6 +19,7 @@
  * place. That is the truth for EPIPE alone, which a reset leaves behind where the peer had ended
  * its side before (tcp_reset, net/ipv4/tcp_input.c). */
 #include "conn/hooks.h"
+#include "conn/queue.h"
 
 bool kr__conn_has_unshown(const struct kr_reactor *r, const struct kr__conn *c) {
     KR__EACH_HOOK (r, c, holds)
@@ -34,14 +35,6 @@ void kr__conn_broken_step(struct kr_reactor *r, struct kr__conn *c) {
         kr__conn_end(r, c, KR_CLOSE_NOW, c->error, KR_WHY_ERROR);
 }
 
-void kr__conn_queue_drop(struct kr_reactor *r, struct kr__conn *c) {
-    if (c->owner.armed & (KR__VERBS_THAT_SEND | KR__SET(read))) /* by its completion */
-        return;
-    c->held = (uint16_t)(c->held - kr__sendq_give_up(&r->sends, &c->queue));
-    if (c->files)
-        kr__conn_files_check(r, c);
-}
-
 /* The error that ends it is the first one. */
 static void conn_break(struct kr_reactor *r, struct kr__conn *c, int error) {
     kr__mark_if(broken_while_stopped, kr__conn_stopped(c));
@@ -52,10 +45,10 @@ static void conn_break(struct kr_reactor *r, struct kr__conn *c, int error) {
     c->broken = c->half = c->fin = true;
     c->send_waits = false;
     c->queued = 0;
-    kr__conn_queue_drop(r, c);
+    kr__queue_drop(r, c);
     KR__EACH_HOOK (r, c, breaks)
         row->breaks(r, c, error);
-    kr__conn_shrank(r, c, 0); /* who waits for room is not to wait for ever */
+    kr__queue_shrank(r, c, 0); /* who waits for room is not to wait for ever */
     kr__conn_show_later(r, c);
     kr__conn_dirty(r, c);
     kr__conn_broken_step(r, c);

@@ -19,6 +19,7 @@
 
 #include "conn/hooks.h"
 #include "conn/op.h"
+#include "conn/queue.h"
 #include "conn/zerocopy.h"
 #include "pool/files.h"
 
@@ -118,7 +119,7 @@ void kr__send_took(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     c->held = (uint16_t)(c->held - sent.lent);
     if (kr__unlikely(c->files))
         kr__conn_files_check(r, c);
-    kr__conn_shrank(r, c, sent.uncounted);
+    kr__queue_shrank(r, c, sent.uncounted);
     if (kr__unlikely(c->features))
         kr__hooks_sent(r, c);
 }
@@ -147,7 +148,7 @@ void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
     struct kr__conn *c = kr__owner_conn(o);
     kr__send_ended(r, c);
     if (kr__unlikely(c->broken)) { /* by a receive: nothing of this matters any more */
-        kr__conn_queue_drop(r, c);
+        kr__queue_drop(r, c);
         return;
     }
     if (kr__likely(how->res >= 0)) {
@@ -166,43 +167,22 @@ void kr__done_send(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
     kr__conn_send_failed(r, c, how->res);
 }
 
-int kr__send_room(struct kr_reactor *r, struct kr__conn *c, size_t size) {
-    if (!kr__conn_takes(c))
-        return -EPIPE;
-    size_t cap = kr__conn_opts(c)->send_cap;
-    if (kr__likely(size <= cap && c->queued <= cap - size))
-        return 0;
-    kr__mark(send_refused);
-    if (c->queued)
-        kr__conn_block(r, c);
-    return -ENOBUFS;
-}
+struct bytes {
+    const struct iovec *iov;
+    int count;
+    size_t total;
+};
 
-int kr__send_admit(struct kr_reactor *r, struct kr__conn *c, size_t size) {
-    if (kr__unlikely(size > kr__conn_opts(c)->send_cap) && kr__conn_takes(c))
-        return -EMSGSIZE; /* there will never be room */
-    return kr__send_room(r, c, size);
+static inline int put_bytes(struct kr_reactor *r, struct kr__conn *c, const void *what) {
+    const struct bytes *b = what;
+    return kr__queue_hold_or_copy(r, c, c, b->iov, b->count, b->total);
 }
 
 /* Inline: a copy for each of its two callers, the hot one of which has one piece. */
-static inline int queue_pieces(struct kr_reactor *r, struct kr__conn *c, const struct iovec *iov,
-                               int count, size_t total) {
-    int rc = kr__send_admit(r, c, total);
-    if (rc < 0 || total == 0)
-        return rc;
-    if (r->reservation.conn == c)
-        kr__reservation_drop(r);
-    if (count == 1 && kr__worth_holding(total) && kr__lent_has(r, c, iov->iov_base, total) &&
-        kr__may_hold(r, c)) {
-        rc = kr__sendq_lend(&r->sends, &c->queue, iov->iov_base, total, r->lent.buf);
-        c->held = (uint16_t)(c->held + (rc == 0));
-    } else {
-        rc = kr__sendq_copy(&r->sends, &c->queue, iov, count, total);
-        kr__count(&r->stats.bytes_copied, rc == 0 ? total : 0);
-    }
-    if (rc == 0)
-        kr__conn_grew(r, c, total);
-    return rc;
+static inline int queue_bytes(struct kr_reactor *r, struct kr__conn *c, const struct bytes *b) {
+    if (kr__unlikely(!b->total))
+        return kr__conn_takes(c) ? 0 : -EPIPE;
+    return kr__queue_put(r, c, b->total, KR__ADMIT_WHOLE, put_bytes, b);
 }
 
 int kr_conn_send(struct kr_reactor *r, kr_conn conn, const void *data, size_t size) {
@@ -213,7 +193,7 @@ int kr_conn_send(struct kr_reactor *r, kr_conn conn, const void *data, size_t si
     if (!data && size)
         return -EINVAL;
     struct iovec piece = {(void *)(uintptr_t)data, size};
-    return queue_pieces(r, c, &piece, 1, size);
+    return queue_bytes(r, c, &(struct bytes){&piece, 1, size});
 }
 
 int kr_conn_sendv(struct kr_reactor *r, kr_conn conn, const struct iovec *iov, int count) {
@@ -230,7 +210,25 @@ int kr_conn_sendv(struct kr_reactor *r, kr_conn conn, const struct iovec *iov, i
         if (__builtin_add_overflow(total, iov[i].iov_len, &total))
             return -EINVAL;
     }
-    return queue_pieces(r, c, iov, count, total);
+    return queue_bytes(r, c, &(struct bytes){iov, count, total});
+}
+
+struct loan {
+    const void *data;
+    size_t size;
+    kr_release_fn *release;
+    void *arg;
+};
+
+static inline int put_loan(struct kr_reactor *r, struct kr__conn *c, const void *what) {
+    const struct loan *l = what;
+    int rc = kr__sendq_ref(&r->sends, &c->queue, l->data, l->size, l->release, l->arg);
+    if (rc < 0)
+        return rc;
+    kr__count(&r->stats.bytes_borrowed, l->size);
+    if (l->size)
+        kr__zerocopy_offer(r, c, l->size);
+    return 0;
 }
 
 int kr_conn_send_ref(struct kr_reactor *r, kr_conn conn, const void *data, size_t size,
@@ -241,85 +239,6 @@ int kr_conn_send_ref(struct kr_reactor *r, kr_conn conn, const void *data, size_
         return rc;
     if (!data && size)
         return -EINVAL;
-    rc = kr__send_admit(r, c, size);
-    if (rc < 0)
-        return rc;
-    if (r->reservation.conn == c)
-        kr__reservation_drop(r);
-    rc = kr__sendq_ref(&r->sends, &c->queue, data, size, release, arg);
-    if (rc < 0)
-        return rc;
-    kr__count(&r->stats.bytes_borrowed, size);
-    if (size) {
-        kr__zerocopy_offer(r, c, size);
-        kr__conn_grew(r, c, size);
-    }
-    return 0;
-}
-
-int kr_conn_send_fds(struct kr_reactor *r, kr_conn conn, const void *data, size_t size,
-                     const int *fds, unsigned count) {
-    struct kr__conn *c;
-    int rc = kr__conn_door(r, conn, &c);
-    if (rc < 0)
-        return rc;
-    if (!data || !size || !fds || !count || count > KR_FDS_MAX)
-        return -EINVAL;
-    if (!c->local)
-        return -EOPNOTSUPP;
-    rc = kr__send_admit(r, c, size);
-    if (rc < 0)
-        return rc;
-    if (r->reservation.conn == c)
-        kr__reservation_drop(r);
-    rc = kr__sendq_fds(&r->sends, &c->queue, data, size, fds, count);
-    if (rc < 0)
-        return rc;
-    kr__count(&r->stats.bytes_copied, size);
-    kr__conn_grew(r, c, size);
-    return 0;
-}
-
-int kr_conn_reserve(struct kr_reactor *r, kr_conn conn, size_t size, void **ret) {
-    struct kr__conn *c;
-    int rc = kr__conn_door(r, conn, &c);
-    if (rc < 0)
-        return rc;
-    if (!ret || size < 1 || size > (size_t)1 << 20)
-        return -EINVAL;
-    rc = kr__send_admit(r, c, size);
-    if (rc < 0)
-        return rc;
-    kr__reservation_drop(r);
-    struct kr__send *fresh;
-    char *room = kr__sendq_room(&r->sends, &c->queue, size, &fresh);
-    if (!room)
-        return -ENOMEM;
-    r->reservation = (struct kr__reservation){c, size, fresh};
-    *ret = room;
-    return 0;
-}
-
-int kr_conn_commit(struct kr_reactor *r, kr_conn conn, size_t size) {
-    struct kr__conn *c;
-    int rc = kr__conn_door(r, conn, &c);
-    if (rc < 0)
-        return rc;
-    if (!kr__conn_takes(c))
-        return -EPIPE;
-    if (r->reservation.conn != c || size > r->reservation.size)
-        return -EINVAL;
-    kr__sendq_commit(&r->sends, &c->queue, r->reservation.fresh, size);
-    r->reservation = (struct kr__reservation){0};
-    kr__count(&r->stats.bytes_copied, size);
-    if (size)
-        kr__conn_grew(r, c, size);
-    return 0;
-}
-
-size_t kr_conn_queued(const struct kr_reactor *r, kr_conn conn) {
-    if (kr__guard(r) < 0)
-        return 0;
-    const struct kr__conn *c = kr__conn_find(r, conn);
-    return c ? c->queued : 0;
+    return kr__queue_put(r, c, size, KR__ADMIT_WHOLE, put_loan,
+                         &(struct loan){data, size, release, arg});
 }

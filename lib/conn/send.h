@@ -9,14 +9,6 @@
 /* Of each send to a socket: it does not wait in the kernel (conn/send_poll.c). */
 #define KR__SEND_FLAGS (MSG_NOSIGNAL | MSG_DONTWAIT)
 
-/* Whether `size` more bytes may be queued now: 0, -EPIPE, -ENOBUFS. A refusal counts as a rise above
- * send_high, so that a caller who then consumes nothing is shown the same bytes again when there is
- * room. */
-int kr__send_room(struct kr_reactor *r, struct kr__conn *c, size_t size);
-
-/* The same of bytes that are queued whole: -EMSGSIZE when an empty queue could not take them. */
-int kr__send_admit(struct kr_reactor *r, struct kr__conn *c, size_t size);
-
 /* Fills a SEND of the first record of the queue, or a SENDMSG of the first ones, at most `count` of
  * them; when memory is short, of fewer. Returns how many. What it does not cover is to be sent at
  * once after it. */

@@ -34,6 +34,7 @@
 #include "extra/descriptors.h"
 
 #include "conn/hooks.h"
+#include "conn/queue.h"
 #include "kernel/probe.h"
 
 #define BYTES_LEAST 256u
@@ -244,3 +245,31 @@ const struct kr__hooks kr__hooks_fds = {
     .drop = fds_drop,
     .begins = fds_begins,
 };
+
+struct fds_with_bytes {
+    const void *data;
+    size_t size;
+    const int *fds;
+    unsigned count;
+};
+
+static int put_fds(struct kr_reactor *r, struct kr__conn *c, const void *what) {
+    const struct fds_with_bytes *w = what;
+    int rc = kr__sendq_fds(&r->sends, &c->queue, w->data, w->size, w->fds, w->count);
+    kr__count(&r->stats.bytes_copied, rc == 0 ? w->size : 0);
+    return rc;
+}
+
+int kr_conn_send_fds(struct kr_reactor *r, kr_conn conn, const void *data, size_t size,
+                     const int *fds, unsigned count) {
+    struct kr__conn *c;
+    int rc = kr__conn_door(r, conn, &c);
+    if (rc < 0)
+        return rc;
+    if (!data || !size || !fds || !count || count > KR_FDS_MAX)
+        return -EINVAL;
+    if (!c->local)
+        return -EOPNOTSUPP;
+    return kr__queue_put(r, c, size, KR__ADMIT_WHOLE, put_fds,
+                         &(struct fds_with_bytes){data, size, fds, count});
+}

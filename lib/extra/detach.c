@@ -15,6 +15,7 @@
 #include "extra/detach.h"
 
 #include "conn/hooks.h"
+#include "conn/queue.h"
 #include "conn/zerocopy.h"
 #include "extra/descriptors.h"
 
@@ -89,7 +90,7 @@ static void goes_on(struct kr_reactor *r, struct kr__conn *c, int error) {
     fails(r, c, error);
     KR__EACH_ROW (r, rejoins)
         row->rejoins(r, c);
-    kr__conn_shrank(r, c, 0);
+    kr__queue_shrank(r, c, 0);
     kr__conn_show_later(r, c);
     kr__conn_broken_step(r, c);
 }

@@ -16,6 +16,7 @@
 
 #include "base/sized.h"
 #include "conn/hooks.h"
+#include "conn/queue.h"
 
 static struct kr__forward *forward_of(const struct kr__conn *c) {
     return c->more->forward;
@@ -100,28 +101,26 @@ static void way_filled(struct kr_reactor *r, struct kr__conn *c) {
     forward_check(r, f);
 }
 
-static int queue_to(struct kr_reactor *r, struct kr__conn *to, const struct kr__conn *from,
-                    const char *data, size_t size) {
-    if (kr__worth_holding(size) && kr__lent_has(r, from, data, size) && kr__may_hold(r, to)) {
-        int rc = kr__sendq_lend(&r->sends, &to->queue, data, size, r->lent.buf);
-        to->held = (uint16_t)(to->held + (rc == 0));
-        return rc;
-    }
-    struct iovec piece = {(void *)(uintptr_t)data, size};
-    int rc = kr__sendq_copy(&r->sends, &to->queue, &piece, 1, size);
-    kr__count(&r->stats.bytes_copied, rc == 0 ? size : 0);
-    return rc;
+/* What one end has received, for the other's queue. */
+struct passed {
+    const struct kr__conn *from;
+    const char *data;
+    size_t size;
+};
+
+static int put_passed(struct kr_reactor *r, struct kr__conn *to, const void *what) {
+    const struct passed *p = what;
+    struct iovec piece = {(void *)(uintptr_t)p->data, p->size};
+    return kr__queue_hold_or_copy(r, to, p->from, &piece, 1, p->size);
 }
 
 static size_t forward_data(struct kr_reactor *r, struct kr__conn *c, const char *data,
                            size_t size) {
     struct kr__forward *f = forward_of(c);
-    struct kr__conn *to = other_of(c);
     struct kr__way *way = &f->ways[side_of(c)];
     size_t part = size < way->left ? size : (size_t)way->left;
-    if (r->reservation.conn == to)
-        kr__reservation_drop(r);
-    int rc = to->half ? -EPIPE : queue_to(r, to, c, data, part);
+    int rc = kr__queue_put(r, other_of(c), part, KR__ADMIT_FORWARDED, put_passed,
+                           &(struct passed){c, data, part});
     if (rc < 0) {
         kr__mark(forward_refused);
         forward_over(r, f, rc, true);
@@ -130,7 +129,6 @@ static size_t forward_data(struct kr_reactor *r, struct kr__conn *c, const char 
     way->moved += part;
     way->left -= way->left == UINT64_MAX ? 0 : part;
     kr__count(&r->stats.bytes_forwarded, part);
-    kr__conn_grew(r, to, part);
     if (way->left == 0)
         way_filled(r, c);
     return part;

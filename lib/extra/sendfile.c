@@ -26,6 +26,7 @@
  * to move. Registered memory (READ_FIXED) makes no difference that could be measured. */
 #include "conn/hooks.h"
 #include "conn/op.h"
+#include "conn/queue.h"
 #include "conn/send.h"
 #include "pool/files.h"
 
@@ -79,7 +80,7 @@ static void met_end(struct kr_reactor *r, struct kr__conn *c) {
     kr__mark(file_end_met);
     uint32_t fewer = kr__files_met_end(files_of(c), &r->sends, &c->queue);
     kr__conn_files_check(r, c);
-    kr__conn_shrank(r, c, fewer);
+    kr__queue_shrank(r, c, fewer);
     if (kr__unlikely(c->features))
         kr__hooks_sent(r, c);
 }
@@ -121,7 +122,7 @@ void kr__done_read(struct kr_reactor *r, struct kr__owner *o, const struct kr__c
     if (sends)
         failed(r, c, res);
     else if (c->broken)
-        kr__conn_queue_drop(r, c);
+        kr__queue_drop(r, c);
 }
 
 static int check_file(const struct kr_reactor *r, struct kr__file_plan *plan) {
@@ -149,7 +150,8 @@ static struct kr__files *files_ready(struct kr_reactor *r, struct kr__conn *c) {
     return c->files ? more->files : NULL;
 }
 
-static int queue_file(struct kr_reactor *r, struct kr__conn *c, const struct kr__file_plan *plan) {
+static int put_file(struct kr_reactor *r, struct kr__conn *c, const void *what) {
+    const struct kr__file_plan *plan = what;
     struct kr__files *files = files_ready(r, c);
     int rc = files ? kr__files_add(files, &r->sends, &c->queue, plan) : -ENOMEM;
     if (files)
@@ -168,16 +170,5 @@ int kr_conn_send_file(struct kr_reactor *r, kr_conn conn, int fd, uint64_t offse
     rc = check_file(r, &plan);
     if (rc < 0)
         return rc;
-    uint32_t counts = kr__file_counts(size);
-    rc = kr__send_room(r, c, c->queued ? counts : 0);
-    if (rc < 0)
-        return rc;
-    if (r->reservation.conn == c)
-        kr__reservation_drop(r);
-    rc = queue_file(r, c, &plan);
-    if (rc < 0)
-        return rc;
-    if (counts)
-        kr__conn_grew(r, c, counts);
-    return 0;
+    return kr__queue_put(r, c, kr__file_counts(size), KR__ADMIT_PARTS, put_file, &plan);
 }

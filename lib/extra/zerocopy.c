@@ -17,6 +17,7 @@
  * not zc_used), hence `failed`. tcp_disconnect frees what was sent and not acknowledged, and the
  * notifications come (observed on 6.18). Locked pages are charged to the user of a ring that was
  * made without CAP_IPC_LOCK (io_uring/notif.h). */
+#include "conn/queue.h"
 #include "conn/send.h"
 #include "conn/zerocopy.h"
 #include "kernel/probe.h"
@@ -85,7 +86,7 @@ static void refused(struct kr_reactor *r, struct kr__conn *c, const struct kr__c
 static void resulted(struct kr_reactor *r, struct kr__conn *c, const struct kr__completion *how) {
     kr__send_ended(r, c);
     if (c->broken)
-        kr__conn_queue_drop(r, c);
+        kr__queue_drop(r, c);
     else if (how->res > 0)
         kr__send_took(r, c, (size_t)how->res);
     else
