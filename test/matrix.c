@@ -134,7 +134,9 @@ void complete(struct world *w, enum kr__verb verb, uint32_t slot, int32_t res, u
     CHECK_NE(user_data, 0u);
     if (!(flags & MORE))
         drop_theft(w, theft_of(w, user_data));
+    w->r->in_turn = true; /* as a turn would handle it */
     kr__loop_complete(w->r, user_data, res, flags);
+    w->r->in_turn = false;
 }
 
 uint32_t fill(struct world *w, const void *data, size_t size) {

@@ -27,6 +27,7 @@
  *
  * Failure modes: none of its own; the place was promised when the connection was made. */
 #include "conn/hooks.h"
+#include "conn/tell.h"
 #include "conn/zerocopy.h"
 
 struct due {
@@ -36,19 +37,19 @@ struct due {
 };
 
 static bool applies(const struct kr__conn *c, enum kr_deadline which) {
-    bool open = c->state == KR__CONN_OPEN;
+    bool open = kr__conn_is_open(c);
     switch (which) {
     case KR_DEADLINE_IDLE:
         return open;
     case KR_DEADLINE_READ:
-        return open && !kr__conn_stopped(c) && !c->starved &&
+        return open && !(kr__conn_reasons(c) & (KR__STOPS | KR__STARVED)) &&
                ((c->owner.armed & KR__VERBS_THAT_RECEIVE) || c->recv_goes_on);
     case KR_DEADLINE_WRITE:
         return open && c->queued;
     case KR_DEADLINE_LIFE:
-        return open || kr__conn_flushes(c);
+        return open || kr__conn_is_flushing(c);
     case KR_DEADLINE_FLUSH:
-        return kr__conn_awaits(c);
+        return kr__conn_waits_for_peer(c);
     }
     return false;
 }
@@ -142,10 +143,10 @@ void kr__conn_give_up(struct kr_reactor *r, struct kr__conn *c) {
 /* Told, it is due again after now, so that a turn ends, however many of them are. */
 static void timed_out(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline which) {
     kr__count(&r->stats.timeouts, 1);
-    bool told = c->state == KR__CONN_OPEN && which != KR_DEADLINE_WRITE && c->ops->on_timeout;
+    bool told = kr__conn_is_open(c) && which != KR_DEADLINE_WRITE && c->ops->on_timeout;
     if (!told) {
         kr__mark_if(flush_overdue, which == KR_DEADLINE_FLUSH);
-        kr__mark_if(deadline_ended, c->state == KR__CONN_OPEN && which != KR_DEADLINE_WRITE);
+        kr__mark_if(deadline_ended, kr__conn_is_open(c) && which != KR_DEADLINE_WRITE);
         kr__mark_if(deadline_reset, c->queued);
         kr__conn_give_up(r, c);
         return;
@@ -153,13 +154,13 @@ static void timed_out(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline
     kr__mark(deadline_told);
     *since_of(c, which) = r->kernel->clock(r->kernel);
     kr__conn_watch(r, c);
-    c->ops->on_timeout(r, kr__conn_handle(c), c->user, which);
+    kr__tell_timeout(r, c, which);
 }
 
 /* It is to be read from, and has not been yet: it is in the line at the receive buffers, or the
  * kernel has refused its poll. */
 static bool awaits_reading(const struct kr__conn *c) {
-    return kr__conn_reads(c) && (c->starved || c->may_try || (c->rests && c->recv_waits));
+    return kr__conn_may_receive(c) && (c->starved || c->may_try || (c->rests && c->recv_waits));
 }
 
 /* From when an idle deadline counts instead. While a pair does not read from it, for the sake of the
@@ -223,7 +224,7 @@ int kr_conn_deadline(struct kr_reactor *r, kr_conn conn, enum kr_deadline which,
         return rc;
     if ((unsigned)which > KR_DEADLINE_FLUSH || ns < (which == KR_DEADLINE_FLUSH))
         return -EINVAL;
-    if (!kr__conn_lives(c))
+    if (!kr__conn_is_usable(c))
         return -EPIPE;
     rc = kr__profile_own(&r->profiles, &c->profile);
     if (rc < 0)

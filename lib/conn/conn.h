@@ -1,10 +1,11 @@
-/* Connections: the table, their states, what they want, how they end. */
+/* Connections: the table, what one is made of, what it is asked. */
 #ifndef KR_CONN_CONN_H
 #define KR_CONN_CONN_H
 
 #include "base/mark.h"
 #include "conn/features.h"
 #include "conn/options.h"
+#include "conn/state.h"
 #include "pool/zc_sends.h"
 #include "ring/owner.h"
 #include "time/timers.h"
@@ -20,119 +21,108 @@ struct kr__forward;
 struct kr__sockopt;
 struct kr__fds;
 
-enum kr__conn_state {
-    /* Nobody. Left when the kernel has put an accepted socket into the slot, or the library one of
-     * its own. */
-    KR__CONN_FREE = 0,
-    /* Of kr_connect, until it stands: takes sends, tells nothing. Left by standing, an error, the
-     * deadline, closing. */
-    KR__CONN_OPENING,
-    /* Bytes flow. Left by closing, by an error, by a deadline. */
-    KR__CONN_OPEN,
-    /* On its way out as a descriptor (extra/detach.c): armed requests are cancelled and joined,
-     * then one is made. What is received meanwhile is kept. Left when its user has been told, to
-     * CLOSING, or to OPEN if there is no descriptor; by closing; by an error. */
-    KR__CONN_DETACHING,
-    /* KR_CLOSE_LINGER: sends what is queued, once it stands, then ends this side, and drops what it
-     * receives. Left when the peer has ended and the queue is empty, by an error, by the flush
-     * deadline, by a harder close. */
-    KR__CONN_LINGERING,
-    /* KR_CLOSE_FLUSH: sends what is queued, once it stands, and receives nothing. Left when the
-     * queue is empty, by an error, by the flush deadline, by a harder close. */
-    KR__CONN_FLUSHING,
-    /* Armed requests are cancelled and their last completions awaited; join before close, because
-     * the kernel may give a closed slot to the very next accept. Left at nothing in flight. */
-    KR__CONN_JOINING,
-    /* RESET, if asked for, UNLINGER, if others made the socket, PURGE, if descriptors may lie in
-     * it, then CLOSE in flight. Left at the completion of CLOSE, to FREE. */
-    KR__CONN_CLOSING,
-};
-
-_Static_assert(KR__CONN_OPEN < KR__CONN_DETACHING && KR__CONN_DETACHING < KR__CONN_LINGERING &&
-                   KR__CONN_LINGERING < KR__CONN_FLUSHING && KR__CONN_FLUSHING < KR__CONN_JOINING,
-               "a harder close leads to a later state");
-
 struct kr__conn {
+    /* ---- identity ---- */
     struct kr__owner owner;
 
-    uint8_t state;          /* enum kr__conn_state */
+    /* ---- condition: what makes it other than open and plain ----
+     * In one word, so that one comparison tells that there is nothing of the kind
+     * (kr__conn_is_plain). */
+    union {
+        uint32_t condition;
+        struct {
+            uint8_t state : 4; /* enum kr__conn_state */
+            /* reasons not to receive (enum kr__reason) */
+            bool paused : 1;    /* by the user */
+            bool blocked : 1;   /* queued rose above send_high and is not down to send_low yet */
+            bool peer_full : 1; /* its pair's other queue is full, or the pair is over */
+            bool eof : 1;       /* the peer ended its side */
+            uint8_t features;   /* what few have: KR__CONNECTING and so on (conn/features.h) */
+            bool starved : 1;   /* waits for a receive buffer, and may not receive yet */
+            /* how it receives */
+            bool may_try : 1;    /* waits for a buffer, and may receive */
+            bool over_share : 1; /* had more than its share of a turn: one shot (conn/fair.c) */
+            bool looks : 1; /* its receive is made again, to look at the socket (conn/clock.c) */
+            bool recv_waits : 1;   /* nothing was there: first a poll (conn/recv_poll.c) */
+            bool recv_by_wake : 1; /* that poll is a multishot */
+            bool forwarding : 1;   /* what it receives goes to the other end */
+            bool broken : 1;       /* sends nothing more: ends with `error` (conn/error.c) */
+            /* how it sends */
+            bool half : 1;         /* this side is to end behind the queue; no more is taken */
+            bool fin : 1;          /* this side has ended */
+            bool send_waits : 1;   /* there was no room: first a poll (conn/send_poll.c) */
+            bool send_by_wake : 1; /* that poll is a multishot */
+            bool rests : 1;        /* neither sends nor polls for now (conn/rest.c) */
+            bool files : 1;        /* there are files in its queue */
+            bool zerocopy : 1;     /* has `more`; zero-copy is tried or owed (conn/zerocopy.h) */
+        };
+    };
+
+    /* ---- life ---- */
     uint8_t why;            /* enum kr_why, for on_close */
-    uint8_t features;       /* what few have: KR__CONNECTING and so on */
     bool announced : 1;     /* its user knows it, so on_close is owed */
-    bool polls_connect : 1; /* connecting: tries by itself, at its deadline, and makes no request */
     bool local : 1;         /* a Unix socket */
     bool write_only : 1;    /* the writing end of a pipe: as if the peer had ended */
     bool read_only : 1;     /* the reading end of one: as if this side had */
-    bool one_shot : 1;      /* receives by requests of one shot only (conn/recv.c) */
-    bool paused : 1;        /* by the user */
-    bool blocked : 1;       /* queued rose above send_high and has not come down to send_low */
-    bool starved : 1;       /* in the line for a receive buffer, and may not receive yet */
-    bool may_try : 1;       /* in the line, and may receive */
-    bool eof : 1;           /* the peer ended its side */
-    bool eof_told : 1;      /* on_eof was called, or is not to be */
+    bool polls_connect : 1; /* connecting: tries at its deadline, and makes no request */
     bool reset : 1;         /* a RESET is owed before the CLOSE */
+    bool resets_after : 1;  /* a reset follows the last byte of its queue */
     bool promised : 1;      /* has a place in the timers' heap */
-    bool half : 1;          /* this side is to end when the queue is sent; no more is taken */
-    bool fin : 1;           /* this side has ended */
-    bool fd_refused : 1;    /* and could not have a descriptor to end by (conn/shutdown.c) */
-    bool forwarding : 1;    /* what it receives goes to the other end */
-    /* has `more`; what it sends, and waits for, is to be looked at (conn/zerocopy.h) */
-    bool zerocopy : 1;
-    /* not read for the pair's sake: the other's queue is full, or the pair is over */
-    bool peer_full : 1;
-    bool files : 1;        /* there are files in its queue */
-    bool drain_missed : 1; /* a drain has passed it by, as it was leaving, or an end of a pair */
-    bool lingers : 1;      /* others may have set SO_LINGER: it goes before the CLOSE */
-    bool purges : 1;       /* descriptors may lie unread: they are taken before the CLOSE */
-    /* had more than its share of a turn, and receives by one shot (conn/fair.c) */
-    bool over_share : 1;
-    bool streams : 1;    /* its receive in flight, if there is one, is a multishot */
-    bool recv_waits : 1; /* nothing was there to receive: first a poll (conn/recv_poll.c) */
+    bool lingers : 1;       /* others may have set SO_LINGER: it goes before the CLOSE */
+    bool purges : 1;        /* descriptors may lie unread: they are taken before the CLOSE */
+    bool drain_told : 1;    /* its user was told of the drain */
+    bool drain_missed : 1;  /* a drain has passed it by, as it was detaching, or an end of a pair */
+    bool spared : 1;        /* its flush deadline was put off once (conn/clock.c) */
+
+    /* ---- in ---- */
+    bool one_shot : 1; /* receives by requests of one shot only (conn/recv.c) */
+    bool streams : 1;  /* its receive in flight, if there is one, is a multishot */
+    bool eof_told : 1; /* on_eof was called, or is not to be */
+    bool no_eof : 1;   /* what ended its stream was an error, and on_eof is not told of that */
+    bool unsure : 1;   /* a multishot has brought bytes, and may hide a reset (conn/clock.c) */
     /* the last receive met nothing, or the last poll something, and reading was not stopped since */
     bool recv_goes_on : 1;
-    bool recv_by_wake : 1;     /* that poll is a multishot */
-    bool send_waits : 1;       /* there was no room for more: first a poll (conn/send_poll.c) */
-    bool send_room : 1;        /* the poll before the next send had found room */
-    bool send_by_wake : 1;     /* that poll is a multishot */
-    bool rests : 1;            /* neither sends nor polls for now (conn/rest.c) */
     bool within_share : 1;     /* counted in kr_reactor.within_share, */
     bool was_within_share : 1; /* and in within_share_before */
     uint8_t quiet_turns : 3;   /* quiet turns since it was found to be over its share */
-    bool drain_told : 1;       /* its user was told of the drain */
-    bool spared : 1;           /* its flush deadline was put off once (conn_time.c) */
-    bool unsure : 1; /* a multishot has brought bytes, and may hide a reset (conn_time.c) */
-    bool looks : 1;  /* it is made again for that */
-    bool broken : 1; /* sends nothing more: it ends with `error` (conn/error.c) */
-    bool no_eof : 1; /* what ended its stream was an error, and on_eof is not told of that */
-    uint8_t turn_receives : 7; /* receives that it had in `turn`, 127 at most */
-    bool resets_after : 1;     /* a reset follows the last byte of its queue */
-    int16_t error;             /* for on_close; the kernel's reach to -4095 */
-    uint16_t held;             /* receive buffers that its queue and its leases hold */
-    uint16_t turn;             /* the last one, its low bits, that brought bytes */
 
+    /* ---- out ---- */
+    bool send_room : 1;  /* the poll before the next send had found room */
+    bool fd_refused : 1; /* its shutdown could not have a descriptor (conn/shutdown.c) */
+
+    uint8_t turn_receives : 7; /* in: receives that it had in `turn`, 127 at most */
+    int16_t error;             /* life: for on_close; the kernel's reach to -4095 */
+    uint16_t held;             /* out: receive buffers that its queue and its leases hold */
+    uint16_t turn;             /* in: the last one, its low bits, that brought bytes */
+
+    /* ---- life ---- */
     const struct kr_conn_ops *ops;
     void *user;
-    struct kr__sendq queue;
-    /* in the line, or on the list of those to be shown kept bytes, or to be detached */
-    struct kr__link wait;
 
+    /* ---- out ---- */
+    struct kr__sendq queue;
     struct kr__vector *vector; /* of the send in flight, if it has several pieces; a block */
     uint32_t queued; /* bytes in the queue, with what its files count; 0 when there are neither */
 
+    /* ---- in ---- */
     uint32_t kept_at, kept_size; /* the unconsumed bytes within `kept` */
     uint32_t kept_room;
     char *kept; /* a block; NULL while nothing is kept */
+    /* in the line, or on the list of those to be shown kept bytes, or to be detached */
+    struct kr__link wait;
 
+    /* ---- clock ---- */
     struct kr__profile *profile; /* its limits; NULL when it was never served */
-    /* from when each deadline counts (conn_time.c) */
+    /* from when each deadline counts (conn/clock.c) */
     int64_t idle_from, read_from, write_from, life_from;
     struct kr__deadline deadline; /* filed at the first of them to come, or earlier */
 
+    /* ---- life ---- */
     uint64_t listener;   /* handle of the listener that made it; 0: none */
     uint64_t successor;  /* a listener's: its accept was told before this life's CLOSE */
     void *inline_memory; /* a block, kept with the slot for its next life */
     uint32_t inline_room;
-    uint32_t turn_bytes;        /* received in `turn` (conn/fair.c) */
+    uint32_t turn_bytes;        /* in: received in `turn` (conn/fair.c) */
     struct kr__conn_more *more; /* a block; NULL while there is nothing to say */
 };
 /* With its place in the timers' heap, which doubles as it grows, at most 256. */
@@ -240,9 +230,9 @@ void kr__conn_count(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline w
 /* The connection of a handle while its handle is good: until on_close has returned. */
 struct kr__conn *kr__conn_find(const struct kr_reactor *r, kr_conn conn);
 
-/* A fresh life of a slot: all but its owner and its own memory starts from zero. */
+/* A fresh life of a slot, MADE or ACCEPTED: all but its owner and its own memory starts from zero. */
 void kr__conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
-                    enum kr__conn_state state);
+                    enum kr__conn_event event);
 
 /* Its limits, with a reference that becomes its own. */
 void kr__conn_limits(struct kr_reactor *r, struct kr__conn *c, struct kr__profile *profile);
@@ -294,9 +284,97 @@ struct kr__wants kr__conn_wants(const struct kr_reactor *r, const struct kr__con
 /* Reading stops: nothing is shown, no buffer is waited for. It goes on with kr__conn_show_later. */
 void kr__conn_hold(struct kr_reactor *r, struct kr__conn *c);
 
+/* What its state says. */
+static inline bool kr__conn_is_free(const struct kr__conn *c) {
+    return c->state == KR__CONN_FREE;
+}
+
+static inline bool kr__conn_is_open(const struct kr__conn *c) {
+    return c->state == KR__CONN_OPEN;
+}
+
+/* Its user may send, pause and so on: it is open, or about to be. */
+static inline bool kr__conn_is_usable(const struct kr__conn *c) {
+    return c->state == KR__CONN_OPEN || c->state == KR__CONN_OPENING;
+}
+
+static inline bool kr__conn_is_detaching(const struct kr__conn *c) {
+    return c->state == KR__CONN_DETACHING;
+}
+
+static inline bool kr__conn_is_lingering(const struct kr__conn *c) {
+    return c->state == KR__CONN_LINGERING;
+}
+
+/* It was closed, and the peer still gets what is queued. */
+static inline bool kr__conn_is_flushing(const struct kr__conn *c) {
+    return c->state == KR__CONN_LINGERING || c->state == KR__CONN_FLUSHING;
+}
+
+/* It is neither free nor does only what is in flight keep it. */
+static inline bool kr__conn_is_served(const struct kr__conn *c) {
+    return c->state != KR__CONN_FREE && c->state < KR__CONN_JOINING;
+}
+
+/* It is open, receives, and does nothing that few do: what most bytes meet. */
+static inline bool kr__conn_is_plain(const struct kr__conn *c) {
+    return c->condition == (struct kr__conn){.state = KR__CONN_OPEN}.condition;
+}
+
+/* Nothing but what is in flight keeps it. */
+static inline bool kr__conn_is_ending(const struct kr__conn *c) {
+    return c->state >= KR__CONN_JOINING;
+}
+
+/* Nothing is in flight but its CLOSE, and what comes before that. */
+static inline bool kr__conn_is_closing(const struct kr__conn *c) {
+    return c->state == KR__CONN_CLOSING;
+}
+
+/* What is received is for its user, be it shown or kept. */
+static inline bool kr__conn_is_heard(const struct kr__conn *c) {
+    return c->state == KR__CONN_OPEN || c->state == KR__CONN_DETACHING;
+}
+
+/* Bytes may be added to its queue. */
+static inline bool kr__conn_may_queue(const struct kr__conn *c) {
+    return kr__conn_is_usable(c) && !c->half;
+}
+
+/* The one change of its state. */
+void kr__conn_goes(struct kr__conn *c, enum kr__conn_event event);
+
+/* Why a connection does not receive. What it wants, whether the audit may see it wait, which deadlines
+ * apply and what kr_dump says are all read off these. */
+#define KR__REASONS(X)                                                                             \
+    X(PAUSED, "paused")       /* by its user */                                                    \
+    X(BLOCKED, "blocked")     /* its own queue rose above send_high */                             \
+    X(PEER_FULL, "peer_full") /* the queue of its pair's other end did, or the pair is over */     \
+    X(ENDED, "eof")           /* its peer has ended its side */                                    \
+    X(STARVED, "starved")     /* it waits for a receive buffer */                                  \
+    X(CLOSED, "closed")       /* its state does not receive */
+
+enum kr__reason {
+#define X(name, text) KR__BIT_OF_##name,
+    KR__REASONS(X)
+#undef X
+#define X(name, text) KR__##name = 1 << KR__BIT_OF_##name,
+        KR__REASONS(X)
+#undef X
+    /* These keep received bytes from being shown, too. */
+    KR__STOPS = KR__PAUSED | KR__BLOCKED | KR__PEER_FULL,
+};
+
+static inline unsigned kr__conn_reasons(const struct kr__conn *c) {
+    bool receives = c->state == KR__CONN_OPEN || c->state == KR__CONN_LINGERING;
+    return (c->paused ? KR__PAUSED : 0u) | (c->blocked && !c->forwarding ? KR__BLOCKED : 0u) |
+           (c->peer_full ? KR__PEER_FULL : 0u) | (c->eof ? KR__ENDED : 0u) |
+           (c->starved ? KR__STARVED : 0u) | (receives ? 0u : KR__CLOSED);
+}
+
 /* True while received bytes are to be kept rather than shown. */
-static inline bool kr__conn_stopped(const struct kr__conn *c) {
-    return c->paused || c->peer_full || (c->blocked && !c->forwarding);
+static inline bool kr__conn_is_stopped(const struct kr__conn *c) {
+    return kr__unlikely(!kr__conn_is_plain(c)) && (kr__conn_reasons(c) & KR__STOPS);
 }
 
 /* True while the end of its stream is to be told: to its user, or to the other end of a pair, also
@@ -305,12 +383,18 @@ static inline bool kr__conn_owes_eof(const struct kr__conn *c) {
     return c->eof && !c->no_eof && (c->forwarding || !c->eof_told);
 }
 
-/* True while bytes are to be received. Of a broken connection that is paused it is to be known
- * whether there are any. */
-static inline bool kr__conn_reads(const struct kr__conn *c) {
-    bool asks = c->broken && !c->peer_full && !c->kept_size;
-    bool open = c->state == KR__CONN_OPEN && (!kr__conn_stopped(c) || kr__unlikely(asks));
-    return (open || c->state == KR__CONN_LINGERING) && !c->eof;
+/* True while bytes are to be received. One that lingers drops them, so that nothing stops it. Of a
+ * broken one that is paused it is to be known whether there are any. */
+static inline bool kr__conn_may_receive(const struct kr__conn *c) {
+    if (kr__likely(kr__conn_is_plain(c)))
+        return true;
+    unsigned reasons = kr__conn_reasons(c) & ~(unsigned)KR__STARVED;
+    unsigned ignored = 0;
+    if (c->state == KR__CONN_LINGERING)
+        ignored = KR__STOPS;
+    else if (c->broken && !c->kept_size)
+        ignored = KR__PAUSED | KR__BLOCKED;
+    return !(reasons & ~ignored);
 }
 
 /* Begins the end, or makes it harder. `error` and `why` are those of the first cause. */
@@ -330,6 +414,7 @@ bool kr__conn_has_unshown(const struct kr_reactor *r, const struct kr__conn *c);
 
 /* A request of it has ended: on to the next state if nothing holds it in this one. */
 void kr__conn_settle(struct kr_reactor *r, struct kr__conn *c);
+void kr__conn_settle_end(struct kr_reactor *r, struct kr__conn *c); /* of one that is not open */
 
 /* The CLOSE is done: on_close, release of all it held, and the slot's next life if it has begun. */
 void kr__conn_gone(struct kr_reactor *r, struct kr__conn *c);
@@ -346,26 +431,6 @@ void kr__conn_due(struct kr_reactor *r, struct kr__deadline *d);
 
 /* Gives back the list of pieces of a send, if there is one. */
 void kr__conn_vector_put(struct kr_reactor *r, struct kr__conn *c);
-
-/* True until it is being closed. */
-static inline bool kr__conn_lives(const struct kr__conn *c) {
-    return c->state == KR__CONN_OPEN || c->state == KR__CONN_OPENING;
-}
-
-/* True while its owner has closed it, and the peer still gets what is queued. */
-static inline bool kr__conn_flushes(const struct kr__conn *c) {
-    return c->state == KR__CONN_LINGERING || c->state == KR__CONN_FLUSHING;
-}
-
-/* True until it only waits for what is in flight. */
-static inline bool kr__conn_stays(const struct kr__conn *c) {
-    return c->state != KR__CONN_FREE && c->state < KR__CONN_JOINING;
-}
-
-/* True while what is received is for its user, be it shown or kept. */
-static inline bool kr__conn_keeps(const struct kr__conn *c) {
-    return c->state == KR__CONN_OPEN || c->state == KR__CONN_DETACHING;
-}
 
 /* True of a pipe that cannot be asked not to wait: a poll comes before each read and write. Pipes
  * can since kernel 6.4, but not those with a name (fs/pipe.c: FMODE_NOWAIT; observed on 6.18). */
@@ -400,16 +465,8 @@ static inline bool kr__conn_ends_multishot(const struct kr__conn *c) {
     return (c->over_share || c->looks) && c->streams && (c->owner.armed & KR__SET(recv));
 }
 
-/* True while bytes may be added to its queue. */
-static inline bool kr__conn_takes(const struct kr__conn *c) {
-    return kr__conn_lives(c) && !c->half;
-}
-
 /* Lets go of what files needed once none is in the queue. */
 void kr__conn_files_check(struct kr_reactor *r, struct kr__conn *c);
-
-/* To be looked at by the loop's arming phase. */
-void kr__conn_dirty(struct kr_reactor *r, struct kr__conn *c);
 
 /* Has its kept bytes, or a held-back end of stream, shown in the next turn, if it may be shown
  * any. */

@@ -25,19 +25,19 @@ bool kr__conn_has_unshown(const struct kr_reactor *r, const struct kr__conn *c) 
     KR__EACH_HOOK (r, c, holds)
         if (row->holds(c))
             return true;
-    if (kr__conn_stopped(c) || kr__link_on(&c->wait))
+    if (kr__conn_is_stopped(c) || kr__link_on(&c->wait))
         return c->kept_size;
     return kr__conn_owes_eof(c);
 }
 
 void kr__conn_broken_step(struct kr_reactor *r, struct kr__conn *c) {
-    if (c->broken && c->eof && c->state == KR__CONN_OPEN && !kr__conn_has_unshown(r, c))
+    if (c->broken && c->eof && kr__conn_is_open(c) && !kr__conn_has_unshown(r, c))
         kr__conn_end(r, c, KR_CLOSE_NOW, c->error, KR_WHY_ERROR);
 }
 
 /* The error that ends it is the first one. */
 static void conn_break(struct kr_reactor *r, struct kr__conn *c, int error) {
-    kr__mark_if(broken_while_stopped, kr__conn_stopped(c));
+    kr__mark_if(broken_while_stopped, kr__conn_is_stopped(c));
     if (!c->broken) {
         c->error = (int16_t)error;
         c->why = KR_WHY_ERROR;
@@ -70,7 +70,7 @@ static bool is_of_the_peer(int error) {
 }
 
 void kr__conn_send_failed(struct kr_reactor *r, struct kr__conn *c, int error) {
-    if (kr__conn_keeps(c) && is_of_the_peer(error))
+    if (kr__conn_is_heard(c) && is_of_the_peer(error))
         conn_break(r, c, error);
     else
         kr__conn_end(r, c, KR_CLOSE_NOW, error, KR_WHY_ERROR);
@@ -79,8 +79,8 @@ void kr__conn_send_failed(struct kr_reactor *r, struct kr__conn *c, int error) {
 void kr__conn_recv_failed(struct kr_reactor *r, struct kr__conn *c, int error) {
     kr__starve_leave(r, c);
     c->eof = c->no_eof = true;
-    bool waits = c->state == KR__CONN_DETACHING || kr__conn_has_unshown(r, c);
-    if (kr__conn_keeps(c) && waits)
+    bool waits = kr__conn_is_detaching(c) || kr__conn_has_unshown(r, c);
+    if (kr__conn_is_heard(c) && waits)
         conn_break(r, c, error);
     else
         kr__conn_end(r, c, KR_CLOSE_NOW, error, KR_WHY_ERROR);

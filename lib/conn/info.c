@@ -78,7 +78,7 @@ int kr_conn_swap(struct kr_reactor *r, kr_conn conn, const struct kr_conn_ops *o
         return rc;
     if (!kr__ops_good(ops))
         return -EINVAL;
-    if (!kr__conn_lives(c))
+    if (!kr__conn_is_usable(c))
         return -EPIPE;
     c->ops = ops;
     c->user = user;

@@ -8,13 +8,15 @@
 #include "conn/queue.h"
 
 #include "conn/hooks.h"
+#include "conn/tell.h"
+#include "pool/files.h"
 
 void kr__queue_block(struct kr_reactor *r, struct kr__conn *c) {
     kr__mark(blocked);
     c->blocked = true;
     KR__EACH_HOOK (r, c, full)
         row->full(r, c);
-    if (kr__conn_stopped(c))
+    if (kr__conn_is_stopped(c))
         kr__conn_hold(r, c);
 }
 
@@ -23,8 +25,8 @@ void kr__queue_unblock(struct kr_reactor *r, struct kr__conn *c) {
     bool others = false;
     KR__EACH_HOOK (r, c, drained)
         others |= row->drained(r, c);
-    if (!others && c->ops->on_writable)
-        c->ops->on_writable(r, kr__conn_handle(c), c->user);
+    if (!others)
+        kr__tell_writable(r, c);
     kr__conn_show_later(r, c);
 }
 
@@ -43,6 +45,16 @@ int kr__queue_refuses(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     if (c->queued)
         kr__queue_block(r, c);
     return -ENOBUFS;
+}
+
+void kr__conn_files_check(struct kr_reactor *r, struct kr__conn *c) {
+    struct kr__files *files = c->more->files;
+    if (files->count)
+        return;
+    kr__assert(!files->reading);
+    c->files = false;
+    c->more->files = NULL;
+    kr__files_free(&r->blocks, files);
 }
 
 void kr__queue_drop(struct kr_reactor *r, struct kr__conn *c) {

@@ -48,7 +48,7 @@ void kr__queue_drop(struct kr_reactor *r, struct kr__conn *c);
  * its own. */
 static inline int kr__queue_admit(struct kr_reactor *r, struct kr__conn *c, size_t size,
                                   enum kr__admission how) {
-    if (how == KR__ADMIT_FORWARDED ? c->half : !kr__conn_takes(c))
+    if (how == KR__ADMIT_FORWARDED ? c->half : !kr__conn_may_queue(c))
         return -EPIPE;
     if (how == KR__ADMIT_RESERVED)
         return 0;
@@ -98,7 +98,7 @@ static inline int kr__queue_hold_or_copy(struct kr_reactor *r, struct kr__conn *
 /* So many bytes less are queued. Runs callbacks. */
 static inline void kr__queue_shrank(struct kr_reactor *r, struct kr__conn *c, size_t size) {
     c->queued -= (uint32_t)size;
-    if (c->blocked && c->queued <= kr__conn_opts(c)->send_low && c->state == KR__CONN_OPEN)
+    if (c->blocked && c->queued <= kr__conn_opts(c)->send_low && kr__conn_is_open(c))
         kr__queue_unblock(r, c);
 }
 

@@ -45,6 +45,7 @@ struct kr_reactor {
     const uint32_t *alive; /* a page that reads 0 in a forked child */
     uint16_t number;       /* among the reactors of this process (base/handle.h) */
     bool in_turn, freeing;
+    bool telling; /* a callback of a connection is running; checked builds only (conn/tell.h) */
     bool draining, drain_connects; /* a drain is under way; connections may be made meanwhile */
     bool lost;                     /* the kernel has lost completions: some may never come */
     bool freed_inside;   /* by a forked child, in a callback: to be razed when that has returned */
@@ -57,14 +58,15 @@ struct kr_reactor {
     struct kr__catchup catchup;
     unsigned share_receives; /* in a turn; more of them are more than a share */
     /* The last turn that brought bytes, and the one before; and in each of them, the connections
-     * that are known to keep to their share (share.c). */
+     * that are known to keep to their share (conn/fair.c). */
     uint64_t share_turn, share_turn_before;
     unsigned within_share, within_share_before;
     const struct kr__kind_row *kinds; /* a row each (ring/kind.h) */
     struct kr__owners owners[KR__KIND_COUNT];
     const struct kr__hooks *const *hooks; /* a row each (conn/hooks.h) */
     struct kr__list dirty, again, showing, forwards_over, detaching;
-    int64_t rest_until; /* when those connections that rest go on (rest.c); KR__NEVER: none does */
+    int64_t
+        rest_until; /* when those connections that rest go on (conn/rest.c); KR__NEVER: none does */
     struct kr__starve starve;
     struct kr__lent lent;
     const struct kr__conn *shown; /* whose on_data is running; NULL: nobody's */
@@ -162,6 +164,11 @@ static inline void kr__reservation_drop(struct kr_reactor *r) {
 static inline void kr__owner_dirty(struct kr_reactor *r, struct kr__owner *o) {
     if (!kr__link_on(&o->dirty))
         kr__list_push(&r->dirty, &o->dirty);
+}
+
+/* To be looked at by the turn's arming phase. */
+static inline void kr__conn_dirty(struct kr_reactor *r, struct kr__conn *c) {
+    kr__owner_dirty(r, &c->owner);
 }
 
 /* The kernel has refused a send or a poll for a reason that no completion tells the end of: both are

@@ -20,7 +20,4 @@ static inline void kr__recv_wait(struct kr_reactor *r, struct kr__conn *c) {
     kr__starve_leave(r, c);
 }
 
-/* Shows what waited while reading was stopped. */
-void kr__recv_show(struct kr_reactor *r, struct kr__conn *c);
-
 #endif

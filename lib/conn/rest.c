@@ -18,7 +18,7 @@ void kr__conn_rest(struct kr_reactor *r, struct kr__conn *c) {
 void kr__conns_wake(struct kr_reactor *r) {
     r->rest_until = KR__NEVER;
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
-        if (c->state == KR__CONN_FREE || !c->rests)
+        if (kr__conn_is_free(c) || !c->rests)
             continue;
         c->rests = false;
         kr__conn_dirty(r, c);

@@ -26,6 +26,12 @@
 #include <limits.h>
 #include <sys/socket.h>
 
+void kr__conn_vector_put(struct kr_reactor *r, struct kr__conn *c) {
+    if (c->vector)
+        kr__block_put(&r->blocks, c->vector, c->vector->room);
+    c->vector = NULL;
+}
+
 static struct kr__vector *vector_new(struct kr_reactor *r, unsigned pieces) {
     size_t room;
     struct kr__vector *v = kr__block_get(&r->blocks, sizeof *v + pieces * sizeof *v->pieces, &room);
@@ -181,7 +187,7 @@ static inline int put_bytes(struct kr_reactor *r, struct kr__conn *c, const void
 /* Inline: a copy for each of its two callers, the hot one of which has one piece. */
 static inline int queue_bytes(struct kr_reactor *r, struct kr__conn *c, const struct bytes *b) {
     if (kr__unlikely(!b->total))
-        return kr__conn_takes(c) ? 0 : -EPIPE;
+        return kr__conn_may_queue(c) ? 0 : -EPIPE;
     return kr__queue_put(r, c, b->total, KR__ADMIT_WHOLE, put_bytes, b);
 }
 

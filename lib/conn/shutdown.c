@@ -98,7 +98,7 @@ int kr_conn_shutdown(struct kr_reactor *r, kr_conn conn) {
     int rc = kr__conn_door(r, conn, &c);
     if (rc < 0)
         return rc;
-    if (!kr__conn_lives(c))
+    if (!kr__conn_is_usable(c))
         return -EPIPE;
     if (c->write_only) { /* a pipe has no other way to tell */
         kr__conn_end(r, c, KR_CLOSE_FLUSH, 0, KR_WHY_LOCAL);

@@ -46,7 +46,7 @@ bool kr__starve_pass(struct kr_reactor *r) {
 /* One that is first to be shown bytes comes in after that, and one that polls when the poll has told
  * of something. */
 void kr__starve_join(struct kr_reactor *r, struct kr__conn *c) {
-    if (!kr__conn_reads(c) || c->recv_waits || kr__link_on(&c->wait))
+    if (!kr__conn_may_receive(c) || c->recv_waits || kr__link_on(&c->wait))
         return;
     kr__list_push(&r->starve.list, &c->wait);
     c->starved = true;
@@ -136,7 +136,7 @@ static void let_try(struct kr_reactor *r) {
     for (; link != &line->list.head && line->may_try < kr__bufs_at_hand(&r->bufs);
          link = link->next) {
         struct kr__conn *c = conn_of(link);
-        kr__assert(c->starved && !c->may_try && !c->recv_waits && kr__conn_reads(c));
+        kr__assert(c->starved && !c->may_try && !c->recv_waits && kr__conn_may_receive(c));
         kr__mark_if(still_under_cancel, is_armed(c));
         if (is_armed(c))
             continue;

@@ -1,10 +1,11 @@
 /* The connection table: a life in a slot, and the one release of all that a connection held.
  *
- * Happy path: begin (listen/arrive.c), or make -> (conn/conn.c, to the end) -> gone.
+ * Happy path: begin (listen/arrive.c), or make -> (conn/life.c, to the end) -> gone.
  * Failure modes: memory refused when one is made (the slot is as before); completions lost
  * (abandoned: told of the end all the same, released with the table). */
 #include "base/poison.h"
 #include "conn/hooks.h"
+#include "conn/tell.h"
 #include "pool/files.h"
 
 #include <string.h>
@@ -101,7 +102,7 @@ static void conn_free(struct kr_reactor *r, struct kr__conn *c) {
     conn_release(r, c);
     kr__link_off(&c->owner.dirty);
     kr__owner_age(&c->owner);
-    c->state = KR__CONN_FREE;
+    kr__conn_goes(c, KR__GONE);
     c->announced = false;
     r->conns.open--;
     r->conns.accepted -= c->owner.slot < r->conns.accept_max;
@@ -116,7 +117,7 @@ void kr__conns_free(struct kr__conns *conns, struct kr_reactor *r) {
     if (!conns->table)
         return;
     for (struct kr__conn *c = NULL; (c = kr__conns_next(conns, c));) {
-        if (c->state != KR__CONN_FREE)
+        if (!kr__conn_is_free(c))
             conn_release(r, c);
         if (c->inline_memory)
             kr__block_put(&r->blocks, c->inline_memory, c->inline_room);
@@ -130,8 +131,7 @@ struct kr__conn *kr__conn_find(const struct kr_reactor *r, kr_conn conn) {
     if (!kr__handle_is(conn.bits, KR__KIND_CONN, r->number) || slot >= r->conns.max)
         return NULL;
     struct kr__conn *c = &r->conns.table[slot];
-    bool good =
-        c->state != KR__CONN_FREE && c->owner.generation == kr__handle_generation(conn.bits);
+    bool good = !kr__conn_is_free(c) && c->owner.generation == kr__handle_generation(conn.bits);
     return good && c->announced ? c : NULL;
 }
 
@@ -156,17 +156,17 @@ static int conn_inline_ready(struct kr_reactor *r, struct kr__conn *c, size_t si
 }
 
 void kr__conn_begin(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
-                    enum kr__conn_state state) {
+                    enum kr__conn_event event) {
     if (c->owner.generation == 0)
         kr__owner_init(&c->owner, KR__KIND_CONN, r->number, slot);
     unsigned *used = slot < r->conns.accept_max ? &r->conns.used : &r->conns.made_used;
     *used = slot < *used ? *used : slot + 1;
     *c = (struct kr__conn){
         .owner = c->owner,
-        .state = (uint8_t)state,
         .inline_memory = c->inline_memory,
         .inline_room = c->inline_room,
     };
+    kr__conn_goes(c, event);
     r->conns.open++;
     r->conns.accepted += slot < r->conns.accept_max;
     kr__count(&r->stats.conns, 1);
@@ -219,7 +219,7 @@ int kr__conn_make(struct kr_reactor *r, const struct kr__conn_plan *plan, int fd
     if (slot < 0)
         return slot;
     struct kr__conn *c = &r->conns.table[slot];
-    kr__conn_begin(r, c, (uint32_t)slot, KR__CONN_OPENING);
+    kr__conn_begin(r, c, (uint32_t)slot, KR__MADE);
     int rc = conn_furnish(r, c, plan, fd);
     if (rc < 0) {
         conn_free(r, c);
@@ -235,8 +235,7 @@ static void conn_tell_close(struct kr_reactor *r, struct kr__conn *c, int error,
     KR__EACH_HOOK (r, c, ends)
         row->ends(r, c, error);
     kr__count(&r->stats.closes, 1);
-    if (c->ops->on_close)
-        c->ops->on_close(r, kr__conn_handle(c), c->user, error, why);
+    kr__tell_close(r, c, error, why);
 }
 
 /* What its queue borrows is its users' again, and they are told. */
@@ -248,7 +247,7 @@ static void conn_unborrow(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 void kr__conn_gone(struct kr_reactor *r, struct kr__conn *c) {
-    kr__assert(c->state == KR__CONN_CLOSING && c->owner.inflight == 0 && !c->vector);
+    kr__assert(kr__conn_is_closing(c) && c->owner.inflight == 0 && !c->vector);
     kr__assert(!(c->features & KR__PAIRED));
     conn_unborrow(r, c);
     if (c->announced)
@@ -257,10 +256,10 @@ void kr__conn_gone(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 void kr__conn_abandon(struct kr_reactor *r, struct kr__conn *c) {
-    if (c->state == KR__CONN_FREE || !c->announced)
+    if (kr__conn_is_free(c) || !c->announced)
         return;
     kr__mark(abandoned);
-    c->state = KR__CONN_CLOSING;
+    kr__conn_goes(c, KR__LOST);
     conn_unborrow(r, c);
     conn_tell_close(r, c, c->error, (enum kr_why)c->why);
     c->announced = false;
@@ -270,7 +269,7 @@ void kr__conns_audit(const struct kr_reactor *r) {
     unsigned open = 0, starved = 0, may_try = 0;
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
         kr__assert(kr__conn_moves(r, c));
-        open += c->state != KR__CONN_FREE;
+        open += !kr__conn_is_free(c);
         starved += c->starved;
         may_try += c->may_try;
     }

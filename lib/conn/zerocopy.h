@@ -40,9 +40,9 @@ static inline bool kr__conn_zc_pending(const struct kr__conn *c) {
 }
 
 /* True of one that is on its way out and waits for its peer: a flush deadline bounds that. */
-static inline bool kr__conn_awaits(const struct kr__conn *c) {
-    bool leaves = c->state == KR__CONN_JOINING || c->state == KR__CONN_DETACHING;
-    return kr__conn_flushes(c) || (leaves && kr__conn_zc_pending(c));
+static inline bool kr__conn_waits_for_peer(const struct kr__conn *c) {
+    bool leaves = c->state == KR__CONN_JOINING || kr__conn_is_detaching(c);
+    return kr__conn_is_flushing(c) || (leaves && kr__conn_zc_pending(c));
 }
 
 #endif

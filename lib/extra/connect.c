@@ -21,6 +21,7 @@
 #include "extra/connect.h"
 
 #include "conn/hooks.h"
+#include "conn/tell.h"
 #include "kernel/probe.h"
 
 #define RETRY_FIRST_MS 1u
@@ -209,13 +210,14 @@ static void stands(struct kr_reactor *r, struct kr__conn *c) {
     call_ends(r, c);
     kr__conn_dirty(r, c);
     kr__count(&r->stats.connects, 1);
-    bool closed = kr__conn_flushes(c); /* meanwhile, but for what is queued */
+    bool closed = kr__conn_is_flushing(c); /* meanwhile, but for what is queued */
     kr__mark_if(connect_established_flushing, closed);
-    c->state = closed ? c->state : KR__CONN_OPEN;
+    if (!closed)
+        kr__conn_goes(c, KR__ESTABLISHED);
     kr__conn_stands(r, c);
     kr__conn_show_later(r, c); /* the end that the writing end of a pipe has from the start */
-    if (!closed && c->ops->on_open)
-        c->ops->on_open(r, kr__conn_handle(c), c->user);
+    if (!closed)
+        kr__tell_open(r, c);
 }
 
 /* It is closed before it stands. */

@@ -35,6 +35,7 @@
 
 #include "conn/hooks.h"
 #include "conn/queue.h"
+#include "conn/tell.h"
 #include "kernel/probe.h"
 
 #define BYTES_LEAST 256u
@@ -145,7 +146,7 @@ static void fds_tell(struct kr_reactor *r, struct kr__conn *c) {
     unsigned count = f->count;
     f->count = 0;
     f->waiting = false;
-    c->ops->on_fds(r, kr__conn_handle(c), c->user, f->fds, count, f->truncated);
+    kr__tell_fds(r, c, f->fds, count, f->truncated);
 }
 
 /* Descriptors that came are told of, unless reading is stopped. */
@@ -159,10 +160,10 @@ static void fds_came(struct kr_reactor *r, struct kr__conn *c, int res) {
     if (!f->count && !f->truncated)
         return;
     kr__mark_if(fds_truncated, f->truncated);
-    kr__mark_if(fds_while_closing, !kr__conn_keeps(c));
-    if (!kr__conn_keeps(c)) {
+    kr__mark_if(fds_while_closing, !kr__conn_is_heard(c));
+    if (!kr__conn_is_heard(c)) {
         fds_close(r, f);
-    } else if (c->state == KR__CONN_DETACHING || (kr__conn_stopped(c) && !c->forwarding)) {
+    } else if (kr__conn_is_detaching(c) || (kr__conn_is_stopped(c) && !c->forwarding)) {
         kr__mark(fds_held_back);
         f->waiting = true;
     } else {

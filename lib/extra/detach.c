@@ -74,7 +74,7 @@ static void hand_over(struct kr_reactor *r, struct kr__conn *c, struct kr_detach
 static void fails(struct kr_reactor *r, struct kr__conn *c, int error) {
     c->features &= (uint8_t)~KR__DETACHING;
     c->more->refusal = 0;
-    struct kr_detached what = {.error = error, .fd = -1, .open = c->state == KR__CONN_OPEN};
+    struct kr_detached what = {.error = error, .fd = -1, .open = kr__conn_is_open(c)};
     point_at_nothing(&what);
     c->more->detached(r, kr__conn_handle(c), c->more->detached_user, &what);
 }
@@ -84,7 +84,7 @@ static void goes_on(struct kr_reactor *r, struct kr__conn *c, int error) {
     kr__mark(detach_refused);
     if (!kr__conn_opts(c)->keep_fd)
         kr__conn_fd_drop(r, c);
-    c->state = KR__CONN_OPEN;
+    kr__conn_goes(c, KR__KEPT);
     kr__conn_watch(r, c);
     kr__conn_dirty(r, c);
     fails(r, c, error);
@@ -127,7 +127,7 @@ static bool lacks_fd(const struct kr__conn *c) {
 /* Something of it has come back. It is to be told of when nothing is in flight and it has its
  * descriptor; or when it has been refused one, and only zero-copy sends are in flight, at most. */
 static void detach_settles(struct kr_reactor *r, struct kr__conn *c) {
-    if (c->state != KR__CONN_DETACHING)
+    if (!kr__conn_is_detaching(c))
         return;
     unsigned zc_sends = kr__conn_zc_pending(c) ? c->more->zerocopy.zc_sends.count : 0;
     bool ready = c->owner.inflight == zc_sends && !lacks_fd(c);
@@ -136,10 +136,10 @@ static void detach_settles(struct kr_reactor *r, struct kr__conn *c) {
 }
 
 void kr__detach_answered(struct kr_reactor *r, struct kr__conn *c, int res) {
-    kr__mark_if(exported_too_late, res >= 0 && c->state != KR__CONN_DETACHING);
+    kr__mark_if(exported_too_late, res >= 0 && !kr__conn_is_detaching(c));
     if (res < 0)
         c->more->refusal = res;
-    else if (c->state == KR__CONN_DETACHING)
+    else if (kr__conn_is_detaching(c))
         c->more->fd = res;
     else
         r->kernel->close(r->kernel, res);
@@ -147,7 +147,7 @@ void kr__detach_answered(struct kr_reactor *r, struct kr__conn *c, int res) {
 
 /* What was sent by zero-copy has not been acknowledged in time. */
 static bool detach_overdue(struct kr_reactor *r, struct kr__conn *c) {
-    if (c->state != KR__CONN_DETACHING)
+    if (!kr__conn_is_detaching(c))
         return false;
     kr__mark(detach_overdue);
     kr__count(&r->stats.timeouts, 1);
@@ -158,8 +158,8 @@ static bool detach_overdue(struct kr_reactor *r, struct kr__conn *c) {
 
 /* It is not detached: its error has been taken off the socket. */
 static void detach_breaks(struct kr_reactor *r, struct kr__conn *c, int error) {
-    kr__mark_if(broken_while_detached, c->state == KR__CONN_DETACHING);
-    if (c->state == KR__CONN_DETACHING) {
+    kr__mark_if(broken_while_detached, kr__conn_is_detaching(c));
+    if (kr__conn_is_detaching(c)) {
         c->more->refusal = error;
         detach_settles(r, c);
     }
@@ -172,7 +172,7 @@ static void detach_ends(struct kr_reactor *r, struct kr__conn *c, int error) {
 
 static uint32_t detach_wants(const struct kr__conn *c, uint32_t desired) {
     bool alone = !(c->owner.armed & ~KR__SET(export)) && !kr__conn_zc_pending(c);
-    return c->state == KR__CONN_DETACHING && lacks_fd(c) && alone ? KR__SET(export) : desired;
+    return kr__conn_is_detaching(c) && lacks_fd(c) && alone ? KR__SET(export) : desired;
 }
 
 /* One that has waited long enough for its zero-copy sends waits on only for what is being cancelled. */
@@ -194,10 +194,10 @@ const struct kr__hooks kr__hooks_detach = {
 };
 
 static int may_detach(const struct kr_reactor *r, const struct kr__conn *c) {
-    if (c->state == KR__CONN_DETACHING)
+    if (kr__conn_is_detaching(c))
         return -EALREADY;
-    if (c->state != KR__CONN_OPEN)
-        return c->state == KR__CONN_OPENING ? -ENOTCONN : -EPIPE;
+    if (!kr__conn_is_open(c))
+        return kr__conn_is_usable(c) ? -ENOTCONN : -EPIPE;
     if (c->broken) /* its error has been taken off the socket */
         return -EPIPE;
     if (c->features & KR__PAIRED || c->files)
@@ -225,7 +225,7 @@ int kr_conn_detach(struct kr_reactor *r, kr_conn conn, kr_detached_fn *done, voi
         kr__reservation_drop(r);
     kr__conn_hold(r, c);
     kr__deadline_unfile(&r->timers, &c->deadline);
-    c->state = KR__CONN_DETACHING;
+    kr__conn_goes(c, KR__DETACHES);
     c->features |= KR__DETACHING;
     if (kr__conn_zc_pending(c))
         kr__conn_count(r, c, KR_DEADLINE_FLUSH);

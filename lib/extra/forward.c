@@ -207,7 +207,7 @@ static void forward_drop(struct kr_reactor *r, struct kr__conn *c) {
 static enum kr_close manner_of(const struct kr__forward *f, struct kr__conn *c) {
     if (!f->broken)
         return f->one_sided ? KR_CLOSE_LINGER : KR_CLOSE_FLUSH;
-    if (c->features & KR__CONNECTING || c->state >= KR__CONN_JOINING)
+    if (c->features & KR__CONNECTING || kr__conn_is_ending(c))
         return KR_CLOSE_RESET;
     c->resets_after = true;
     return KR_CLOSE_FLUSH;
@@ -284,7 +284,7 @@ static bool forward_holds(const struct kr__conn *c) {
 
 /* The pair is over, and is told of before the end is closed. */
 static uint32_t forward_wants(const struct kr__conn *c, uint32_t desired) {
-    return c->state == KR__CONN_CLOSING ? 0 : desired;
+    return kr__conn_is_closing(c) ? 0 : desired;
 }
 
 const struct kr__hooks kr__hooks_forward = {
@@ -308,7 +308,7 @@ void kr_forward_opts_init_sized(struct kr_forward_opts *opts, size_t size) {
 }
 
 static int may_forward(const struct kr__conn *from, const struct kr__conn *to) {
-    if (!kr__conn_lives(from) || !kr__conn_takes(to))
+    if (!kr__conn_is_usable(from) || !kr__conn_may_queue(to))
         return -EPIPE;
     return (from->features | to->features) & KR__PAIRED ? -EBUSY : 0;
 }

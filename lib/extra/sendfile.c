@@ -105,7 +105,7 @@ static void failed(struct kr_reactor *r, struct kr__conn *c, int error) {
 
 void kr__done_read(struct kr_reactor *r, struct kr__owner *o, const struct kr__completion *how) {
     struct kr__conn *c = kr__owner_conn(o);
-    bool sends = !c->broken && (c->state == KR__CONN_OPEN || kr__conn_flushes(c));
+    bool sends = !c->broken && (kr__conn_is_open(c) || kr__conn_is_flushing(c));
     kr__mark_if(read_in_vain, !sends);
     int res = how->res;
     if (sends && res == 0 && how->operand == BY_US)

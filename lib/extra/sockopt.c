@@ -58,7 +58,7 @@ void kr__sockopt_answered(struct kr_reactor *r, struct kr__conn *c, int error) {
 /* They are set before anything is sent: bytes may have been queued behind them. What is in flight
  * goes on meanwhile. */
 static uint32_t sockopt_sends(const struct kr__conn *c, uint32_t desired) {
-    if (!c->queued && c->state != KR__CONN_OPEN)
+    if (!c->queued && !kr__conn_is_open(c))
         return desired;
     return KR__SET(sockopt) | (c->owner.armed & ~(uint32_t)KR__VERBS_THAT_RECEIVE);
 }
@@ -95,7 +95,7 @@ static int set_now(struct kr_reactor *r, int fd, const struct kr__sock_steps *st
 }
 
 static int admit(struct kr_reactor *r, struct kr__conn *c, const struct kr__sock_steps *steps) {
-    if (!kr__conn_lives(c))
+    if (!kr__conn_is_usable(c))
         return -EPIPE;
     bool pipe = c->write_only || c->read_only;
     if (pipe || (c->local && steps->tcp))

@@ -10,7 +10,7 @@
  * kernel had to copy all the same, as it does for every receiver on this machine (ZC_COPIED): not
  * tried again on this connection; any other error is as that of a send
  * (conn/error.c). A notification that does not come, because the peer acknowledges nothing:
- * after the close flush_ns bounds that (conn/conn.c), by a reset.
+ * after the close flush_ns bounds that (conn/life.c), by a reset.
  *
  * Relies on: kernel >= 6.1 for SENDMSG_ZC; REPORT_USAGE >= 6.2 (man io_uring_prep_send_zc). A
  * request of which nothing was sent reports its pages as copied (io_uring/notif.c: zc_report and

@@ -6,6 +6,7 @@
  * kernel ran its CLOSE, gave the slot away, and told of that first. Then the new one succeeds it
  * when its completion has come. */
 #include "conn/hooks.h"
+#include "conn/tell.h"
 #include "listen/listener.h"
 
 /* One that came by a descriptor has lost it already (listen/accept.c). What became of its listener is
@@ -37,7 +38,7 @@ static int conn_fd_keep(struct kr_reactor *r, struct kr__conn *c, int fd) {
 
 static void conn_open(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
                       struct kr__listener *l, const struct kr_addr *addrs, int fd) {
-    kr__conn_begin(r, c, slot, KR__CONN_OPEN);
+    kr__conn_begin(r, c, slot, KR__ACCEPTED);
     c->lingers = may_linger(r, l);
     if (!l || l->state != KR__LISTENER_OPEN) { /* nobody is there to serve it */
         kr__mark(arrived_at_nobody);
@@ -60,15 +61,14 @@ static void conn_open(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
     kr__count(&r->stats.accepts, 1);
     c->announced = true;
     kr__conn_stands(r, c);
-    if (c->ops->on_open)
-        c->ops->on_open(r, kr__conn_handle(c), c->user);
+    kr__tell_open(r, c);
 }
 
 void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l,
                      const struct kr_addr *addrs, int fd) {
     struct kr__conn *c = &r->conns.table[slot];
     kr__listener_took_slot(r, l);
-    if (kr__likely(c->state == KR__CONN_FREE)) {
+    if (kr__likely(kr__conn_is_free(c))) {
         conn_open(r, c, slot, l, addrs, fd);
         return;
     }
@@ -78,7 +78,7 @@ void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l
      * completion of CLOSE is lost, and nobody will succeed.) */
     if (fd >= 0)
         r->kernel->close(r->kernel, fd);
-    kr__assert(c->state == KR__CONN_CLOSING && !c->successor);
+    kr__assert(kr__conn_is_closing(c) && !c->successor);
     kr__mark(successor);
     c->successor = kr__owner_handle(&l->owner);
 }

@@ -10,6 +10,7 @@
 
 #include "base/sized.h"
 #include "conn/hooks.h"
+#include "conn/tell.h"
 #include "conn/zerocopy.h"
 #include "listen/listener.h"
 
@@ -22,7 +23,7 @@ void kr_drain_opts_init_sized(struct kr_drain_opts *opts, size_t size) {
 static bool is_told_later(const struct kr_reactor *r, const struct kr__conn *c) {
     bool goes_on = r->drain->opts.pairs && c->features & KR__PAIRED && !c->ops->on_shutdown;
     kr__mark_if(drain_leaves_a_pair, goes_on);
-    return c->state == KR__CONN_DETACHING || goes_on;
+    return kr__conn_is_detaching(c) || goes_on;
 }
 
 static bool in_background(const struct kr__conn *c) {
@@ -32,7 +33,7 @@ static bool in_background(const struct kr__conn *c) {
 static void tell(struct kr_reactor *r, struct kr__conn *c) {
     c->drain_told = true;
     if (c->ops->on_shutdown)
-        c->ops->on_shutdown(r, kr__conn_handle(c), c->user);
+        kr__tell_shutdown(r, c);
     else
         kr__conn_end(r, c, KR_CLOSE_LINGER, 0, KR_WHY_LOCAL);
 }
@@ -47,7 +48,7 @@ static unsigned walk(struct kr_reactor *r) {
         if (d->walked || d->at->drain_told || in_background(d->at))
             continue;
         d->at->drain_missed = is_told_later(r, d->at);
-        if (d->at->drain_missed || !kr__conn_lives(d->at))
+        if (d->at->drain_missed || !kr__conn_is_usable(d->at))
             continue;
         tell(r, d->at);
         told++;
@@ -60,7 +61,7 @@ static unsigned walk(struct kr_reactor *r) {
 static void drain_rejoins(struct kr_reactor *r, struct kr__conn *c) {
     if (c->features & KR__PAIRED)
         return;
-    bool drain_missed = c->drain_missed && kr__conn_lives(c);
+    bool drain_missed = c->drain_missed && kr__conn_is_usable(c);
     c->drain_missed = false;
     if (drain_missed)
         tell(r, c);
@@ -86,7 +87,7 @@ static void walk_again(struct kr__drain *d) {
 
 static void end_background(struct kr_reactor *r) {
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
-        if (kr__conn_stays(c))
+        if (kr__conn_is_served(c))
             kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_LOCAL);
     }
 }
@@ -137,7 +138,7 @@ void kr__drain_due(struct kr_reactor *r) {
     while (!r->drain->walked)
         walk(r);
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
-        if ((kr__conn_stays(c) || kr__conn_awaits(c)) && !in_background(c))
+        if ((kr__conn_is_served(c) || kr__conn_waits_for_peer(c)) && !in_background(c))
             cut_off(r, c);
     }
 }

@@ -67,6 +67,15 @@ static void put_owner(struct kr__dump *d, const struct kr__owner *o) {
         put(d, " dirty");
 }
 
+/* Why it does not receive. */
+static void put_reasons(struct kr__dump *d, unsigned reasons) {
+#define X(name, text) text,
+    static const char *const texts[] = {KR__REASONS(X)};
+#undef X
+    for (unsigned i = 0; i < sizeof texts / sizeof *texts; i++)
+        put_flag(d, reasons & 1u << i && 1u << i != KR__CLOSED, texts[i]);
+}
+
 static const char *conn_state_name(unsigned state) {
     static const char *const names[] = {
         [KR__CONN_FREE] = "free",         [KR__CONN_OPENING] = "opening",
@@ -99,15 +108,12 @@ static void put_conn(struct kr__dump *d, const struct kr_reactor *r, const struc
         put(d, " files %u", c->more->files->count);
     put_flag(d, c->features & KR__CONNECTING, "connecting");
     put_flag(d, c->polls_connect, "polls_connect");
-    put_flag(d, c->paused, "paused");
-    put_flag(d, c->blocked, "blocked");
-    put_flag(d, c->peer_full, "peer_full");
-    put_flag(d, c->starved, "starved");
+    put_reasons(d, kr__conn_reasons(c));
+    put_flag(d, c->blocked && c->forwarding, "blocked");
     put_flag(d, c->may_try, "may_try");
     put_flag(d, c->over_share, "over_share");
     put_flag(d, c->forwarding, "forwarding");
     put_flag(d, c->features & KR__PAIRED, "paired");
-    put_flag(d, c->eof, "eof");
     put_flag(d, c->half, "half");
     put_flag(d, c->fin, "fin");
     put_flag(d, c->reset, "reset");
@@ -177,7 +183,7 @@ void kr__dump_listeners(struct kr__dump *d, const struct kr_reactor *r) {
 
 void kr__dump_conns(struct kr__dump *d, const struct kr_reactor *r) {
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
-        if (c->state != KR__CONN_FREE)
+        if (!kr__conn_is_free(c))
             put_conn(d, r, c);
     }
 }

@@ -331,7 +331,7 @@ int kr_stats_read(const struct kr_reactor *r, struct kr_stats *ret, size_t size)
 
 static void end_conns(struct kr_reactor *r) {
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
-        if (kr__conn_stays(c))
+        if (kr__conn_is_served(c))
             kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_REACTOR);
     }
 }
@@ -439,7 +439,7 @@ static void clear_files(struct kr_reactor *r) {
     begin_callbacks(r);
     kr__forwards_settle(r);
     for (struct kr__conn *c = NULL; !kr__in_child(r) && (c = kr__conns_next(&r->conns, c));) {
-        if (c->state == KR__CONN_FREE)
+        if (kr__conn_is_free(c))
             continue;
         kr__slots_clear(&r->slots, c->owner.slot);
         kr__conn_gone(r, c);
@@ -483,7 +483,7 @@ static void close_copies(struct kr_reactor *r) {
     if (r->thread && r->thread != kr__thread)
         return;
     for (struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
-        if (c->state != KR__CONN_FREE)
+        if (!kr__conn_is_free(c))
             kr__conn_fd_drop(r, c);
     }
     for (unsigned i = 0; i < r->listeners->max; i++)

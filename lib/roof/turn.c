@@ -27,7 +27,7 @@
 #include "roof/turn.h"
 
 #include "conn/op.h"
-#include "conn/recv.h"
+#include "conn/show.h"
 #include "extra/detach.h"
 #include "extra/forward.h"
 #include "ring/tag.h"
@@ -137,7 +137,7 @@ static void show(struct kr_reactor *r) {
     kr__list_splice(&showing, &r->showing);
     struct kr__link *link;
     while (!kr__in_child(r) && (link = kr__list_pop(&showing)))
-        kr__recv_show(r, kr__container_of(link, struct kr__conn, wait));
+        kr__show_kept(r, kr__container_of(link, struct kr__conn, wait));
 }
 
 /* The wedge detector: at a blocking wait, everything alive has something that will move it on. */

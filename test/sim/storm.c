@@ -202,7 +202,7 @@ static const struct kr__sim_file *file_of(const struct storm *s, uint32_t slot) 
 /* Whether the kernel holds bytes for a connection which reads, and has given it none. One that rests
  * waits for a time, in which others may well be read that often (conn/rest.c). */
 static bool is_waiting(const struct storm *s, const struct kr__conn *c, struct wait *wait) {
-    if (!kr__conn_reads(c) || c->rests)
+    if (!kr__conn_may_receive(c) || c->rests)
         return false;
     const struct kr__sim_file *file = file_of(s, c->owner.slot);
     bool same = file && wait->taken == file->stream.taken && wait->life == c->owner.generation;
