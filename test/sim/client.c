@@ -9,7 +9,7 @@
 #define MS INT64_C(1000000)
 #define PIECE_MAX 8192u
 #define REST_MAX (200 * MS)
-#define PATIENCE 200 /* acts of a client in which nobody moved on: a wedge */
+#define PATIENCE 200 /* acts of a client in which nothing moved on: a wedge */
 #define PATIENT_REST (1000 * MS)
 
 unsigned char stream_byte(uint32_t id, uint64_t at) {
@@ -221,6 +221,22 @@ static bool move(struct client *c) {
     return moved;
 }
 
+/* A client may wait for a place while the server reads what one that is over has left: 2 bytes a
+ * turn where a buffer has 2 bytes, and the clock may leap in every turn. Bytes that the server
+ * receives are therefore progress too. What clients send is limited, so a wedge is still found.
+ * idle_acts does not count them: clients rest by it, and seeds would be other runs. */
+static void check_wedge(struct client *c) {
+    uint64_t progress = c->storm->moves + c->storm->before.bytes_in;
+    c->vain_acts = progress != c->seen_progress ? 0 : c->vain_acts + 1;
+    c->seen_progress = progress;
+    if (c->vain_acts > PATIENCE)
+        storm_fail(
+            __FILE__, __LINE__,
+            "a wedge: nothing moves, client %u waits since %u acts, sent %llu got %llu of %llu",
+            c->id, c->vain_acts, (unsigned long long)c->sent, (unsigned long long)c->got,
+            (unsigned long long)c->total);
+}
+
 static void act(struct kr_sim *sim, void *arg) {
     (void)sim;
     struct client *c = arg;
@@ -232,12 +248,7 @@ static void act(struct kr_sim *sim, void *arg) {
     c->storm->moves += moved;
     c->idle_acts = c->storm->moves != c->seen_moves ? 0 : c->idle_acts + 1;
     c->seen_moves = c->storm->moves;
-    if (c->idle_acts > PATIENCE)
-        storm_fail(
-            __FILE__, __LINE__,
-            "a wedge: nobody moves, client %u waits since %u acts, sent %llu got %llu of %llu",
-            c->id, c->idle_acts, (unsigned long long)c->sent, (unsigned long long)c->got,
-            (unsigned long long)c->total);
+    check_wedge(c);
     if (!c->over)
         act_later(c);
 }

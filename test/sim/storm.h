@@ -197,8 +197,10 @@ struct client {
     bool local;
     bool heard; /* the end of what it gets, while it still sends */
     uint64_t total, sent, got;
-    unsigned idle_acts; /* since anybody has moved on */
+    unsigned idle_acts; /* since any client has moved on: it rests longer */
     uint64_t seen_moves;
+    unsigned vain_acts; /* since any client has moved on, or the server received bytes */
+    uint64_t seen_progress;
     uint64_t quits_at;  /* a rude one: bytes sent */
     int file;           /* what it sends descriptors of; -1: none */
 };
