@@ -73,6 +73,9 @@ enum {
 #define X(name, target, traits) | ((traits)&KR__AWAITED ? 1 << KR__VERB_##name : 0)
     KR__VERBS_AWAITED = 0 KR__VERBS(X),
 #undef X
+#define X(name, target, traits) | ((traits)&KR__MANY ? 1 << KR__VERB_##name : 0)
+    KR__VERBS_OF_MANY = 0 KR__VERBS(X),
+#undef X
 #define X(name, target, traits) | ((traits)&KR__RUNS_ON ? 1 << KR__VERB_##name : 0)
     KR__VERBS_THAT_RUN_ON = 0 KR__VERBS(X),
 #undef X

@@ -92,6 +92,21 @@ static void let_others(struct kr_reactor *r, struct kr__owner *o) {
     kr__list_push(&r->dirty, &o->dirty);
 }
 
+static void armed_all(struct kr_reactor *r, struct kr__owner *o, bool again) {
+    kr__link_off(&o->dirty);
+    if (kr__unlikely(again))
+        kr__list_push(&r->again, &o->dirty);
+    kr__mark_if(asked_again, again);
+}
+
+/* Most want one request, by which they send or receive. To make it brings no other wish, unless several
+ * of its verb may be in flight; so its owner need not be asked again. */
+static bool is_all(const struct kr__wants *wants) {
+    const uint32_t moving = (KR__VERBS_THAT_SEND | KR__VERBS_THAT_RECEIVE) & ~KR__VERBS_OF_MANY;
+    bool one = !(wants->start & (wants->start - 1)) && !wants->cancel;
+    return one && wants->start & moving;
+}
+
 /* False when the SQ was full before all was armed; otherwise the owner is off the dirty list. */
 static bool arm_owner(struct kr_reactor *r, struct kr__owner *o) {
     const struct kr__kind_row *kind = &r->kinds[o->kind];
@@ -100,10 +115,7 @@ static bool arm_owner(struct kr_reactor *r, struct kr__owner *o) {
     for (bool some = false;; some = true) {
         struct kr__wants wants = kind->wants(r, o);
         if (!(wants.start | wants.cancel)) {
-            kr__link_off(&o->dirty);
-            if (kr__unlikely(wants.again))
-                kr__list_push(&r->again, &o->dirty);
-            kr__mark_if(asked_again, wants.again);
+            armed_all(r, o, wants.again);
             return true;
         }
         struct io_uring_sqe *sqe = kr__ring_sqe(&r->ring);
@@ -117,6 +129,14 @@ static bool arm_owner(struct kr_reactor *r, struct kr__owner *o) {
             cancel(r, o, (enum kr__verb)__builtin_ctz(wants.cancel), sqe);
         else
             start(r, o, (enum kr__verb)__builtin_ctz(wants.start), sqe);
+        if (kr__likely(is_all(&wants))) {
+            if (KR_CHECKED) {
+                struct kr__wants rest = kind->wants(r, o);
+                kr__assert(!(rest.start | rest.cancel) && rest.again == wants.again);
+            }
+            armed_all(r, o, wants.again);
+            return true;
+        }
     }
 }
 
