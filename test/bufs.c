@@ -31,12 +31,12 @@ static void *play_map(const struct kr__kernel *k, size_t size, enum kr__map how)
         return NULL;
     maps_left--;
     maps_out++;
-    return kr__linux.map(k, size, how);
+    return kr__linux.process.map(k, size, how);
 }
 
 static void play_unmap(const struct kr__kernel *k, void *pages, size_t size) {
     maps_out--;
-    kr__linux.unmap(k, pages, size);
+    kr__linux.process.unmap(k, pages, size);
 }
 
 /* A buffer pool with the kernel's side of it. */
@@ -50,9 +50,9 @@ struct pool {
 
 static int pool_open(struct pool *p, unsigned count, size_t size) {
     *p = (struct pool){.kernel = kr__linux};
-    p->kernel.reg = play_register;
-    p->kernel.map = play_map;
-    p->kernel.unmap = play_unmap;
+    p->kernel.ring.reg = play_register;
+    p->kernel.process.map = play_map;
+    p->kernel.process.unmap = play_unmap;
     p->ring.kernel = &p->kernel;
     p->mem = mem_of(&bank);
     return kr__bufs_init(&p->bufs, &p->ring, &p->mem, count, size);

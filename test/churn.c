@@ -379,14 +379,14 @@ static size_t mapped;
 
 static void *counted_map(const struct kr__kernel *k, size_t size, enum kr__map how) {
     mapped += size;
-    return kr__linux.map(k, size, how);
+    return kr__linux.process.map(k, size, how);
 }
 
 /* Bytes of all that a reactor of so many connections has mapped and allocated before the first of
  * them. */
 static size_t tables_of(unsigned conn_max) {
     struct kr__kernel kernel = kr__linux;
-    kernel.map = counted_map;
+    kernel.process.map = counted_map;
     struct kr_config config = test_config();
     config.taskrun = (enum kr_taskrun)tap_variant()->mode;
     config.conn_max = conn_max;

@@ -17,7 +17,7 @@ static int64_t still_clock(const struct kr__kernel *k) {
 
 static const struct kr__kernel *still_kernel(void) {
     still.kernel = kr__linux;
-    still.kernel.clock = still_clock;
+    still.kernel.process.clock = still_clock;
     still.now = HOUR;
     return &still.kernel;
 }

@@ -49,19 +49,19 @@ static int strike(const struct kr__kernel *k, enum call call) {
 static int door_ring_open(const struct kr__kernel *k, struct io_uring *ring, unsigned entries,
                           struct io_uring_params *params) {
     int rc = strike(k, RING_OPEN);
-    rc = rc < 0 ? rc : kr__linux.ring_open(&kr__linux, ring, entries, params);
+    rc = rc < 0 ? rc : kr__linux.ring.open(&kr__linux, ring, entries, params);
     door_of(k)->held += rc >= 0;
     return rc;
 }
 
 static int door_ring_bind(const struct kr__kernel *k, struct io_uring *ring, bool *registered) {
     int rc = strike(k, RING_BIND);
-    return rc < 0 ? rc : kr__linux.ring_bind(&kr__linux, ring, registered);
+    return rc < 0 ? rc : kr__linux.ring.bind(&kr__linux, ring, registered);
 }
 
 static void door_ring_close(const struct kr__kernel *k, struct io_uring *ring, bool registered,
                             bool child) {
-    kr__linux.ring_close(&kr__linux, ring, registered, child);
+    kr__linux.ring.close(&kr__linux, ring, registered, child);
     door_of(k)->held--;
 }
 
@@ -83,8 +83,8 @@ static int door_enter(const struct kr__kernel *k, struct io_uring *ring, unsigne
     bool one = submit > 1 && door_of(k)->call == ENTER_SHORT && strike(k, ENTER_SHORT) < 0;
     see_requests(door_of(k), ring, one ? 1 : submit);
     if (one)
-        return kr__linux.enter(&kr__linux, ring, 1, 0, flags, NULL);
-    return kr__linux.enter(&kr__linux, ring, submit, wait_for, flags, arg);
+        return kr__linux.ring.enter(&kr__linux, ring, 1, 0, flags, NULL);
+    return kr__linux.ring.enter(&kr__linux, ring, submit, wait_for, flags, arg);
 }
 
 static enum call call_of(unsigned opcode) {
@@ -107,12 +107,12 @@ static enum call call_of(unsigned opcode) {
 static int door_reg(const struct kr__kernel *k, struct io_uring *ring, unsigned opcode,
                     const void *arg, unsigned count) {
     int rc = strike(k, call_of(opcode));
-    return rc < 0 ? rc : kr__linux.reg(&kr__linux, ring, opcode, arg, count);
+    return rc < 0 ? rc : kr__linux.ring.reg(&kr__linux, ring, opcode, arg, count);
 }
 
 static void *door_map(const struct kr__kernel *k, size_t size, enum kr__map how) {
     bool fails = (how != KR__MAP_PLAIN || !door_of(k)->advice) && strike(k, MAP) < 0;
-    void *pages = fails ? NULL : kr__linux.map(&kr__linux, size, how);
+    void *pages = fails ? NULL : kr__linux.process.map(&kr__linux, size, how);
     door_of(k)->held += pages != NULL;
     if (fails)
         errno = door_of(k)->error;
@@ -120,41 +120,41 @@ static void *door_map(const struct kr__kernel *k, size_t size, enum kr__map how)
 }
 
 static void door_unmap(const struct kr__kernel *k, void *pages, size_t size) {
-    kr__linux.unmap(&kr__linux, pages, size);
+    kr__linux.process.unmap(&kr__linux, pages, size);
     door_of(k)->held--;
 }
 
 static int door_listen(const struct kr__kernel *k, const struct kr__listen_plan *plan,
                        struct kr_addr *bound) {
     int rc = strike(k, LISTEN);
-    return own(door_of(k), rc < 0 ? rc : kr__linux.listen(&kr__linux, plan, bound));
+    return own(door_of(k), rc < 0 ? rc : kr__linux.socket.listen(&kr__linux, plan, bound));
 }
 
 static int door_listen_fd(const struct kr__kernel *k, int fd, const struct kr__listen_plan *plan,
                           struct kr_addr *bound) {
     int rc = strike(k, LISTEN_FD);
-    return rc < 0 ? rc : kr__linux.listen_fd(&kr__linux, fd, plan, bound);
+    return rc < 0 ? rc : kr__linux.socket.listen_fd(&kr__linux, fd, plan, bound);
 }
 
 static int door_path_id(const struct kr__kernel *k, const struct kr_addr *addr,
                         struct kr__path_id *ret) {
     int rc = strike(k, PATH_ID);
-    return rc < 0 ? rc : kr__linux.path_id(&kr__linux, addr, ret);
+    return rc < 0 ? rc : kr__linux.socket.path_id(&kr__linux, addr, ret);
 }
 
 static int door_path_dir(const struct kr__kernel *k, const struct kr_addr *addr) {
     int rc = strike(k, PATH_DIR);
-    return own(door_of(k), rc < 0 ? rc : kr__linux.path_dir(&kr__linux, addr));
+    return own(door_of(k), rc < 0 ? rc : kr__linux.socket.path_dir(&kr__linux, addr));
 }
 
 static int door_socket(const struct kr__kernel *k, const struct kr__socket_plan *plan) {
     int rc = strike(k, SOCKET);
-    return own(door_of(k), rc < 0 ? rc : kr__linux.socket(&kr__linux, plan));
+    return own(door_of(k), rc < 0 ? rc : kr__linux.socket.open(&kr__linux, plan));
 }
 
 static int door_connect(const struct kr__kernel *k, int fd, const struct kr_addr *addr) {
     int rc = strike(k, CONNECT);
-    return rc < 0 ? rc : kr__linux.connect(&kr__linux, fd, addr);
+    return rc < 0 ? rc : kr__linux.socket.connect(&kr__linux, fd, addr);
 }
 
 static int door_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *peer,
@@ -162,62 +162,62 @@ static int door_sock_addrs(const struct kr__kernel *k, int fd, struct kr_addr *p
     if (!door_of(k)->dials)
         own(door_of(k), fd);
     int rc = strike(k, SOCK_ADDRS);
-    return rc < 0 ? rc : kr__linux.sock_addrs(&kr__linux, fd, peer, local);
+    return rc < 0 ? rc : kr__linux.socket.addrs(&kr__linux, fd, peer, local);
 }
 
 static int door_pipe_end(const struct kr__kernel *k, int fd) {
     int rc = strike(k, PIPE_END);
-    return rc < 0 ? rc : kr__linux.pipe_end(&kr__linux, fd);
+    return rc < 0 ? rc : kr__linux.file.pipe_end(&kr__linux, fd);
 }
 
 static int door_pipe_quiet(const struct kr__kernel *k, bool newest) {
     int rc = strike(k, PIPE_QUIET);
-    return rc < 0 ? rc : kr__linux.pipe_quiet(&kr__linux, newest);
+    return rc < 0 ? rc : kr__linux.file.pipe_flags(&kr__linux, newest);
 }
 
 static int door_pipe_own(const struct kr__kernel *k, int fd, bool nameless_too) {
     int rc = strike(k, PIPE_OWN);
-    return own(door_of(k), rc < 0 ? rc : kr__linux.pipe_own(&kr__linux, fd, nameless_too));
+    return own(door_of(k), rc < 0 ? rc : kr__linux.file.pipe_reopen(&kr__linux, fd, nameless_too));
 }
 
 static int door_dup(const struct kr__kernel *k, int fd) {
     int rc = strike(k, DUP);
-    return own(door_of(k), rc < 0 ? rc : kr__linux.dup(&kr__linux, fd));
+    return own(door_of(k), rc < 0 ? rc : kr__linux.file.dup(&kr__linux, fd));
 }
 
 static int door_file_size(const struct kr__kernel *k, int fd, uint64_t *ret) {
     int rc = strike(k, FILE_SIZE);
-    return rc < 0 ? rc : kr__linux.file_size(&kr__linux, fd, ret);
+    return rc < 0 ? rc : kr__linux.file.size(&kr__linux, fd, ret);
 }
 
 static int door_file_read(const struct kr__kernel *k, int fd, void *to, size_t size,
                           uint64_t offset) {
     int rc = strike(k, FILE_READ);
-    return rc < 0 ? rc : kr__linux.file_read(&kr__linux, fd, to, size, offset);
+    return rc < 0 ? rc : kr__linux.file.read(&kr__linux, fd, to, size, offset);
 }
 
 /* A descriptor that comes through the ring is first seen here. */
 static int door_sock_end(const struct kr__kernel *k, int fd) {
     own(door_of(k), fd);
     int rc = strike(k, SOCK_END);
-    return rc < 0 ? rc : kr__linux.sock_end(&kr__linux, fd);
+    return rc < 0 ? rc : kr__linux.socket.shutdown(&kr__linux, fd);
 }
 
 static int door_close(const struct kr__kernel *k, int fd) {
     int rc = strike(k, CLOSE);
     disown(door_of(k), fd);
-    CHECK_OK(kr__linux.close(&kr__linux, fd));
+    CHECK_OK(kr__linux.file.close(&kr__linux, fd));
     return rc;
 }
 
 static int door_wake_open(const struct kr__kernel *k) {
     int rc = strike(k, WAKE_OPEN);
-    return own(door_of(k), rc < 0 ? rc : kr__linux.wake_open(&kr__linux));
+    return own(door_of(k), rc < 0 ? rc : kr__linux.file.wake_open(&kr__linux));
 }
 
 static int door_wake_send(const struct kr__kernel *k, int fd) {
     int rc = strike(k, WAKE_SEND);
-    return rc < 0 ? rc : kr__linux.wake_send(&kr__linux, fd);
+    return rc < 0 ? rc : kr__linux.file.wake_send(&kr__linux, fd);
 }
 
 static uint64_t door_nofile(const struct kr__kernel *k) {
@@ -263,35 +263,35 @@ struct door *door_open(void) {
         .alloc = {.alloc = door_alloc, .free = door_free, .ctx = &door},
     };
     struct kr__kernel *k = &door.kernel;
-    k->ring_open = door_ring_open;
-    k->ring_bind = door_ring_bind;
-    k->ring_close = door_ring_close;
-    k->enter = door_enter;
-    k->reg = door_reg;
-    k->map = door_map;
-    k->unmap = door_unmap;
-    k->listen = door_listen;
-    k->listen_fd = door_listen_fd;
-    k->path_id = door_path_id;
-    k->path_dir = door_path_dir;
-    k->socket = door_socket;
-    k->connect = door_connect;
-    k->sock_addrs = door_sock_addrs;
-    k->pipe_end = door_pipe_end;
-    k->pipe_quiet = door_pipe_quiet;
-    k->pipe_own = door_pipe_own;
-    k->dup = door_dup;
-    k->file_size = door_file_size;
-    k->file_read = door_file_read;
-    k->sock_end = door_sock_end;
-    k->close = door_close;
-    k->wake_open = door_wake_open;
-    k->wake_send = door_wake_send;
-    k->limit_nofile = door_nofile;
-    k->limit_memlock = door_memlock;
-    k->limit_as = door_as;
-    k->limit_data = door_data;
-    k->sysctl_disabled = door_sysctl;
+    k->ring.open = door_ring_open;
+    k->ring.bind = door_ring_bind;
+    k->ring.close = door_ring_close;
+    k->ring.enter = door_enter;
+    k->ring.reg = door_reg;
+    k->process.map = door_map;
+    k->process.unmap = door_unmap;
+    k->socket.listen = door_listen;
+    k->socket.listen_fd = door_listen_fd;
+    k->socket.path_id = door_path_id;
+    k->socket.path_dir = door_path_dir;
+    k->socket.open = door_socket;
+    k->socket.connect = door_connect;
+    k->socket.addrs = door_sock_addrs;
+    k->file.pipe_end = door_pipe_end;
+    k->file.pipe_flags = door_pipe_quiet;
+    k->file.pipe_reopen = door_pipe_own;
+    k->file.dup = door_dup;
+    k->file.size = door_file_size;
+    k->file.read = door_file_read;
+    k->socket.shutdown = door_sock_end;
+    k->file.close = door_close;
+    k->file.wake_open = door_wake_open;
+    k->file.wake_send = door_wake_send;
+    k->process.limit_nofile = door_nofile;
+    k->process.limit_memlock = door_memlock;
+    k->process.limit_as = door_as;
+    k->process.limit_data = door_data;
+    k->process.sysctl_disabled = door_sysctl;
     return &door;
 }
 

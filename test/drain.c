@@ -267,7 +267,7 @@ static int64_t still_clock(const struct kr__kernel *k) {
 TEST_EACH(drain_cuts_off_who_stays) {
     static char bytes[8 << 20];
     struct kr__kernel kernel = kr__linux;
-    kernel.clock = still_clock;
+    kernel.process.clock = still_clock;
     still_now = HOUR;
     house = (struct house){.r = test_reactor_on(&kernel, NULL)};
     struct kr_listen_opts opts = test_listen_opts();

@@ -248,14 +248,14 @@ static int moody_enter(const struct kr__kernel *k, struct io_uring *ring, unsign
     if (mood < 3)
         return refusals[mood];
     if (mood == 3 && submit > 1)
-        return kr__linux.enter(k, ring, 1, 0, flags, NULL);
-    return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+        return kr__linux.ring.enter(k, ring, 1, 0, flags, NULL);
+    return kr__linux.ring.enter(k, ring, submit, wait_for, flags, arg);
 }
 
 /* Ours: interrupted, refused and short enters lose no request and no byte. */
 TEST_EACH(echo_survives_a_moody_kernel) {
     struct kr__kernel kernel = kr__linux;
-    kernel.enter = moody_enter;
+    kernel.ring.enter = moody_enter;
     struct kr_config config = test_buffers(8, 1000);
     struct kr_reactor *r = test_reactor_on(&kernel, &config);
     moody = true;
@@ -274,7 +274,7 @@ static bool losing;
 static int losing_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
                         unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
     if (!losing)
-        return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+        return kr__linux.ring.enter(k, ring, submit, wait_for, flags, arg);
     losing = false;
     return -EBADR;
 }
@@ -283,7 +283,7 @@ static int losing_enter(const struct kr__kernel *k, struct io_uring *ring, unsig
  * kr_run, unaltered; the reactor can still be freed. */
 TEST_EACH(echo_lost_completions_are_told) {
     struct kr__kernel kernel = kr__linux;
-    kernel.enter = losing_enter;
+    kernel.ring.enter = losing_enter;
     struct kr_reactor *r = test_reactor_on(&kernel, NULL);
     struct test_echo client = {.seed = 1, .total = 100};
     client.fd = test_connect(test_listen(r, NULL, NULL, &test_echo_ops, NULL));

@@ -363,7 +363,7 @@ static int loser_enter(const struct kr__kernel *k, struct io_uring *ring, unsign
                        unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
     struct loser *l = (struct loser *)(uintptr_t)k;
     bool loses = !l->has_lost && receives_fds(ring, submit);
-    int rc = kr__linux.enter(&kr__linux, ring, submit, wait_for, flags, arg);
+    int rc = kr__linux.ring.enter(&kr__linux, ring, submit, wait_for, flags, arg);
     if (!loses)
         return rc;
     l->has_lost = true;
@@ -376,7 +376,7 @@ static int loser_enter(const struct kr__kernel *k, struct io_uring *ring, unsign
  * closed. */
 TEST_EACH(fds_of_a_lost_completion_are_closed) {
     struct loser loser = {.kernel = kr__linux};
-    loser.kernel.enter = loser_enter;
+    loser.kernel.ring.enter = loser_enter;
     struct kr_reactor *r = test_reactor_on(&loser.kernel, NULL);
     int peer = begin(r, &one, 8), file = file_new(), before = tap_fd_count();
     peer_send(peer, "hello", (const int[]){file, file}, 2);

@@ -222,7 +222,7 @@ static bool all_receive(const struct town *t, unsigned count) {
  * request is whole it costs its smallest block. The clock is the test's, so no second is spent. */
 TEST_EACH(hostile_tricklers_are_served_and_the_silent_go) {
     struct kr__kernel kernel = kr__linux;
-    kernel.clock = virtual_clock;
+    kernel.process.clock = virtual_clock;
     virtual_now = SECOND;
     struct kr_listen_opts opts = echo_opts();
     opts.conn.idle_ns = IDLE_S * SECOND;

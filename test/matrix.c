@@ -114,7 +114,7 @@ static int thief_enter(const struct kr__kernel *k, struct io_uring *ring, unsign
             cancelled[count++] = target;
         CHECK_LT(count, (unsigned)THEFTS);
     }
-    int rc = kr__linux.enter(&kr__linux, ring, submit, count ? 0 : wait_for, flags, arg);
+    int rc = kr__linux.ring.enter(&kr__linux, ring, submit, count ? 0 : wait_for, flags, arg);
     for (unsigned i = 0; i < count; i++)
         complete_all(w, cancelled[i], -ECANCELED);
     return rc;
@@ -225,7 +225,7 @@ struct world *world_begin_with(enum accepting accepting, uint32_t steal, unsigne
     static struct world world;
     struct world *w = &world;
     *w = (struct world){.kernel = kr__linux, .steal = steal};
-    w->kernel.enter = thief_enter;
+    w->kernel.ring.enter = thief_enter;
     struct kr_config config = test_config();
     config.sq_entries = 32;
     config.cq_entries = 128;

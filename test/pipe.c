@@ -45,7 +45,7 @@ const struct kr_conn_ops ops = {.on_open = on_open,
 
 void hush(void) {
     bool quiet = tap_variant()->caps_mask & KR__CAP_QUIET_PIPES &&
-                 kr__linux.pipe_quiet(&kr__linux, true) > 0;
+                 kr__linux.file.pipe_flags(&kr__linux, true) > 0;
     CHECK(signal(SIGPIPE, quiet ? SIG_DFL : SIG_IGN) != SIG_ERR);
 }
 
@@ -296,7 +296,7 @@ TEST_EACH(pipe_that_would_raise_a_signal_is_refused) {
     struct kr_reactor *r = test_reactor(NULL);
     struct seen s = {0};
     bool quiet = tap_variant()->caps_mask & KR__CAP_QUIET_PIPES &&
-                 kr__linux.pipe_quiet(&kr__linux, true) > 0;
+                 kr__linux.file.pipe_flags(&kr__linux, true) > 0;
     int ends[2];
     CHECK_SYS(pipe2(ends, O_CLOEXEC));
     CHECK(signal(SIGPIPE, SIG_DFL) != SIG_ERR);

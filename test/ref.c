@@ -225,13 +225,13 @@ static bool losing;
 /* As if the kernel had lost everything, for good. */
 static int losing_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
                         unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
-    return losing ? -EBADR : kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+    return losing ? -EBADR : kr__linux.ring.enter(k, ring, submit, wait_for, flags, arg);
 }
 
 /* Ours: even of a kernel that has lost completions the loans come back, before on_close, once. */
 TEST_EACH(ref_comes_back_when_completions_are_lost) {
     struct kr__kernel kernel = kr__linux;
-    kernel.enter = losing_enter;
+    kernel.ring.enter = losing_enter;
     struct pair p = pair_on(&kernel, NULL, 4096);
     CHECK_OK(lend_copy(p.r, p.lender, 1000));
     for (unsigned i = 0; i < 5; i++)
@@ -405,13 +405,13 @@ static int seeing_enter(const struct kr__kernel *k, struct io_uring *ring, unsig
                         unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
     for (unsigned i = 0; i < submit; i++)
         see(&ring->sq.sqes[(*ring->sq.khead + i) & *ring->sq.kring_mask]);
-    return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+    return kr__linux.ring.enter(k, ring, submit, wait_for, flags, arg);
 }
 
 static struct pair pair_seen(void) {
     static struct kr__kernel kernel;
     kernel = kr__linux;
-    kernel.enter = seeing_enter;
+    kernel.ring.enter = seeing_enter;
     struct pair p = pair_on(&kernel, NULL, 0);
     seen = (struct sendings){0};
     return p;

@@ -57,7 +57,7 @@ static void test_init(struct queue_test *t) {
     t->q = (struct kr__sendq){NULL, NULL};
     t->front = t->back = 0;
     t->lent = t->told = 0;
-    t->kernel = (struct kr__kernel){.dup = test_dup, .close = test_close_fd};
+    t->kernel = (struct kr__kernel){.file.dup = test_dup, .file.close = test_close_fd};
     t->bufs.kernel = &t->kernel;
     t->fds = 0;
     t->gift_count = t->given = 0;

@@ -371,13 +371,13 @@ static void refused_memory(int error) {
 static void refused_ring(int error) {
     struct io_uring ring;
     struct io_uring_params params = {0};
-    CHECK_ERR(kr__linux.ring_open(&kr__linux, &ring, 8, &params), error);
+    CHECK_ERR(kr__linux.ring.open(&kr__linux, &ring, 8, &params), error);
 }
 
 static void refused_pages(int error) {
     (void)error;
-    CHECK(!kr__linux.map(&kr__linux, 4096, KR__MAP_WIPE));
-    CHECK(!kr__linux.map(&kr__linux, 4096, KR__MAP_KEEP));
+    CHECK(!kr__linux.process.map(&kr__linux, 4096, KR__MAP_WIPE));
+    CHECK(!kr__linux.process.map(&kr__linux, 4096, KR__MAP_KEEP));
 }
 
 static void works_unsure(int error) {
@@ -413,7 +413,7 @@ static void refused_listen(int error) {
     struct kr_conn_opts conn = test_conn_opts();
     struct kr__listen_plan plan = {
         .addr = &addr, .backlog = 8, .reuse_addr = true, .reuse_port = true, .conn = &conn};
-    CHECK_ERR(kr__linux.listen(&kr__linux, &plan, &bound), error);
+    CHECK_ERR(kr__linux.socket.listen(&kr__linux, &plan, &bound), error);
 }
 
 /* Ours: whichever system call of a listener's making is refused, its error is the answer, and the
@@ -428,7 +428,7 @@ static int connected;
 
 static void refused_addrs(int error) {
     struct kr_addr peer, local;
-    CHECK_ERR(kr__linux.sock_addrs(&kr__linux, connected, &peer, &local), error);
+    CHECK_ERR(kr__linux.socket.addrs(&kr__linux, connected, &peer, &local), error);
 }
 
 /* Ours: a connection one of whose addresses may not be asked has none. */
@@ -443,13 +443,13 @@ TEST(filter_on_addresses) {
 
 static void refused_limits(int error) {
     (void)error;
-    CHECK_EQ(kr__linux.limit_nofile(&kr__linux), 0u);
-    CHECK_EQ(kr__linux.limit_memlock(&kr__linux), 0u);
+    CHECK_EQ(kr__linux.process.limit_nofile(&kr__linux), 0u);
+    CHECK_EQ(kr__linux.process.limit_memlock(&kr__linux), 0u);
 }
 
 static void refused_sysctl(int error) {
     (void)error;
-    CHECK_EQ(kr__linux.sysctl_disabled(&kr__linux), -1);
+    CHECK_EQ(kr__linux.process.sysctl_disabled(&kr__linux), -1);
 }
 
 /* Ours: limits that may not be asked are taken for none, and so is a sysctl that cannot be read. */

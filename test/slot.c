@@ -132,7 +132,7 @@ static bool closes_what_accepts(const struct io_uring_cqe *a, const struct io_ur
 static int overtaking_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
                             unsigned wait_for, unsigned flags,
                             const struct kr__getevents_arg *arg) {
-    int rc = kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+    int rc = kr__linux.ring.enter(k, ring, submit, wait_for, flags, arg);
     unsigned mask = *ring->cq.kring_mask, head = *ring->cq.khead;
     unsigned tail = __atomic_load_n(ring->cq.ktail, __ATOMIC_ACQUIRE);
     for (unsigned i = head; i != tail; i++) {
@@ -152,7 +152,7 @@ static int overtaking_enter(const struct kr__kernel *k, struct io_uring *ring, u
 
 static struct kr__kernel overtaking_kernel(void) {
     struct kr__kernel kernel = kr__linux;
-    kernel.enter = overtaking_enter;
+    kernel.ring.enter = overtaking_enter;
     overtakings = 0;
     return kernel;
 }

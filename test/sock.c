@@ -37,7 +37,7 @@ static void look(int fd) {
 }
 
 static int look_socket(const struct kr__kernel *k, const struct kr__socket_plan *plan) {
-    int fd = kr__linux.socket(k, plan);
+    int fd = kr__linux.socket.open(k, plan);
     if (fd >= 0) {
         look(fd);
         seen.made++;
@@ -49,13 +49,13 @@ static int look_addrs(const struct kr__kernel *k, int fd, struct kr_addr *peer,
                       struct kr_addr *local) {
     look(fd);
     seen.accepted++;
-    return kr__linux.sock_addrs(k, fd, peer, local);
+    return kr__linux.socket.addrs(k, fd, peer, local);
 }
 
 static struct kr_reactor *begin(void) {
     door = kr__linux;
-    door.socket = look_socket;
-    door.sock_addrs = look_addrs;
+    door.socket.open = look_socket;
+    door.socket.addrs = look_addrs;
     seen = (struct seen){0};
     return test_reactor_on(&door, NULL);
 }

@@ -13,7 +13,7 @@ struct still still;
 /* The clock moves by so much inside the next wait. */
 static int still_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
                        unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
-    int rc = kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+    int rc = kr__linux.ring.enter(k, ring, submit, wait_for, flags, arg);
     if (wait_for) {
         still.now += still.wait_ns;
         still.wait_ns = 0;
@@ -41,8 +41,8 @@ struct kr_config small_turns(void) {
 
 struct kr_reactor *still_reactor(const struct kr_config *config) {
     still.kernel = kr__linux;
-    still.kernel.clock = still_clock;
-    still.kernel.enter = still_enter;
+    still.kernel.process.clock = still_clock;
+    still.kernel.ring.enter = still_enter;
     still.now = HOUR;
     return test_reactor_on(&still.kernel, config);
 }

@@ -450,7 +450,7 @@ struct old {
 static int old_open(const struct kr__kernel *k, struct io_uring *ring, unsigned entries,
                     struct io_uring_params *params) {
     (void)k;
-    int rc = kr__linux.ring_open(&kr__linux, ring, entries, params);
+    int rc = kr__linux.ring.open(&kr__linux, ring, entries, params);
     params->features &= KR__FEAT_RW_ATTR - 1;
     return rc;
 }
@@ -459,7 +459,7 @@ static int old_reg(const struct kr__kernel *k, struct io_uring *ring, unsigned o
                    const void *arg, unsigned count) {
     struct old *old = kr__container_of(k, struct old, kernel);
     if (opcode != KR__REGISTER_MEM_REGION)
-        return kr__linux.reg(&kr__linux, ring, opcode, arg, count);
+        return kr__linux.ring.reg(&kr__linux, ring, opcode, arg, count);
     old->asked++;
     return old->answer;
 }
@@ -467,8 +467,8 @@ static int old_reg(const struct kr__kernel *k, struct io_uring *ring, unsigned o
 static enum kr_table table_of(int answer, unsigned caps, unsigned *asked) {
     static struct old old;
     old = (struct old){.kernel = kr__linux, .answer = answer};
-    old.kernel.ring_open = old_open;
-    old.kernel.reg = old_reg;
+    old.kernel.ring.open = old_open;
+    old.kernel.ring.reg = old_reg;
     struct kr_config config = test_config();
     struct kr_reactor *r;
     CHECK_OK(kr__reactor_new(&r, &config, NULL, &old.kernel, caps));
@@ -518,13 +518,14 @@ TEST(unknown_table_is_refused) {
 static int sparing_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
                          unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
     (void)k;
-    return kr__linux.enter(&kr__linux, ring, submit ? 1 : 0, submit > 1 ? 0 : wait_for, flags, arg);
+    return kr__linux.ring.enter(&kr__linux, ring, submit ? 1 : 0, submit > 1 ? 0 : wait_for, flags,
+                                arg);
 }
 
 static int refusing_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
                           unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
     (void)k;
-    return submit ? -ENOMEM : kr__linux.enter(&kr__linux, ring, 0, wait_for, flags, arg);
+    return submit ? -ENOMEM : kr__linux.ring.enter(&kr__linux, ring, 0, wait_for, flags, arg);
 }
 
 static struct kr_reactor *reactor_behind(struct kr__kernel *kernel) {
@@ -541,7 +542,7 @@ TEST_EACH(short_submits_are_translated_once) {
     house.echo = true;
     struct kr__kernel kernel;
     struct kr_reactor *r = reactor_behind(&kernel);
-    kernel.enter = sparing_enter;
+    kernel.ring.enter = sparing_enter;
     uint16_t port = test_listen(r, NULL, NULL, &house_ops, &house);
     int fds[8];
     for (unsigned i = 0; i < 8; i++)
@@ -572,7 +573,7 @@ TEST_EACH(unsubmitted_close_leaves_no_descriptor) {
     CHECK_OK(kr_conn_pause(r, house.lives[0].conn));
     test_rest(r, (struct test_levels){.conns = 1, .listeners = 1, .paused = 1});
     life_close(r, &house.lives[0], KR_CLOSE_NOW);
-    kernel.enter = refusing_enter;
+    kernel.ring.enter = refusing_enter;
     CHECK_ERR(kr_step(r, 0), ENOMEM);
     test_reactor_free(r);
     CHECK_EQ(test_recv_end(NULL, fd, NULL), 0);

@@ -335,14 +335,14 @@ static int seeing_enter(const struct kr__kernel *k, struct io_uring *ring, unsig
                         unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
     for (unsigned i = 0; i < submit; i++)
         see(&ring->sq.sqes[(*ring->sq.khead + i) & *ring->sq.kring_mask]);
-    return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+    return kr__linux.ring.enter(k, ring, submit, wait_for, flags, arg);
 }
 
 /* Ours: a queue of both kinds goes in turns, a send for each run of one kind, corked but for the
  * last. */
 TEST_EACH(zerocopy_goes_in_runs) {
     struct kr__kernel kernel = kr__linux;
-    kernel.enter = seeing_enter;
+    kernel.ring.enter = seeing_enter;
     struct pair p = pair_on(&kernel, 30000 * MS);
     memset(kinds, 0, sizeof kinds);
     corks = 0;

@@ -106,7 +106,7 @@ void kr__conn_stands(struct kr_reactor *r, struct kr__conn *c) {
 void kr__conn_count(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline which) {
     if (c->features & KR__CONNECTING) /* they begin when it stands */
         return;
-    *since_of(c, which) = r->kernel->clock(r->kernel);
+    *since_of(c, which) = r->kernel->process.clock(r->kernel);
     int64_t at = due_at(c, which);
     bool filed = kr__heap_filed(&c->deadline.node);
     if (at == KR__NEVER || (filed && kr__heap_at(&r->timers.deadlines, &c->deadline.node) <= at))
@@ -152,7 +152,7 @@ static void timed_out(struct kr_reactor *r, struct kr__conn *c, enum kr_deadline
         return;
     }
     kr__mark(deadline_told);
-    *since_of(c, which) = r->kernel->clock(r->kernel);
+    *since_of(c, which) = r->kernel->process.clock(r->kernel);
     kr__conn_watch(r, c);
     kr__tell_timeout(r, c, which);
 }
@@ -232,7 +232,7 @@ int kr_conn_deadline(struct kr_reactor *r, kr_conn conn, enum kr_deadline which,
     *limit_of(&c->profile->opts, which) = ns;
     if (c->features & KR__CONNECTING || which == KR_DEADLINE_FLUSH)
         return 0;
-    *since_of(c, which) = r->kernel->clock(r->kernel);
+    *since_of(c, which) = r->kernel->process.clock(r->kernel);
     kr__conn_watch(r, c);
     return 0;
 }

@@ -13,7 +13,7 @@ static int addr_ask(const struct kr_reactor *r, const struct kr__conn *c, int wh
     if (fd < 0 || c->write_only || c->read_only) /* a pipe has none */
         return -ENODATA;
     struct kr_addr addrs[2];
-    int rc = r->kernel->sock_addrs(r->kernel, fd, &addrs[0], &addrs[1]);
+    int rc = r->kernel->socket.addrs(r->kernel, fd, &addrs[0], &addrs[1]);
     if (rc == 0 && !addrs[which].size)
         rc = -ENOTCONN;
     if (rc == 0)

@@ -55,7 +55,7 @@ void kr__conn_goes(struct kr__conn *c, enum kr__conn_event event) {
 static void leave_fd(struct kr_reactor *r, struct kr__conn *c) {
     if (!c->more || c->more->fd < 0)
         return;
-    r->kernel->sock_unlinger(r->kernel, c->more->fd);
+    r->kernel->socket.unlinger(r->kernel, c->more->fd);
     kr__conn_fd_drop(r, c);
 }
 

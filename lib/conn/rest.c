@@ -11,7 +11,7 @@
 void kr__conn_rest(struct kr_reactor *r, struct kr__conn *c) {
     kr__mark(rested);
     if (r->rest_until == KR__NEVER)
-        r->rest_until = kr__time_add(r->kernel->clock(r->kernel), REST_NS);
+        r->rest_until = kr__time_add(r->kernel->process.clock(r->kernel), REST_NS);
     c->rests = true;
 }
 

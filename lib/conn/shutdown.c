@@ -50,9 +50,9 @@ uint16_t kr__prep_shutdown(struct kr_reactor *r, struct kr__owner *o, struct io_
 }
 
 static int end_by(struct kr_reactor *r, int fd, bool fresh) {
-    int rc = r->kernel->sock_end(r->kernel, fd);
+    int rc = r->kernel->socket.shutdown(r->kernel, fd);
     if (fresh)
-        r->kernel->close(r->kernel, fd);
+        r->kernel->file.close(r->kernel, fd);
     return rc;
 }
 

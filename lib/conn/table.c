@@ -21,7 +21,7 @@ int kr__conns_init(struct kr__conns *conns, struct kr_reactor *r, unsigned accep
         .max = accept_max + made_max,
         .made_used = accept_max,
     };
-    conns->table = r->kernel->map(r->kernel, table_bytes(conns->max), KR__MAP_PLAIN);
+    conns->table = r->kernel->process.map(r->kernel, table_bytes(conns->max), KR__MAP_PLAIN);
     return conns->table ? 0 : -ENOMEM;
 }
 
@@ -43,7 +43,7 @@ struct kr__conn_more *kr__conn_more(struct kr_reactor *r, struct kr__conn *c) {
 void kr__conn_fd_drop(struct kr_reactor *r, struct kr__conn *c) {
     if (!c->more || c->more->fd < 0)
         return;
-    r->kernel->close(r->kernel, c->more->fd);
+    r->kernel->file.close(r->kernel, c->more->fd);
     c->more->fd = -1;
 }
 
@@ -122,7 +122,7 @@ void kr__conns_free(struct kr__conns *conns, struct kr_reactor *r) {
         if (c->inline_memory)
             kr__block_put(&r->blocks, c->inline_memory, c->inline_room);
     }
-    r->kernel->unmap(r->kernel, conns->table, table_bytes(conns->max));
+    r->kernel->process.unmap(r->kernel, conns->table, table_bytes(conns->max));
     conns->table = NULL;
 }
 

@@ -28,7 +28,7 @@
 #define RETRY_LAST_MS 40u
 
 static int64_t connect_now(const struct kr_reactor *r) {
-    return r->kernel->clock(r->kernel);
+    return r->kernel->process.clock(r->kernel);
 }
 
 /* It has a place among the timers for that, as its user waits for it and not for a peer. */
@@ -67,7 +67,7 @@ static void connect_begin(struct kr_reactor *r, struct kr__conn *c,
     if (c->polls_connect || opts->local_address || opts->conn.keep_fd)
         c->more->fd = fd;
     else
-        r->kernel->close(r->kernel, fd);
+        r->kernel->file.close(r->kernel, fd);
     c->more->local = opts->local_address;
 }
 
@@ -93,14 +93,14 @@ int kr__connect_begin(struct kr_reactor *r, const struct kr_addr *addr,
         .conn = &opts->conn,
         .refuse_fds = kr__refuses_fds(r, &opts->conn),
     };
-    int fd = r->kernel->socket(r->kernel, &socket);
+    int fd = r->kernel->socket.open(r->kernel, &socket);
     if (fd < 0)
         return fd;
     const struct kr_addr addrs[2] = {*addr};
     struct kr__conn_plan plan = {.opts = &opts->conn, .ops = ops, .user = user, .addrs = addrs};
     int rc = make(r, &plan, fd, socket.family == AF_UNIX, ret);
     if (rc < 0) {
-        r->kernel->close(r->kernel, fd);
+        r->kernel->file.close(r->kernel, fd);
         return rc;
     }
     connect_begin(r, *ret, opts, fd);
@@ -109,19 +109,19 @@ int kr__connect_begin(struct kr_reactor *r, const struct kr_addr *addr,
 
 static int plan_socket(struct kr_reactor *r, int fd, struct kr__conn_plan *plan,
                        struct kr_addr *addrs) {
-    int rc = r->kernel->sock_addrs(r->kernel, fd, &addrs[0], &addrs[1]);
+    int rc = r->kernel->socket.addrs(r->kernel, fd, &addrs[0], &addrs[1]);
     plan->addrs = addrs;
-    return rc < 0 ? rc : r->kernel->sock_stream(r->kernel, fd);
+    return rc < 0 ? rc : r->kernel->socket.is_stream(r->kernel, fd);
 }
 
 static int plan_pipe(struct kr_reactor *r, int fd, struct kr__conn_plan *plan) {
-    int rc = r->kernel->pipe_end(r->kernel, fd);
+    int rc = r->kernel->file.pipe_end(r->kernel, fd);
     if (rc < 0)
         return rc;
     plan->addrs = NULL;
     plan->pipe = rc ? KR__PIPE_WRITES : KR__PIPE_READS;
     if (rc)
-        rc = r->kernel->pipe_quiet(r->kernel, r->ring.caps & KR__CAP_QUIET_PIPES);
+        rc = r->kernel->file.pipe_flags(r->kernel, r->ring.caps & KR__CAP_QUIET_PIPES);
     if (rc < 0)
         return rc;
     plan->pipe_flags = rc | RWF_NOWAIT;
@@ -135,22 +135,22 @@ static int plan_pipe(struct kr_reactor *r, int fd, struct kr__conn_plan *plan) {
 static int make_pipe(struct kr_reactor *r, struct kr__conn_plan *plan, int fd,
                      struct kr__conn **ret) {
     bool old = !(r->ring.caps & KR__CAP_NO_SQARRAY);
-    int own = r->kernel->pipe_own(r->kernel, fd, old);
+    int own = r->kernel->file.pipe_reopen(r->kernel, fd, old);
     kr__mark_if(pipe_opened_anew, own >= 0);
     if (old || own >= 0)
         plan->pipe_flags &= ~RWF_NOWAIT;
     int rc = make(r, plan, own < 0 ? fd : own, true, ret);
     if (own >= 0)
-        r->kernel->close(r->kernel, own);
+        r->kernel->file.close(r->kernel, own);
     return rc;
 }
 
 /* Others may share the socket, and set SO_LINGER again. They may have ended this side of it. */
 static void own(struct kr_reactor *r, struct kr__conn *c, int fd) {
     bool refuse_fds = kr__refuses_fds(r, kr__conn_opts(c));
-    r->kernel->sock_own(r->kernel, fd, kr__connect_addr(c)->u.sa.sa_family, refuse_fds);
+    r->kernel->socket.set_adopted(r->kernel, fd, kr__connect_addr(c)->u.sa.sa_family, refuse_fds);
     c->lingers = !c->local && (r->ring.caps & KR__CAP_FD_INSTALL);
-    c->half = c->fin = r->kernel->sock_ended(r->kernel, fd);
+    c->half = c->fin = r->kernel->socket.was_shut_down(r->kernel, fd);
 }
 
 /* As a Unix socket that connects, and succeeds at its first try. */
@@ -177,7 +177,7 @@ int kr__connect_adopt(struct kr_reactor *r, int fd, const struct kr_conn_opts *o
     if (opts->keep_fd)
         c->more->fd = fd;
     else
-        r->kernel->close(r->kernel, fd);
+        r->kernel->file.close(r->kernel, fd);
     return 0;
 }
 
@@ -200,7 +200,7 @@ static void call_ends(struct kr_reactor *r, struct kr__conn *c) {
 /* Should the peer have gone again already it is not known, and stays so. */
 static void ask_local(struct kr_reactor *r, struct kr__conn *c) {
     struct kr_addr peer, local;
-    if (r->kernel->sock_addrs(r->kernel, c->more->fd, &peer, &local) == 0)
+    if (r->kernel->socket.addrs(r->kernel, c->more->fd, &peer, &local) == 0)
         c->more->addrs[1] = local;
 }
 
@@ -257,7 +257,7 @@ static void try_connect(struct kr_reactor *r, struct kr__conn *c) {
         stands(r, c);
         return;
     }
-    int rc = r->kernel->connect(r->kernel, c->more->fd, kr__connect_addr(c));
+    int rc = r->kernel->socket.connect(r->kernel, c->more->fd, kr__connect_addr(c));
     bool again = rc == -EAGAIN || rc == -EINTR;
     if (again && r->now >= c->more->until)
         overdue(r, c);

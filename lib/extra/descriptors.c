@@ -12,9 +12,9 @@
  * a receive without room for them drops them in this thread, and if that was the last reference to a
  * socket with SO_LINGER and a peer that does not read, the thread stands still for as long as the
  * sender likes. Before one that was taken is closed, a time to linger is taken from it
- * (`close_taken` of the door). The sender, should it keep the socket, loses no more than that its
- * own close waits. A kernel worker could close them without touching them, but would stand still in
- * our place, and few of them are all that there are.
+ * (`file.close_received` of the door). The sender, should it keep the socket, loses no more than
+ * that its own close waits. A kernel worker could close them without touching them, but would stand
+ * still in our place, and few of them are all that there are.
  *
  * For the same reason what lies unread when such a connection is closed is received before the CLOSE
  * (extra/purge.c), which would drop it.
@@ -50,13 +50,13 @@ static struct kr__fds *fds_of(const struct kr__conn *c) {
 
 static void close_all(struct kr_reactor *r, const int *fds, size_t count) {
     for (size_t i = 0; i < count; i++)
-        r->kernel->close_taken(r->kernel, fds[i]);
+        r->kernel->file.close_received(r->kernel, fds[i]);
 }
 
 void kr__fds_leave(struct kr_reactor *r, const struct kr__conn *c, int fd) {
     const struct kr__sock_step step = {SOL_SOCKET, KR__SO_PASSRIGHTS, 1};
     if (c->local && kr__refuses_fds(r, kr__conn_opts(c)))
-        r->kernel->sock_set(r->kernel, fd, &step);
+        r->kernel->socket.set_option(r->kernel, fd, &step);
 }
 
 /* What its receives will need, if descriptors may come. To a socket of others they may have been sent

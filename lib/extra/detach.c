@@ -142,7 +142,7 @@ void kr__detach_answered(struct kr_reactor *r, struct kr__conn *c, int res) {
     else if (kr__conn_is_detaching(c))
         c->more->fd = res;
     else
-        r->kernel->close(r->kernel, res);
+        r->kernel->file.close(r->kernel, res);
 }
 
 /* What was sent by zero-copy has not been acknowledged in time. */

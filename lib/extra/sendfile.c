@@ -54,7 +54,7 @@ uint16_t kr__prep_read(struct kr_reactor *r, struct kr__owner *o, struct io_urin
 static int read_here(struct kr_reactor *r, const struct kr__files *files) {
     struct iovec to = kr__files_target(files);
     const struct kr__send_file *file = files->first;
-    return r->kernel->file_read(r->kernel, file->fd, to.iov_base, to.iov_len, file->offset);
+    return r->kernel->file.read(r->kernel, file->fd, to.iov_base, to.iov_len, file->offset);
 }
 
 static void came(struct kr_reactor *r, struct kr__conn *c, size_t size) {
@@ -131,7 +131,7 @@ static int check_file(const struct kr_reactor *r, struct kr__file_plan *plan) {
     if (plan->offset > INT64_MAX || asked > INT64_MAX - plan->offset)
         return -EINVAL;
     uint64_t has;
-    int rc = r->kernel->file_size(r->kernel, plan->fd, &has);
+    int rc = r->kernel->file.size(r->kernel, plan->fd, &has);
     if (rc < 0)
         return rc;
     uint64_t rest = has > plan->offset ? has - plan->offset : 0;

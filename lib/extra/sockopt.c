@@ -90,7 +90,7 @@ static int descriptor_of(const struct kr_reactor *r, const struct kr__conn *c) {
 static int set_now(struct kr_reactor *r, int fd, const struct kr__sock_steps *steps) {
     int rc = 0;
     for (unsigned i = 0; i < steps->count && rc == 0; i++)
-        rc = r->kernel->sock_set(r->kernel, fd, &steps->step[i]);
+        rc = r->kernel->socket.set_option(r->kernel, fd, &steps->step[i]);
     return rc;
 }
 

@@ -29,9 +29,9 @@ static size_t cells_size(const struct kr__plain *p) {
 
 int kr__plain_init(struct kr__plain *p, const struct kr__kernel *k, unsigned count) {
     *p = (struct kr__plain){.kernel = k, .count = count};
-    if (count > k->limit_nofile(k))
+    if (count > k->process.limit_nofile(k))
         return -EMFILE;
-    p->cells = k->map(k, cells_size(p), KR__MAP_PLAIN);
+    p->cells = k->process.map(k, cells_size(p), KR__MAP_PLAIN);
     return p->cells ? 0 : -ENOMEM;
 }
 
@@ -43,7 +43,7 @@ static void close_unsubmitted(struct kr__plain *p, const struct io_uring *uring)
         if (sqe->opcode != IORING_OP_CLOSE || sqe->fd < 0)
             continue;
         kr__mark(close_unsubmitted);
-        p->kernel->close(p->kernel, sqe->fd);
+        p->kernel->file.close(p->kernel, sqe->fd);
     }
 }
 
@@ -54,7 +54,7 @@ void kr__plain_end(struct kr__plain *p, const struct io_uring *uring) {
         close_unsubmitted(p, uring);
     for (uint32_t slot = 0; slot < p->count; slot++)
         kr__plain_clear(p, slot);
-    p->kernel->unmap(p->kernel, p->cells, cells_size(p));
+    p->kernel->process.unmap(p->kernel, p->cells, cells_size(p));
     p->cells = NULL;
 }
 
@@ -65,7 +65,7 @@ void kr__plain_give(struct kr__plain *p, uint32_t slot, int fd) {
 }
 
 int kr__plain_put(struct kr__plain *p, uint32_t slot, int fd) {
-    int copy = p->kernel->dup(p->kernel, fd);
+    int copy = p->kernel->file.dup(p->kernel, fd);
     if (copy < 0)
         return copy;
     kr__plain_give(p, slot, copy);
@@ -83,7 +83,7 @@ static int take_out(struct kr__plain *p, uint32_t slot) {
 void kr__plain_clear(struct kr__plain *p, uint32_t slot) {
     int fd = take_out(p, slot);
     if (fd >= 0)
-        p->kernel->close(p->kernel, fd);
+        p->kernel->file.close(p->kernel, fd);
 }
 
 static void to_nop(struct io_uring_sqe *sqe) {

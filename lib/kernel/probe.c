@@ -40,7 +40,7 @@ unsigned kr__probe_ops(const struct kr__kernel *k, struct io_uring *ring) {
     _Alignas(struct io_uring_probe) char
         room[sizeof(struct io_uring_probe) + OPS * sizeof(struct io_uring_probe_op)] = {0};
     struct io_uring_probe *probe = (struct io_uring_probe *)(void *)room;
-    if (k->reg(k, ring, IORING_REGISTER_PROBE, probe, OPS) < 0)
+    if (k->ring.reg(k, ring, IORING_REGISTER_PROBE, probe, OPS) < 0)
         return 0;
     unsigned caps = 0;
     if (probe->ops[KR__OP_FIXED_FD_INSTALL].flags & IO_URING_OP_SUPPORTED)
@@ -55,7 +55,7 @@ unsigned kr__probe_ops(const struct kr__kernel *k, struct io_uring *ring) {
  * -EINVAL (observed on 6.12.117 and 6.18). Who answers otherwise is taken for an old one. */
 unsigned kr__probe_table(const struct kr__kernel *k, struct io_uring *ring) {
     const struct kr__mem_region_reg none = {0};
-    int rc = k->reg(k, ring, KR__REGISTER_MEM_REGION, &none, 1);
+    int rc = k->ring.reg(k, ring, KR__REGISTER_MEM_REGION, &none, 1);
     return rc == -EFAULT ? KR__CAP_FILE_TABLE : 0;
 }
 
@@ -99,15 +99,15 @@ static void explain_missing(struct kr_failure *why, int sysctl) {
 /* 0 if so many bytes can be mapped in that way; else why not. */
 static int map_error(const struct kr__kernel *k, size_t size, enum kr__map how) {
     errno = 0;
-    void *pages = k->map(k, size, how);
+    void *pages = k->process.map(k, size, how);
     if (!pages)
         return errno ? errno : ENOMEM;
-    k->unmap(k, pages, size);
+    k->process.unmap(k, pages, size);
     return 0;
 }
 
 static void explain_space(const struct kr__kernel *k, struct kr_failure *why, size_t size) {
-    uint64_t as = k->limit_as(k), data = k->limit_data(k);
+    uint64_t as = k->process.limit_as(k), data = k->process.limit_data(k);
     why->refused = KR_REFUSED_MEMORY;
     if (as != UINT64_MAX)
         SAY(why->cause, "%zu KiB cannot be mapped; RLIMIT_AS is %llu KiB", size / 1024,
@@ -134,7 +134,8 @@ static void explain_mapping(const struct kr__kernel *k, struct kr_failure *why, 
         why->refused = KR_REFUSED_MEMLOCK;
         SAY(why->cause,
             "mlockall(MCL_FUTURE) locks what is mapped, %zu KiB here, and RLIMIT_MEMLOCK is %llu "
-            "KiB", size / 1024, (unsigned long long)(k->limit_memlock(k) / 1024));
+            "KiB",
+            size / 1024, (unsigned long long)(k->process.limit_memlock(k) / 1024));
         SAY(why->remedy, "raise it (ulimit -l, LimitMEMLOCK=), or call mlockall(MCL_CURRENT) once "
             "the reactor is made");
         break;
@@ -161,7 +162,7 @@ static bool explain_pages(const struct kr__kernel *k, struct kr_failure *why, si
 }
 
 static void explain_memory(const struct kr__kernel *k, struct kr_failure *why, size_t locked) {
-    uint64_t limit = k->limit_memlock(k);
+    uint64_t limit = k->process.limit_memlock(k);
     if (locked == 0 || limit == UINT64_MAX) {
         why->refused = KR_REFUSED_MEMORY;
         SAY(why->cause, "no memory for %s", why->tried);
@@ -179,7 +180,7 @@ static void explain_memory(const struct kr__kernel *k, struct kr_failure *why, s
 
 static void explain_files(const struct kr__kernel *k, struct kr_failure *why, unsigned files) {
     why->refused = KR_REFUSED_NOFILE;
-    uint64_t limit = k->limit_nofile(k);
+    uint64_t limit = k->process.limit_nofile(k);
     if (files > limit)
         SAY(why->cause,
             "the table of %u connections and files (descriptors before Linux 6.13) is longer than "
@@ -209,10 +210,10 @@ int kr__probe_explain(const struct kr__kernel *k, struct kr_failure *why,
     switch (-error) {
     case EPERM:
     case EACCES:
-        explain_forbidden(why, k->sysctl_disabled(k));
+        explain_forbidden(why, k->process.sysctl_disabled(k));
         break;
     case ENOSYS:
-        explain_missing(why, k->sysctl_disabled(k));
+        explain_missing(why, k->process.sysctl_disabled(k));
         break;
     case ENOMEM:
         explain_memory(k, why, attempt->locked);

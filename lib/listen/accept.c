@@ -120,12 +120,12 @@ static void arrive_by_fd(struct kr_reactor *r, struct kr__listener *l, int fd) {
     struct kr__arrival *a = &l->arrivals[i];
     *a = (struct kr__arrival){.fd = fd, .cell = fd};
     if (l->foreign)
-        r->kernel->sock_unlinger(r->kernel, fd);
+        r->kernel->socket.unlinger(r->kernel, fd);
     int rc = 0;
     if (l->equips && l->bound.u.sa.sa_family == AF_UNIX)
-        rc = r->kernel->sock_equip(r->kernel, fd, &l->opts.conn);
+        rc = r->kernel->socket.set_accepted(r->kernel, fd, &l->opts.conn);
     if (rc == 0 && l->opts.addresses)
-        rc = r->kernel->sock_addrs(r->kernel, fd, &a->addrs[0], &a->addrs[1]);
+        rc = r->kernel->socket.addrs(r->kernel, fd, &a->addrs[0], &a->addrs[1]);
     kr__mark_if(arrival_dropped, rc < 0 || l->state != KR__LISTENER_OPEN);
     if (rc < 0 || l->state != KR__LISTENER_OPEN)
         kr__arrival_drop(r, l, i);

@@ -32,7 +32,7 @@ static int conn_fd_keep(struct kr_reactor *r, struct kr__conn *c, int fd) {
     if (more)
         more->fd = fd;
     else
-        r->kernel->close(r->kernel, fd);
+        r->kernel->file.close(r->kernel, fd);
     return more ? 0 : -ENOMEM;
 }
 
@@ -43,7 +43,7 @@ static void conn_open(struct kr_reactor *r, struct kr__conn *c, uint32_t slot,
     if (!l || l->state != KR__LISTENER_OPEN) { /* nobody is there to serve it */
         kr__mark(arrived_at_nobody);
         if (fd >= 0)
-            r->kernel->close(r->kernel, fd);
+            r->kernel->file.close(r->kernel, fd);
         kr__conn_end(r, c, KR_CLOSE_NOW, 0, KR_WHY_LOCAL);
         return;
     }
@@ -77,7 +77,7 @@ void kr__conn_arrive(struct kr_reactor *r, uint32_t slot, struct kr__listener *l
      * there are no addresses and no descriptor: a multishot accept asks for none. (Or the
      * completion of CLOSE is lost, and nobody will succeed.) */
     if (fd >= 0)
-        r->kernel->close(r->kernel, fd);
+        r->kernel->file.close(r->kernel, fd);
     kr__assert(kr__conn_is_closing(c) && !c->successor);
     kr__mark(successor);
     c->successor = kr__owner_handle(&l->owner);

@@ -75,7 +75,7 @@ int kr_listener_drain(struct kr_reactor *r, kr_listener listener, int64_t within
     l->draining = true;
     l->paused = false;
     l->drain_left = l->opts.backlog + 1; /* man listen: the kernel lets one more wait */
-    l->drain_at = kr__time_add(r->kernel->clock(r->kernel), within_ns);
+    l->drain_at = kr__time_add(r->kernel->process.clock(r->kernel), within_ns);
     r->listeners->draining++;
     listener_file(r, l);
     kr__owner_dirty(r, &l->owner);

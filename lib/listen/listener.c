@@ -24,7 +24,7 @@ int kr__listeners_init(struct kr__listeners *ls, struct kr_reactor *r, unsigned 
                        unsigned first_slot) {
     *ls = (struct kr__listeners){.max = max, .first_slot = first_slot};
     kr__list_init(&ls->want_room);
-    ls->table = r->kernel->map(r->kernel, table_bytes(max), KR__MAP_PLAIN);
+    ls->table = r->kernel->process.map(r->kernel, table_bytes(max), KR__MAP_PLAIN);
     return ls->table ? 0 : -ENOMEM;
 }
 
@@ -33,7 +33,7 @@ void kr__arrivals_close(struct kr_reactor *r, struct kr__listener *l) {
         if (l->arrivals[i].fd < 0)
             continue;
         kr__mark(arrival_left);
-        r->kernel->close(r->kernel, l->arrivals[i].fd);
+        r->kernel->file.close(r->kernel, l->arrivals[i].fd);
         l->arrivals[i].fd = -1;
     }
 }
@@ -46,7 +46,7 @@ static void arrivals_free(struct kr_reactor *r, struct kr__listener *l) {
 
 static void dir_drop(struct kr_reactor *r, struct kr__listener *l) {
     if (l->removes)
-        r->kernel->close(r->kernel, l->dir);
+        r->kernel->file.close(r->kernel, l->dir);
     l->removes = false;
 }
 
@@ -63,7 +63,7 @@ void kr__listeners_free(struct kr__listeners *ls, struct kr_reactor *r) {
         return;
     for (unsigned i = 0; i < ls->max; i++)
         listener_strip(r, &ls->table[i]);
-    r->kernel->unmap(r->kernel, ls->table, table_bytes(ls->max));
+    r->kernel->process.unmap(r->kernel, ls->table, table_bytes(ls->max));
     ls->table = NULL;
 }
 
@@ -78,7 +78,7 @@ struct kr__listener *kr__listener_find(const struct kr_reactor *r, uint64_t bits
 
 void kr__arrival_drop(struct kr_reactor *r, struct kr__listener *l, unsigned index) {
     if (l->arrivals[index].fd >= 0) /* else a connection has taken it */
-        r->kernel->close(r->kernel, l->arrivals[index].fd);
+        r->kernel->file.close(r->kernel, l->arrivals[index].fd);
     l->arrivals[index].fd = -1;
     l->arrivals[index].installing = false;
     l->ones--;
@@ -86,7 +86,7 @@ void kr__arrival_drop(struct kr_reactor *r, struct kr__listener *l, unsigned ind
 
 void kr__listener_unname(struct kr_reactor *r, struct kr__listener *l) {
     if (l->removes)
-        r->kernel->path_remove(r->kernel, &l->bound, &l->path, l->dir);
+        r->kernel->socket.path_remove(r->kernel, &l->bound, &l->path, l->dir);
     dir_drop(r, l);
 }
 
@@ -203,7 +203,7 @@ static bool asks_for_fds(const struct kr__listener *l) {
 /* Unix sockets do not linger, so that nothing need be taken from those that are accepted. */
 static int slot_of_given(struct kr_reactor *r, int fd, struct kr__listener *l) {
     const struct kr__listen_plan plan = listener_plan(r, l, NULL);
-    int rc = r->kernel->listen_fd(r->kernel, fd, &plan, &l->bound);
+    int rc = r->kernel->socket.listen_fd(r->kernel, fd, &plan, &l->bound);
     if (rc == 0 && l->bound.u.sa.sa_family == AF_UNIX && !asks_for_fds(l) && !l->equips)
         arrivals_free(r, l);
     return rc < 0 ? rc : listener_slot(r, fd);
@@ -211,7 +211,7 @@ static int slot_of_given(struct kr_reactor *r, int fd, struct kr__listener *l) {
 
 /* It removes its file by the directory that it is in now, wherever the process is then. */
 static int will_remove(struct kr_reactor *r, struct kr__listener *l) {
-    int rc = r->kernel->path_dir(r->kernel, &l->bound);
+    int rc = r->kernel->socket.path_dir(r->kernel, &l->bound);
     l->removes = rc >= 0;
     l->dir = rc;
     return rc < 0 ? rc : 0;
@@ -219,16 +219,16 @@ static int will_remove(struct kr_reactor *r, struct kr__listener *l) {
 
 static int slot_of_new(struct kr_reactor *r, const struct kr_addr *addr, struct kr__listener *l) {
     const struct kr__listen_plan plan = listener_plan(r, l, addr);
-    int fd = r->kernel->listen(r->kernel, &plan, &l->bound);
+    int fd = r->kernel->socket.listen(r->kernel, &plan, &l->bound);
     if (fd < 0)
         return fd;
-    bool named = r->kernel->path_id(r->kernel, &l->bound, &l->path) == 0;
+    bool named = r->kernel->socket.path_id(r->kernel, &l->bound, &l->path) == 0;
     int slot = named && l->opts.unix_remove ? will_remove(r, l) : 0;
     if (slot == 0)
         slot = listener_slot(r, fd);
     if (slot < 0 && named)
-        r->kernel->path_remove(r->kernel, &l->bound, &l->path, -1);
-    r->kernel->close(r->kernel, fd); /* the table has its own reference */
+        r->kernel->socket.path_remove(r->kernel, &l->bound, &l->path, -1);
+    r->kernel->file.close(r->kernel, fd); /* the table has its own reference */
     return slot;
 }
 

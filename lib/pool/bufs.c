@@ -40,8 +40,8 @@ static unsigned warm_target(const struct kr__bufs *bufs) {
 
 static int bufs_map(struct kr__bufs *bufs) {
     const struct kr__kernel *k = bufs->kernel;
-    bufs->ring = k->map(k, ring_bytes(bufs->count), KR__MAP_KEEP);
-    bufs->base = k->map(k, bufs->count * bufs->stride, KR__MAP_PLAIN);
+    bufs->ring = k->process.map(k, ring_bytes(bufs->count), KR__MAP_KEEP);
+    bufs->base = k->process.map(k, bufs->count * bufs->stride, KR__MAP_PLAIN);
     bufs->free = kr__mem_get(bufs->mem, bufs->count * sizeof *bufs->free);
     bufs->refs = kr__mem_get_zeroed(bufs->mem, bufs->count * sizeof *bufs->refs);
     if (!bufs->ring || !bufs->base || !bufs->free || !bufs->refs)
@@ -81,10 +81,10 @@ void kr__bufs_free(struct kr__bufs *bufs, bool child) {
     kr__mem_put(bufs->mem, bufs->refs, bufs->count * sizeof *bufs->refs);
     if (bufs->base) {
         kr__unpoison(bufs->base, bufs->count * bufs->stride);
-        k->unmap(k, bufs->base, bufs->count * bufs->stride);
+        k->process.unmap(k, bufs->base, bufs->count * bufs->stride);
     }
     if (bufs->ring && !child)
-        k->unmap(k, bufs->ring, ring_bytes(bufs->count));
+        k->process.unmap(k, bufs->ring, ring_bytes(bufs->count));
     *bufs = (struct kr__bufs){.kernel = k, .mem = bufs->mem};
 }
 

@@ -24,7 +24,7 @@ static void fds_close(const struct kr__sends *sends, const struct cmsghdr *contr
     for (unsigned i = 0; i < count; i++) {
         int fd;
         memcpy(&fd, CMSG_DATA(control) + i * sizeof fd, sizeof fd);
-        k->close(k, fd);
+        k->file.close(k, fd);
     }
 }
 
@@ -39,7 +39,7 @@ static int fds_dup(struct kr__sends *sends, struct cmsghdr *control, const int *
                    unsigned count) {
     const struct kr__kernel *k = sends->bufs->kernel;
     for (unsigned i = 0; i < count; i++) {
-        int fd = k->dup(k, fds[i]);
+        int fd = k->file.dup(k, fds[i]);
         kr__mark_if(fds_not_duplicated, fd < 0 && i);
         if (fd < 0) {
             fds_close(sends, control, i);

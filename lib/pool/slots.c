@@ -126,7 +126,7 @@ int kr__slots_accepted(struct kr__slots *slots, int32_t res) {
     int slot = kr__slots_take(&slots->accepted);
     if (slot < 0) {
         kr__mark(accepted_without_a_slot);
-        slots->ring->kernel->close(slots->ring->kernel, res);
+        slots->ring->kernel->file.close(slots->ring->kernel, res);
         return -ENFILE;
     }
     kr__plain_give(&slots->ring->plain, (uint32_t)slot, res);
@@ -136,14 +136,14 @@ int kr__slots_accepted(struct kr__slots *slots, int32_t res) {
 int kr__slots_installed(struct kr__slots *slots, int32_t res, int32_t cell) {
     if (res < 0 || !is_plain(slots))
         return res < 0 ? res : cell;
-    int fd = slots->ring->kernel->dup(slots->ring->kernel, cell);
+    int fd = slots->ring->kernel->file.dup(slots->ring->kernel, cell);
     return fd < 0 ? fd : kr__slots_accepted(slots, fd);
 }
 
 int kr__slots_exported(struct kr__slots *slots, int32_t res, uint32_t slot) {
     if (res < 0 || !is_plain(slots))
         return res;
-    return slots->ring->kernel->dup(slots->ring->kernel, kr__slots_fd(slots, slot));
+    return slots->ring->kernel->file.dup(slots->ring->kernel, kr__slots_fd(slots, slot));
 }
 
 int kr__slots_fd(const struct kr__slots *slots, uint32_t slot) {

@@ -35,9 +35,9 @@ static unsigned find_caps(struct kr__ring *ring, const struct io_uring_params *p
     unsigned caps = kr__probe_caps(params) | kr__probe_ops(k, &ring->uring);
     if (!(caps & KR__CAP_FILE_TABLE))
         caps |= kr__probe_table(k, &ring->uring);
-    if (mask & KR__CAP_RESET_TOLD && k->reset_told(k))
+    if (mask & KR__CAP_RESET_TOLD && k->socket.tells_reset(k))
         caps |= KR__CAP_RESET_TOLD;
-    if (mask & KR__CAP_REFUSES_FDS && k->refuses_fds(k))
+    if (mask & KR__CAP_REFUSES_FDS && k->socket.refuses_fds(k))
         caps |= KR__CAP_REFUSES_FDS;
     return caps & mask;
 }
@@ -53,11 +53,11 @@ int kr__ring_open(struct kr__ring *ring, const struct kr__kernel *k,
     unsigned newer = plan->caps_mask & KR__CAP_NO_SQARRAY ? KR__SETUP_NO_SQARRAY : 0;
 
     struct io_uring_params params = {.flags = flags | newer, .cq_entries = plan->cq_entries};
-    int rc = k->ring_open(k, &ring->uring, plan->sq_entries, &params);
+    int rc = k->ring.open(k, &ring->uring, plan->sq_entries, &params);
     if (rc == -EINVAL && newer) {
         kr__mark(older_ring);
         params = (struct io_uring_params){.flags = flags, .cq_entries = plan->cq_entries};
-        rc = k->ring_open(k, &ring->uring, plan->sq_entries, &params);
+        rc = k->ring.open(k, &ring->uring, plan->sq_entries, &params);
     }
     if (rc < 0)
         return rc;
@@ -72,7 +72,7 @@ int kr__ring_open(struct kr__ring *ring, const struct kr__kernel *k,
 
 int kr__ring_bind(struct kr__ring *ring) {
     kr__assert(!ring->bound);
-    int rc = ring->kernel->ring_bind(ring->kernel, &ring->uring, &ring->registered);
+    int rc = ring->kernel->ring.bind(ring->kernel, &ring->uring, &ring->registered);
     if (rc < 0)
         return rc;
     ring->bound = true;
@@ -81,7 +81,7 @@ int kr__ring_bind(struct kr__ring *ring) {
 
 void kr__ring_close(struct kr__ring *ring, bool child) {
     kr__plain_end(&ring->plain, child ? NULL : &ring->uring);
-    ring->kernel->ring_close(ring->kernel, &ring->uring, ring->registered, child);
+    ring->kernel->ring.close(ring->kernel, &ring->uring, ring->registered, child);
 }
 
 /* -EBADR itself is reported only by an enter that submits nothing (io_uring/io_uring.c), which may
@@ -95,8 +95,8 @@ static int ring_enter(struct kr__ring *ring, unsigned submit, unsigned wait_for,
                                         .tv_nsec = wait_ns % 1000000000};
     struct kr__getevents_arg arg = {.timespec = (uint64_t)(uintptr_t)&timeout};
     bool timed = wait_for && wait_ns >= 0;
-    int rc = ring->kernel->enter(ring->kernel, &ring->uring, submit, wait_for, flags,
-                                 timed ? &arg : NULL);
+    int rc = ring->kernel->ring.enter(ring->kernel, &ring->uring, submit, wait_for, flags,
+                                      timed ? &arg : NULL);
     unsigned lost = __atomic_load_n(ring->uring.cq.koverflow, __ATOMIC_RELAXED);
     if (kr__unlikely(lost != ring->lost)) {
         ring->lost = lost;

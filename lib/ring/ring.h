@@ -37,7 +37,7 @@ void kr__ring_close(struct kr__ring *ring, bool child);
 
 static inline int kr__ring_register(struct kr__ring *ring, unsigned opcode, const void *arg,
                                     unsigned count) {
-    return ring->kernel->reg(ring->kernel, &ring->uring, opcode, arg, count);
+    return ring->kernel->ring.reg(ring->kernel, &ring->uring, opcode, arg, count);
 }
 
 /* SQEs made and not yet taken by the kernel. Its head is read each time, so that what a short

@@ -84,7 +84,7 @@ static void resolve(struct kr_config *c, const struct kr__kernel *k) {
     or_default(&c->sq_entries, defaults.sq_entries);
     or_default(&c->cq_entries, defaults.cq_entries);
     or_default(&c->listener_max, defaults.listener_max);
-    uint64_t limit = k->limit_nofile(k);
+    uint64_t limit = k->process.limit_nofile(k);
     unsigned room = table_room(limit, c->listener_max);
     or_default(&c->connect_max, connect_max_default(room, c->conn_max));
     or_default(&c->conn_max, conn_max_default(limit, room, c->connect_max));

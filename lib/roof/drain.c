@@ -94,7 +94,7 @@ static void end_background(struct kr_reactor *r) {
 
 /* Should the loop have been held up since the call, nobody could do anything before. */
 static void bound(struct kr_reactor *r, struct kr__drain *d) {
-    int64_t due = kr__time_add(r->kernel->clock(r->kernel), d->grace_ns);
+    int64_t due = kr__time_add(r->kernel->process.clock(r->kernel), d->grace_ns);
     if (due != KR__NEVER)
         kr__deadline_file(&r->timers, &d->deadline, due);
     d->bounded = true;

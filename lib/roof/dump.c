@@ -23,7 +23,7 @@ struct kr__dump {
 static void flush(struct kr__dump *d) {
     size_t done = 0;
     while (!d->error && done < d->size) {
-        int n = d->kernel->write(d->kernel, d->fd, d->text + done, d->size - done);
+        int n = d->kernel->file.write(d->kernel, d->fd, d->text + done, d->size - done);
         if (n < 0)
             d->error = n;
         else

@@ -22,7 +22,7 @@ int kr__inbox_init(struct kr__inbox *inbox, const struct kr__kernel *k, struct k
     if (!cells)
         return -ENOMEM;
     kr__mpsc_init(&inbox->queue, cells, room);
-    inbox->wake_fd = k->wake_open(k);
+    inbox->wake_fd = k->file.wake_open(k);
     return inbox->wake_fd < 0 ? inbox->wake_fd : 0;
 }
 
@@ -34,7 +34,7 @@ void kr__inbox_free(struct kr__inbox *inbox) {
 
 void kr__inbox_close_wake(struct kr__inbox *inbox) {
     if (inbox->wake_fd >= 0)
-        inbox->kernel->close(inbox->kernel, inbox->wake_fd);
+        inbox->kernel->file.close(inbox->kernel, inbox->wake_fd);
     inbox->wake_fd = -1;
 }
 
@@ -115,7 +115,7 @@ static void inbox_wake(struct kr__inbox *inbox) {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (__atomic_load_n(&inbox->asleep, __ATOMIC_SEQ_CST) &&
         __atomic_exchange_n(&inbox->asleep, false, __ATOMIC_SEQ_CST) &&
-        inbox->kernel->wake_send(inbox->kernel, inbox->wake_fd) < 0) {
+        inbox->kernel->file.wake_send(inbox->kernel, inbox->wake_fd) < 0) {
         kr__mark(wake_failed);
         __atomic_store_n(&inbox->asleep, true, __ATOMIC_SEQ_CST); /* the next one tries again */
     }
@@ -124,7 +124,7 @@ static void inbox_wake(struct kr__inbox *inbox) {
 void kr__inbox_close(struct kr__inbox *inbox) {
     __atomic_store_n(&inbox->closed, true, __ATOMIC_SEQ_CST);
     while (__atomic_load_n(&inbox->inside, __ATOMIC_ACQUIRE))
-        inbox->kernel->yield(inbox->kernel);
+        inbox->kernel->process.yield(inbox->kernel);
     kr__mark_if(stop_left_over, inbox->stop);
     (void)kr__inbox_take_stop(inbox); /* there is no run to end, and no turn could sleep */
 }

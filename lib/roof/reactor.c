@@ -42,7 +42,7 @@ static int build_ring(struct kr_reactor *r, unsigned caps_mask) {
 /* One system call may be filtered though others are not. A disabled ring answers -EBADFD to a
  * submit. */
 static int try_enter(struct kr_reactor *r) {
-    int rc = r->kernel->enter(r->kernel, &r->ring.uring, 0, 0, 0, NULL);
+    int rc = r->kernel->ring.enter(r->kernel, &r->ring.uring, 0, 0, 0, NULL);
     return rc == -EBADFD ? 0 : rc;
 }
 
@@ -134,7 +134,7 @@ static void raze_rooms(struct kr_reactor *r, bool child) {
 
 static void raze_self(struct kr_reactor *r) {
     struct kr__mem mem = r->mem;
-    r->kernel->unmap(r->kernel, (void *)(uintptr_t)r->alive, PAGE);
+    r->kernel->process.unmap(r->kernel, (void *)(uintptr_t)r->alive, PAGE);
     kr__reactor_number_put(r->number);
     kr__mem_put(&mem, r, sizeof(struct whole));
 }
@@ -149,7 +149,7 @@ static struct kr_reactor *build_self(const struct kr_config *config, const struc
     if (!r)
         return NULL;
     *at = (struct kr__attempt){.tried = "mmap of a page", .mapped = PAGE};
-    uint32_t *alive = k->map(k, PAGE, KR__MAP_WIPE);
+    uint32_t *alive = k->process.map(k, PAGE, KR__MAP_WIPE);
     if (!alive) {
         kr__mem_put(&mem, r, sizeof(struct whole));
         return NULL;
@@ -306,7 +306,7 @@ int kr_step(struct kr_reactor *r, int64_t max_wait_ns) {
 int64_t kr_now(const struct kr_reactor *r) {
     if (kr__guard(r) < 0)
         return 0;
-    return r->in_turn ? r->now : r->kernel->clock(r->kernel);
+    return r->in_turn ? r->now : r->kernel->process.clock(r->kernel);
 }
 
 int kr_stats_read(const struct kr_reactor *r, struct kr_stats *ret, size_t size) {
@@ -355,7 +355,7 @@ static bool is_settled(struct kr_reactor *r) {
 /* Callbacks are about to run that no turn of the loop runs; kr_now is the time of now. */
 static void begin_callbacks(struct kr_reactor *r) {
     r->in_turn = true;
-    r->now = r->kernel->clock(r->kernel);
+    r->now = r->kernel->process.clock(r->kernel);
 }
 
 static void run_posts(struct kr_reactor *r) {
@@ -391,7 +391,7 @@ static void blame_the_kernel(struct kr_reactor *r) {
 static int64_t flight_wait(const struct kr_reactor *r, int64_t patience) {
     if (!r->zc_sends || patience == KR__NEVER)
         return -1;
-    int64_t left = patience - r->kernel->clock(r->kernel);
+    int64_t left = patience - r->kernel->process.clock(r->kernel);
     return left > 0 ? left : 0;
 }
 
@@ -407,7 +407,7 @@ static void wind_down(struct kr_reactor *r) {
     end_listeners(r);
     end_conns(r);
     kr__owner_dirty(r, &r->self);
-    int64_t patience = kr__time_add(r->kernel->clock(r->kernel), FLIGHT_WAIT_NS);
+    int64_t patience = kr__time_add(r->kernel->process.clock(r->kernel), FLIGHT_WAIT_NS);
     bool failed = false;
     while (!is_settled(r)) {
         bool lost = r->lost || failed;

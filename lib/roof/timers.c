@@ -59,7 +59,7 @@ void kr__timer_fire(struct kr_reactor *r, struct kr__deadline *d) {
 }
 
 static int64_t timer_now(const struct kr_reactor *r) {
-    return r->kernel->clock(r->kernel);
+    return r->kernel->process.clock(r->kernel);
 }
 
 /* From the real now, not the turn's: the time that callbacks took must not make a timer early. And

@@ -177,7 +177,7 @@ static int64_t wait_time(struct kr_reactor *r, int64_t max_wait_ns) {
         due = r->starve.retry_at;
     if (due == KR__NEVER)
         return max_wait_ns;
-    r->waits_from = r->kernel->clock(r->kernel);
+    r->waits_from = r->kernel->process.clock(r->kernel);
     int64_t left = due - r->waits_from;
     left = left > 0 ? left : 0;
     return max_wait_ns >= 0 && max_wait_ns < left ? max_wait_ns : left;
@@ -356,7 +356,7 @@ static uint64_t progress_of(const struct kr_reactor *r) {
  * lost its core for a while, so it makes up for some, not for all. */
 static void watch_progress(struct kr_reactor *r, int64_t began_at) {
     uint64_t progress = progress_of(r);
-    bool slept = r->kernel->clock(r->kernel) - began_at >= SLEEP_NS;
+    bool slept = r->kernel->process.clock(r->kernel) - began_at >= SLEEP_NS;
     if (progress != r->progress)
         r->vain_turns = 0;
     else if (slept)
@@ -369,7 +369,7 @@ static void watch_progress(struct kr_reactor *r, int64_t began_at) {
 /* The time of this turn, and whether the last one has taken long. To wait takes nobody's time. */
 static void new_time(struct kr_reactor *r) {
     int64_t before = r->now;
-    r->now = r->kernel->clock(r->kernel);
+    r->now = r->kernel->process.clock(r->kernel);
     int64_t ended_at = r->waits_from ? r->waits_from : r->now;
     if (kr__unlikely(ended_at - before >= KR__HELD_UP_NS))
         kr__catchup_held_up(r, before, ended_at);
@@ -408,7 +408,7 @@ static int turn(struct kr_reactor *r, int64_t max_wait_ns) {
 int kr__loop_turn(struct kr_reactor *r, int64_t max_wait_ns) {
     r->in_turn = true;
     kr__reservation_drop(r); /* made between turns */
-    int64_t began_at = KR_CHECKED ? r->kernel->clock(r->kernel) : 0;
+    int64_t began_at = KR_CHECKED ? r->kernel->process.clock(r->kernel) : 0;
     int rc = turn(r, max_wait_ns);
     if (KR_CHECKED && max_wait_ns && rc >= 0)
         watch_progress(r, began_at);

@@ -119,14 +119,14 @@ static int injecting_enter(const struct kr__kernel *k, struct io_uring *ring, un
         injected.left--;
         injected.made++;
     }
-    return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+    return kr__linux.ring.enter(k, ring, submit, wait_for, flags, arg);
 }
 
 static struct kr_reactor *injecting_reactor(void) {
     tap_need_kernel(6, 10); /* NOP with a result */
     static struct kr__kernel kernel;
     kernel = kr__linux;
-    kernel.enter = injecting_enter;
+    kernel.ring.enter = injecting_enter;
     struct kr_config config = test_config();
     config.taskrun = (enum kr_taskrun)tap_variant()->mode;
     struct kr_reactor *r;

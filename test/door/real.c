@@ -7,12 +7,12 @@ static int real_listen(const char *ip, uint16_t port, unsigned backlog) {
     struct kr_addr addr, bound;
     CHECK_OK(kr_addr_ip(&addr, ip, port));
     struct kr__listen_plan plan = {.addr = &addr, .backlog = backlog};
-    return kr__linux.listen(&kr__linux, &plan, &bound);
+    return kr__linux.socket.listen(&kr__linux, &plan, &bound);
 }
 
 static int real_sock_addrs(int fd) {
     struct kr_addr peer, local;
-    return kr__linux.sock_addrs(&kr__linux, fd, &peer, &local);
+    return kr__linux.socket.addrs(&kr__linux, fd, &peer, &local);
 }
 
 /* The kernel's, and ours: linux.c hands on what the system calls answer, as a negative errno. */
@@ -22,22 +22,22 @@ TEST(linux_answers_in_negative_errnos) {
     int file = CHECK_SYS(open("/dev/null", O_RDWR | O_CLOEXEC));
     struct io_uring ring;
     struct io_uring_params params = {0};
-    CHECK_ERR(k->ring_open(k, &ring, 0, &params), EINVAL);
+    CHECK_ERR(k->ring.open(k, &ring, 0, &params), EINVAL);
     params = (struct io_uring_params){.flags = UINT32_MAX};
-    CHECK_ERR(k->ring_open(k, &ring, 8, &params), EINVAL);
+    CHECK_ERR(k->ring.open(k, &ring, 8, &params), EINVAL);
     ring = (struct io_uring){.ring_fd = file, .enter_ring_fd = file};
-    CHECK_ERR(k->enter(k, &ring, 0, 0, 0, NULL), EOPNOTSUPP);
-    CHECK_ERR(k->reg(k, &ring, IORING_REGISTER_FILES_UPDATE, NULL, 0), EOPNOTSUPP);
+    CHECK_ERR(k->ring.enter(k, &ring, 0, 0, 0, NULL), EOPNOTSUPP);
+    CHECK_ERR(k->ring.reg(k, &ring, IORING_REGISTER_FILES_UPDATE, NULL, 0), EOPNOTSUPP);
     bool registered = false;
-    CHECK_ERR(k->ring_bind(k, &ring, &registered), EOPNOTSUPP);
+    CHECK_ERR(k->ring.bind(k, &ring, &registered), EOPNOTSUPP);
     CHECK(!registered);
-    CHECK(!k->map(k, SIZE_MAX / 2, KR__MAP_PLAIN));
+    CHECK(!k->process.map(k, SIZE_MAX / 2, KR__MAP_PLAIN));
     CHECK_ERR(real_sock_addrs(-1), EBADF);
     CHECK_ERR(real_sock_addrs(file), ENOTSOCK);
     CHECK_ERR(real_sock_addrs(fd), ENOTCONN);
-    CHECK_ERR(k->close(k, -1), EBADF);
+    CHECK_ERR(k->file.close(k, -1), EBADF);
     errno = EDOM;
-    CHECK_ERR(k->wake_send(k, -1), EBADF);
+    CHECK_ERR(k->file.wake_send(k, -1), EBADF);
     CHECK_EQ(errno, EDOM);
     CHECK_ERR(real_listen("192.0.2.1", 0, 8), EADDRNOTAVAIL);
     CHECK_SYS(close(file));
@@ -47,10 +47,10 @@ TEST(linux_answers_in_negative_errnos) {
 /* The kernel's: an eventfd whose counter is full refuses (man eventfd), and so no wake blocks. */
 TEST(linux_wake_never_blocks) {
     const struct kr__kernel *k = &kr__linux;
-    int fd = CHECK_OK(k->wake_open(k));
+    int fd = CHECK_OK(k->file.wake_open(k));
     CHECK_EQ(CHECK_SYS(write(fd, &(uint64_t){UINT64_MAX - 1}, 8)), 8);
-    CHECK_ERR(k->wake_send(k, fd), EAGAIN);
-    CHECK_OK(k->close(k, fd));
+    CHECK_ERR(k->file.wake_send(k, fd), EAGAIN);
+    CHECK_OK(k->file.close(k, fd));
 }
 
 /* ---- the real path, under strace ---- */

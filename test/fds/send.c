@@ -331,7 +331,7 @@ static int refuser_enter(const struct kr__kernel *k, struct io_uring *ring, unsi
                                      .user_data = sqe->user_data};
         f->result = 0;
     }
-    return kr__linux.enter(&kr__linux, ring, submit, wait_for, flags, arg);
+    return kr__linux.ring.enter(&kr__linux, ring, submit, wait_for, flags, arg);
 }
 
 /* Ours: an error of the send ends the connection, also that of too many under way; one that passes
@@ -342,7 +342,7 @@ TEST_EACH(fds_when_the_send_fails) {
     tap_need_kernel(6, 10); /* NOP with a result */
     for (unsigned i = 0; i < COUNT(results); i++) {
         struct refuser refuser = {.kernel = kr__linux, .result = results[i]};
-        refuser.kernel.enter = refuser_enter;
+        refuser.kernel.ring.enter = refuser_enter;
         struct kr_reactor *r = test_reactor_on(&refuser.kernel, NULL);
         int peer = begin(r, &one, 0), file = file_new(), before = tap_fd_count();
         CHECK_OK(kr_conn_send_fds(r, one.conn, "hello", 5, &file, 1));

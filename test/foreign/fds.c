@@ -110,14 +110,14 @@ static unsigned closed;
 
 static int counting_close(const struct kr__kernel *k, int fd) {
     closed++;
-    return kr__linux.close_taken(k, fd);
+    return kr__linux.file.close_received(k, fd);
 }
 
 /* Ours: one that was on its way before the socket was adopted, and refused any more. It is closed by the
  * library: whether the kernel's own close would wait depends on what else it has to do just then. */
 TEST_EACH(lingering_descriptor_that_came_before) {
     struct kr__kernel kernel = kr__linux;
-    kernel.close_taken = counting_close;
+    kernel.file.close_received = counting_close;
     closed = 0;
     struct kr_reactor *r = test_reactor_on(&kernel, NULL);
     int before = tap_fd_count(), ends[2], hold;

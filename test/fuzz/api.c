@@ -807,7 +807,7 @@ static int door_write(const struct kr__kernel *k, int fd, const void *data, size
 
 static void start(struct world *w) {
     MUST(kr_sim_new(&w->sim, tape_byte(&w->tape)) == 0);
-    w->sim->door.write = door_write;
+    w->sim->door.file.write = door_write;
     w->alloc = (struct kr_alloc){.alloc = memory_get, .free = memory_put, .ctx = w};
     struct kr_config config;
     kr_config_init(&config);

@@ -10,7 +10,7 @@ static inline void close_what_was_lost(struct kr_sim *sim) {
     for (unsigned fd = 0; fd < sim->fd_room; fd++) {
         if (sim->fds[fd]) {
             MUST(kr_sim_fault_hits(sim, KR_SIM_LOST) > 0);
-            MUST(sim->door.close(&sim->door, (int)fd) == 0);
+            MUST(sim->door.file.close(&sim->door, (int)fd) == 0);
         }
     }
 }

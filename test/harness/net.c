@@ -293,7 +293,7 @@ void test_reactor_end(struct kr_reactor *r, struct test_levels levels) {
 
 unsigned test_unsure(const struct kr_reactor *r) {
     unsigned count = 0;
-    int64_t soon = kr__time_add(r->kernel->clock(r->kernel), KR__LOOK_NS);
+    int64_t soon = kr__time_add(r->kernel->process.clock(r->kernel), KR__LOOK_NS);
     for (const struct kr__conn *c = NULL; (c = kr__conns_next(&r->conns, c));) {
         const struct kr__heap_node *node = &c->deadline.node;
         bool due = c->unsure && kr__heap_filed(node) &&

@@ -449,7 +449,7 @@ static int64_t leap; /* by which the reactor's clock is ahead */
 
 static int64_t leaping_clock(const struct kr__kernel *k) {
     (void)k;
-    return kr__linux.clock(&kr__linux) + leap;
+    return kr__linux.process.clock(&kr__linux) + leap;
 }
 
 /* Time passes, but for a peer that is waited for nothing comes of it. */
@@ -468,7 +468,7 @@ TEST_EACH(send_zc_that_lands_late) {
     for (int how = KR_CLOSE_FLUSH; how <= KR_CLOSE_NOW; how++) {
         leap = 0;
         struct world *w = zc_begin(SENDING, DIGITS, MORE, false);
-        w->kernel.clock = leaping_clock;
+        w->kernel.process.clock = leaping_clock;
         uint64_t first = w->flight;
         zc_complete(w, DIGITS, MORE);
         CHECK_OK(kr_conn_send_ref(w->r, w->conn, digits, DIGITS, loan_end, w));

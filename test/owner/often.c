@@ -11,26 +11,26 @@ static struct {
 
 static int counted_ring_open(const struct kr__kernel *k, struct io_uring *ring, unsigned entries,
                              struct io_uring_params *params) {
-    int rc = kr__linux.ring_open(k, ring, entries, params);
+    int rc = kr__linux.ring.open(k, ring, entries, params);
     held.rings += rc >= 0;
     return rc;
 }
 
 static void counted_ring_close(const struct kr__kernel *k, struct io_uring *ring, bool registered,
                                bool child) {
-    kr__linux.ring_close(k, ring, registered, child);
+    kr__linux.ring.close(k, ring, registered, child);
     held.rings--;
 }
 
 static void *counted_map(const struct kr__kernel *k, size_t size, enum kr__map how) {
-    void *pages = kr__linux.map(k, size, how);
+    void *pages = kr__linux.process.map(k, size, how);
     held.mapped += pages != NULL;
     held.bytes += pages ? size : 0;
     return pages;
 }
 
 static void counted_unmap(const struct kr__kernel *k, void *pages, size_t size) {
-    kr__linux.unmap(k, pages, size);
+    kr__linux.process.unmap(k, pages, size);
     held.mapped--;
     held.bytes -= size;
 }
@@ -70,10 +70,10 @@ static void make_use_and_free(const struct kr__kernel *kernel, const struct kr_c
  * without, leave no descriptor, mapping, ring or byte behind. */
 TEST_EACH(thousands_made_and_freed, .deadline_s = 120) {
     struct kr__kernel counted = kr__linux;
-    counted.ring_open = counted_ring_open;
-    counted.ring_close = counted_ring_close;
-    counted.map = counted_map;
-    counted.unmap = counted_unmap;
+    counted.ring.open = counted_ring_open;
+    counted.ring.close = counted_ring_close;
+    counted.process.map = counted_map;
+    counted.process.unmap = counted_unmap;
     struct kr_config small, usual;
     small_config(&small);
     kr_config_init(&usual);

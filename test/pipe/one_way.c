@@ -322,7 +322,7 @@ static struct kr_reactor *flagging; /* NULL while it is being made */
 
 static int flagging_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
                           unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
-    int rc = kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+    int rc = kr__linux.ring.enter(k, ring, submit, wait_for, flags, arg);
     if (flagging)
         flag_failed_reads(ring, flagging->bufs.ring->bufs[0].bid);
     return rc;
@@ -332,7 +332,7 @@ static int flagging_enter(const struct kr__kernel *k, struct io_uring *ring, uns
  * time, and the next bytes that come into it are whole. */
 TEST_EACH(pipe_read_that_fails_takes_no_buffer) {
     struct kr__kernel kernel = kr__linux;
-    kernel.enter = flagging_enter;
+    kernel.ring.enter = flagging_enter;
     struct kr_reactor *r = flagging = test_reactor_on(&kernel, NULL);
     const struct kr__bufs *bufs = &r->bufs;
     unsigned published = bufs->published;

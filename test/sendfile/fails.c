@@ -73,13 +73,13 @@ static int failing_enter(const struct kr__kernel *k, struct io_uring *ring, unsi
                          unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
     for (unsigned i = 0; i < submit; i++)
         falsify(&ring->sq.sqes[(*ring->sq.khead + i) & *ring->sq.kring_mask]);
-    return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+    return kr__linux.ring.enter(k, ring, submit, wait_for, flags, arg);
 }
 
 static struct pair pair_failing(int error, unsigned count) {
     static struct kr__kernel kernel;
     kernel = kr__linux;
-    kernel.enter = failing_enter;
+    kernel.ring.enter = failing_enter;
     if (error < 0)
         tap_need_kernel(6, 10); /* NOP with a result */
     fault = error;

@@ -292,7 +292,7 @@ static int seeing_enter(const struct kr__kernel *k, struct io_uring *ring, unsig
         sends += send;
         corks += send && sqe->msg_flags & MSG_MORE;
     }
-    return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+    return kr__linux.ring.enter(k, ring, submit, wait_for, flags, arg);
 }
 
 /* Ours: a head does not leave in a segment of its own, nor does a chunk's end; what nothing follows
@@ -300,7 +300,7 @@ static int seeing_enter(const struct kr__kernel *k, struct io_uring *ring, unsig
 TEST_EACH(file_leaves_in_whole_segments) {
     static struct kr__kernel kernel;
     kernel = kr__linux;
-    kernel.enter = seeing_enter;
+    kernel.ring.enter = seeing_enter;
     struct pair p = pair_on(&kernel, NULL, 0);
     int fd = file_of(200000);
     for (unsigned i = 0; i < 2; i++) {
@@ -329,8 +329,8 @@ static int size_of_a_page(const struct kr__kernel *k, int fd, uint64_t *ret) {
 TEST_EACH(file_shorter_than_reported_is_not_held_back) {
     static struct kr__kernel kernel;
     kernel = kr__linux;
-    kernel.enter = seeing_enter;
-    kernel.file_size = size_of_a_page;
+    kernel.ring.enter = seeing_enter;
+    kernel.file.size = size_of_a_page;
     struct pair p = pair_on(&kernel, NULL, 0);
     int fd = file_of(6);
     corks = sends = 0;

@@ -27,9 +27,9 @@ static uint64_t fake_memlock(const struct kr__kernel *k) {
 
 static void check_fake(int error, int sysctl, enum kr_refusal refused, struct kr_failure *why) {
     struct kr__kernel kernel = kr__linux;
-    kernel.ring_open = fake_ring_open;
-    kernel.sysctl_disabled = fake_sysctl;
-    kernel.limit_memlock = fake_memlock;
+    kernel.ring.open = fake_ring_open;
+    kernel.process.sysctl_disabled = fake_sysctl;
+    kernel.process.limit_memlock = fake_memlock;
     fake.ring_error = error;
     fake.sysctl = sysctl;
     struct kr_config config = test_config();
@@ -100,42 +100,42 @@ static int step_ring_open(const struct kr__kernel *k, struct io_uring *ring, uns
                           struct io_uring_params *params) {
     if (step_fails())
         return -ENFILE;
-    int rc = kr__linux.ring_open(k, ring, entries, params);
+    int rc = kr__linux.ring.open(k, ring, entries, params);
     steps.held += rc >= 0;
     return rc;
 }
 
 static void step_ring_close(const struct kr__kernel *k, struct io_uring *ring, bool registered,
                             bool child) {
-    kr__linux.ring_close(k, ring, registered, child);
+    kr__linux.ring.close(k, ring, registered, child);
     steps.held--;
 }
 
 static int step_reg(const struct kr__kernel *k, struct io_uring *ring, unsigned opcode,
                     const void *arg, unsigned count) {
-    return step_fails() ? -ENOMEM : kr__linux.reg(k, ring, opcode, arg, count);
+    return step_fails() ? -ENOMEM : kr__linux.ring.reg(k, ring, opcode, arg, count);
 }
 
 static void *step_map(const struct kr__kernel *k, size_t size, enum kr__map how) {
-    void *pages = step_fails() ? NULL : kr__linux.map(k, size, how);
+    void *pages = step_fails() ? NULL : kr__linux.process.map(k, size, how);
     steps.held += pages != NULL;
     return pages;
 }
 
 static void step_unmap(const struct kr__kernel *k, void *pages, size_t size) {
-    kr__linux.unmap(k, pages, size);
+    kr__linux.process.unmap(k, pages, size);
     steps.held--;
 }
 
 static int step_wake_open(const struct kr__kernel *k) {
-    int fd = step_fails() ? -EMFILE : kr__linux.wake_open(k);
+    int fd = step_fails() ? -EMFILE : kr__linux.file.wake_open(k);
     steps.held += fd >= 0;
     return fd;
 }
 
 static int step_close(const struct kr__kernel *k, int fd) {
     steps.held--;
-    return kr__linux.close(k, fd);
+    return kr__linux.file.close(k, fd);
 }
 
 static void *step_alloc(void *ctx, size_t size) {
@@ -155,13 +155,13 @@ static void step_free(void *ctx, void *memory, size_t size) {
  * steps before had taken is given back. One run for each step, until none is left to fail. */
 TEST_EACH(whichever_step_fails_nothing_is_left) {
     struct kr__kernel kernel = kr__linux;
-    kernel.ring_open = step_ring_open;
-    kernel.ring_close = step_ring_close;
-    kernel.reg = step_reg;
-    kernel.map = step_map;
-    kernel.unmap = step_unmap;
-    kernel.wake_open = step_wake_open;
-    kernel.close = step_close;
+    kernel.ring.open = step_ring_open;
+    kernel.ring.close = step_ring_close;
+    kernel.ring.reg = step_reg;
+    kernel.process.map = step_map;
+    kernel.process.unmap = step_unmap;
+    kernel.file.wake_open = step_wake_open;
+    kernel.file.close = step_close;
     struct kr_alloc alloc = {.alloc = step_alloc, .free = step_free};
     struct kr_config config = test_config();
     config.taskrun = (enum kr_taskrun)tap_variant()->mode;

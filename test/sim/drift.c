@@ -96,13 +96,13 @@ static void look(void) {
 static int tape_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
                       unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
     tape.ring = ring;
-    int rc = tape.inner.enter(k, ring, submit, wait_for, flags, arg);
+    int rc = tape.inner.ring.enter(k, ring, submit, wait_for, flags, arg);
     look();
     return rc;
 }
 
 static int64_t tape_clock(const struct kr__kernel *k) {
-    int64_t now = tape.inner.clock(k);
+    int64_t now = tape.inner.process.clock(k);
     look();
     return now;
 }
@@ -112,8 +112,8 @@ static void tape_start(struct kr__kernel *door, struct shapes *into) {
     tape.ring = NULL;
     tape.seen = 0;
     tape.into = into;
-    door->enter = tape_enter;
-    door->clock = tape_clock;
+    door->ring.enter = tape_enter;
+    door->process.clock = tape_clock;
 }
 
 /* ---- the rig: a reactor and far ends, on either kernel ---- */

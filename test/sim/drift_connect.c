@@ -285,7 +285,7 @@ static void listen_in_world(struct raw *x, unsigned backlog) {
     struct kr_addr addr, bound;
     CHECK_OK(kr_addr_ip(&addr, "127.0.0.1", 7));
     struct kr__listen_plan plan = {.addr = &addr, .backlog = backlog};
-    raw_install(x, 2, CHECK_OK(x->door->listen(x->door, &plan, &bound)));
+    raw_install(x, 2, CHECK_OK(x->door->socket.listen(x->door, &plan, &bound)));
 }
 
 static void ask_accept(struct raw *x, const char *name) {

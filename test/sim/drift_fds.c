@@ -72,7 +72,7 @@ static void sends(struct raw *x) {
     rights(&messages[0], fds, 1);
     ask_send(x, "one", 1, &messages[0]);
     raw_await(x, "one", 1);
-    CHECK_OK(x->door->close(x->door, fd));
+    CHECK_OK(x->door->file.close(x->door, fd));
     far_gets(x, 4, 4);
     far_gets(x, 100, 4);
 }
@@ -106,7 +106,7 @@ static void send_errors(struct raw *x) {
     rights(&messages[0], fds, 1);
     ask_send(x, "to nobody", 1, &messages[0]);
     raw_await(x, "to nobody", 1);
-    CHECK_OK(x->door->close(x->door, fd));
+    CHECK_OK(x->door->file.close(x->door, fd));
 }
 
 /* ---- receiving ---- */
@@ -134,7 +134,7 @@ static void close_all(struct raw *x, const char *control, size_t size) {
     for (size_t at = CMSG_LEN(0); at < cmsg.cmsg_len; at += sizeof(int)) {
         int fd;
         memcpy(&fd, control + at, sizeof fd);
-        CHECK_OK(x->door->close(x->door, fd));
+        CHECK_OK(x->door->file.close(x->door, fd));
     }
 }
 

@@ -39,7 +39,7 @@ static void reading(struct raw *x, int fd) {
 static void of_a_descriptor(struct raw *x) {
     int fd = raw_file(x);
     reading(x, fd);
-    CHECK_OK(x->door->close(x->door, fd));
+    CHECK_OK(x->door->file.close(x->door, fd));
     read_at(x, "closed", fd, 0, 10);
     raw_await(x, "closed", 1);
 }
@@ -58,7 +58,7 @@ static void closed_behind(struct raw *x) {
     int fd = raw_file(x);
     read_at(x, "read", fd, 0, 10);
     raw_submit(x);
-    CHECK_OK(x->door->close(x->door, fd));
+    CHECK_OK(x->door->file.close(x->door, fd));
     raw_await(x, "read", 1);
 }
 
@@ -70,7 +70,7 @@ static void by_a_worker(struct raw *x) {
     sqe->addr = (uint64_t)(uintptr_t)letters;
     sqe->len = sizeof letters;
     raw_await(x, "read", 1);
-    CHECK_OK(x->door->close(x->door, fd));
+    CHECK_OK(x->door->file.close(x->door, fd));
 }
 
 /* What is in memory has been read by then; what a worker is to read, not yet. */
@@ -80,21 +80,21 @@ static void cancelled(struct raw *x) {
     raw_cancel(x, "cancel", "read");
     raw_await(x, "read", 1);
     raw_await(x, "cancel", 1);
-    CHECK_OK(x->door->close(x->door, fd));
+    CHECK_OK(x->door->file.close(x->door, fd));
 }
 
 /* What the library asks before it reads. */
 static void size_asked(struct raw *x) {
     int fd = raw_file(x);
     uint64_t size = 0;
-    raw_note(x, "file", x->door->file_size(x->door, fd, &size));
+    raw_note(x, "file", x->door->file.size(x->door, fd, &size));
     raw_note(x, "its size", (int64_t)size);
-    CHECK_OK(x->door->close(x->door, fd));
-    raw_note(x, "closed", x->door->file_size(x->door, fd, &size));
-    raw_note(x, "none", x->door->file_size(x->door, -1, &size));
-    int waker = x->door->wake_open(x->door);
-    raw_note(x, "waker", x->door->file_size(x->door, waker, &size));
-    CHECK_OK(x->door->close(x->door, waker));
+    CHECK_OK(x->door->file.close(x->door, fd));
+    raw_note(x, "closed", x->door->file.size(x->door, fd, &size));
+    raw_note(x, "none", x->door->file.size(x->door, -1, &size));
+    int waker = x->door->file.wake_open(x->door);
+    raw_note(x, "waker", x->door->file.size(x->door, waker, &size));
+    CHECK_OK(x->door->file.close(x->door, waker));
 }
 
 static const struct raw_script scripts[] = {

@@ -205,8 +205,8 @@ static void listens(struct raw *x) {
     CHECK_OK(kr_addr_unix(&addr, "/run/here"));
     CHECK_OK(kr_addr_unix(&other, "/run/there"));
     struct kr__listen_plan plan = {.addr = &addr, .backlog = 1};
-    raw_install(x, 2, CHECK_OK(x->door->listen(x->door, &plan, &bound)));
-    CHECK_ERR(x->door->listen(x->door, &plan, &bound), EADDRINUSE);
+    raw_install(x, 2, CHECK_OK(x->door->socket.listen(x->door, &plan, &bound)));
+    CHECK_ERR(x->door->socket.listen(x->door, &plan, &bound), EADDRINUSE);
     kr_sim_peer peer, second;
     CHECK_ERR(kr_sim_connect_to(x->sim, &peer, &other), ENOENT);
     CHECK_OK(kr_sim_connect_to(x->sim, &peer, &addr));
@@ -223,14 +223,14 @@ static void listens(struct raw *x) {
     raw_close(x, "close", 2);
     raw_await(x, "close", 1);
     CHECK_ERR(kr_sim_connect_to(x->sim, &second, &addr), ECONNREFUSED);
-    CHECK_ERR(x->door->listen(x->door, &plan, &bound), EADDRINUSE);
+    CHECK_ERR(x->door->socket.listen(x->door, &plan, &bound), EADDRINUSE);
     plan.replace = true;
-    raw_install(x, 2, CHECK_OK(x->door->listen(x->door, &plan, &bound)));
+    raw_install(x, 2, CHECK_OK(x->door->socket.listen(x->door, &plan, &bound)));
     CHECK_OK(kr_sim_close(x->sim, peer));
     CHECK_OK(kr_sim_connect_to(x->sim, &peer, &addr));
     CHECK_OK(kr_sim_close(x->sim, peer));
-    CHECK_ERR(x->door->listen(x->door, &plan, &bound), EADDRINUSE);
-    x->door->path_remove(x->door, &addr, NULL, -1);
+    CHECK_ERR(x->door->socket.listen(x->door, &plan, &bound), EADDRINUSE);
+    x->door->socket.path_remove(x->door, &addr, NULL, -1);
     CHECK_ERR(kr_sim_connect_to(x->sim, &second, &addr), ENOENT);
 }
 

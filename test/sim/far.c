@@ -15,7 +15,7 @@
 
 static void transition(const struct far *far) {
     if (far->sim)
-        far->sim->door.clock(&far->sim->door);
+        far->sim->door.process.clock(&far->sim->door);
 }
 
 void far_connect(struct far *far, struct kr_sim *sim, uint16_t port) {

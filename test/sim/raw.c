@@ -181,7 +181,7 @@ void raw_install(struct raw *x, int slot, int fd) {
     struct io_uring_files_update update = {.offset = (unsigned)slot,
                                            .fds = (uint64_t)(uintptr_t)&fd};
     CHECK_EQ(kr__ring_register(&x->ring, IORING_REGISTER_FILES_UPDATE, &update, 1), 1);
-    CHECK_OK(x->door->close(x->door, fd));
+    CHECK_OK(x->door->file.close(x->door, fd));
 }
 
 static void buffer(int fd, int which) {
@@ -202,7 +202,7 @@ void raw_socket(struct raw *x, int slot, int family) {
 }
 
 void raw_wake(struct raw *x, int slot) {
-    raw_install(x, slot, CHECK_OK(x->door->wake_open(x->door)));
+    raw_install(x, slot, CHECK_OK(x->door->file.wake_open(x->door)));
 }
 
 void raw_impatient_socket(struct raw *x, int slot) {
@@ -395,7 +395,7 @@ uint16_t raw_closed_port(struct raw *x) {
 void raw_bufs(struct raw *x, unsigned count) {
     struct io_uring_buf_ring *ring = x->buf_ring;
     if (!ring) {
-        ring = x->buf_ring = x->door->map(x->door, 4096, KR__MAP_PLAIN);
+        ring = x->buf_ring = x->door->process.map(x->door, 4096, KR__MAP_PLAIN);
         CHECK(ring != NULL);
         struct kr__buf_reg reg = {.ring_addr = (uint64_t)(uintptr_t)ring, .ring_entries = BUFS,
                                   .group = RAW_GROUP};
@@ -435,7 +435,7 @@ static void close_all(struct raw *x) {
     kr__ring_close(&x->ring, false);
     kr__unpoison(x->bufs, sizeof x->bufs); /* the simulated kernel poisons what it is lent */
     if (x->buf_ring)
-        x->door->unmap(x->door, x->buf_ring, 4096);
+        x->door->process.unmap(x->door, x->buf_ring, 4096);
     for (unsigned i = 0; i < 4; i++) {
         if (x->crowd[i])
             CHECK_SYS(close(x->crowd[i]));

@@ -119,7 +119,7 @@ static int refuse_update(const struct kr__kernel *k, struct io_uring *ring, unsi
     (void)k;
     if (opcode == IORING_REGISTER_FILES_UPDATE)
         return -ENOMEM;
-    return kr__linux.reg(&kr__linux, ring, opcode, arg, count);
+    return kr__linux.ring.reg(&kr__linux, ring, opcode, arg, count);
 }
 
 static int refuse_dup(const struct kr__kernel *k, int fd) {
@@ -148,8 +148,8 @@ TEST_EACH(unix_refusals_leave_no_file) {
 
     static struct kr__kernel refusing;
     refusing = kr__linux;
-    refusing.reg = refuse_update; /* of a registered table */
-    refusing.dup = refuse_dup;    /* of a plain one */
+    refusing.ring.reg = refuse_update; /* of a registered table */
+    refusing.file.dup = refuse_dup;    /* of a plain one */
     r = test_reactor_on(&refusing, NULL);
     CHECK_ERR(kr_listen(r, NULL, &p.addr, NULL, &test_server_echo_eof_ops, &s), ENOMEM);
     CHECK(!is_there(&p));
@@ -259,7 +259,7 @@ static int watch_enter(const struct kr__kernel *k, struct io_uring *ring, unsign
         watched.receives += receives;
         watched.multishots += receives && sqe->ioprio & IORING_RECV_MULTISHOT;
     }
-    return kr__linux.enter(&kr__linux, ring, submit, wait_for, flags, arg);
+    return kr__linux.ring.enter(&kr__linux, ring, submit, wait_for, flags, arg);
 }
 
 /* Ours: on a Unix socket, whoever made it, no receive is multishot, as such a one may miss the end
@@ -267,7 +267,7 @@ static int watch_enter(const struct kr__kernel *k, struct io_uring *ring, unsign
 TEST_EACH(unix_receives_are_of_one_shot) {
     struct place p = place_begin();
     watched.kernel = kr__linux;
-    watched.kernel.enter = watch_enter;
+    watched.kernel.ring.enter = watch_enter;
     watched.receives = watched.multishots = 0;
     struct kr_reactor *r = test_reactor_on(&watched.kernel, NULL);
     struct test_server s = {0};

@@ -242,7 +242,7 @@ static unsigned entered;
 static int counting_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
                           unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
     entered++;
-    return kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+    return kr__linux.ring.enter(k, ring, submit, wait_for, flags, arg);
 }
 
 static void stop_on_close(struct kr_reactor *r, kr_conn conn, void *user, int error,
@@ -263,7 +263,7 @@ static void not_drained(struct kr_reactor *r, void *user, unsigned remaining) {
  * callback, and in a drain that has told nobody yet. */
 TEST_EACH(zerocopy_free_sleeps_after_a_stop) {
     struct kr__kernel kernel = kr__linux;
-    kernel.enter = counting_enter;
+    kernel.ring.enter = counting_enter;
     struct pair p = pair_on(&kernel, 3600000 * MS);
     int fds[2];
     CHECK_SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds));
@@ -286,14 +286,14 @@ static bool losing;
 
 static int losing_enter(const struct kr__kernel *k, struct io_uring *ring, unsigned submit,
                         unsigned wait_for, unsigned flags, const struct kr__getevents_arg *arg) {
-    return losing ? -EBADR : kr__linux.enter(k, ring, submit, wait_for, flags, arg);
+    return losing ? -EBADR : kr__linux.ring.enter(k, ring, submit, wait_for, flags, arg);
 }
 
 /* Ours: from a kernel that has lost completions, notifications among them, the loans come back
  * once. */
 TEST_EACH(zerocopy_comes_back_when_completions_are_lost) {
     struct kr__kernel kernel = kr__linux;
-    kernel.enter = losing_enter;
+    kernel.ring.enter = losing_enter;
     struct pair p = pair_on(&kernel, 3600000 * MS);
     CHECK_OK(lend(p.r, p.lender, MIB / 2));
     await_flight(&p);

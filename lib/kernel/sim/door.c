@@ -377,13 +377,13 @@ static int door_close(const struct kr__kernel *k, int fd) {
 }
 
 static int door_close_taken(const struct kr__kernel *k, int fd) {
-    return k->close(k, fd);
+    return k->file.close(k, fd);
 }
 
 /* A dump is for who looks at the world from outside: it leaves by the real kernel. */
 static int door_write(const struct kr__kernel *k, int fd, const void *data, size_t size) {
     (void)k;
-    return kr__linux.write(&kr__linux, fd, data, size);
+    return kr__linux.file.write(&kr__linux, fd, data, size);
 }
 
 static int door_wake_open(const struct kr__kernel *k) {
@@ -431,47 +431,50 @@ static int door_sysctl_disabled(const struct kr__kernel *k) {
 
 void kr__sim_door_init(struct kr_sim *sim) {
     sim->door = (struct kr__kernel){
-        .ring_open = door_ring_open,
-        .ring_bind = door_ring_bind,
-        .ring_close = door_ring_close,
-        .enter = door_enter,
-        .reg = door_reg,
-        .clock = door_clock,
-        .map = door_map,
-        .unmap = door_unmap,
-        .listen = door_listen,
-        .listen_fd = door_listen_fd,
-        .path_id = door_path_id,
-        .path_dir = door_path_dir,
-        .path_remove = door_path_remove,
-        .socket = door_socket,
-        .connect = door_connect,
-        .sock_addrs = door_sock_addrs,
-        .sock_stream = door_sock_stream,
-        .sock_set = door_sock_set,
-        .sock_own = door_sock_own,
-        .refuses_fds = door_refuses_fds,
-        .sock_ended = door_sock_ended,
-        .sock_unlinger = door_sock_unlinger,
-        .sock_equip = door_sock_equip,
-        .sock_end = door_sock_end,
-        .pipe_end = door_pipe_end,
-        .pipe_quiet = door_pipe_quiet,
-        .pipe_own = door_pipe_own,
-        .dup = door_dup,
-        .file_size = door_file_size,
-        .file_read = door_file_read,
-        .close = door_close,
-        .close_taken = door_close_taken,
-        .write = door_write,
-        .wake_open = door_wake_open,
-        .wake_send = door_wake_send,
-        .reset_told = door_reset_told,
-        .yield = door_yield,
-        .limit_nofile = door_limit_nofile,
-        .limit_memlock = door_limit_memlock,
-        .limit_as = door_limit_none,
-        .limit_data = door_limit_none,
-        .sysctl_disabled = door_sysctl_disabled,
+        .ring.open = door_ring_open,
+        .ring.bind = door_ring_bind,
+        .ring.close = door_ring_close,
+        .ring.enter = door_enter,
+        .ring.reg = door_reg,
+
+        .socket.listen = door_listen,
+        .socket.listen_fd = door_listen_fd,
+        .socket.path_id = door_path_id,
+        .socket.path_dir = door_path_dir,
+        .socket.path_remove = door_path_remove,
+        .socket.open = door_socket,
+        .socket.connect = door_connect,
+        .socket.is_stream = door_sock_stream,
+        .socket.addrs = door_sock_addrs,
+        .socket.shutdown = door_sock_end,
+        .socket.was_shut_down = door_sock_ended,
+        .socket.set_option = door_sock_set,
+        .socket.set_accepted = door_sock_equip,
+        .socket.set_adopted = door_sock_own,
+        .socket.unlinger = door_sock_unlinger,
+        .socket.refuses_fds = door_refuses_fds,
+        .socket.tells_reset = door_reset_told,
+
+        .file.dup = door_dup,
+        .file.close = door_close,
+        .file.close_received = door_close_taken,
+        .file.size = door_file_size,
+        .file.read = door_file_read,
+        .file.write = door_write,
+        .file.pipe_end = door_pipe_end,
+        .file.pipe_flags = door_pipe_quiet,
+        .file.pipe_reopen = door_pipe_own,
+        .file.wake_open = door_wake_open,
+        .file.wake_send = door_wake_send,
+
+        .process.clock = door_clock,
+        .process.yield = door_yield,
+        .process.map = door_map,
+        .process.unmap = door_unmap,
+        .process.limit_nofile = door_limit_nofile,
+        .process.limit_memlock = door_limit_memlock,
+        .process.limit_as = door_limit_none,
+        .process.limit_data = door_limit_none,
+        .process.sysctl_disabled = door_sysctl_disabled,
     };
 }
