@@ -3,7 +3,7 @@
 #define KR_EXTRA_SOCKOPT_H
 
 #include "conn/conn.h"
-#include "kernel/sock.h"
+#include "kernel/sockopt.h"
 
 #include <kreactor/sockopt.h>
 

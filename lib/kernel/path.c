@@ -133,7 +133,8 @@ int kr__path_bind(int fd, const struct kr__listen_plan *plan) {
     return rc;
 }
 
-int kr__path_id(const struct kr_addr *addr, struct kr__path_id *ret) {
+int kr__path_id(const struct kr__kernel *k, const struct kr_addr *addr, struct kr__path_id *ret) {
+    (void)k;
     struct path path;
     struct stat st;
     if (!path_of(addr, &path))
@@ -150,7 +151,8 @@ static char *name_in(struct path *path) {
     return slash ? slash + 1 : path->text;
 }
 
-int kr__path_dir(const struct kr_addr *addr) {
+int kr__path_dir(const struct kr__kernel *k, const struct kr_addr *addr) {
+    (void)k;
     struct path path;
     if (!path_of(addr, &path))
         return -ENOENT;
@@ -162,7 +164,9 @@ int kr__path_dir(const struct kr_addr *addr) {
     return fd < 0 ? -errno : fd;
 }
 
-void kr__path_remove(const struct kr_addr *addr, const struct kr__path_id *id, int dir) {
+void kr__path_remove(const struct kr__kernel *k, const struct kr_addr *addr,
+                     const struct kr__path_id *id, int dir) {
+    (void)k;
     struct path path;
     if (!path_of(addr, &path))
         return;

@@ -15,15 +15,13 @@ int kr__path_mode(const struct kr_addr *addr, unsigned mode);
  * the process that listened there has ended. */
 bool kr__path_may_fall_free(const struct kr__listen_plan *plan);
 
-/* -ENOENT for an address without a path. */
-int kr__path_id(const struct kr_addr *addr, struct kr__path_id *ret);
-
-/* A descriptor of the directory that the path is in, which is the same wherever the process goes
- * (chdir, chroot); -ENOENT for an address without a path. */
-int kr__path_dir(const struct kr_addr *addr);
-
-/* Removes the file, if it is still the one of that `id` (NULL: whichever), from that directory; -1:
- * from where the path leads now. */
-void kr__path_remove(const struct kr_addr *addr, const struct kr__path_id *id, int dir);
+/* The functions of struct kr__door_socket that deal with paths. kr__path_id and kr__path_dir answer
+ * -ENOENT for an address without a path. kr__path_dir's descriptor stands for the same directory
+ * wherever the process goes (chdir, chroot). kr__path_remove with `id` NULL removes whichever file
+ * is there. */
+int kr__path_id(const struct kr__kernel *k, const struct kr_addr *addr, struct kr__path_id *ret);
+int kr__path_dir(const struct kr__kernel *k, const struct kr_addr *addr);
+void kr__path_remove(const struct kr__kernel *k, const struct kr_addr *addr,
+                     const struct kr__path_id *id, int dir);
 
 #endif

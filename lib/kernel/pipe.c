@@ -51,7 +51,7 @@ static bool sigpipe_ignored(void) {
     return sigaction(SIGPIPE, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
-int kr__pipe_quiet(const struct kr__kernel *k, bool newest) {
+int kr__pipe_flags(const struct kr__kernel *k, bool newest) {
     (void)k;
     int rc = newest ? writes_quietly() : 0;
     if (rc < 0)
@@ -61,7 +61,7 @@ int kr__pipe_quiet(const struct kr__kernel *k, bool newest) {
     return sigpipe_ignored() ? 0 : -ENOSYS;
 }
 
-int kr__pipe_own(const struct kr__kernel *k, int fd, bool nameless_too) {
+int kr__pipe_reopen(const struct kr__kernel *k, int fd, bool nameless_too) {
     int end = kr__pipe_end(k, fd);
     struct statfs fs;
     if (end < 0 || fstatfs(fd, &fs) < 0)

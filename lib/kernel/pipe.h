@@ -5,7 +5,7 @@
 #include "kernel/kernel.h"
 
 int kr__pipe_end(const struct kr__kernel *k, int fd);
-int kr__pipe_quiet(const struct kr__kernel *k, bool newest);
-int kr__pipe_own(const struct kr__kernel *k, int fd, bool nameless_too);
+int kr__pipe_flags(const struct kr__kernel *k, bool newest);
+int kr__pipe_reopen(const struct kr__kernel *k, int fd, bool nameless_too);
 
 #endif

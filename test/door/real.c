@@ -15,7 +15,8 @@ static int real_sock_addrs(int fd) {
     return kr__linux.socket.addrs(&kr__linux, fd, &peer, &local);
 }
 
-/* The kernel's, and ours: linux.c hands on what the system calls answer, as a negative errno. */
+/* The kernel's promise, and ours: the door returns what the system calls answer, as a negative
+ * errno. */
 TEST(linux_answers_in_negative_errnos) {
     const struct kr__kernel *k = &kr__linux;
     int fd = CHECK_SYS(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));

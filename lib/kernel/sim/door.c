@@ -200,7 +200,7 @@ static int door_listen(const struct kr__kernel *k, const struct kr__listen_plan 
     file->listener.reuse_port = plan->reuse_port;
     file->listener.inode = inode;
     file->refuses = plan->refuse_fds;
-    file->inlines = addr.u.sa.sa_family != AF_UNIX; /* kr__sock_set, kernel/sock.c */
+    file->inlines = addr.u.sa.sa_family != AF_UNIX; /* kr__sock_set, kernel/sockopt.c */
     kr__list_push(&sim->listeners, &file->listener.on_port);
     return kr__sim_fd_new(sim, file);
 }
@@ -214,7 +214,7 @@ static int door_listen_fd(const struct kr__kernel *k, int fd, const struct kr__l
         return file->kind == KR__SIM_STREAM ? -EINVAL : -ENOTSOCK;
     file->listener.backlog = plan->backlog;
     file->refuses = plan->refuse_fds;
-    file->inlines = file->listener.bound.u.sa.sa_family != AF_UNIX; /* kr__sock_own */
+    file->inlines = file->listener.bound.u.sa.sa_family != AF_UNIX; /* kr__sock_set_adopted */
     *bound = file->listener.bound;
     return 0;
 }
@@ -253,7 +253,7 @@ static int door_socket(const struct kr__kernel *k, const struct kr__socket_plan 
     if (plan->source)
         file->stream.here = *plan->source;
     file->refuses = plan->refuse_fds;
-    file->inlines = plan->family != AF_UNIX; /* kr__sock_set, kernel/sock.c */
+    file->inlines = plan->family != AF_UNIX; /* kr__sock_set, kernel/sockopt.c */
     return fd;
 }
 
@@ -299,7 +299,7 @@ static void door_sock_own(const struct kr__kernel *k, int fd, int family, bool r
     file->refuses = refuse_fds && family == AF_UNIX;
     if (family == AF_UNIX || file->kind != KR__SIM_STREAM)
         return;
-    file->inlines = true; /* kr__sock_own, kernel/sock.c */
+    file->inlines = true; /* kr__sock_set_adopted, kernel/sockopt.c */
     file->stream.noted = false;
 }
 

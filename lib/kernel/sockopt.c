@@ -1,14 +1,15 @@
-/* Socket options, set as a rule once: before connect, or on the listening socket, from which accept
- * copies them (sk_clone_lock, net/core/sock.c; tcp_create_openreq_child, net/ipv4/tcp_minisocks.c),
- * so that no accepted connection pays for them, and no direct descriptor has to be asked. What may
- * be set later is in `living`.
- * Failure: the first option that is refused. */
-#include "kernel/sock.h"
+/* Socket options of the real kernel.
+ *
+ * Most are set once: before connect, or on the listening socket, from which accept copies them
+ * (sk_clone_lock, net/core/sock.c; tcp_create_openreq_child, net/ipv4/tcp_minisocks.c). So an
+ * accepted connection costs no call for them. The table `living` has the options that a connection
+ * may set later.
+ * Failure: the first option that is refused; those before it stay set. */
+#include "kernel/sockopt.h"
 
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <sys/socket.h>
 
 int kr__sock_set_one(int fd, int level, int name, int value) {
@@ -52,45 +53,32 @@ int kr__sock_set(int fd, int family, const struct kr_conn_opts *o) {
     return rc;
 }
 
-/* A send of no bytes is refused then (tcp_sendmsg_locked, net/ipv4/tcp.c; unix_stream_sendmsg,
- * net/unix/af_unix.c). It would take an error off the socket, which is a receive's to tell. */
-bool kr__sock_ended(const struct kr__kernel *k, int fd) {
+int kr__sock_unlinger(const struct kr__kernel *k, int fd) {
     (void)k;
-    struct pollfd pollfd = {.fd = fd};
-    if (poll(&pollfd, 1, 0) < 0 || pollfd.revents & POLLERR)
-        return false;
-    return send(fd, "", 0, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno == EPIPE;
-}
-
-int kr__sock_unlinger(int fd) {
     const struct linger off = {0};
     return setsockopt(fd, SOL_SOCKET, SO_LINGER, &off, sizeof off) < 0 ? -errno : 0;
 }
 
-/* What is refused here was not there to be taken back: each option is one that this kernel, or a
- * socket of this kind, may not know. */
-static void take_back(int fd, const struct option *options, unsigned count) {
+/* A refusal is no failure: it means that this kernel, or this kind of socket, does not know the
+ * option, so that nobody can have set it. */
+static void reset_all(int fd, const struct option *options, unsigned count) {
     for (unsigned i = 0; i < count; i++)
         kr__sock_set_one(fd, options[i].level, options[i].name, (int)options[i].value);
 }
 
-/* SO_RCVLOWAT keeps fewer bytes than that from being told of, TCP_CORK keeps the last segment of a
- * reply for 200 ms (man tcp). SO_TIMESTAMP off clears its variants as well (sock_set_timestamp,
- * net/core/sock.c). Time stamps of what is sent, and errors (IP_RECVERR), are put into a queue that
- * nobody here reads, and EPOLLERR stands until somebody does. */
-static const struct option others_set[] = {
-    {SOL_SOCKET, SO_RCVLOWAT, 1},     {SOL_SOCKET, SO_TIMESTAMP, 0},
-    {SOL_SOCKET, SO_TIMESTAMPING, 0}, {IPPROTO_TCP, TCP_CORK, 0},
-    {IPPROTO_IP, IP_RECVERR, 0},      {IPPROTO_IPV6, IPV6_RECVERR, 0},
+/* SO_RCVLOWAT hides fewer bytes than its value from a poll. TCP_CORK delays the last segment of a
+ * reply by 200 ms (man tcp). SO_TIMESTAMP off clears its variants as well (sock_set_timestamp,
+ * net/core/sock.c). Time stamps of sent data, and errors (IP_RECVERR), go to the socket's error
+ * queue, which this library does not read; EPOLLERR stands until somebody reads it. */
+static const struct option unsuitable[] = {
+    {SOL_SOCKET, SO_RCVLOWAT, 1}, {SOL_SOCKET, SO_TIMESTAMP, 0}, {SOL_SOCKET, SO_TIMESTAMPING, 0},
+    {IPPROTO_TCP, TCP_CORK, 0},   {IPPROTO_IP, IP_RECVERR, 0},   {IPPROTO_IPV6, IPV6_RECVERR, 0},
 };
 
-/* These bring control data with the bytes. */
-static const struct option others_set_local[] = {
-    {SOL_SOCKET, SO_PASSCRED, 0},
-    {SOL_SOCKET, SO_PASSSEC, 0},
-    {SOL_SOCKET, KR__SO_PASSPIDFD, 0},
-    {SOL_SOCKET, KR__SO_INQ, 0},
-    {SOL_SOCKET, SO_RCVLOWAT, 1},
+/* Of a Unix socket. All but the last bring control data with the bytes. */
+static const struct option unsuitable_unix[] = {
+    {SOL_SOCKET, SO_PASSCRED, 0}, {SOL_SOCKET, SO_PASSSEC, 0},  {SOL_SOCKET, KR__SO_PASSPIDFD, 0},
+    {SOL_SOCKET, KR__SO_INQ, 0},  {SOL_SOCKET, SO_RCVLOWAT, 1},
 };
 
 static bool is_tcp(int fd) {
@@ -100,33 +88,43 @@ static bool is_tcp(int fd) {
            protocol == IPPROTO_TCP;
 }
 
-/* What lies in the queue of errors, each by a call. Of TCP only: protocols that have no such queue
- * may take the call for one that receives bytes. */
+/* Empties the error queue, one entry a call. Only for TCP: a protocol without such a queue may take
+ * the call for an ordinary receive. */
 static void errors_drop(int fd) {
     struct msghdr msg = {0};
     while (recvmsg(fd, &msg, MSG_ERRQUEUE | MSG_DONTWAIT) >= 0)
         msg = (struct msghdr){0};
 }
 
+int kr__sock_set_option(const struct kr__kernel *k, int fd, const struct kr__sock_step *step) {
+    (void)k;
+    return kr__sock_set_one(fd, step->level, step->name, step->value);
+}
+
+int kr__sock_set_accepted(const struct kr__kernel *k, int fd, const struct kr_conn_opts *opts) {
+    (void)k;
+    return kr__sock_set(fd, AF_UNIX, opts);
+}
+
 int kr__sock_pass_fds(int fd, bool takes) {
     return kr__sock_set_one(fd, SOL_SOCKET, KR__SO_PASSRIGHTS, takes);
 }
 
-void kr__sock_own(int fd, int family, bool refuse_fds) {
-    kr__sock_unlinger(fd);
+void kr__sock_set_adopted(const struct kr__kernel *k, int fd, int family, bool refuse_fds) {
+    kr__sock_unlinger(k, fd);
     if (family == AF_UNIX) {
-        take_back(fd, others_set_local, sizeof others_set_local / sizeof *others_set_local);
+        reset_all(fd, unsuitable_unix, sizeof unsuitable_unix / sizeof *unsuitable_unix);
         kr__sock_pass_fds(fd, !refuse_fds);
         return;
     }
-    take_back(fd, others_set, sizeof others_set / sizeof *others_set);
+    reset_all(fd, unsuitable, sizeof unsuitable / sizeof *unsuitable);
     if (!is_tcp(fd))
         return;
-    kr__sock_set_one(fd, SOL_SOCKET, SO_OOBINLINE, 1); /* as kr__sock_set has it */
+    kr__sock_set_one(fd, SOL_SOCKET, SO_OOBINLINE, 1); /* as kr__sock_set does */
     errors_drop(fd);
 }
 
-/* By enum kr_sockopt. */
+/* By enum kr_sockopt: the options that a connection may set while it is open. */
 static const struct {
     int level, name;
     unsigned least, most;
