@@ -67,6 +67,8 @@ lacks() {
         [ "$(ulimit -Hn)" != unlimited ] && [ "$(ulimit -Hn)" -lt "${count% *}" ]
         ;;
     'needs suites built for x86-64') [ "$(uname -m)" != x86_64 ] ;;
+    'limits are of gcc '*) ! gcc --version | head -1 | grep -q " $(last)\$" ;;
+    'limits are of liburing '*) ! pkg-config --exists "liburing = $(last)" ;;
     'cannot install: '*) ! are_installed ${reason#cannot install: } ;;
     'apt knows no cloud image of Linux '*) ! knows_image "$(last)" ;;
     'apt cannot fetch '*) ! fetches "$(last)" ;;

@@ -253,6 +253,8 @@ TEST(reason_that_the_machine_explains) {
     CHECK_EQ(explain("needs the program no-such-program"), 0);
     CHECK_EQ(explain("needs the header no/such/header.h"), 0);
     CHECK_EQ(explain("needs 4000000000 descriptors"), 0);
+    CHECK_EQ(explain("limits are of gcc 1.0"), 0);
+    CHECK_EQ(explain("limits are of liburing 0.1"), 0);
 }
 
 TEST(reason_that_the_machine_does_not_explain) {
