@@ -189,7 +189,7 @@ TEST_EACH(full_table_does_not_spin) {
 
 /* Ours: listener_max bounds the listeners, with -ENOSPC and nothing done; a closed one makes room,
  * after a turn. */
-TEST_EACH(file_max_bounds_the_listeners) {
+TEST_EACH(listener_max_bounds_the_listeners) {
     struct kr_config config = test_config();
     config.listener_max = 3;
     struct kr_reactor *r = test_reactor(&config);
